@@ -1,0 +1,148 @@
+"""Read pictures one after another from a folder or a video, and count what could not be read."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .images import UnreadableImageError, iter_image_files, load_image
+
+UNDECODABLE = "does not decode"
+"""Why a video's frame is skipped: the file announces it, and the decoder does not deliver it."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a source.
+
+    Attributes:
+        image (`PIL.Image.Image`): RGB.
+        source (`str`): the image file, or the video.
+        index (`int`, *optional*): number of the frame in its video, from 0; none for an image file.
+        time_seconds (`float`, *optional*): when the video shows it; none for an image file.
+    """
+
+    image: Image.Image
+    source: str
+    index: int | None = None
+    time_seconds: float | None = None
+
+
+class FrameReader:
+    """Iterates over the `Frame`s of a folder of images (recursively, in sorted order) or of a video.
+
+    Args:
+        source (`str` or `Path`): the folder or the video.
+        every (`int`): take one frame out of so many.
+
+    Attributes:
+        expected (`int`, *optional*): how many frames will be seen; none where a video does not say how long it is.
+        seen (`int`): frames met so far, with those that could not be read. After a full iteration,
+            `seen` = frames yielded + `skipped.total()`.
+        skipped (`Counter[str]`): frames that could not be read, by reason.
+        lost (`int`): frames of the video, to be taken or not, that it announces and that do not decode.
+
+    Raises:
+        FileNotFoundError: if `source` does not exist.
+        ValueError: if `every` is not positive, if a folder holds no image file or a video no frame.
+    """
+
+    def __init__(self, source: str | Path, every: int = 1):
+        self.source = Path(source)
+        if every < 1:
+            raise ValueError(f"every must be 1 or more, not {every}: it takes one frame out of so many")
+        if not self.source.exists():
+            raise FileNotFoundError(f"{self.source} does not exist: give a video or a folder of images")
+        self.every = every
+        self.seen = 0
+        self.skipped: Counter[str] = Counter()
+        self.lost = 0
+        self._files: list[Path] | None = None
+        if self.source.is_dir():
+            self._files = list(iter_image_files(self.source))
+            if not self._files:
+                raise ValueError(f"{self.source} holds no image file")
+            self.expected: int | None = math.ceil(len(self._files) / every)
+        else:
+            video = _open_video(self.source)
+            try:
+                announced = _announced(video)
+                self.expected = math.ceil(announced / every) if announced else None
+            finally:
+                video.release()
+
+    def __iter__(self) -> Iterator[Frame]:
+        self.seen = 0
+        self.skipped = Counter()
+        self.lost = 0
+        return self._iter_video() if self._files is None else self._iter_files(self._files)
+
+    def _iter_files(self, files: list[Path]) -> Iterator[Frame]:
+        for path in files[:: self.every]:
+            self.seen += 1
+            try:
+                image = load_image(path)
+            except UnreadableImageError as error:
+                self.skipped[error.reason.value] += 1
+            else:
+                yield Frame(image, source=str(path))
+
+    def _iter_video(self) -> Iterator[Frame]:
+        video = _open_video(self.source)
+        try:
+            index = 0
+            while video.grab():
+                if index % self.every == 0:
+                    self.seen += 1
+                    seconds = _seconds(video)
+                    decoded, pixels = video.retrieve()
+                    if decoded:
+                        image = Image.fromarray(pixels[..., ::-1].copy())  # BGR -> RGB
+                        yield Frame(image, str(self.source), index, seconds)
+                    else:
+                        self.skipped[UNDECODABLE] += 1
+                index += 1
+            if index == 0:
+                raise ValueError(f"The video {self.source} holds no frame that decodes: is it complete?")
+            # OpenCV passes over damaged frames and stops at a cut without a word: only the count tells.
+            self.lost = max(0, _announced(video) - index)
+            missing = math.ceil((index + self.lost) / self.every) - self.seen
+            if missing:
+                self.seen += missing
+                self.skipped[UNDECODABLE] += missing
+        finally:
+            video.release()
+
+
+def _open_video(path: Path) -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise ImportError('Reading videos needs OpenCV: pip install "gadms[detect]"') from error
+    logging = cv2.utils.logging
+    level = logging.getLogLevel()
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)  # it warns of what the error below says better
+    try:
+        video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    finally:
+        logging.setLogLevel(level)
+    if not video.isOpened():
+        raise ValueError(f"{path} does not open as a video: is it one, and complete?")
+    return video
+
+
+def _announced(video: Any) -> int:
+    """How many frames the file says it has; 0 where it does not."""
+    import cv2
+
+    return max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
+
+
+def _seconds(video: Any) -> float:
+    import cv2
+
+    return video.get(cv2.CAP_PROP_POS_MSEC) / 1000
