@@ -1,0 +1,1 @@
+"""Metrics in the layout of the `evaluate` library: one folder a metric."""

@@ -1,0 +1,101 @@
+"""R@1, R@5, R@10, mAP and mINP of text-based person retrieval, as a module of the `evaluate` library."""
+
+from collections.abc import Sequence
+
+import datasets
+import evaluate
+import numpy as np
+import torch
+
+from .ranking import checked_person_ids
+from .ranking import rank_metrics
+
+DIRECTIONS = ("text_to_image", "image_to_text")
+
+_DESCRIPTION = """
+R@1, R@5, R@10, mAP and mINP, in percent, of a person retrieval by cosine similarity: every caption searches all
+images, and every image all captions. A hit is the same person id; nothing is excluded from the ranking.
+"""
+
+_INPUTS_DESCRIPTION = """
+Args:
+    predictions: caption embeddings, one list of floats a caption; need not be normalised.
+    references: person id of each caption, all integers or all strings.
+    gallery_embeds: image embeddings, of shape `(num_images, projection_dim)`; need not be normalised.
+    gallery_ids: person id of each image, of the type of `references`.
+    directions: which searches to measure, by default `("text_to_image", "image_to_text")`. Leave `"image_to_text"` out
+        for a gallery with persons that no caption describes: its metrics are not defined there.
+Returns:
+    `dict[str, float]`: for each direction its name followed by `_r1`, `_r5`, `_r10`, `_map`, `_minp`, in percent.
+Examples:
+    >>> metric = evaluate.load("modeling_gadms/metrics/person_retrieval")
+    >>> captions, images = [[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.1]]
+    >>> results = metric.compute(predictions=captions, references=[7, 8], gallery_embeds=images, gallery_ids=[8, 7])
+    >>> results["text_to_image_r1"], results["image_to_text_map"]
+    (100.0, 100.0)
+"""
+
+_CITATION = """
+@article{ye2022agw,
+    title = {Deep Learning for Person Re-identification: A Survey and Outlook},
+    author = {Ye, Mang and Shen, Jianbing and Lin, Gaojie and Xiang, Tao and Shao, Ling and Hoi, Steven C. H.},
+    journal = {IEEE Transactions on Pattern Analysis and Machine Intelligence},
+    year = {2022},
+}
+"""
+
+
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _INPUTS_DESCRIPTION)
+class PersonRetrieval(evaluate.Metric):
+    """The captions arrive as predictions, at once or by `add_batch`; the gallery comes with `compute`."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        embedding = datasets.Sequence(datasets.Value("float32"))
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_INPUTS_DESCRIPTION,
+            # Strings first: `evaluate` takes the first that fits, and text made of digits fits an integer.
+            features=[
+                datasets.Features({"predictions": embedding, "references": datasets.Value(kind)})
+                for kind in ("string", "int64")
+            ],
+        )
+
+    # `evaluate` casts to the type of a feature, so that it would store the ids 2.5 and "2" as 2; hence the two checks.
+    def add_batch(self, *, predictions: Sequence[Sequence[float]], references: Sequence[int] | Sequence[str]) -> None:
+        """Add a batch of caption embeddings (predictions) and their person ids (references)."""
+        super().add_batch(predictions=predictions, references=checked_person_ids(references, "references"))
+
+    def add(self, *, prediction: Sequence[float], reference: int | str) -> None:
+        """Add one caption embedding (prediction) and its person id (reference)."""
+        super().add(prediction=prediction, reference=checked_person_ids([reference], "reference")[0])
+
+    def _compute(
+        self,
+        predictions: Sequence[Sequence[float]],
+        references: Sequence[int] | Sequence[str],
+        gallery_embeds: Sequence[Sequence[float]] | np.ndarray | torch.Tensor,
+        gallery_ids: Sequence[int] | Sequence[str],
+        directions: Sequence[str] = DIRECTIONS,
+    ) -> dict[str, float]:
+        unknown = [direction for direction in directions if direction not in DIRECTIONS]
+        if unknown or not directions:
+            raise ValueError(f"directions must be some of {', '.join(DIRECTIONS)}, not {directions!r}")
+        captions = (_as_matrix(predictions, "predictions"), references)
+        images = (_as_matrix(gallery_embeds, "gallery_embeds"), gallery_ids)
+        results: dict[str, float] = {}
+        for direction in directions:
+            queries, gallery = (captions, images) if direction == "text_to_image" else (images, captions)
+            metrics = rank_metrics(queries[0], gallery[0], queries[1], gallery[1])
+            results.update({f"{direction}_{name}": value for name, value in metrics.to_dict().items()})
+        return results
+
+
+def _as_matrix(embeds: Sequence[Sequence[float]] | np.ndarray | torch.Tensor, name: str) -> np.ndarray | torch.Tensor:
+    if isinstance(embeds, np.ndarray | torch.Tensor):
+        return embeds
+    lengths = {len(row) for row in embeds}
+    if len(lengths) > 1:
+        raise ValueError(f"{name} have rows of {min(lengths)} to {max(lengths)} numbers; all need the same length")
+    return np.asarray(embeds, dtype=np.float32)
