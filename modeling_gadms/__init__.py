@@ -1,0 +1,27 @@
+"""Text-based person retrieval with GA-DMS, native to Hugging Face.
+
+Importing this package registers the model with `AutoConfig`, `AutoModel`, `AutoModelForPreTraining` and
+`AutoProcessor`.
+"""
+
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor
+
+from .configuration_gadms import GADMSConfig
+from .modeling_gadms import GADMSForPreTraining, GADMSModel
+from .processing_gadms import GADMSProcessor
+
+
+__version__ = "0.1.0"
+
+AutoConfig.register(GADMSConfig.model_type, GADMSConfig)
+AutoModel.register(GADMSConfig, GADMSModel)
+AutoModelForPreTraining.register(GADMSConfig, GADMSForPreTraining)
+AutoProcessor.register(GADMSConfig, GADMSProcessor)
+
+# `save_pretrained` copies the code beside the weights, so that a folder loads where this package is not installed.
+GADMSConfig.register_for_auto_class()
+GADMSModel.register_for_auto_class("AutoModel")
+GADMSForPreTraining.register_for_auto_class("AutoModelForPreTraining")
+GADMSProcessor.register_for_auto_class("AutoProcessor")
+
+__all__ = ["GADMSConfig", "GADMSForPreTraining", "GADMSModel", "GADMSProcessor"]

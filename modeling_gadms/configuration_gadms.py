@@ -1,0 +1,254 @@
+"""GA-DMS model configuration."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
+
+
+TOKEN_SCORES = ("gass", "cosine", "random", "none")
+ALIGNMENTS = ("sdm", "itc")
+
+# Keys that transformers itself writes into or passes through a configuration without declaring them as fields.
+_BASE_KEYS = frozenset(
+    {
+        "auto_map",
+        "attn_implementation",
+        "_attn_implementation",
+        "_commit_hash",
+        "_name_or_path",
+        "experts_implementation",
+        "model_type",
+        "name_or_path",
+        "num_labels",
+        "output_attentions",
+        "torch_dtype",
+        "use_bfloat16",
+    }
+)
+
+
+def check_keys(given: Iterable[str], known: Iterable[str], place: str) -> None:
+    """Refuse keys that nobody reads.
+
+    Raises:
+        ValueError: naming the first unknown key, where it was found and the closest known one.
+    """
+    known = sorted(known)
+    for key in given:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(known)}"
+            raise ValueError(f"unknown key `{key}` in {place}; {hint}")
+
+
+def _field_names(config_class: type) -> set[str]:
+    return {field.name for field in fields(config_class)} | _BASE_KEYS
+
+
+def _text_defaults() -> CLIPTextConfig:
+    # One row more than CLIP's vocabulary: CLIP has no mask token, ours is appended as id 49408.
+    return CLIPTextConfig(vocab_size=49409)
+
+
+def _vision_defaults() -> CLIPVisionConfig:
+    return CLIPVisionConfig(image_size=(384, 128), patch_size=16)
+
+
+@strict
+class GADMSConfig(PreTrainedConfig):
+    r"""Configuration of [`GADMSModel`] and [`GADMSForPreTraining`]. The defaults are the paper's ViT-B/16 model.
+
+    Symbols and equation numbers are those of GA-DMS (arXiv 2509.09118). Where the released training configuration
+    differs from the paper, the paper's value is the default and the other one is named.
+
+    Args:
+        text_config (`dict` or [`~transformers.CLIPTextConfig`], *optional*):
+            Text encoder. Its `eos_token_id` must be the tokenizer's: transformers' CLIP pools at the largest id
+            when it reads `2`, and a masked caption would then be pooled at its mask token.
+        vision_config (`dict` or [`~transformers.CLIPVisionConfig`], *optional*):
+            Image encoder; `image_size` is `(height, width)` in pixels, or one number for a square.
+        projection_dim (`int`, *optional*, defaults to 512):
+            Width of the shared embedding space, and of the multimodal interaction encoder.
+        mask_token_id (`int`, *optional*, defaults to 49408):
+            Token that replaces a masked one. Research checkpoints reuse 49405.
+        token_score (`str`, *optional*, defaults to `"gass"`):
+            How a caption token's tie to the image is scored: `"gass"` (eq. 1-4), `"cosine"` (cosine of token and
+            image), `"random"` (every own token masked with probability `noise_mask_rate` and
+            `informative_mask_rate`: IRRA's random masking) or `"none"` (nothing is masked).
+        score_layers (`int`, *optional*, defaults to 8):
+            L, the last text layers that GASS reads; at most the number of text layers.
+        score_scales (`tuple[int, ...]`, *optional*, defaults to `(1, 2)`):
+            Window lengths, in tokens, of the multi-scale pooling of eq. 1.
+        noise_masking (`bool`, *optional*, defaults to `True`):
+            Whether alignment sees the noise-masked caption rather than the caption.
+        masked_token_prediction (`bool`, *optional*, defaults to `True`):
+            Whether informative tokens are masked and predicted (the MTP term).
+        noise_mask_rate (`float`, *optional*, defaults to 0.2):
+            alpha_n, the largest probability of masking a token as noise.
+        informative_mask_rate (`float`, *optional*, defaults to 0.3):
+            alpha_i, the largest probability of masking a token as informative.
+        mask_sharpness (`float`, *optional*, defaults to 20.0):
+            lambda, slope of both masking probabilities (released configuration; not stated in the paper).
+        noise_mask_threshold (`float`, *optional*, defaults to 0.9):
+            gamma_n, the irrelevance `1 - s` at which half of alpha_n is reached (released configuration).
+        informative_mask_threshold (`float`, *optional*, defaults to 0.1):
+            gamma_i, the score `s` at which half of alpha_i is reached (released configuration).
+        alignment (`str`, *optional*, defaults to `"sdm"`):
+            `"sdm"` (similarity distribution matching) or `"itc"` (image-text contrastive).
+        temperature (`float`, *optional*, defaults to 0.02):
+            tau of both alignments, and the start of a learned one.
+        learn_temperature (`bool`, *optional*, defaults to `False`):
+            Whether the temperature is a trained parameter, which helps from random weights.
+        sdm_epsilon (`float`, *optional*, defaults to 1e-8):
+            epsilon inside the logarithm of SDM.
+        mtp_weight (`float`, *optional*, defaults to 0.4):
+            beta, weight of the MTP term (0.3 in the released configuration).
+        identity_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the identity term; used only with `num_identities`. Not stated in the paper: IRRA's value.
+        num_identities (`int`, *optional*, defaults to 0):
+            Training identities of the shared identity classifier of fine-tuning; 0 builds none.
+        fusion_num_hidden_layers (`int`, *optional*, defaults to 4):
+            Transformer layers of the multimodal interaction encoder, after its cross-attention.
+        fusion_num_attention_heads (`int`, *optional*, defaults to 8):
+            Heads of the cross-attention and of those layers.
+        fusion_intermediate_size (`int`, *optional*, defaults to 2048):
+            Width of those layers' feed-forward blocks.
+        initializer_factor (`float`, *optional*, defaults to 1.0):
+            Multiplier of the standard deviations of random weights, as in CLIP.
+
+    Raises:
+        ValueError: for an unknown key.
+        huggingface_hub.errors.StrictDataclassError: for a value of the wrong type or outside its range, or an image
+            that patches do not divide.
+    """
+
+    model_type = "gadms"
+    sub_configs_defaults = {"text_config": CLIPTextConfig, "vision_config": CLIPVisionConfig}
+
+    text_config: dict | CLIPTextConfig | None = None
+    vision_config: dict | CLIPVisionConfig | None = None
+    projection_dim: int = 512
+    mask_token_id: int = 49408
+
+    token_score: str = "gass"
+    score_layers: int = 8
+    score_scales: list[int] | tuple[int, ...] = (1, 2)
+
+    noise_masking: bool = True
+    masked_token_prediction: bool = True
+    noise_mask_rate: float | int = 0.2
+    informative_mask_rate: float | int = 0.3
+    mask_sharpness: float | int = 20.0
+    noise_mask_threshold: float | int = 0.9
+    informative_mask_threshold: float | int = 0.1
+
+    alignment: str = "sdm"
+    temperature: float | int = 0.02
+    learn_temperature: bool = False
+    sdm_epsilon: float = 1e-8
+    mtp_weight: float | int = 0.4
+    identity_weight: float | int = 1.0
+    num_identities: int = 0
+
+    fusion_num_hidden_layers: int = 4
+    fusion_num_attention_heads: int = 8
+    fusion_intermediate_size: int = 2048
+    initializer_factor: float | int = 1.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        check_keys(kwargs, _field_names(GADMSConfig), "GADMSConfig")
+        self.text_config = self._sub_config("text_config", CLIPTextConfig, _text_defaults())
+        self.vision_config = self._sub_config("vision_config", CLIPVisionConfig, _vision_defaults())
+        size = self.vision_config.image_size
+        # JSON has no tuples: normalise, so that a configuration equals its saved and loaded self.
+        self.vision_config.image_size = (size, size) if isinstance(size, int) else tuple(size)
+        self.score_scales = tuple(self.score_scales)
+        super().__post_init__(**kwargs)
+        # A saved folder carries the code of every class beside the weights, whichever of them was saved.
+        self.auto_map = {
+            "AutoConfig": "configuration_gadms.GADMSConfig",
+            "AutoModel": "modeling_gadms.GADMSModel",
+            "AutoModelForPreTraining": "modeling_gadms.GADMSForPreTraining",
+            "AutoProcessor": "processing_gadms.GADMSProcessor",
+        }
+
+    def _sub_config(self, name: str, config_class: type, defaults: PreTrainedConfig) -> PreTrainedConfig:
+        value = getattr(self, name)
+        if value is None:
+            return defaults
+        if isinstance(value, dict):
+            check_keys(value, _field_names(config_class), f"GADMSConfig.{name}")
+            # A partial dictionary changes our defaults (the paper's sizes), not CLIP's.
+            return config_class(**{**_declared(defaults), **value})
+        return value
+
+    def validate_architecture(self) -> None:
+        """Part of the validation that `@strict` runs: relations between fields, and their ranges."""
+        text, vision = self.text_config, self.vision_config
+        height, width = vision.image_size
+        if not isinstance(vision.patch_size, int) or height % vision.patch_size or width % vision.patch_size:
+            raise ValueError(
+                f"image_size (height, width) = ({height}, {width}) must be a multiple of patch_size = "
+                f"{vision.patch_size}: patches would not cover the image"
+            )
+        if not 0 <= self.mask_token_id < text.vocab_size:
+            raise ValueError(
+                f"mask_token_id = {self.mask_token_id} is outside the vocabulary of {text.vocab_size} tokens; "
+                "give the tokenizer's mask token, and a text_config.vocab_size that contains it"
+            )
+        if not isinstance(text.eos_token_id, int) or not 0 <= text.eos_token_id < text.vocab_size:
+            raise ValueError(
+                f"text_config.eos_token_id = {text.eos_token_id} must be one id inside the vocabulary of "
+                f"{text.vocab_size} tokens: captions are embedded at that token"
+            )
+        if text.eos_token_id == 2 and self.mask_token_id > 2:
+            raise ValueError(
+                "text_config.eos_token_id = 2 makes transformers' CLIP embed captions at their largest id, which is "
+                f"the mask token ({self.mask_token_id}) as soon as one is masked; set the tokenizer's true EOS id "
+                "(49407 for OpenAI's tokenizer)"
+            )
+        if self.projection_dim % self.fusion_num_attention_heads:
+            raise ValueError(
+                f"projection_dim = {self.projection_dim} must be a multiple of fusion_num_attention_heads = "
+                f"{self.fusion_num_attention_heads}"
+            )
+        _check_choice("token_score", self.token_score, TOKEN_SCORES)
+        _check_choice("alignment", self.alignment, ALIGNMENTS)
+        if not 1 <= self.score_layers <= text.num_hidden_layers:
+            raise ValueError(
+                f"score_layers = {self.score_layers} must lie between 1 and the {text.num_hidden_layers} text layers"
+            )
+        if not self.score_scales or any(not isinstance(scale, int) or scale < 1 for scale in self.score_scales):
+            raise ValueError(f"score_scales = {self.score_scales} must be one or more positive whole numbers")
+        for name in (
+            "noise_mask_rate",
+            "informative_mask_rate",
+            "noise_mask_threshold",
+            "informative_mask_threshold",
+        ):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} = {getattr(self, name)} must lie between 0 and 1")
+        for name in ("mask_sharpness", "temperature", "sdm_epsilon"):
+            if not getattr(self, name) > 0.0:
+                raise ValueError(f"{name} = {getattr(self, name)} must be positive")
+        for name in ("mtp_weight", "identity_weight", "num_identities"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
+
+
+def _declared(config: PreTrainedConfig) -> dict[str, Any]:
+    base = {field.name for field in fields(PreTrainedConfig)}
+    return {field.name: getattr(config, field.name) for field in fields(config) if field.name not in base}
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} = {value!r} must be one of {', '.join(choices)}")
+
+
+__all__ = ["GADMSConfig"]

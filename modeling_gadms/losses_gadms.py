@@ -1,0 +1,155 @@
+"""The four loss terms of GA-DMS, as pure functions of tensors.
+
+The two alignments take the rows of one process and the columns of all of them, so that the trainer can gather
+embeddings and the losses need to know nothing of distribution: the identities alone tell which columns are a row's own.
+"""
+
+import torch
+from torch import nn
+
+
+def _similarity_logits(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    all_image_embeds: torch.Tensor | None,
+    all_text_embeds: torch.Tensor | None,
+    temperature: float | torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both directions' similarities over temperature, each (rows, columns), in float32 or better."""
+    # A learned temperature is an exponential, positive by construction: reading it here would stall the device.
+    if not isinstance(temperature, torch.Tensor) and temperature <= 0:
+        raise ValueError(f"temperature = {temperature} must be positive")
+    if image_embeds.shape != text_embeds.shape:
+        raise ValueError(
+            f"image_embeds {tuple(image_embeds.shape)} and text_embeds {tuple(text_embeds.shape)} must have one row "
+            "a pair each"
+        )
+    images, texts, all_images, all_texts = (
+        nn.functional.normalize(embeds if embeds.dtype == torch.float64 else embeds.float(), dim=-1)
+        for embeds in (
+            image_embeds,
+            text_embeds,
+            image_embeds if all_image_embeds is None else all_image_embeds,
+            text_embeds if all_text_embeds is None else all_text_embeds,
+        )
+    )
+    return images @ all_texts.T / temperature, texts @ all_images.T / temperature
+
+
+def _identity_distribution(
+    person_ids: torch.Tensor, all_person_ids: torch.Tensor | None, dtype: torch.dtype
+) -> torch.Tensor:
+    """Indicator of the same identity, each row divided by its sum, (rows, columns)."""
+    columns = person_ids if all_person_ids is None else all_person_ids
+    same_identity = (person_ids[:, None] == columns[None, :]).to(dtype)
+    return same_identity / same_identity.sum(dim=1, keepdim=True)
+
+
+def similarity_distribution_matching_loss(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    person_ids: torch.Tensor,
+    *,
+    temperature: float | torch.Tensor,
+    epsilon: float = 1e-8,
+    all_image_embeds: torch.Tensor | None = None,
+    all_text_embeds: torch.Tensor | None = None,
+    all_person_ids: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Match the similarity distribution with the identity distribution (L_sdm of GA-DMS; IRRA eq. 4-6).
+
+    For each row, `p` is the softmax of its similarities over temperature, `q` the indicator of the same identity
+    divided by its sum, and the loss is `KL(p || q)`, with `epsilon` inside the logarithm of `q`.
+
+    Args:
+        image_embeds (`torch.FloatTensor` of shape `(num_rows, projection_dim)`): need not be normalised.
+        text_embeds (`torch.FloatTensor` of shape `(num_rows, projection_dim)`): row `r` describes image `r`.
+        person_ids (`torch.LongTensor` of shape `(num_rows,)`): identity of each row.
+        temperature (`float` or `torch.FloatTensor` of shape `()`): tau.
+        epsilon (`float`): keeps the logarithm of an identity probability of zero finite.
+        all_image_embeds, all_text_embeds (`torch.FloatTensor` of shape `(num_columns, projection_dim)`, *optional*),
+        all_person_ids (`torch.LongTensor` of shape `(num_columns,)`, *optional*):
+            What the rows are compared with, on all processes; by default the rows themselves.
+
+    Returns:
+        `torch.FloatTensor` of shape `()`: KL divergence in nats, image-to-text plus text-to-image, mean over rows.
+
+    Raises:
+        ValueError: if `temperature` is not positive or the rows of images and texts do not pair up.
+    """
+    logits = _similarity_logits(image_embeds, text_embeds, all_image_embeds, all_text_embeds, temperature)
+    target = _identity_distribution(person_ids, all_person_ids, logits[0].dtype)  # q
+    loss = logits[0].new_zeros(())
+    for direction in logits:
+        log_probability = direction.log_softmax(dim=1)
+        divergence = log_probability.exp() * (log_probability - torch.log(target + epsilon))
+        loss = loss + divergence.sum(dim=1).mean()
+    return loss
+
+
+def image_text_contrastive_loss(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    person_ids: torch.Tensor,
+    *,
+    temperature: float | torch.Tensor,
+    all_image_embeds: torch.Tensor | None = None,
+    all_text_embeds: torch.Tensor | None = None,
+    all_person_ids: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Symmetric contrastive loss (CLIP), with every pair of the same identity a positive.
+
+    Rows of one identity share the target probability equally, so two captions of one image are never pushed apart.
+
+    Args: as [`similarity_distribution_matching_loss`], without `epsilon`.
+
+    Returns:
+        `torch.FloatTensor` of shape `()`: cross-entropy in nats, mean of both directions and of the rows; the
+        logarithm of the number of columns when all similarities are equal.
+
+    Raises:
+        ValueError: if `temperature` is not positive or the rows of images and texts do not pair up.
+    """
+    logits = _similarity_logits(image_embeds, text_embeds, all_image_embeds, all_text_embeds, temperature)
+    target = _identity_distribution(person_ids, all_person_ids, logits[0].dtype)
+    image_to_text, text_to_image = (-(target * direction.log_softmax(dim=1)).sum(dim=1).mean() for direction in logits)
+    return (image_to_text + text_to_image) / 2
+
+
+def masked_token_prediction_loss(token_logits: torch.Tensor, token_labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the masked informative tokens (L_mtp of GA-DMS).
+
+    Args:
+        token_logits (`torch.FloatTensor` of shape `(num_masked, vocab_size)`): one row a masked token.
+        token_labels (`torch.LongTensor` of shape `(num_masked,)`): the tokens that stood there.
+
+    Returns:
+        `torch.FloatTensor` of shape `()`: mean over the masked tokens in nats; zero, and still part of the graph,
+        when none was masked.
+    """
+    logits = token_logits if token_logits.dtype == torch.float64 else token_logits.float()
+    total = nn.functional.cross_entropy(logits, token_labels, reduction="sum")
+    return total / max(1, token_labels.numel())
+
+
+def identity_loss(image_logits: torch.Tensor, text_logits: torch.Tensor, person_ids: torch.Tensor) -> torch.Tensor:
+    """Identity classification of both embeddings by one shared classifier (fine-tuning).
+
+    Args:
+        image_logits, text_logits (`torch.FloatTensor` of shape `(batch_size, num_identities)`)
+        person_ids (`torch.LongTensor` of shape `(batch_size,)`): contiguous, from 0 to `num_identities - 1`.
+
+    Returns:
+        `torch.FloatTensor` of shape `()`: mean of the two cross-entropies, in nats.
+
+    Raises:
+        ValueError: if an id lies outside the classifier.
+    """
+    num_identities = image_logits.shape[1]
+    if person_ids.numel() and not 0 <= int(person_ids.min()) <= int(person_ids.max()) < num_identities:
+        raise ValueError(
+            f"person_ids span {int(person_ids.min())} to {int(person_ids.max())}, but the classifier knows "
+            f"identities 0 to {num_identities - 1}; make the ids contiguous or raise config.num_identities"
+        )
+    losses = (nn.functional.cross_entropy(logits.float(), person_ids) for logits in (image_logits, text_logits))
+    return sum(losses, image_logits.new_zeros(())) / 2

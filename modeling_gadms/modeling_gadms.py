@@ -1,0 +1,539 @@
+"""GA-DMS: a CLIP-style dual encoder for text-based person retrieval, and its pre-training model."""
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CLIPModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
+from transformers.models.clip.modeling_clip import (
+    CLIPEncoder,
+    CLIPEncoderLayer,
+    CLIPPreTrainedModel,
+    CLIPTextModel,
+)
+from transformers.utils import ModelOutput
+
+from .configuration_gadms import GADMSConfig
+from .losses_gadms import identity_loss, masked_token_prediction_loss
+from .masking_gadms import (
+    apply_mask,
+    caption_token_mask,
+    draw_mask,
+    informative_mask_probability,
+    noise_mask_probability,
+)
+from .token_scoring_gadms import gradient_attention_scores, token_image_cosine_scores
+
+
+@dataclass
+class GADMSOutput(ModelOutput):
+    """Output of [`GADMSModel`].
+
+    Args:
+        logits_per_image (`torch.FloatTensor` of shape `(num_images, num_captions)`):
+            Cosine similarity over temperature.
+        logits_per_text (`torch.FloatTensor` of shape `(num_captions, num_images)`):
+            Its transpose.
+        image_embeds (`torch.FloatTensor` of shape `(num_images, projection_dim)`): L2-normalised.
+        text_embeds (`torch.FloatTensor` of shape `(num_captions, projection_dim)`): L2-normalised.
+    """
+
+    logits_per_image: torch.FloatTensor | None = None
+    logits_per_text: torch.FloatTensor | None = None
+    image_embeds: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+
+
+@dataclass
+class GADMSForPreTrainingOutput(ModelOutput):
+    """Output of [`GADMSForPreTraining`].
+
+    Args:
+        image_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`): L2-normalised.
+        text_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`):
+            L2-normalised; of the noise-masked caption where noise masking is active.
+        temperature (`torch.FloatTensor` of shape `()`): tau of the alignment.
+        mtp_loss (`torch.FloatTensor` of shape `()`, *optional*):
+            Cross-entropy in nats, mean over this batch's masked tokens.
+        identity_loss (`torch.FloatTensor` of shape `()`, *optional*):
+            Cross-entropy in nats, where the configuration has identities and `person_ids` were given.
+        num_predicted_tokens (`torch.LongTensor` of shape `()`, *optional*):
+            How many tokens `mtp_loss` averages: what a mean over several processes weighs it by.
+        token_scores (`torch.FloatTensor` of shape `(batch_size, sequence_length)`, *optional*): in [0, 1].
+        own_tokens (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*):
+            The caption's own tokens, the only ones scored and masked.
+        noise_mask (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*)
+        informative_mask (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*)
+    """
+
+    image_embeds: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+    temperature: torch.FloatTensor | None = None
+    mtp_loss: torch.FloatTensor | None = None
+    identity_loss: torch.FloatTensor | None = None
+    num_predicted_tokens: torch.LongTensor | None = None
+    token_scores: torch.FloatTensor | None = None
+    own_tokens: torch.BoolTensor | None = None
+    noise_mask: torch.BoolTensor | None = None
+    informative_mask: torch.BoolTensor | None = None
+
+
+class GADMSVisionEmbeddings(nn.Module):
+    """Patches of a rectangular image, behind a class token, with one learned position each.
+
+    CLIP's own embeddings assume a square grid and would resize their positions on every forward.
+    """
+
+    def __init__(self, config: CLIPVisionConfig):
+        super().__init__()
+        self.image_size = tuple(config.image_size)  # (height, width)
+        self.initializer_range = config.initializer_range
+        height, width = self.image_size
+        num_positions = (height // config.patch_size) * (width // config.patch_size) + 1
+        self.class_embedding = nn.Parameter(torch.empty(config.hidden_size))
+        self.patch_embedding = nn.Conv2d(
+            config.num_channels, config.hidden_size, config.patch_size, stride=config.patch_size, bias=False
+        )
+        self.position_embedding = nn.Embedding(num_positions, config.hidden_size)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        if tuple(pixel_values.shape[-2:]) != self.image_size:
+            raise ValueError(
+                f"pixel_values are {pixel_values.shape[-2]}x{pixel_values.shape[-1]} (height x width), the model "
+                f"takes {self.image_size[0]}x{self.image_size[1]}; prepare images with the model's own processor"
+            )
+        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
+        patches = patches.flatten(2).transpose(1, 2)  # (batch_size, num_patches, hidden_size)
+        class_token = self.class_embedding.expand(len(patches), 1, -1)
+        return torch.cat([class_token, patches], dim=1) + self.position_embedding.weight
+
+
+class GADMSPreTrainedModel(CLIPPreTrainedModel):
+    """Weight initialisation and loading, on top of CLIP's."""
+
+    config: GADMSConfig
+    base_model_prefix = "gadms"
+    _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "GADMSVisionEmbeddings"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)  # CLIP's parts, norms, and linear and embedding layers in general
+        factor = self.config.initializer_factor
+        if isinstance(module, GADMSVisionEmbeddings):
+            init.normal_(module.class_embedding, std=module.class_embedding.shape[0] ** -0.5 * factor)
+            init.normal_(module.patch_embedding.weight, std=module.initializer_range * factor)
+            init.normal_(module.position_embedding.weight, std=module.initializer_range * factor)
+        elif isinstance(module, nn.MultiheadAttention):
+            init.normal_(module.in_proj_weight, std=module.embed_dim**-0.5 * factor)
+            init.zeros_(module.in_proj_bias)
+        elif isinstance(module, GADMSModel):
+            init.normal_(module.visual_projection.weight, std=self.config.vision_config.hidden_size**-0.5 * factor)
+            init.normal_(module.text_projection.weight, std=self.config.text_config.hidden_size**-0.5 * factor)
+            init.constant_(module.logit_scale, math.log(1 / self.config.temperature))
+        elif isinstance(module, GADMSForPreTraining) and module.classifier is not None:
+            init.normal_(module.classifier.weight, std=0.001)
+            init.zeros_(module.classifier.bias)
+
+
+class GADMSVisionModel(GADMSPreTrainedModel):
+    """CLIP's image encoder on rectangular images, with the post-norm on every token."""
+
+    config: CLIPVisionConfig
+    base_model_prefix = "vision_model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _input_embed_layer = "patch_embedding"
+
+    def __init__(self, config: CLIPVisionConfig):
+        super().__init__(config)
+        self.embeddings = GADMSVisionEmbeddings(config)
+        # The misspelling is CLIP's: weights are found by name.
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.encoder = CLIPEncoder(config)
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def forward(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
+        hidden_states = self.pre_layrnorm(self.embeddings(pixel_values))
+        hidden_states = self.encoder(inputs_embeds=hidden_states).last_hidden_state
+        # The interaction encoder reads patch tokens, so the norm reaches all of them and not the class token alone.
+        hidden_states = self.post_layernorm(hidden_states)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
+
+
+class GADMSModel(GADMSPreTrainedModel):
+    """Image and text encoders with a shared embedding space: what retrieval uses.
+
+    Args:
+        config ([`GADMSConfig`]): sizes of both encoders.
+    """
+
+    # What training adds to a checkpoint, and retrieval leaves aside.
+    _keys_to_ignore_on_load_unexpected = [r"^fusion\.", r"^token_head\.", r"^classifier\."]
+
+    def __init__(self, config: GADMSConfig):
+        super().__init__(config)
+        self.text_model = CLIPTextModel._from_config(config.text_config)
+        self.vision_model = GADMSVisionModel._from_config(config.vision_config)
+        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        self.logit_scale = nn.Parameter(
+            torch.tensor(math.log(1 / config.temperature)), requires_grad=config.learn_temperature
+        )
+        self.post_init()
+
+    @classmethod
+    def from_clip(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *,
+        image_size: tuple[int, int] = (384, 128),
+        clip_kwargs: dict[str, Any] | None = None,
+        **config_kwargs: Any,
+    ) -> "GADMSModel":
+        """Start from a CLIP checkpoint: its weights, one more token for the mask, positions for `image_size`.
+
+        Patch positions are resized by bicubic interpolation (not stated in the paper). The mask token is appended to
+        the vocabulary and starts as the mean of the token embeddings. A legacy configuration whose `eos_token_id`
+        reads 2 gets the true one, which is the last token of CLIP's vocabulary.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): Hub id or folder of a transformers CLIP model.
+            image_size (`tuple[int, int]`, *optional*, defaults to `(384, 128)`): (height, width) in pixels.
+            clip_kwargs (`dict`, *optional*): passed to `CLIPModel.from_pretrained` (`revision`, `token`, ...).
+            config_kwargs: any field of [`GADMSConfig`] but the two encoders, `projection_dim` and `mask_token_id`.
+
+        Returns:
+            the class it is called on: [`GADMSModel`], or [`GADMSForPreTraining`] with new modules at random.
+
+        Raises:
+            ValueError: for an unknown key or an image size that CLIP's patches do not divide.
+        """
+        clip = CLIPModel.from_pretrained(pretrained_model_name_or_path, **(clip_kwargs or {}))
+        text_config, vision_config = clip.config.text_config.to_dict(), clip.config.vision_config.to_dict()
+        vocab_size = text_config["vocab_size"]
+        text_config["vocab_size"] = vocab_size + 1
+        if text_config["eos_token_id"] == 2:
+            text_config["eos_token_id"] = vocab_size - 1
+        vision_config["image_size"] = tuple(image_size)
+        config = GADMSConfig(
+            text_config=CLIPTextConfig.from_dict(text_config),
+            vision_config=CLIPVisionConfig.from_dict(vision_config),
+            projection_dim=clip.config.projection_dim,
+            mask_token_id=vocab_size,
+            **config_kwargs,
+        )
+        model = cls(config)
+        state = clip.state_dict()
+        token_key = "text_model.embeddings.token_embedding.weight"
+        state[token_key] = append_mean_row(state[token_key])
+        height, width = config.vision_config.image_size
+        grid = (height // config.vision_config.patch_size, width // config.vision_config.patch_size)
+        position_key = "vision_model.embeddings.position_embedding.weight"
+        state[position_key] = resize_patch_positions(state[position_key], grid)
+        state["logit_scale"] = model.base_model.logit_scale.detach()
+        model.base_model.load_state_dict(state)
+        return model
+
+    @property
+    def temperature(self) -> torch.Tensor:
+        """tau, of shape `()`; a learned one stays above 0.01, as in CLIP."""
+        if not self.config.learn_temperature:
+            return self.logit_scale.new_tensor(self.config.temperature, dtype=torch.float32)
+        return (-self.logit_scale.float()).exp().clamp(min=0.01)
+
+    def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
+        """Encode images.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`)
+
+        Returns:
+            [`~transformers.modeling_outputs.BaseModelOutputWithPooling`]: `pooler_output` of shape
+            `(num_images, projection_dim)` is the embedding, not normalised; `last_hidden_state` of shape
+            `(num_images, 1 + num_patches, projection_dim)` are the projected tokens, the class token first.
+
+        Raises:
+            ValueError: for another image size than the configuration's.
+        """
+        outputs = self.vision_model(pixel_values)
+        outputs.last_hidden_state = self.visual_projection(outputs.last_hidden_state)
+        outputs.pooler_output = outputs.last_hidden_state[:, 0]
+        return outputs
+
+    def get_text_features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """Encode captions.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(num_captions, sequence_length)`)
+            attention_mask (`torch.LongTensor` of shape `(num_captions, sequence_length)`, *optional*)
+
+        Returns:
+            [`~transformers.modeling_outputs.BaseModelOutputWithPooling`]: `pooler_output` of shape
+            `(num_captions, projection_dim)` is the embedding, not normalised; `last_hidden_state` of shape
+            `(num_captions, sequence_length, projection_dim)` are the projected tokens.
+        """
+        outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask)
+        outputs.last_hidden_state = self.text_projection(outputs.last_hidden_state)
+        outputs.pooler_output = self.text_projection(outputs.pooler_output)
+        return outputs
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+    ) -> GADMSOutput:
+        """Compare every image with every caption; see [`GADMSOutput`]. The numbers of each may differ."""
+        image_embeds = nn.functional.normalize(self.get_image_features(pixel_values).pooler_output, dim=-1)
+        text_embeds = nn.functional.normalize(self.get_text_features(input_ids, attention_mask).pooler_output, dim=-1)
+        logits_per_text = text_embeds @ image_embeds.T / self.temperature
+        return GADMSOutput(
+            logits_per_image=logits_per_text.T,
+            logits_per_text=logits_per_text,
+            image_embeds=image_embeds,
+            text_embeds=text_embeds,
+        )
+
+    def score_tokens(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        image_embeds: torch.Tensor,
+        method: str | None = None,
+    ) -> torch.Tensor:
+        """Score how much each caption token is tied to its image.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`)
+            attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*)
+            image_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`): row `r` belongs to caption `r`.
+            method (`str`, *optional*): `"gass"` or `"cosine"`; the configuration's `token_score` by default.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, sequence_length)`: in [0, 1] within each caption, zero outside
+            its own tokens.
+
+        Raises:
+            ValueError: for a method that gives no scores.
+        """
+        method = method or self.config.token_score
+        arguments = (self.text_model, self.text_projection, input_ids, attention_mask, image_embeds)
+        if method == "gass":
+            return gradient_attention_scores(
+                *arguments, num_layers=self.config.score_layers, scales=self.config.score_scales
+            )
+        if method == "cosine":
+            return token_image_cosine_scores(*arguments)
+        raise ValueError(f"method = {method!r} gives no token scores; choose 'gass' or 'cosine'")
+
+
+class GADMSFusionEncoder(nn.Module):
+    """Multimodal interaction encoder: captions ask, images answer (GA-DMS section 3.3; IRRA's layout).
+
+    One multi-head cross-attention, transformer layers over the caption's tokens, a norm. Works in the shared
+    embedding space.
+    """
+
+    def __init__(self, config: GADMSConfig):
+        super().__init__()
+        layer_config = CLIPTextConfig(
+            hidden_size=config.projection_dim,
+            intermediate_size=config.fusion_intermediate_size,
+            num_attention_heads=config.fusion_num_attention_heads,
+            num_hidden_layers=config.fusion_num_hidden_layers,
+            hidden_act=config.text_config.hidden_act,
+            layer_norm_eps=config.text_config.layer_norm_eps,
+        )
+        layer_config._attn_implementation = config._attn_implementation
+        self.text_norm = nn.LayerNorm(config.projection_dim, eps=layer_config.layer_norm_eps)
+        self.image_norm = nn.LayerNorm(config.projection_dim, eps=layer_config.layer_norm_eps)
+        self.cross_attention = nn.MultiheadAttention(
+            config.projection_dim, config.fusion_num_attention_heads, batch_first=True
+        )
+        self.layers = nn.ModuleList(CLIPEncoderLayer(layer_config) for _ in range(layer_config.num_hidden_layers))
+        self.post_norm = nn.LayerNorm(config.projection_dim, eps=layer_config.layer_norm_eps)
+
+    def forward(
+        self, text_tokens: torch.Tensor, image_tokens: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        images = self.image_norm(image_tokens)
+        hidden_states, _ = self.cross_attention(self.text_norm(text_tokens), images, images, need_weights=False)
+        padding_mask = None
+        if attention_mask is not None:
+            # (batch_size, 1, 1, sequence_length), additive, as every attention implementation takes it
+            padding_mask = torch.zeros_like(attention_mask, dtype=hidden_states.dtype)
+            padding_mask = padding_mask.masked_fill(attention_mask == 0, torch.finfo(hidden_states.dtype).min)
+            padding_mask = padding_mask[:, None, None]
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, padding_mask)
+        return self.post_norm(hidden_states)
+
+
+class GADMSTokenHead(nn.Module):
+    """MLP over the vocabulary."""
+
+    def __init__(self, config: GADMSConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.projection_dim, config.projection_dim)
+        self.activation_fn = ACT2FN[config.text_config.hidden_act]
+        self.layer_norm = nn.LayerNorm(config.projection_dim, eps=config.text_config.layer_norm_eps)
+        self.decoder = nn.Linear(config.projection_dim, config.text_config.vocab_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.layer_norm(self.activation_fn(self.dense(hidden_states))))
+
+
+class GADMSForPreTraining(GADMSPreTrainedModel):
+    """[`GADMSModel`] with what training adds: token scores, dual masking, token prediction, identity classifier.
+
+    `forward` does all of a training step that a wrapped (distributed) model must do inside `forward`; the alignment
+    loss, which compares the embeddings of all processes, is the trainer's.
+
+    Args:
+        config ([`GADMSConfig`]): sizes, objective and every hyper-parameter of the method.
+    """
+
+    def __init__(self, config: GADMSConfig):
+        super().__init__(config)
+        self.gadms = GADMSModel(config)
+        self.fusion = GADMSFusionEncoder(config) if config.masked_token_prediction else None
+        self.token_head = GADMSTokenHead(config) if config.masked_token_prediction else None
+        self.classifier = nn.Linear(config.projection_dim, config.num_identities) if config.num_identities else None
+        self.post_init()
+
+    from_clip = classmethod(GADMSModel.from_clip.__func__)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        person_ids: torch.Tensor | None = None,
+        masking: bool | None = None,
+    ) -> GADMSForPreTrainingOutput:
+        """Encode image-caption pairs, mask the captions by their scores, predict what was masked.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): caption `r` describes image `r`.
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`)
+            attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*)
+            person_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*): needed for the identity term.
+            masking (`bool`, *optional*):
+                Whether captions are masked; by default in training mode only.
+
+        Returns:
+            [`GADMSForPreTrainingOutput`]
+        """
+        masking = self.training if masking is None else masking
+        config = self.config
+        masking = masking and config.token_score != "none"
+        predicts = masking and config.masked_token_prediction
+
+        image_features = self.gadms.get_image_features(pixel_values)
+        image_embeds = image_features.pooler_output
+
+        scores = own_tokens = noise_mask = informative_mask = None
+        captions = input_ids
+        if masking:
+            own_tokens = caption_token_mask(input_ids, config.text_config.eos_token_id, attention_mask)
+            if config.token_score != "random":
+                scores = self.gadms.score_tokens(input_ids, attention_mask, image_embeds.detach())
+            if config.noise_masking:
+                noise_mask = draw_mask(self._noise_probability(scores, own_tokens), own_tokens)
+                captions = apply_mask(input_ids, noise_mask, config.mask_token_id)
+        if predicts:
+            informative_mask = draw_mask(self._informative_probability(scores, own_tokens), own_tokens)
+            # One pass over both captions: (2 * batch_size, sequence_length)
+            captions = torch.cat([captions, apply_mask(input_ids, informative_mask, config.mask_token_id)])
+            caption_attention = None if attention_mask is None else torch.cat([attention_mask, attention_mask])
+        else:
+            caption_attention = attention_mask
+
+        text_features = self.gadms.get_text_features(captions, caption_attention)
+        text_embeds = text_features.pooler_output[: len(input_ids)]
+
+        mtp_loss = num_predicted = None
+        if predicts:
+            fused = self.fusion(
+                text_features.last_hidden_state[len(input_ids) :], image_features.last_hidden_state, attention_mask
+            )
+            # The head is the widest layer of the model: run it on the masked positions alone.
+            mtp_loss = masked_token_prediction_loss(
+                self.token_head(fused[informative_mask]), input_ids[informative_mask]
+            )
+            num_predicted = informative_mask.sum()
+
+        classification_loss = None
+        if self.classifier is not None and person_ids is not None:
+            classification_loss = identity_loss(
+                self.classifier(image_embeds), self.classifier(text_embeds), person_ids
+            )
+
+        return GADMSForPreTrainingOutput(
+            image_embeds=nn.functional.normalize(image_embeds, dim=-1),
+            text_embeds=nn.functional.normalize(text_embeds, dim=-1),
+            temperature=self.gadms.temperature,
+            mtp_loss=mtp_loss,
+            identity_loss=classification_loss,
+            num_predicted_tokens=num_predicted,
+            token_scores=scores,
+            own_tokens=own_tokens,
+            noise_mask=noise_mask,
+            informative_mask=informative_mask,
+        )
+
+    def _noise_probability(self, scores: torch.Tensor | None, own_tokens: torch.Tensor) -> torch.Tensor:
+        rate = self.config.noise_mask_rate
+        if scores is None:  # random masking: no score, the same probability for every token
+            return torch.full(own_tokens.shape, rate, device=own_tokens.device)
+        return noise_mask_probability(
+            scores, rate=rate, sharpness=self.config.mask_sharpness, threshold=self.config.noise_mask_threshold
+        )
+
+    def _informative_probability(self, scores: torch.Tensor | None, own_tokens: torch.Tensor) -> torch.Tensor:
+        rate = self.config.informative_mask_rate
+        if scores is None:
+            return torch.full(own_tokens.shape, rate, device=own_tokens.device)
+        return informative_mask_probability(
+            scores, rate=rate, sharpness=self.config.mask_sharpness, threshold=self.config.informative_mask_threshold
+        )
+
+
+def append_mean_row(embedding: torch.Tensor) -> torch.Tensor:
+    """A token embedding with one more row, the mean of the others: (vocab_size + 1, hidden_size)."""
+    return torch.cat([embedding, embedding.mean(dim=0, keepdim=True)])
+
+
+def resize_patch_positions(positions: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Resize position embeddings of a class token and a square patch grid to a rectangular grid.
+
+    Args:
+        positions (`torch.FloatTensor` of shape `(1 + side ** 2, hidden_size)`)
+        grid (`tuple[int, int]`): patches down, patches across.
+
+    Returns:
+        `torch.FloatTensor` of shape `(1 + grid[0] * grid[1], hidden_size)`.
+    """
+    class_position, patches = positions[:1], positions[1:]
+    side = math.isqrt(len(patches))
+    if side * side != len(patches):
+        raise ValueError(f"{len(patches)} patch positions are not a square grid")
+    if grid == (side, side):
+        return positions
+    patches = patches.T.reshape(1, -1, side, side).float()
+    patches = nn.functional.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
+    patches = patches.flatten(2)[0].T.to(positions.dtype)
+    return torch.cat([class_position, patches])
+
+
+__all__ = ["GADMSForPreTraining", "GADMSModel", "GADMSPreTrainedModel"]

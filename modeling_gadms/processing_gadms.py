@@ -1,0 +1,98 @@
+"""GA-DMS processor: images to pixels, captions to tokens."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+
+MASK_TOKEN = "<|mask|>"
+
+
+class GADMSProcessor(ProcessorMixin):
+    """Prepares person images and captions for [`GADMSModel`].
+
+    Images are resized to the model's rectangle, without cropping (a crop would cut off heads or shoes), rescaled and
+    normalised as in CLIP. Captions are tokenised and cut at the tokenizer's maximum length, EOS kept.
+
+    Args:
+        image_processor ([`~transformers.CLIPImageProcessorPil`]): with `size={"height": ..., "width": ...}`.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): with BOS, EOS and mask tokens.
+    """
+
+    def __init__(self, image_processor: CLIPImageProcessorPil, tokenizer: PreTrainedTokenizerBase, **kwargs: Any):
+        for name in ("bos_token_id", "eos_token_id", "mask_token_id"):
+            if getattr(tokenizer, name) is None:
+                raise ValueError(
+                    f"the tokenizer has no {name}; add the token, for a mask "
+                    f"`tokenizer.add_special_tokens({{'mask_token': '{MASK_TOKEN}'}})`"
+                )
+        super().__init__(image_processor, tokenizer, **kwargs)
+
+    @classmethod
+    def from_clip(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *,
+        image_size: tuple[int, int] = (384, 128),
+        **tokenizer_kwargs: Any,
+    ) -> "GADMSProcessor":
+        """The processor that goes with [`GADMSModel.from_clip`]: CLIP's tokenizer and a mask token after its last.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): Hub id or folder of a transformers CLIP model.
+            image_size (`tuple[int, int]`, *optional*, defaults to `(384, 128)`): (height, width) in pixels.
+            tokenizer_kwargs: passed to `AutoTokenizer.from_pretrained` (`revision`, `token`, ...).
+        """
+        tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **tokenizer_kwargs)
+        return cls.from_tokenizer(tokenizer, image_size=image_size)
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, *, image_size: tuple[int, int]) -> "GADMSProcessor":
+        """A processor for images of `image_size` (height, width); the tokenizer gains a mask token if it has none."""
+        if tokenizer.mask_token is None:
+            tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
+        height, width = image_size
+        image_processor = CLIPImageProcessorPil(size={"height": height, "width": width}, do_center_crop=False)
+        return cls(image_processor, tokenizer)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.image_processor.size["height"], self.image_processor.size["width"]
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Prepare images, captions or both.
+
+        Args:
+            images (`PIL.Image.Image` or a sequence of them, *optional*): any size; converted to RGB.
+            text (`str` or `Sequence[str]`, *optional*): captions.
+            kwargs: passed to the tokenizer and the image processor; captions are padded to the longest of the call
+                and truncated unless `padding` or `truncation` say otherwise.
+
+        Returns:
+            [`~transformers.BatchFeature`]: `pixel_values` of shape `(num_images, 3, height, width)`, `input_ids` and
+            `attention_mask` of shape `(num_captions, sequence_length)`.
+
+        Raises:
+            ValueError: if a caption is empty, naming its position, or nothing is given.
+        """
+        if text is not None:
+            text = [text] if isinstance(text, str) else list(text)
+            for index, caption in enumerate(text):
+                if not isinstance(caption, str) or not caption.strip():
+                    raise ValueError(f"caption {index} is empty ({caption!r}); give a description of the person")
+            kwargs.setdefault("padding", True)
+            kwargs.setdefault("truncation", True)
+        kwargs.setdefault("return_tensors", "pt")
+        return super().__call__(images=images, text=text, **kwargs)
+
+
+__all__ = ["GADMSProcessor"]

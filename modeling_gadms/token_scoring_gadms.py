@@ -1,0 +1,264 @@
+"""Token scores: how much each token of a caption is tied to its image.
+
+`gradient_attention_scores` is the gradient-attention similarity score (GASS) of GA-DMS, eq. 1-4;
+`token_image_cosine_scores` is the plain cosine it is compared with. Both are scaled to [0, 1] within each caption.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from .masking_gadms import caption_token_mask
+
+
+def scale_within_caption(values: torch.Tensor, own_tokens: torch.Tensor) -> torch.Tensor:
+    """Min-max scale each caption's values to [0, 1] over its own tokens.
+
+    Equal values, as of a caption of one token, carry no ranking and become 0.5, where a token is hardly ever taken
+    for noise.
+
+    Args:
+        values (`torch.FloatTensor` of shape `(batch_size, sequence_length)`)
+        own_tokens (`torch.BoolTensor` of shape `(batch_size, sequence_length)`): see `caption_token_mask`.
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch_size, sequence_length)`, zero outside the caption's own tokens.
+    """
+    lowest = values.masked_fill(~own_tokens, torch.inf).amin(dim=1, keepdim=True)
+    highest = values.masked_fill(~own_tokens, -torch.inf).amax(dim=1, keepdim=True)
+    spread = highest - lowest
+    scaled = torch.where(spread > 0, (values - lowest) / spread, 0.5)
+    return scaled.masked_fill(~own_tokens, 0.0)
+
+
+def pooling_operator(lengths: torch.Tensor, sequence_length: int, scales: tuple[int, ...]) -> torch.Tensor:
+    """Multi-scale pooling (MSP, eq. 1) along the token axis, as one matrix a caption.
+
+    For each scale c, adjacent windows of c tokens are averaged and interpolated linearly back to the full length;
+    the scales are averaged. Each caption is pooled over its own length, from BOS to EOS, so that the result does not
+    depend on the padding of its neighbours. Not stated in the paper, chosen here: windows do not overlap, a shorter
+    last window averages what it holds, and interpolation aligns window centres
+    (`torch.nn.functional.interpolate` with `align_corners=False`).
+
+    Args:
+        lengths (`torch.LongTensor` of shape `(batch_size,)`): tokens from BOS to EOS, both included.
+        sequence_length (`int`): padded length.
+        scales (`tuple[int, ...]`): window lengths c, in tokens.
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch_size, sequence_length, sequence_length)`: row `i` holds the weights of
+        the tokens that make pooled token `i`; zero rows and columns beyond a caption's length.
+    """
+    position = torch.arange(sequence_length, device=lengths.device)
+    length = lengths[:, None]  # (batch_size, 1)
+    operator = torch.zeros(len(lengths), sequence_length, sequence_length, device=lengths.device)
+    for scale in scales:
+        num_windows = (length + scale - 1) // scale
+        source = ((position + 0.5) * (num_windows / length) - 0.5).clamp(min=0)  # (batch_size, sequence_length)
+        source = torch.minimum(source, num_windows - 1.0)
+        left = source.floor()
+        right = torch.minimum(left + 1, num_windows - 1.0)
+        right_weight = source - left
+        window = position // scale
+        for neighbour, weight in ((left, 1 - right_weight), (right, right_weight)):
+            window_size = torch.clamp(length - neighbour * scale, max=scale)
+            member = window[None, None, :] == neighbour[:, :, None]
+            operator += member * (weight / window_size)[:, :, None]
+    inside = position < length
+    return operator * (inside[:, :, None] & inside[:, None, :]) / len(scales)
+
+
+@dataclass
+class _LayerTap:
+    """What one text layer's attention saw and gave, each (batch_size, sequence_length, hidden_size)."""
+
+    query: torch.Tensor | None = None
+    key: torch.Tensor | None = None
+    value: torch.Tensor | None = None
+    output: torch.Tensor | None = None  # heads concatenated, before the output projection
+
+
+@contextmanager
+def _tapped(layers: list[nn.Module]) -> Iterator[list[_LayerTap]]:
+    """Record the attention of each layer, and start the graph at the first one's output."""
+    taps = [_LayerTap() for _ in layers]
+    handles = []
+
+    def recorder(tap: _LayerTap, name: str):
+        def record(module, arguments, result):
+            setattr(tap, name, result)
+
+        return record
+
+    def output_recorder(tap: _LayerTap, is_first: bool):
+        def record(module, arguments):
+            output = arguments[0]
+            if is_first:
+                output = output.detach().requires_grad_()
+            tap.output = output
+            return (output, *arguments[1:])
+
+        return record
+
+    try:
+        for index, (layer, tap) in enumerate(zip(layers, taps, strict=True)):
+            attention = layer.self_attn
+            handles.append(attention.q_proj.register_forward_hook(recorder(tap, "query")))
+            handles.append(attention.k_proj.register_forward_hook(recorder(tap, "key")))
+            handles.append(attention.v_proj.register_forward_hook(recorder(tap, "value")))
+            handles.append(attention.out_proj.register_forward_pre_hook(output_recorder(tap, index == 0)))
+        yield taps
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _scoring_mode(text_model: nn.Module) -> Iterator[None]:
+    """Score the deterministic network, whatever mode the caller trains or infers in.
+
+    Evaluation mode removes dropout and gradient checkpointing (whose recomputation would fire the hooks again);
+    scaled-dot-product attention takes float32, which flash kernels refuse.
+    """
+    training = [module for module in text_model.modules() if module.training]
+    attention_implementation = text_model.config._attn_implementation
+    text_model.eval()
+    text_model.config._attn_implementation = "sdpa"
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        text_model.config._attn_implementation = attention_implementation
+        for module in training:
+            module.training = True
+
+
+def _frozen_float32(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The module's parameters as constants in float32 (float64 stays), for `functional_call`.
+
+    Constants keep the backward pass away from every parameter and its gradient, and from saving what a weight
+    gradient would need.
+    """
+    return {
+        name: parameter.detach() if parameter.dtype == torch.float64 else parameter.detach().float()
+        for name, parameter in module.named_parameters()
+    }
+
+
+def gradient_attention_scores(
+    text_model: nn.Module,
+    text_projection: nn.Module,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    image_embeds: torch.Tensor,
+    *,
+    num_layers: int,
+    scales: tuple[int, ...],
+) -> torch.Tensor:
+    """Gradient-attention similarity score of every caption token (GASS, GA-DMS eq. 1-4).
+
+    With g, q, k, v of each of the last `num_layers` text layers, W its EOS attention row averaged over heads, and
+    SIM the cosine similarity of caption and image (the image a constant):
+
+        w   = Phi(MSP(q)[EOS] . MSP(k))                  eq. 1, Phi: min-max over the caption's own tokens
+        S_g = sum over channels of g * w * v             eq. 2, g = dSIM / d(attention output at EOS)
+        S_a = W / sum W                                  eq. 3
+        S   = ReLU(mean over layers of S_g * S_a)        eq. 4
+
+    The gradients of all layers come from one `autograd.grad` call. Everything is computed in float32 with the
+    model's own heads, outside autocast, and no parameter gradient is touched; it works under `no_grad` and
+    `inference_mode`, in training and in evaluation mode, and with gradient checkpointing.
+
+    Args:
+        text_model ([`~transformers.CLIPTextModel`]): the text encoder.
+        text_projection (`torch.nn.Module`): from its pooled state to the shared embedding space.
+        input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`)
+        attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*)
+        image_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`): row `r` is caption `r`'s image;
+            need not be normalised.
+        num_layers (`int`): L, how many of the last layers are scored.
+        scales (`tuple[int, ...]`): window lengths of the multi-scale pooling.
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch_size, sequence_length)`: in [0, 1] within each caption, zero outside its
+        own tokens.
+    """
+    layers = list(text_model.encoder.layers[-num_layers:])
+    num_heads = layers[0].self_attn.num_heads
+    with (
+        _scoring_mode(text_model),
+        torch.autocast(device_type=input_ids.device.type, enabled=False),
+        _tapped(layers) as taps,
+    ):
+        # Clones turn tensors made under inference mode into ones that a graph may hold.
+        input_ids, image_embeds = input_ids.clone(), image_embeds.detach().clone()
+        attention_mask = None if attention_mask is None else attention_mask.clone()
+        outputs = functional_call(
+            text_model, _frozen_float32(text_model), kwargs={"input_ids": input_ids, "attention_mask": attention_mask}
+        )
+        text_embeds = functional_call(text_projection, _frozen_float32(text_projection), outputs.pooler_output)
+        similarity = nn.functional.cosine_similarity(text_embeds, image_embeds.to(text_embeds.dtype), dim=-1)
+        # Captions do not interact, so the gradient of the sum holds each caption's own gradient.
+        gradients = torch.autograd.grad(similarity.sum(), [tap.output for tap in taps])
+
+        with torch.no_grad():
+            eos_token_id = text_model.config.eos_token_id
+            own_tokens = caption_token_mask(input_ids, eos_token_id, attention_mask)
+            eos = (input_ids == eos_token_id).int().argmax(dim=1)
+            rows = torch.arange(len(input_ids), device=input_ids.device)
+            pooling = pooling_operator(eos + 1, input_ids.shape[1], scales).to(text_embeds.dtype)
+            up_to_eos = torch.arange(input_ids.shape[1], device=input_ids.device) <= eos[:, None]
+
+            total = torch.zeros(input_ids.shape, dtype=text_embeds.dtype, device=input_ids.device)
+            for tap, gradient in zip(taps, gradients, strict=True):
+                gradient_at_eos = gradient[rows, eos]  # (batch_size, hidden_size)
+                pooled_query = torch.einsum("bt,btd->bd", pooling[rows, eos], tap.query)
+                pooled_key = pooling @ tap.key
+                importance = torch.einsum("bd,btd->bt", pooled_query, pooled_key)
+                importance = scale_within_caption(importance, own_tokens)  # eq. 1
+                gradient_score = importance * torch.einsum("bd,btd->bt", gradient_at_eos, tap.value)  # eq. 2
+                attention = _attention_row(tap.query[rows, eos], tap.key, up_to_eos, num_heads)
+                attention_score = attention / attention.sum(dim=1, keepdim=True)  # eq. 3
+                total += gradient_score * attention_score
+            scores = torch.relu(total / len(taps))  # eq. 4
+            # Deviation: the released code scales over the minibatch, which makes a caption's masks depend on its
+            # neighbours; the paper does not say how S reaches [0, 1].
+            return scale_within_caption(scores, own_tokens)
+
+
+def _attention_row(query: torch.Tensor, keys: torch.Tensor, visible: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """One query's attention over the tokens, averaged over heads: (batch_size, sequence_length)."""
+    query = query.unflatten(-1, (num_heads, -1))  # (batch_size, num_heads, head_dim)
+    keys = keys.unflatten(-1, (num_heads, -1))  # (batch_size, sequence_length, num_heads, head_dim)
+    logits = torch.einsum("bhd,bthd->bht", query, keys) * query.shape[-1] ** -0.5
+    return logits.masked_fill(~visible[:, None], -torch.inf).softmax(dim=-1).mean(dim=1)
+
+
+@torch.no_grad()
+def token_image_cosine_scores(
+    text_model: nn.Module,
+    text_projection: nn.Module,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    image_embeds: torch.Tensor,
+) -> torch.Tensor:
+    """Plain control score: cosine of each token's projected last hidden state and the image.
+
+    Args: as [`gradient_attention_scores`].
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch_size, sequence_length)`: in [0, 1] within each caption, zero outside its
+        own tokens.
+    """
+    with _scoring_mode(text_model), torch.no_grad(), torch.autocast(input_ids.device.type, enabled=False):
+        outputs = functional_call(
+            text_model, _frozen_float32(text_model), kwargs={"input_ids": input_ids, "attention_mask": attention_mask}
+        )
+        tokens = functional_call(text_projection, _frozen_float32(text_projection), outputs.last_hidden_state)
+        cosine = nn.functional.cosine_similarity(tokens, image_embeds.to(tokens.dtype)[:, None], dim=-1)
+    own_tokens = caption_token_mask(input_ids, text_model.config.eos_token_id, attention_mask)
+    return scale_within_caption(cosine, own_tokens)
