@@ -10,13 +10,14 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+
 TILE_SIDE = 256
 """Side, in pixels, of the smallest tiles. The network sees 300x300: at about that scale it finds persons of 50 to 200
 pixels. Chosen on surveillance frames of 768x576: 192 found no more at twice the cost, 384 lost the smaller persons."""
 TILE_OVERLAP = 0.4
 """Least share of a tile that its neighbour repeats: a person of 100 pixels is then whole in one of them."""
 TILE_GROWTH = 3
-"""Each coarser grid has tiles this many times larger, up to the whole frame, for the persons too large for the last."""
+"""Each coarser grid has tiles this many times larger, up to the whole frame, for persons too large for the last."""
 SAME_PERSON_OVERLAP = 0.6
 """Two boxes are one person if their intersection covers this share of the smaller one. Unlike intersection over union
 this also catches half a person, seen in a tile that cuts through them, inside the whole one."""
@@ -179,7 +180,7 @@ class SsdMobileNetDetector:
             for box in self._detect_in_tile(pixels, tile):
                 if box.confidence >= self.plausible.min_confidence:
                     (cut if tile.cuts(box, image.size) else whole).append(box)
-        # Plausibility comes after merging: a leg must first be merged into its person, not be dropped or kept for itself.
+        # Plausibility comes after merging: a leg belongs to its person first, whatever its own shape.
         return [box for box in merge_boxes(whole, cut) if self.plausible.accepts(box)]
 
     def _detect_in_tile(self, pixels: np.ndarray, tile: Tile) -> list[PersonBox]:

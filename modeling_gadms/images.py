@@ -5,15 +5,16 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
-from enum import StrEnum
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".jfif", ".png", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 80_000_000
-"""Larger pictures are refused before they are decoded: 80 megapixels is 240 MB of RGB, well beyond any camera frame."""
+"""Larger pictures are refused before they are decoded: 80 megapixels, 240 MB of RGB, is beyond any camera frame."""
 MIN_SIDE = 8
 """Shortest side, in pixels, that can show a person at all. Not stated by the paper: chosen so that 1x1 web beacons and
 spacers are reported instead of being indexed."""
@@ -22,7 +23,7 @@ _SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _PICTURE_SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF.{4}WEBP|II\*\x00|MM\x00\*", re.DOTALL)
 
 
-class UnreadableReason(StrEnum):
+class UnreadableReason(str, Enum):
     """Every reason for which `load_image` refuses a picture."""
 
     MISSING = "missing"
@@ -45,14 +46,14 @@ class UnreadableImageError(ValueError):
     """
 
     def __init__(self, source: str, reason: UnreadableReason, detail: str):
-        # The three arguments, not the message, are the exception's `args`: it then survives pickling between processes.
+        # The three arguments, not the message, are the exception's `args`: so it survives pickling between processes.
         super().__init__(source, reason, detail)
         self.source = source
         self.reason = reason
         self.detail = detail
 
     def __str__(self) -> str:
-        return f"Cannot use the image {self.source}: {self.reason} ({self.detail})."
+        return f"Cannot use the image {self.source}: {self.reason.value} ({self.detail})."
 
 
 def load_image(source: str | Path | bytes | Image.Image) -> Image.Image:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from .images import UnreadableImageError, iter_image_files, load_image
 
+
 UNDECODABLE = "does not decode"
 """Why a video's frame is skipped: the file announces it, and the decoder does not deliver it."""
 
