@@ -10,8 +10,6 @@ import torch
 from .ranking import checked_person_ids
 from .ranking import rank_metrics
 
-DIRECTIONS = ("text_to_image", "image_to_text")
-
 _DESCRIPTION = """
 R@1, R@5, R@10, mAP and mINP, in percent, of a person retrieval by cosine similarity: every caption searches all
 images, and every image all captions. A hit is the same person id; nothing is excluded from the ranking.
@@ -23,15 +21,16 @@ Args:
     references: person id of each caption, all integers or all strings.
     gallery_embeds: image embeddings, of shape `(num_images, projection_dim)`; need not be normalised.
     gallery_ids: person id of each image, of the type of `references`.
-    directions: which searches to measure, by default `("text_to_image", "image_to_text")`. Leave `"image_to_text"` out
-        for a gallery with persons that no caption describes: its metrics are not defined there.
+    image_to_text: whether images search captions too, by default `True`. Turn it off for a gallery with persons that
+        no caption describes: the metrics of that direction are not defined there.
 Returns:
-    `dict[str, float]`: for each direction its name followed by `_r1`, `_r5`, `_r10`, `_map`, `_minp`, in percent.
+    `dict[str, float]`: `r1`, `r5`, `r10`, `map` and `minp` of text-to-image search, and those of image-to-text search
+    with `image_to_text_` before their names, in percent.
 Examples:
     >>> metric = evaluate.load("modeling_gadms/metrics/person_retrieval")
     >>> captions, images = [[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.1]]
     >>> results = metric.compute(predictions=captions, references=[7, 8], gallery_embeds=images, gallery_ids=[8, 7])
-    >>> results["text_to_image_r1"], results["image_to_text_map"]
+    >>> results["r1"], results["image_to_text_map"]
     (100.0, 100.0)
 """
 
@@ -77,18 +76,14 @@ class PersonRetrieval(evaluate.Metric):
         references: Sequence[int] | Sequence[str],
         gallery_embeds: Sequence[Sequence[float]] | np.ndarray | torch.Tensor,
         gallery_ids: Sequence[int] | Sequence[str],
-        directions: Sequence[str] = DIRECTIONS,
+        image_to_text: bool = True,
     ) -> dict[str, float]:
-        unknown = [direction for direction in directions if direction not in DIRECTIONS]
-        if unknown or not directions:
-            raise ValueError(f"directions must be some of {', '.join(DIRECTIONS)}, not {directions!r}")
-        captions = (_as_matrix(predictions, "predictions"), references)
-        images = (_as_matrix(gallery_embeds, "gallery_embeds"), gallery_ids)
-        results: dict[str, float] = {}
-        for direction in directions:
-            queries, gallery = (captions, images) if direction == "text_to_image" else (images, captions)
-            metrics = rank_metrics(queries[0], gallery[0], queries[1], gallery[1])
-            results.update({f"{direction}_{name}": value for name, value in metrics.to_dict().items()})
+        captions = _as_matrix(predictions, "predictions")
+        images = _as_matrix(gallery_embeds, "gallery_embeds")
+        results = rank_metrics(captions, images, references, gallery_ids).to_dict()
+        if image_to_text:
+            reverse = rank_metrics(images, captions, gallery_ids, references).to_dict()
+            results.update({f"image_to_text_{name}": value for name, value in reverse.items()})
         return results
 
 
