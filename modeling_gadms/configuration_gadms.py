@@ -28,6 +28,7 @@ _BASE_KEYS = frozenset(
         "output_attentions",
         "torch_dtype",
         "use_bfloat16",
+        "use_cache",
     }
 )
 

@@ -167,7 +167,11 @@ class ImageCaptionPairs(Dataset):
         }
 
     def _image(self, row: int) -> Image.Image | torch.Tensor:
-        return read_row_image(self.dataset, self.columns.image, row) if self.pixel_cache is None else self.pixel_cache[row]
+        return (
+            read_row_image(self.dataset, self.columns.image, row)
+            if self.pixel_cache is None
+            else self.pixel_cache[row]
+        )
 
 
 def read_row_image(dataset: datasets.Dataset, column: str, row: int) -> Image.Image:

@@ -1,7 +1,7 @@
 """The four loss terms of GA-DMS, as pure functions of tensors.
 
 The two alignments take the rows of one process and the columns of all of them, so that the trainer can gather
-embeddings and the losses need to know nothing of distribution: the identities alone tell which columns are a row's own.
+embeddings and the losses need to know nothing of distribution: identities alone tell which columns are a row's own.
 """
 
 import torch

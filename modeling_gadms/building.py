@@ -1,0 +1,59 @@
+"""From the `model` section of a run to a model and its processor."""
+
+from collections.abc import Iterable
+
+from transformers import AutoTokenizer
+
+from .configuration_gadms import GADMSConfig
+from .modeling_gadms import GADMSForPreTraining
+from .processing_gadms import GADMSProcessor
+from .run_config import ModelArguments
+from .vocabulary import train_tokenizer
+
+
+def build_model_and_processor(
+    arguments: ModelArguments, captions: Iterable[str]
+) -> tuple[GADMSForPreTraining, GADMSProcessor]:
+    """Load or create what is to be trained.
+
+    Args:
+        arguments ([`ModelArguments`]): a GA-DMS checkpoint, a CLIP checkpoint or neither.
+        captions (`Iterable[str]`): training captions, read only to learn a vocabulary for random weights.
+
+    Returns:
+        [`GADMSForPreTraining`] and [`GADMSProcessor`], made for each other.
+
+    Raises:
+        ValueError: if two sources are named, or an image size where a configuration already gives it.
+    """
+    if arguments.from_pretrained and arguments.from_clip:
+        raise ValueError("section `model` names both from_pretrained and from_clip; keep one")
+    if arguments.image_size and not arguments.from_clip:
+        raise ValueError("model.image_size goes with model.from_clip; else set model.vision_config.image_size")
+
+    if arguments.from_pretrained:
+        config = GADMSConfig.from_pretrained(arguments.from_pretrained, **arguments.config)
+        model = GADMSForPreTraining.from_pretrained(arguments.from_pretrained, config=config)
+        tokenizer = AutoTokenizer.from_pretrained(arguments.from_pretrained)
+        return model, GADMSProcessor.from_tokenizer(tokenizer, image_size=model.config.vision_config.image_size)
+
+    if arguments.from_clip:
+        image_size = tuple(arguments.image_size or (384, 128))
+        model = GADMSForPreTraining.from_clip(arguments.from_clip, image_size=image_size, **arguments.config)
+        return model, GADMSProcessor.from_clip(arguments.from_clip, image_size=image_size)
+
+    text_config = dict(arguments.config.get("text_config", {}))
+    text_config.setdefault("max_position_embeddings", 77)
+    tokenizer = train_tokenizer(
+        captions, vocab_size=arguments.vocab_size, max_length=text_config["max_position_embeddings"]
+    )
+    # The vocabulary is known only now: its size and its special tokens complete the configuration.
+    text_config |= {
+        "vocab_size": len(tokenizer) + 1,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    config = GADMSConfig(**(arguments.config | {"text_config": text_config, "mask_token_id": len(tokenizer)}))
+    processor = GADMSProcessor.from_tokenizer(tokenizer, image_size=config.vision_config.image_size)
+    return GADMSForPreTraining(config), processor

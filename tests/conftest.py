@@ -1,0 +1,95 @@
+"""Tiny models and processors, built from configurations: no test downloads anything."""
+
+import os
+
+
+# Before any Hugging Face library is imported: a test that reaches for the network is to fail, not to wait.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from PIL import Image
+
+from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSProcessor
+from modeling_gadms.vocabulary import train_tokenizer
+
+
+CAPTIONS = [
+    "A man in a red coat and blue jeans walks towards the camera.",
+    "A woman with a black backpack and a white hat.",
+    "Someone wears a green shirt, grey trousers and brown boots, and carries a yellow bag.",
+    "Person.",
+]
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return train_tokenizer(CAPTIONS * 3, vocab_size=600, max_length=24)
+
+
+@pytest.fixture
+def processor(tokenizer) -> GADMSProcessor:
+    return GADMSProcessor.from_tokenizer(tokenizer, image_size=(32, 16))
+
+
+@pytest.fixture
+def tiny_config(processor):
+    """A function that makes a configuration for `processor`; keyword arguments replace fields."""
+
+    def make(**fields) -> GADMSConfig:
+        text_config = {
+            "vocab_size": len(processor.tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 24,
+            "bos_token_id": processor.tokenizer.bos_token_id,
+            "eos_token_id": processor.tokenizer.eos_token_id,
+            "pad_token_id": processor.tokenizer.pad_token_id,
+        }
+        vision_config = {
+            "hidden_size": 24,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "image_size": (32, 16),
+            "patch_size": 8,
+        }
+        defaults = {
+            "text_config": text_config | fields.pop("text_config", {}),
+            "vision_config": vision_config | fields.pop("vision_config", {}),
+            "projection_dim": 16,
+            "mask_token_id": processor.tokenizer.mask_token_id,
+            "score_layers": 2,
+            "fusion_num_hidden_layers": 1,
+            "fusion_num_attention_heads": 2,
+            "fusion_intermediate_size": 32,
+        }
+        return GADMSConfig(**(defaults | fields))
+
+    return make
+
+
+@pytest.fixture
+def tiny_model(tiny_config):
+    """A function that makes a seeded model; keyword arguments replace fields of the configuration."""
+
+    def make(seed: int = 0, **fields) -> GADMSForPreTraining:
+        torch.manual_seed(seed)
+        return GADMSForPreTraining(tiny_config(**fields))
+
+    return make
+
+
+@pytest.fixture
+def images() -> list[Image.Image]:
+    return [Image.new("RGB", (20 + index, 50), color) for index, color in enumerate(("red", "white", "green", "gray"))]
+
+
+@pytest.fixture
+def batch(processor, images):
+    """Four images with captions of ragged length."""
+    return processor(images=images, text=CAPTIONS)
