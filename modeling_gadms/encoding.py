@@ -1,0 +1,146 @@
+"""Turn images and captions into the vectors that retrieval compares."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, ProcessorMixin
+
+
+def encode_images(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    images: Iterable[Image.Image],
+    *,
+    batch_size: int = 64,
+    progress: bool = True,
+    total: int | None = None,
+) -> torch.Tensor:
+    """Encode images, of which only one batch is held at a time.
+
+    The model runs on its own device, in evaluation mode and without gradients; its mode is restored afterwards.
+
+    Args:
+        model ([`GADMSModel`], or any model with CLIP's `get_image_features`): of a [`GADMSForPreTraining`] its
+            `base_model`.
+        processor ([`GADMSProcessor`]): the model's own.
+        images (`Iterable[PIL.Image.Image]`): may be a generator that decodes as it goes.
+        batch_size (`int`): images encoded at once.
+        progress (`bool`): show a progress bar.
+        total (`int`, *optional*): number of images, for the bar, where `images` has no length.
+
+    Returns:
+        `torch.FloatTensor` of shape `(num_images, projection_dim)`: L2-normalised, float32, on the CPU, in the order
+        given.
+
+    Raises:
+        ValueError: if an embedding is not finite, naming the image's index, or `batch_size` is not positive.
+        TypeError: if an item is not a PIL image, naming its index.
+    """
+    if total is None and hasattr(images, "__len__"):
+        total = len(images)
+    embeds: list[torch.Tensor] = []
+    done = 0
+    with _inference(model), tqdm(total=total, desc="Encoding images", unit="image", disable=not progress) as bar:
+        for batch in _batches(images, batch_size):
+            for index, image in enumerate(batch, start=done):
+                if not isinstance(image, Image.Image):
+                    raise TypeError(
+                        f"image {index} is a {type(image).__name__}, not a PIL image; "
+                        "open files with modeling_gadms.images.load_image"
+                    )
+            inputs = processor(images=batch, return_tensors="pt").to(model.device)
+            features = model.get_image_features(pixel_values=inputs["pixel_values"])
+            embeds.append(_unit_rows(features.pooler_output, range(done, done + len(batch)), "image"))
+            done += len(batch)
+            bar.update(len(batch))
+    return torch.cat(embeds) if embeds else torch.empty(0, model.config.projection_dim)
+
+
+def encode_captions(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    captions: Sequence[str],
+    *,
+    batch_size: int = 256,
+    progress: bool = True,
+) -> torch.Tensor:
+    """Encode captions, similar lengths together, so that little of a batch is padding.
+
+    The model runs on its own device, in evaluation mode and without gradients; its mode is restored afterwards.
+
+    Args:
+        model ([`GADMSModel`], or any model with CLIP's `get_text_features`): of a [`GADMSForPreTraining`] its
+            `base_model`.
+        processor ([`GADMSProcessor`]): the model's own.
+        captions (`Sequence[str]`): longer ones than the tokenizer's maximum are cut there, with EOS kept.
+        batch_size (`int`): captions encoded at once.
+        progress (`bool`): show a progress bar.
+
+    Returns:
+        `torch.FloatTensor` of shape `(num_captions, projection_dim)`: L2-normalised, float32, on the CPU, in the order
+        given.
+
+    Raises:
+        ValueError: if a caption is empty or an embedding not finite, naming the caption's index, or `batch_size` is
+            not positive.
+        TypeError: if `captions` is one string, or an item is not a string, naming its index.
+    """
+    if isinstance(captions, str):
+        raise TypeError(f"captions is one string ({captions!r}); give a list of captions")
+    for index, caption in enumerate(captions):
+        if not isinstance(caption, str):
+            raise TypeError(f"caption {index} is a {type(caption).__name__} ({caption!r}), not a string")
+        if not caption.strip():
+            raise ValueError(f"caption {index} is empty ({caption!r}); give a description or leave it out")
+    # Characters stand for tokens: near enough to group lengths, without tokenizing twice.
+    order = sorted(range(len(captions)), key=lambda index: len(captions[index]))
+    embeds = torch.empty(len(captions), model.config.projection_dim)
+    with (
+        _inference(model),
+        tqdm(total=len(order), desc="Encoding captions", unit="caption", disable=not progress) as bar,
+    ):
+        for indices in _batches(order, batch_size):
+            inputs = processor(
+                text=[captions[index] for index in indices], return_tensors="pt", padding=True, truncation=True
+            ).to(model.device)
+            features = model.get_text_features(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+            embeds[indices] = _unit_rows(features.pooler_output, indices, "caption")
+            bar.update(len(indices))
+    return embeds
+
+
+@contextmanager
+def _inference(model: PreTrainedModel) -> Iterator[None]:
+    # Module by module: a frozen encoder may be in evaluation mode inside a model in training mode.
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _batches(items: Iterable, size: int) -> Iterator[list]:
+    if size < 1:
+        raise ValueError(f"batch_size must be positive, not {size}")
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _unit_rows(features: torch.Tensor, indices: Sequence[int], kind: str) -> torch.Tensor:
+    embeds = torch.nn.functional.normalize(features.float(), dim=-1).cpu()
+    finite = torch.isfinite(embeds).all(dim=-1)
+    if not finite.all():
+        index = indices[int(finite.logical_not().nonzero()[0])]
+        raise ValueError(
+            f"the embedding of {kind} {index} is not finite; the model's weights are damaged, or half precision "
+            f"overflowed (the model is {features.dtype}: try float32)"
+        )
+    return embeds
