@@ -1,0 +1,50 @@
+# Every target makes its own environment in .venv and installs what it needs; nothing else is typed first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint constraints.txt
+# Nothing below needs the Hub; tests and demos must not wait for it.
+OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-video test torture lint format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade pip
+
+# A stamp for each set of extras, so that a target installs no more than it uses.
+$(VENV)/.installed-%: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.installed-demo  ## draw a data set, train, evaluate, index and search it: about 15 minutes on two cores
+	$(OFFLINE) $(BIN)/python examples/quickstart.py --output runs/demo
+
+demo-video: $(VENV)/.installed-demo  ## index the pedestrians of a video (VIDEO=path, or Debian's vtest.avi) and search them
+	@test -f runs/demo/model/config.json || $(MAKE) demo
+	$(OFFLINE) $(BIN)/python examples/demo_video.py --model runs/demo/model $(if $(VIDEO),--video '$(VIDEO)')
+
+test: $(VENV)/.installed-test  ## all tests, with line coverage of the two packages
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not torture' -n auto --dist loadgroup \
+		--cov --cov-report=term --cov-fail-under=90
+
+torture: $(VENV)/.installed-test  ## long fault matrices and soaks
+	$(OFFLINE) $(BIN)/python -m pytest -m torture
+
+lint: $(VENV)/.installed-dev  ## ruff, type checker, and the model linter of transformers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev  ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what runs wrote, keep the environment
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .coverage*
