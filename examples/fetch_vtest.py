@@ -23,7 +23,9 @@ def fetch_vtest(folder: Path = Path("runs/vtest")) -> Path:
     if video.is_file():
         return video
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        raise RuntimeError("vtest.avi comes from the Debian package opencv-doc, and there is no apt-get here: use --video")
+        raise RuntimeError(
+            "vtest.avi comes from the Debian package opencv-doc, and there is no apt-get here: use --video"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as download:
         if _run(["apt-get", "download", "opencv-doc"], download).returncode != 0:

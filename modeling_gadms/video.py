@@ -41,6 +41,7 @@ class FrameReader:
         every (`int`): take one frame out of so many.
 
     Attributes:
+        is_video (`bool`): whether `source` is a video and not a folder.
         expected (`int`, *optional*): how many frames will be seen; none where a video does not say how long it is.
         seen (`int`): frames met so far, with those that could not be read. After a full iteration,
             `seen` = frames yielded + `skipped.total()`.
@@ -59,31 +60,29 @@ class FrameReader:
         if not self.source.exists():
             raise FileNotFoundError(f"{self.source} does not exist: give a video or a folder of images")
         self.every = every
+        self.is_video = not self.source.is_dir()
         self.seen = 0
         self.skipped: Counter[str] = Counter()
         self.lost = 0
-        self._files: list[Path] | None = None
-        if self.source.is_dir():
-            self._files = list(iter_image_files(self.source))
-            if not self._files:
-                raise ValueError(f"{self.source} holds no image file")
-            self.expected: int | None = math.ceil(len(self._files) / every)
-        else:
+        if self.is_video:
             video = _open_video(self.source)
-            try:
-                announced = _announced(video)
-                self.expected = math.ceil(announced / every) if announced else None
-            finally:
-                video.release()
+            length = _announced(video)
+            video.release()
+        else:
+            self._files = list(iter_image_files(self.source))
+            length = len(self._files)
+            if not length:
+                raise ValueError(f"{self.source} holds no image file")
+        self.expected = math.ceil(length / every) if length else None
 
     def __iter__(self) -> Iterator[Frame]:
         self.seen = 0
         self.skipped = Counter()
         self.lost = 0
-        return self._iter_video() if self._files is None else self._iter_files(self._files)
+        return self._iter_video() if self.is_video else self._iter_files()
 
-    def _iter_files(self, files: list[Path]) -> Iterator[Frame]:
-        for path in files[:: self.every]:
+    def _iter_files(self) -> Iterator[Frame]:
+        for path in self._files[:: self.every]:
             self.seen += 1
             try:
                 image = load_image(path)

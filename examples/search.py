@@ -1,0 +1,55 @@
+"""Index the persons of a folder or a video, and find one from a description: what `gadms` does, in Python.
+
+    python examples/search.py --model my_model --source persons/ "a woman in a red coat carrying a black backpack"
+
+The first run embeds the persons into `runs/search/gallery`; the frames of a video are searched for persons first, about
+a second each on a CPU. Later runs need no `--source` and answer at once. Needs `pip install "gadms[gallery,detect]"`.
+"""
+
+import argparse
+from pathlib import Path
+
+from transformers import AutoModel, AutoProcessor
+
+import modeling_gadms  # noqa: F401  registers the model with transformers
+from modeling_gadms.contact_sheet import draw_contact_sheet
+from modeling_gadms.detection import SsdMobileNetDetector
+from modeling_gadms.gallery import PersonGallery
+from modeling_gadms.indexing import index_frames
+from modeling_gadms.video import FrameReader
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", help="what the person looks like")
+    parser.add_argument("--model", required=True, help="folder or Hub name of a GA-DMS model")
+    parser.add_argument("--source", type=Path, help="folder of person images, or a video; makes the gallery anew")
+    parser.add_argument("--gallery", type=Path, default=Path("runs/search/gallery"))
+    parser.add_argument("--every", type=int, default=1, help="take one image or frame out of so many")
+    parser.add_argument("--out", type=Path, default=Path("runs/search/result.png"))
+    arguments = parser.parse_args()
+
+    # 1. The model, and the processor that prepares images and descriptions for it.
+    model = AutoModel.from_pretrained(arguments.model).eval()
+    processor = AutoProcessor.from_pretrained(arguments.model)
+
+    # 2. The gallery: made once, opened from then on. It refuses another model than the one that made it.
+    if arguments.source:
+        frames = FrameReader(arguments.source, every=arguments.every)
+        detector = SsdMobileNetDetector() if frames.is_video else None
+        gallery = PersonGallery.create(arguments.gallery, model, processor, overwrite=True)
+        print(index_frames(gallery, frames, detector=detector))
+    else:
+        gallery = PersonGallery.open(arguments.gallery, model, processor)
+
+    # 3. The search: rows and a picture.
+    results = gallery.search(arguments.text, top_k=10)
+    for result in results:
+        print(f"{result.rank:>3}  {result.score:.3f}  {result.source}")
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    draw_contact_sheet(arguments.text, results).save(arguments.out)
+    print(f"Contact sheet: {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

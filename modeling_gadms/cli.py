@@ -1,0 +1,174 @@
+"""`gadms`: index persons, search them by description, explain a caption.
+
+Only what `--help` needs is imported here; each command imports what it runs.
+"""
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .modeling_gadms import GADMSModel
+    from .processing_gadms import GADMSProcessor
+
+app = typer.Typer(
+    help="Find a person from a description, in a folder of images or a video.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ModelOption = Annotated[str, typer.Option(help="Folder or Hub name of a GA-DMS model.")]
+GalleryOption = Annotated[str, typer.Option(help="Folder or URI of the gallery.")]
+
+
+def main() -> None:
+    app()
+
+
+@app.command()
+def index(
+    source: Annotated[Path, typer.Option(help="Folder of images, or a video.")],
+    gallery: GalleryOption,
+    model: ModelOption,
+    every: Annotated[int, typer.Option(help="Take one frame out of so many.")] = 1,
+    detect: Annotated[
+        bool | None,
+        typer.Option(
+            "--detect/--no-detect",
+            help="Find the persons of full frames first, or take every image for one person. By default a video's "
+            "frames are searched for persons, and a folder's images are taken for persons.",
+        ),
+    ] = None,
+    min_confidence: Annotated[float, typer.Option(help="Of the detector, from 0 to 1.")] = 0.5,
+    batch_size: Annotated[int, typer.Option(help="Persons embedded at once.", min=1)] = 64,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a gallery that is there.")] = False,
+) -> None:
+    """Embed the persons of a folder or a video into a new gallery.
+
+    \b
+    gadms index --source persons/ --gallery my_gallery --model my_model
+    gadms index --source cctv.mp4 --gallery my_gallery --model my_model --every 10
+    """
+    with _user_errors():
+        from .detection import PersonDetector, PlausiblePerson, SsdMobileNetDetector
+        from .gallery import PersonGallery
+        from .indexing import index_frames
+        from .video import FrameReader
+
+        # What can go wrong with the input goes wrong before an old gallery is replaced.
+        frames = FrameReader(source, every)
+        detector: PersonDetector | None = None
+        if detect or (detect is None and frames.is_video):
+            detector = SsdMobileNetDetector(plausible=PlausiblePerson(min_confidence=min_confidence))
+        loaded, processor = _load(model)
+        new_gallery = PersonGallery.create(gallery, loaded, processor, overwrite=overwrite)
+        report = index_frames(new_gallery, frames, detector=detector, batch_size=batch_size)
+        typer.echo(str(report))
+        if report.persons == 0:
+            raise ValueError(f"no person of {source} was indexed, so {gallery} is empty")
+        typer.echo(f'Now try: gadms search --gallery {gallery} "a person in a red jacket"')
+
+
+@app.command()
+def search(
+    text: Annotated[str, typer.Argument(help="What the person looks like.")],
+    gallery: GalleryOption,
+    model: Annotated[str | None, typer.Option(help="By default the model that the gallery was built with.")] = None,
+    top_k: Annotated[int, typer.Option(help="How many persons to show.")] = 10,
+    out: Annotated[Path, typer.Option(help="Picture of the persons found, to be written.")] = Path("result.png"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
+) -> None:
+    """Find persons from a description: prints rows, writes a contact sheet.
+
+    \b
+    gadms search --gallery my_gallery "a woman in a red coat carrying a black backpack" --top-k 10 --out result.png
+    """
+    with _user_errors():
+        from .contact_sheet import draw_contact_sheet, place_and_time
+        from .gallery import PersonGallery, gallery_model
+
+        loaded, processor = _load(model or gallery_model(gallery).name)
+        results = PersonGallery.open(gallery, loaded, processor).search(text, top_k)
+        _save(draw_contact_sheet(text, results), out)
+        if as_json:
+            rows = [{key: value for key, value in asdict(result).items() if key != "thumbnail"} for result in results]
+            typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+            return
+        for result in results:
+            typer.echo(f"{result.rank:>4}  {result.score:.3f}  {result.source}  {place_and_time(result)}".rstrip())
+        typer.echo(f"Contact sheet: {out}")
+
+
+@app.command()
+def explain(
+    image: Annotated[Path, typer.Argument(help="Picture of one person.")],
+    caption: Annotated[str, typer.Argument(help="What the person looks like.")],
+    model: ModelOption,
+    out: Annotated[Path, typer.Option(help="Picture of the coloured caption, to be written.")] = Path("explain.png"),
+) -> None:
+    """Show which words of a caption the model ties to an image.
+
+    \b
+    gadms explain person.jpg "a man in a blue jacket and jeans" --model my_model --out explain.png
+    """
+    with _user_errors():
+        from .explain import draw_explanation, explain_caption
+        from .images import load_image
+
+        picture = load_image(image)
+        explanation = explain_caption(*_load(model), picture, caption)
+        _save(draw_explanation(picture, explanation), out)
+        for token in explanation.tokens:
+            typer.echo(f"{token.score:.3f}  {'#' * round(token.score * 20):<20}  {token.text}")
+        typer.echo(f"Cosine similarity of image and caption: {explanation.similarity:.3f}")
+        typer.echo(f"Picture: {out}")
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """Errors and warnings about what the user gave, as one line each on standard error; errors exit with code 2."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            yield
+        except (ValueError, OSError, ImportError) as error:
+            typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2) from error
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if issubclass(category, UserWarning):  # others are for developers
+        typer.echo(f"Warning: {message}", err=True)
+
+
+def _load(name: str) -> "tuple[GADMSModel, GADMSProcessor]":
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoProcessor
+
+    from .configuration_gadms import GADMSConfig
+
+    config = AutoConfig.from_pretrained(name)
+    if not isinstance(config, GADMSConfig):
+        raise ValueError(f"{name} holds a model of type {config.model_type!r}, not a GA-DMS one")
+    model = AutoModel.from_pretrained(name).eval()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), AutoProcessor.from_pretrained(name)
+
+
+def _save(picture: "Image.Image", out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Text on pictures: a font that has the letters, lines that fit."""
+
+import unicodedata
+from functools import lru_cache
+
+from PIL import ImageFont
+
+
+Font = ImageFont.FreeTypeFont
+
+INK = (28, 28, 30)
+FAINT_INK = (120, 120, 128)
+PAPER = (255, 255, 255)
+
+# Common fonts of Linux, macOS and Windows; those that hold Chinese, Japanese and Korean come last, as their Latin
+# letters are the plainer ones. Pillow's own font is the last resort.
+_FONT_FILES = (
+    "NotoSans-Regular.ttf",
+    "DejaVuSans.ttf",
+    "Arial Unicode.ttf",
+    "Arial.ttf",
+    "arial.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "wqy-microhei.ttc",
+    "DroidSansFallbackFull.ttf",
+    "PingFang.ttc",
+    "msyh.ttc",
+)
+_NO_CHARACTER = "\U0010ffff"
+
+
+def font_for(text: str, size: int) -> Font:
+    """The installed font that has the most of the text's characters; Pillow's own where none is installed."""
+    return max(_fonts(size), key=lambda font: sum(_has_glyph(font, char) for char in set(text)))
+
+
+def printable(text: str, font: Font) -> str:
+    """The text with a box (or a question mark) for each character that the font lacks."""
+    substitute = "□" if _has_glyph(font, "□") else "?"
+    return "".join(
+        char if _has_glyph(font, char) else substitute
+        for char in " ".join(text.split())
+        # Joiners, marks and variation selectors have no shape of their own.
+        if _has_glyph(font, char) or unicodedata.category(char) not in ("Cf", "Mn", "Me")
+    )
+
+
+def wrap(text: str, font: Font, width: int, max_lines: int) -> list[str]:
+    """Lines of at most `width` pixels, broken at spaces where possible; the last ends in "..." if text is left."""
+    lines: list[str] = []
+    rest = text.strip()
+    while rest and len(lines) < max_lines:
+        fitting = _fitting(rest, font, width)
+        if len(fitting) < len(rest) and " " in fitting.rstrip() and not rest[len(fitting)].isspace():
+            fitting = fitting[: fitting.rindex(" ")]
+        lines.append(fitting.strip())
+        rest = rest[len(fitting) :].strip()
+    if rest:
+        lines[-1] = shorten(lines[-1] + " " + rest, font, width)
+    return lines
+
+
+def shorten(text: str, font: Font, width: int) -> str:
+    """The text, cut to `width` pixels with "..." at its end if it is longer."""
+    if font.getlength(text) <= width:
+        return text
+    return _fitting(text, font, width - int(font.getlength("..."))).rstrip() + "..."
+
+
+def _fitting(text: str, font: Font, width: int) -> str:
+    """The longest beginning that fits; one character at least, so that wrapping advances."""
+    low, high = 1, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if font.getlength(text[:middle]) <= width:
+            low = middle
+        else:
+            high = middle - 1
+    return text[:low]
+
+
+@lru_cache
+def _fonts(size: int) -> tuple[Font, ...]:
+    fonts = []
+    for name in _FONT_FILES:
+        try:
+            fonts.append(ImageFont.truetype(name, size))
+        except OSError:
+            continue
+    default = ImageFont.load_default(size)
+    # Without FreeType, Pillow has only a bitmap font, which measures and draws in the same way.
+    return (*fonts, default)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=4096)
+def _has_glyph(font: Font, char: str) -> bool:
+    if char.isspace():
+        return True
+    try:
+        drawn, missing = font.getmask(char), font.getmask(_NO_CHARACTER)
+    except UnicodeError:  # the bitmap font knows Latin-1 alone
+        return False
+    return bytes(drawn) != bytes(missing)

@@ -1,0 +1,272 @@
+"""A gallery of persons: embeddings, thumbnails and where each person was seen, in one Lance table."""
+
+import io
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import lancedb
+import pyarrow as pa
+from lancedb.index import HnswSq
+from lancedb.table import Table
+from PIL import Image
+from transformers import PreTrainedModel, ProcessorMixin
+
+from .detection import PersonBox
+from .encoding import encode_captions, encode_images
+from .fingerprint import model_fingerprint
+from .queries import check_query
+
+
+INDEX_FROM_ROWS = 50_000
+"""Unindexed rows from which `add` builds an HNSW index. A scan of 200,000 x 512 takes 580 ms on two cores, so one of
+this size about 150 ms, for which nobody waits; below it every answer is exact and nothing has to be built."""
+WRITE_ROWS = 4096
+"""Rows of one commit: about 30 MB with their thumbnails. What is committed survives an interruption."""
+THUMBNAIL_HEIGHT = 256
+_TABLE = "persons"
+_METADATA_KEY = b"gadms"
+_SEARCH_WIDTH = 256
+_REFINE_FACTOR = 4
+
+
+@dataclass(frozen=True)
+class PersonRecord:
+    """A person to put into a gallery.
+
+    Attributes:
+        image (`PIL.Image.Image`): the person, cropped.
+        source (`str`): the image file, or the video.
+        frame (`int`, *optional*): number of the video's frame.
+        time_seconds (`float`, *optional*): when the video shows it.
+        box (`PersonBox`, *optional*): where the detector found the person in the frame.
+    """
+
+    image: Image.Image
+    source: str
+    frame: int | None = None
+    time_seconds: float | None = None
+    box: PersonBox | None = None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A person found, with `rank` from 1 and `score`, the cosine similarity to the query; `thumbnail` is a JPEG."""
+
+    rank: int
+    score: float
+    source: str
+    frame: int | None
+    time_seconds: float | None
+    box: PersonBox | None
+    thumbnail: bytes
+
+
+@dataclass(frozen=True)
+class GalleryModel:
+    """The model a gallery was built with, as stored in the table: where it was loaded from, and its fingerprint."""
+
+    name: str
+    fingerprint: str
+
+
+class PersonGallery:
+    """Persons in a LanceDB table, to be made with `PersonGallery.create` or `PersonGallery.open`.
+
+    Example:
+
+        gallery = PersonGallery.open("my_gallery", model, processor)
+        for result in gallery.search("a woman in a red coat", top_k=5):
+            print(result.rank, result.score, result.source)
+    """
+
+    def __init__(self, location: str, table: Table, model: PreTrainedModel, processor: ProcessorMixin):
+        self.location = location
+        self._table = table
+        self._model = model
+        self._processor = processor
+
+    @classmethod
+    def create(
+        cls, location: str | Path, model: PreTrainedModel, processor: ProcessorMixin, *, overwrite: bool = False
+    ) -> "PersonGallery":
+        """Make an empty gallery.
+
+        Args:
+            location: a folder, made if needed, or a URI that LanceDB knows (`s3://bucket/gallery`).
+            overwrite: whether to remove the persons of a gallery that is there already. An empty one, as a failed
+                run leaves behind, is replaced in any case.
+
+        Raises:
+            FileExistsError: if there is a gallery with persons already and `overwrite` is not given.
+        """
+        location = str(location)
+        database = lancedb.connect(location)
+        exists = _TABLE in database.list_tables().tables
+        if exists and not overwrite and (persons := database.open_table(_TABLE).count_rows()):
+            raise FileExistsError(
+                f"There is a gallery of {persons} persons in {location} already: give another place, or --overwrite "
+                "(in Python overwrite=True) to replace it"
+            )
+        used = GalleryModel(_name_of(model), model_fingerprint(model, processor))
+        schema = _schema(model.config.projection_dim, used)
+        table = database.create_table(_TABLE, schema=schema, mode="overwrite" if exists else "create")
+        return cls(location, table, model, processor)
+
+    @classmethod
+    def open(cls, location: str | Path, model: PreTrainedModel, processor: ProcessorMixin) -> "PersonGallery":
+        """Open a gallery with the model that it was built with.
+
+        Raises:
+            FileNotFoundError: if there is no gallery.
+            ValueError: if another model built it.
+        """
+        table = _open_table(str(location))
+        built_with = _model_of(table)
+        fingerprint = model_fingerprint(model, processor)
+        if fingerprint != built_with.fingerprint:
+            raise ValueError(
+                f"The gallery in {location} was built by the model {built_with.name} ({built_with.fingerprint}), "
+                f"and the model given is {_name_of(model)} ({fingerprint}): their embeddings cannot be compared. "
+                "Give the first model, or index anew with the second"
+            )
+        return cls(str(location), table, model, processor)
+
+    def __len__(self) -> int:
+        return self._table.count_rows()
+
+    def add(self, records: Iterable[PersonRecord], *, batch_size: int = 64) -> int:
+        """Embed persons and append them; returns how many. A gallery that has grown large is indexed by the way.
+
+        `records` may be a generator: at most `WRITE_ROWS` persons are held in memory.
+        """
+        records = iter(records)
+        added = 0
+        while rows := self._embed(islice(records, WRITE_ROWS), batch_size):
+            self._table.add(pa.Table.from_batches(rows))
+            added += sum(batch.num_rows for batch in rows)
+        self._index_if_large()
+        return added
+
+    def search(self, text: str, top_k: int = 10) -> list[SearchResult]:
+        """The `top_k` persons most similar to a description, best first; fewer if the gallery has fewer.
+
+        Equal scores are ordered by source, then frame, then the box's left side.
+
+        Warns:
+            UserWarning: if the description is longer than the model reads.
+        Raises:
+            ValueError: if the description is empty, `top_k` not positive, or the gallery empty.
+        """
+        if top_k < 1:
+            raise ValueError(f"top_k must be 1 or more, not {top_k}")
+        query = check_query(self._processor, text)
+        if len(self) == 0:
+            raise ValueError(f"The gallery in {self.location} holds no person yet: {_how_to_index(self.location)}")
+        vector = encode_captions(self._model, self._processor, [query], progress=False)[0]
+        # The last two matter to an indexed gallery alone: candidates to visit, and how many to compare exactly.
+        found = (
+            self._table.search(vector.numpy(), vector_column_name="vector")
+            .distance_type("cosine")
+            .ef(max(_SEARCH_WIDTH, 4 * top_k))
+            .refine_factor(_REFINE_FACTOR)
+            .limit(top_k)
+            .to_list()
+        )
+        found.sort(key=lambda row: (row["_distance"], row["source"], row["frame"] or 0, row["left"] or 0))
+        return [_to_result(rank, row) for rank, row in enumerate(found, start=1)]
+
+    def _embed(self, records: Iterator[PersonRecord], batch_size: int) -> list[pa.RecordBatch]:
+        batches = []
+        while batch := list(islice(records, batch_size)):
+            images = [record.image for record in batch]
+            vectors = encode_images(self._model, self._processor, images, batch_size=batch_size, progress=False)
+            rows = [
+                {"vector": vector, "thumbnail": _thumbnail(record.image), **_metadata(record)}
+                for vector, record in zip(vectors.numpy(), batch, strict=True)
+            ]
+            batches.append(pa.RecordBatch.from_pylist(rows, schema=self._table.schema))
+        return batches
+
+    def _index_if_large(self) -> None:
+        indices = self._table.list_indices()
+        indexed = self._table.index_stats(indices[0].name).num_indexed_rows if indices else 0
+        if len(self) - indexed >= INDEX_FROM_ROWS:  # rows beyond the index are scanned, so no answer misses them
+            # One partition: at these sizes one graph is both more accurate and quicker than several.
+            self._table.create_index("vector", config=HnswSq(distance_type="cosine", num_partitions=1), replace=True)
+
+
+def gallery_model(location: str | Path) -> GalleryModel:
+    """The model that built the gallery, for loading it.
+
+    Raises:
+        FileNotFoundError: if there is no gallery.
+    """
+    return _model_of(_open_table(str(location)))
+
+
+def _open_table(location: str) -> Table:
+    # Connecting would make the folder.
+    if "://" in location or Path(location).is_dir():
+        database = lancedb.connect(location)
+        if _TABLE in database.list_tables().tables:
+            return database.open_table(_TABLE)
+    raise FileNotFoundError(f"There is no gallery in {location}: {_how_to_index(location)}")
+
+
+def _how_to_index(location: str) -> str:
+    return f"index persons first with `gadms index --source PERSONS --gallery {location} --model MODEL`"
+
+
+def _schema(dimension: int, model: GalleryModel) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field("vector", pa.list_(pa.float32(), dimension), nullable=False),
+            pa.field("thumbnail", pa.binary(), nullable=False),
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("frame", pa.int64()),
+            pa.field("time_seconds", pa.float64()),
+            *(pa.field(name, pa.float32()) for name in ("left", "top", "right", "bottom", "confidence")),
+        ],
+        metadata={_METADATA_KEY: json.dumps(asdict(model))},
+    )
+
+
+def _model_of(table: Table) -> GalleryModel:
+    return GalleryModel(**json.loads(table.schema.metadata[_METADATA_KEY]))
+
+
+def _name_of(model: PreTrainedModel) -> str:
+    """Where the model was loaded from; a folder as an absolute path, so that a search can find it from anywhere."""
+    name = model.name_or_path
+    return str(Path(name).resolve()) if name and Path(name).is_dir() else name or "(not loaded from anywhere)"
+
+
+def _thumbnail(image: Image.Image) -> bytes:
+    small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL_HEIGHT, THUMBNAIL_HEIGHT))
+    content = io.BytesIO()
+    small.save(content, "JPEG", quality=90)
+    return content.getvalue()
+
+
+def _metadata(record: PersonRecord) -> dict[str, str | int | float | None]:
+    where = {"source": record.source, "frame": record.frame, "time_seconds": record.time_seconds}
+    return {**where, **(asdict(record.box) if record.box else {})}
+
+
+def _to_result(rank: int, row: dict) -> SearchResult:
+    box = None
+    if row["left"] is not None:
+        box = PersonBox(row["left"], row["top"], row["right"], row["bottom"], row["confidence"])
+    return SearchResult(
+        rank=rank,
+        score=1 - row["_distance"],
+        source=row["source"],
+        frame=row["frame"],
+        time_seconds=row["time_seconds"],
+        box=box,
+        thumbnail=row["thumbnail"],
+    )
