@@ -1,0 +1,1 @@
+"""Data sets for text-based person retrieval, one builder a module."""

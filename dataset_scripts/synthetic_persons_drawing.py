@@ -1,0 +1,286 @@
+"""The brushes of the drawn persons: shaded tubes, limbs and shapes with soft edges, and patterned cloth.
+
+Everything is drawn in body units: one unit is the height of the person, `x` runs right from the middle of the
+body, `y` down from the top of the head. Shapes compute their own coverage of each pixel, so edges are smooth
+without drawing many times too large, and a surface coordinate, so patterns wrap around what they are worn on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+
+Array = np.ndarray
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The pixels a shape may touch: their place in the canvas, and their coordinates as a row and a column."""
+
+    rows: slice
+    columns: slice
+    x: Array  # (1, w)
+    y: Array  # (h, 1)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What a painter is told of the surface it colours.
+
+    Args:
+        across (`Array`): `(h, w)`, -1 at the left edge of the shape, 1 at its right edge, as the camera sees it.
+        s (`Array`): `(h, w)`, body units along the surface, around the shape.
+        v (`Array`): `(h, 1)` or `(h, w)`, body units along the shape.
+    """
+
+    across: Array
+    s: Array
+    v: Array
+
+
+Painter = Callable[[Surface], Array]
+
+
+class Canvas:
+    """A transparent picture in float32 with colours premultiplied by coverage.
+
+    Args:
+        height (`int`), width (`int`): pixels.
+        scale (`float`): pixels to a body unit.
+        left (`float`), top (`float`): the pixel where body coordinates are (0, 0).
+        light (`float`): where the light is, from -0.8 (left) to 0.8 (right).
+    """
+
+    def __init__(self, height: int, width: int, scale: float, left: float, top: float, light: float = -0.4) -> None:
+        self.height, self.width, self.scale = height, width, scale
+        self.left, self.top = left, top
+        self.light = light
+        self.color = np.zeros((height, width, 3), dtype=np.float32)
+        self.alpha = np.zeros((height, width), dtype=np.float32)
+
+    def window(self, x0: float, x1: float, y0: float, y1: float) -> Window | None:
+        """Returns: the pixels of a box given in body units, or None where the box is outside the picture."""
+        first_column = max(int(x0 * self.scale + self.left) - 1, 0)
+        last_column = min(int(x1 * self.scale + self.left) + 2, self.width)
+        first_row = max(int(y0 * self.scale + self.top) - 1, 0)
+        last_row = min(int(y1 * self.scale + self.top) + 2, self.height)
+        if first_column >= last_column or first_row >= last_row:
+            return None
+        x = (np.arange(first_column, last_column, dtype=np.float32) + np.float32(0.5 - self.left)) / self.scale
+        y = (np.arange(first_row, last_row, dtype=np.float32) + np.float32(0.5 - self.top)) / self.scale
+        return Window(
+            slice(first_row, last_row), slice(first_column, last_column), x[None, :].astype(np.float32),
+            y[:, None].astype(np.float32),
+        )  # fmt: skip
+
+    def edge(self, distance: Array) -> Array:
+        """Returns: coverage in [0, 1] of pixels that lie `distance` body units inside an edge."""
+        return np.clip(distance * self.scale + 0.5, 0.0, 1.0)
+
+    def lay(self, window: Window, cover: Array, color: Array) -> None:
+        """Lay `color` over what is there, where `cover` says."""
+        cover = cover[..., None]
+        region = self.color[window.rows, window.columns]
+        region *= 1.0 - cover
+        region += cover * color
+        alpha = self.alpha[window.rows, window.columns]
+        alpha += cover[..., 0] * (1.0 - alpha)
+
+    def darken(self, window: Window, cover: Array) -> None:
+        """Multiply what is there by `1 - cover`: a shadow that falls on the figure itself."""
+        self.color[window.rows, window.columns] *= (1.0 - cover)[..., None]
+
+    def shade(self, across: Array, ambient: float = 0.56) -> Array:
+        """Returns: the brightness of a round surface at `across`, lit from the side of the light."""
+        facing = np.sqrt(np.clip(1.0 - across * across, 0.0, 1.0))
+        lit = np.clip(across * self.light + facing * np.float32(np.sqrt(1.0 - self.light**2)), 0.0, 1.0)
+        return ambient + (1.08 - ambient) * lit
+
+    def tube(
+        self, ys: list[float], centers: list[float], halves: list[float], paint: Painter, *, hem: float = 0.0,
+        ambient: float = 0.56, skew: float = 0.0,
+    ) -> None:  # fmt: skip
+        """Draw an upright tube: torso, skirt, coat.
+
+        Args:
+            ys (`list`), centers (`list`), halves (`list`): its outline: heights, and centre and half width there.
+            paint (`Painter`): its colours before shading.
+            hem (`float`): how far the middle of the lower edge hangs below its ends.
+            skew (`float`): how much lower the right end of the lower edge is than the left.
+        """
+        half_max = max(halves)
+        reach = max(abs(center) for center in centers) + half_max
+        window = self.window(-reach, reach, ys[0], ys[-1] + hem + abs(skew))
+        if window is None:
+            return
+        y = window.y[:, 0]
+        center = np.interp(y, ys, centers).astype(np.float32)[:, None]
+        half = np.interp(y, ys, halves).astype(np.float32)[:, None]
+        offset = window.x - center
+        across = np.clip(offset / half, -1.0, 1.0)
+        bottom = ys[-1] + hem * (1.0 - across * across) + skew * across
+        cover = self.edge(half - np.abs(offset)) * self.edge(window.y - ys[0]) * self.edge(bottom - window.y)
+        surface = Surface(across, np.arcsin(across) * half, window.y)
+        self.lay(window, cover, paint(surface) * self.shade(across, ambient)[..., None])
+
+    def limb(
+        self, start: Point, end: Point, start_radius: float, end_radius: float, paint: Painter, *,
+        flat_end: bool = False, flat_start: bool = False, v0: float = 0.0, ambient: float = 0.56,
+    ) -> None:  # fmt: skip
+        """Draw a tapered rod with round ends, or a flat one where cloth ends: arm, leg, sleeve, strap, foot."""
+        dx, dy = end[0] - start[0], end[1] - start[1]
+        length = max(float(np.hypot(dx, dy)), 1e-4)
+        radius_max = max(start_radius, end_radius)
+        window = self.window(
+            min(start[0], end[0]) - radius_max,
+            max(start[0], end[0]) + radius_max,
+            min(start[1], end[1]) - radius_max,
+            max(start[1], end[1]) + radius_max,
+        )
+        if window is None:
+            return
+        ux, uy = dx / length, dy / length
+        x, y = window.x - start[0], window.y - start[1]
+        along = x * ux + y * uy
+        side = x * uy - y * ux
+        t = np.clip(along / length, 0.0, 1.0)
+        radius = start_radius + (end_radius - start_radius) * t
+        beyond = along - t * length
+        cover = self.edge(radius - np.sqrt(side * side + beyond * beyond))
+        if flat_end:
+            cover *= self.edge(length - along)
+        if flat_start:
+            cover *= self.edge(along)
+        # `side` grows to the left of the direction of travel; downward limbs then have it growing to the right.
+        across = np.clip(side / radius, -1.0, 1.0)
+        if uy < 0:
+            across = -across
+        surface = Surface(across, np.arcsin(across) * radius, along + v0)
+        self.lay(window, cover, paint(surface) * self.shade(across, ambient)[..., None])
+
+    def ellipse(
+        self, center: Point, rx: float, ry: float, paint: Painter, *, tilt: float = 0.0, ambient: float = 0.56
+    ) -> None:
+        """Draw an ellipse turned by `tilt` radians, shaded as a ball."""
+        reach = max(rx, ry)
+        window = self.window(center[0] - reach, center[0] + reach, center[1] - reach, center[1] + reach)
+        if window is None:
+            return
+        cos, sin = float(np.cos(tilt)), float(np.sin(tilt))
+        x, y = window.x - center[0], window.y - center[1]
+        u, v = (x * cos + y * sin) / rx, (y * cos - x * sin) / ry
+        distance = np.sqrt(u * u + v * v)
+        cover = self.edge((1.0 - distance) * min(rx, ry))
+        across = np.clip(u, -1.0, 1.0)
+        self.lay(window, cover, paint(Surface(across, across * rx, v * ry)) * self.shade(across, ambient)[..., None])
+
+    def polygon(self, points: list[Point], paint: Painter, *, shadow: float = 0.0) -> None:
+        """Draw a flat shape lit evenly; with `shadow`, only darken what is there by that share.
+
+        The surface runs from -1 to 1 across its bounding box.
+        """
+        xs, ys = [point[0] for point in points], [point[1] for point in points]
+        window = self.window(min(xs), max(xs), min(ys), max(ys))
+        if window is None:
+            return
+        rows, columns = window.y.shape[0], window.x.shape[1]
+        zoom = 3
+        left = self.left - window.columns.start
+        top = self.top - window.rows.start
+        mask = Image.new("L", (columns * zoom, rows * zoom))
+        ImageDraw.Draw(mask).polygon(
+            [((x * self.scale + left) * zoom, (y * self.scale + top) * zoom) for x, y in points], fill=255
+        )
+        cover = np.asarray(mask.reduce(zoom), dtype=np.float32) / 255.0
+        if shadow:
+            self.darken(window, cover * shadow)
+            return
+        half = max((max(xs) - min(xs)) / 2, 1e-4)
+        across = np.clip((window.x - (max(xs) + min(xs)) / 2) / half, -1.0, 1.0) + np.zeros_like(window.y)
+        self.lay(window, cover, paint(Surface(across, across * half, window.y - min(ys))))
+
+    def image(self) -> Image.Image:
+        """Returns: the picture as RGBA with colours no longer premultiplied."""
+        alpha = self.alpha[..., None]
+        color = np.clip(self.color / np.maximum(alpha, 1e-3), 0.0, 1.0)
+        return Image.fromarray(np.rint(np.concatenate([color, alpha], axis=2) * 255.0).astype(np.uint8), "RGBA")
+
+
+@lru_cache(maxsize=1)
+def fold_field() -> Array:
+    """Returns: `(512, 512)` smooth noise in about [-1, 1] that repeats without a seam, longer than it is wide."""
+    rng = np.random.default_rng(20240917)
+    field = np.zeros((512, 512), dtype=np.float32)
+    for rows, columns, weight in ((10, 20, 0.6), (26, 44, 0.4), (150, 170, 0.16)):
+        coarse = np.tile(rng.standard_normal((rows, columns)).astype(np.float32), (3, 3))
+        smooth = Image.fromarray(coarse, "F").resize((512 * 3, 512 * 3), Image.Resampling.BICUBIC)
+        field += weight * np.asarray(smooth)[512:1024, 512:1024]
+    return field
+
+
+STRIPE_PERIOD = 0.052
+PIN_PERIOD = 0.040
+CHECK_PERIOD = 0.066
+DOT_PERIOD = 0.056
+
+
+@dataclass(frozen=True)
+class Cloth:
+    """Coloured, patterned and creased cloth, or skin, leather and hair where it is plain.
+
+    Args:
+        color (`Array`), second (`Array`): `(3,)` in [0, 1].
+        pattern (`str`): one of the patterns of `synthetic_persons_attributes`; what it does not know is plain.
+        folds (`float`): depth of the creases.
+        offset (`float`): body units; moves the creases, so that no two parts share them.
+    """
+
+    color: Array
+    second: Array | None = None
+    pattern: str = "plain"
+    folds: float = 0.10
+    offset: float = 0.0
+    split: float = 0.0  # body units; where a two-tone garment changes colour
+
+    def __call__(self, surface: Surface) -> Array:
+        """Returns: `(h, w, 3)` colours before shading."""
+        s, v = surface.s, surface.v
+        field = fold_field()
+        rows = ((v + self.offset) * 330.0).astype(np.int32) & 511
+        columns = ((s + self.offset * 3.7) * 420.0).astype(np.int32) & 511
+        crease = 1.0 + self.folds * field[rows, columns]
+        if self.second is None or self.pattern not in _PATTERNS:
+            return crease[..., None] * self.color
+        share = _PATTERNS[self.pattern](s, v, self)
+        share = np.broadcast_to(share, crease.shape)[..., None]
+        return crease[..., None] * (self.color * (1.0 - share) + self.second * share)
+
+
+def _wave(position: Array, period: float, duty: float) -> Array:
+    """Returns: 1 on the first `duty` of every period, 0 elsewhere."""
+    return ((position / period) % 1.0 < duty).astype(np.float32)
+
+
+def _checked(s: Array, v: Array, cloth: Cloth) -> Array:
+    bars, rungs = _wave(s, CHECK_PERIOD, 0.5), _wave(v, CHECK_PERIOD, 0.5)
+    return 0.5 * (bars + rungs)
+
+
+def _dotted(s: Array, v: Array, cloth: Cloth) -> Array:
+    row = np.floor(v / DOT_PERIOD)
+    x = (s / DOT_PERIOD + 0.5 * (row % 2)) % 1.0 - 0.5
+    y = (v / DOT_PERIOD) % 1.0 - 0.5
+    return (x * x + y * y < 0.088).astype(np.float32)
+
+
+_PATTERNS: dict[str, Callable[[Array, Array, Cloth], Array]] = {
+    "striped": lambda s, v, cloth: _wave(v, STRIPE_PERIOD, 0.45),
+    "pinstriped": lambda s, v, cloth: _wave(s, PIN_PERIOD, 0.30),
+    "checked": _checked,
+    "dotted": _dotted,
+    "two-tone": lambda s, v, cloth: (v > cloth.split).astype(np.float32),
+}
