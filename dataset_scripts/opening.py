@@ -5,8 +5,6 @@ from typing import Any
 
 import datasets
 
-from .synthetic_persons import load_synthetic_persons
-
 
 def open_dataset(name: str, **builder_arguments: Any) -> datasets.DatasetDict:
     """All splits of a data set of persons.
@@ -24,6 +22,8 @@ def open_dataset(name: str, **builder_arguments: Any) -> datasets.DatasetDict:
         FileNotFoundError: if nothing of that name is found.
     """
     if name == "synthetic_persons":
+        from .synthetic_persons import load_synthetic_persons  # drawing is not loaded for anybody else's data
+
         return load_synthetic_persons(**builder_arguments)
     if (Path(name) / "dataset_dict.json").is_file() or (Path(name) / "state.json").is_file():
         if builder_arguments:

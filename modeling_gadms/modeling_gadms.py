@@ -122,6 +122,15 @@ class GADMSPreTrainedModel(CLIPPreTrainedModel):
     base_model_prefix = "gadms"
     _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "GADMSVisionEmbeddings"]
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """Whether `_init_weights` may overwrite loaded weights. Ours may not: it initialises through transformers.
+
+        Custom code that may is not called on modules without parameters of their own, such as CLIP's attention, which
+        sets the scale of its projections.
+        """
+        return False
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # CLIP's parts, norms, and linear and embedding layers in general
@@ -131,8 +140,15 @@ class GADMSPreTrainedModel(CLIPPreTrainedModel):
             init.normal_(module.patch_embedding.weight, std=module.initializer_range * factor)
             init.normal_(module.position_embedding.weight, std=module.initializer_range * factor)
         elif isinstance(module, nn.MultiheadAttention):
+            depth = max(1, self.config.fusion_num_hidden_layers)
             init.normal_(module.in_proj_weight, std=module.embed_dim**-0.5 * factor)
+            init.normal_(module.out_proj.weight, std=module.embed_dim**-0.5 * (2 * depth) ** -0.5 * factor)
             init.zeros_(module.in_proj_bias)
+        elif isinstance(module, GADMSTokenHead):
+            hidden_size = module.decoder.in_features
+            init.normal_(module.dense.weight, std=(2 * hidden_size) ** -0.5 * factor)
+            # Small, so that all tokens start about equally likely.
+            init.normal_(module.decoder.weight, std=0.02 * factor)
         elif isinstance(module, GADMSModel):
             init.normal_(module.visual_projection.weight, std=self.config.vision_config.hidden_size**-0.5 * factor)
             init.normal_(module.text_projection.weight, std=self.config.text_config.hidden_size**-0.5 * factor)

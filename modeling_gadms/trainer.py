@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.distributed.nn.functional as differentiable
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from .data import ImageCaptionPairs, PairCollator
@@ -238,6 +239,14 @@ class GADMSTrainer(Trainer):
                 logs[name] = self.accelerator.reduce(mean, reduction="mean").item()
             self._terms.clear()
         super().log(logs, start_time)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Overridden because `dataloader_drop_last`, meant for training, would drop the last rows here too."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def prediction_step(
         self,
