@@ -2,8 +2,10 @@
 
     python examples/search.py --model my_model --source persons/ "a woman in a red coat carrying a black backpack"
 
-The first run embeds the persons into `runs/search/gallery`; the frames of a video are searched for persons first, about
-a second each on a CPU. Later runs need no `--source` and answer at once. Needs `pip install "gadms[gallery,detect]"`.
+The first run embeds the persons into `runs/search/gallery`; the frames of a video are searched for persons first,
+about a second each on a CPU. Later runs need no `--source` and answer at once.
+
+Needs `pip install "gadms[gallery,detect]"`.
 """
 
 import argparse
