@@ -27,7 +27,7 @@ from .synthetic_persons_captions import Caption, write_caption
 from .synthetic_persons_scene import draw_image
 
 
-VERSION = "1.0.0"  # raise it whenever a row changes: it is part of the cache's name
+VERSION = "1.1.0"  # raise it whenever a row changes: it is part of the cache's name
 SPLITS = ("train", "validation", "test")
 PERSONS_PER_SHARD = 64
 MIN_SIZE, MAX_SIZE = (32, 12), (1024, 512)
@@ -42,8 +42,8 @@ class SyntheticPersonsConfig(datasets.BuilderConfig):
     Args:
         num_train_persons (`int`), num_validation_persons (`int`), num_test_persons (`int`): identities of each split,
             at least 1; no identity is in two splits.
-        train_images_per_person (`int`), validation_images_per_person (`int`), test_images_per_person (`int`): images of
-            each identity, at least 1.
+        train_images_per_person (`int`), validation_images_per_person (`int`), test_images_per_person (`int`): images
+            of each identity, at least 1.
         image_size (`tuple[int, int]`): (height, width) in pixels, the height 1.5 to 5 times the width.
         caption_noise (`float`): probability, in [0, 1], that an attribute in a training caption is told wrong.
         evaluation_caption_noise (`float`): the same for validation and test captions.

@@ -47,7 +47,7 @@ def _draw_backpack(canvas: Canvas, person: Person, body: Body) -> None:
         canvas.limb((x - half * 0.80, 0.235 + y), (x + half * 0.80, 0.235 + y), 0.0045, 0.0045, dark)
         return
     for side in (1, -1):
-        angle = side * 0.60
+        angle = side * 0.47
         if np.cos(angle + body.yaw) < 0.12:
             continue
         top_half = body.half(0.100, 0.060)
@@ -148,8 +148,8 @@ def draw_held(canvas: Canvas, person: Person, body: Body, hand: Point, *, bag: b
         canvas.limb((x, y - 0.030), (x, y + 0.050), 0.019, 0.019, blue)
         canvas.limb((x, y - 0.062), (x, y - 0.045), 0.009, 0.010, Cloth(np.array([0.9, 0.9, 0.92], dtype=np.float32)))
     elif person.held == "cup":
-        canvas.limb((x, y - 0.040), (x, y + 0.022), 0.022, 0.016, Cloth(np.array([0.95, 0.95, 0.93], dtype=np.float32)),
-                    flat_start=True, flat_end=True)  # fmt: skip
+        paper = Cloth(np.array([0.95, 0.95, 0.93], dtype=np.float32))
+        canvas.limb((x, y - 0.040), (x, y + 0.022), 0.022, 0.016, paper, flat_start=True, flat_end=True)
         canvas.limb((x - 0.020, y - 0.042), (x + 0.020, y - 0.042), 0.006, 0.006, Cloth(DARK * 3.0))
         canvas.limb((x, y - 0.018), (x, y - 0.002), 0.019, 0.018, Cloth(np.array([0.55, 0.36, 0.2], dtype=np.float32)),
                     flat_start=True, flat_end=True)  # fmt: skip

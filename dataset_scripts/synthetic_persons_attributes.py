@@ -114,8 +114,8 @@ _LOWER_COLORS = {
 _JEANS_COLORS = {"blue": 6, "navy": 5, "black": 5, "light blue": 4, "gray": 2}
 _SHOE_COLORS = {"black": 10, "white": 9, "brown": 5, "gray": 4, "red": 3, "blue": 2, "beige": 2, "pink": 1, "green": 1}
 _ACCESSORY_COLORS = {
-    "black": 9, "brown": 6, "red": 5, "blue": 4, "gray": 3, "green": 3, "white": 3, "pink": 3, "yellow": 3, "orange": 2,
-    "purple": 2, "beige": 2, "navy": 2,
+    "black": 9, "brown": 6, "red": 5, "blue": 4, "gray": 3, "green": 3, "white": 3, "pink": 3, "yellow": 3,
+    "orange": 2, "purple": 2, "beige": 2, "navy": 2,
 }  # fmt: skip
 
 FAMILY_SIZE = 4
@@ -221,7 +221,9 @@ def _with_upper_pattern(person: Person, rng: np.random.Generator) -> Person:
 
 
 def _with_lower(person: Person, rng: np.random.Generator) -> Person:
-    lower = pick(rng, _LOWERS[person.gender])
+    # A long coat would hide a skirt or shorts.
+    hidden = {"skirt", "shorts"} if person.upper == "coat" else set()
+    lower = pick(rng, {name: weight for name, weight in _LOWERS[person.gender].items() if name not in hidden})
     color = pick(rng, _JEANS_COLORS if lower == "jeans" else _LOWER_COLORS)
     pattern = pick(rng, LOWER_PATTERNS_OF.get(lower, {"plain": 1}))
     if person.upper == "dress":

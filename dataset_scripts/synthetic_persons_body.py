@@ -13,12 +13,14 @@ PITCH = 0.10  # the camera looks down a little: what is nearer is lower in the p
 # Height, half width and half depth of the torso, in body units.
 _TORSO = {
     "man": (
-        (0.150, 0.036, 0.036), (0.170, 0.080, 0.044), (0.186, 0.107, 0.054), (0.215, 0.118, 0.064),
-        (0.290, 0.112, 0.069), (0.380, 0.098, 0.062), (0.450, 0.097, 0.066), (0.520, 0.098, 0.068),
+        (0.150, 0.040, 0.038), (0.164, 0.058, 0.042), (0.178, 0.092, 0.052), (0.192, 0.110, 0.058),
+        (0.215, 0.118, 0.065), (0.290, 0.113, 0.070), (0.380, 0.099, 0.063), (0.450, 0.097, 0.067),
+        (0.520, 0.098, 0.069),
     ),
     "woman": (
-        (0.150, 0.031, 0.032), (0.170, 0.066, 0.040), (0.186, 0.090, 0.050), (0.215, 0.100, 0.058),
-        (0.275, 0.097, 0.073), (0.365, 0.079, 0.056), (0.440, 0.097, 0.066), (0.520, 0.104, 0.074),
+        (0.150, 0.034, 0.034), (0.164, 0.048, 0.038), (0.178, 0.076, 0.047), (0.192, 0.093, 0.054),
+        (0.215, 0.100, 0.060), (0.275, 0.097, 0.074), (0.365, 0.079, 0.057), (0.440, 0.097, 0.067),
+        (0.520, 0.104, 0.075),
     ),
 }  # fmt: skip
 
@@ -142,7 +144,7 @@ class Body:
     def _legs(self, view: View, rng: np.random.Generator) -> tuple[float, list[Limb]]:
         legs = []
         if view.pose == "walking":
-            swing = np.deg2rad(23.0) * view.phase
+            swing = np.deg2rad(20.0) * view.phase
             thighs = {1: swing, -1: -swing}
         else:
             stance = float(rng.uniform(-0.07, 0.07))
@@ -171,16 +173,16 @@ class Body:
         for side in (1, -1):
             swing = -0.42 * view.phase * side if view.pose == "walking" else float(rng.uniform(-0.1, 0.16))
             bend = float(rng.uniform(0.15, 0.5)) if view.pose == "walking" else float(rng.uniform(0.06, 0.3))
-            away = float(rng.uniform(0.06, 0.15))
+            away = float(rng.uniform(0.11, 0.20))
             inward = 0.0
             if side == self.carry_side and person.bag in HAND_BAGS:
-                swing, bend, away = (-0.25 if person.bag == "suitcase" else 0.05), 0.10, 0.14
+                swing, bend, away = (-0.25 if person.bag == "suitcase" else 0.05), 0.10, 0.20
             elif side == self.held_side and person.held in ("phone", "cup", "bottle"):
                 swing, bend, inward = 0.22, {"phone": 2.0, "cup": 1.75, "bottle": 1.3}[person.held], 0.35
             elif side == self.held_side and person.held == "umbrella":
-                swing, bend, away = 0.06, 0.25, 0.14
-            shoulder_x = side * ((0.096 if self.woman else 0.112) * (0.5 + 0.5 * self.style.girth) - 0.006)
-            shoulder = (shoulder_x, 0.205 + self.drop, 0.0)
+                swing, bend, away = 0.06, 0.25, 0.20
+            shoulder_x = side * (0.083 if self.woman else 0.097) * (0.5 + 0.5 * self.style.girth)
+            shoulder = (shoulder_x, 0.214 + self.drop, 0.0)
             upper, fore = 0.160, 0.140
             elbow = (
                 shoulder[0] + side * upper * np.sin(away) * np.cos(swing),

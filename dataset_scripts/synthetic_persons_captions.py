@@ -79,8 +79,8 @@ def write_caption(
         person (`Person`): whom it describes.
         view (`View`): decides what can be seen: nothing that the body hides is told.
         rng (`np.random.Generator`): draws the words of the true caption.
-        noise_rng (`np.random.Generator`): draws which attributes go wrong, and how. The draws do not depend on `noise`,
-            so a caption at a lower rate has part of the errors of the same caption at a higher one.
+        noise_rng (`np.random.Generator`): draws which attributes go wrong, and how. The draws do not depend on
+            `noise`, so a caption at a lower rate has part of the errors of the same caption at a higher one.
         noise (`float`): the probability that an attribute is told wrong.
     """
     pieces = _Writer(person, view, rng).write()
@@ -265,7 +265,7 @@ class _Writer:
         bag = self._thing("bag")
         if self.person.bag == "backpack" and self.front:
             straps: _Phrase = ["the straps of", *bag]
-            over = [self.choose("over both shoulders", "on the shoulders")] if self.chance(0.5) else []
+            over = [self.choose("over both shoulders", "on the shoulders")]
             return _Fact("bag", [*straps, *over], ["has", *straps, *over], ["with", *straps, *over])
         if self.person.bag == "suitcase":
             return _Fact("bag", bag, [self.choose("pulls", "holds"), *bag], [self.choose("pulling", "with"), *bag])

@@ -57,6 +57,8 @@ class Wardrobe:
             second = 0.55 * color + 0.45 * (1.0 if color.mean() < 0.5 else 0.0)
             if person.lower_pattern in ("dotted", "striped"):
                 second = np.full(3, 0.93 if color.mean() < 0.6 else 0.1, dtype=np.float32)
+            if person.lower == "jeans":  # denim is duller than dyed cloth
+                color = 0.80 * color + 0.20 * color.mean()
             folds = 0.05 if person.lower == "leggings" else 0.12
             self.lower = Cloth(color, second.astype(np.float32), person.lower_pattern, folds=folds, offset=0.63)
         self.shoes = Cloth(style.shade_of(person.shoes_color, 4), folds=0.03)
@@ -303,11 +305,11 @@ def _hoodie(color: Array, phi: Array, y: Array, surface: Surface, clothes: Wardr
 
 
 def _tank_top(color: Array, phi: Array, y: Array, surface: Surface, clothes: Wardrobe) -> None:
-    front = np.cos(phi)
-    neckline = 0.200 + 0.030 * np.clip(front, -0.3, 1.0)
-    middle = np.abs(np.sin(phi))
-    armhole = (y < 0.262) & (np.abs(surface.across) > 0.72 + 2.2 * np.clip(y - 0.235, 0.0, 1.0))
-    bare = ((y < neckline) & (middle < 0.52)) | armhole | (y < 0.176)
+    turned = np.abs(phi)
+    neckline = 0.205 + 0.028 * np.clip(np.cos(phi), -0.4, 1.0)
+    scoop = (y < neckline) & ((turned < 0.62) | (turned > np.pi - 0.62))
+    armhole = (y < 0.262) & (np.abs(turned - np.pi / 2) < 0.62 - 3.0 * np.clip(y - 0.225, 0.0, 1.0))
+    bare = scoop | armhole | (y < 0.172)
     _set(color, bare, clothes.skin.color)
 
 

@@ -62,8 +62,9 @@ def draw_head(canvas: Canvas, person: Person, body: Body, hood: Cloth | None) ->
     neck_x = body.spine(0.15)
     away = body.cos < -0.25
     shaded = Cloth(style.skin * 0.82, folds=0.02)
-    canvas.limb((x - 0.010 * body.sin, y + 0.04), (neck_x, 0.172 + body.drop), 0.033 if not body.woman else 0.028,
-                0.036 if not body.woman else 0.030, shaded)  # fmt: skip
+    thick = 0.028 if body.woman else 0.033
+    nape = (x - 0.010 * body.sin, y + 0.04)
+    canvas.limb(nape, (neck_x, 0.170 + body.drop), thick, thick + 0.003, shaded, flat_end=True)
     if hood is not None:
         wide = body.half(0.078, 0.060)
         if away:
@@ -163,8 +164,8 @@ def _draw_glasses(canvas: Canvas, person: Person, body: Body, center: Point, rx:
         ear = body.yaw + side * 1.5
         if abs(ear) < 1.6 or abs(body.sin) > 0.5 and side * body.sin < 0:
             canvas.limb(lens, (x + float(np.sin(ear)) * rx * 0.9, y - 0.002), 0.003, 0.003, frame)
-    canvas.limb((x + rx * float(np.sin(body.yaw - 0.3)), y - 0.003), (x + rx * float(np.sin(body.yaw + 0.3)), y - 0.003),
-                0.003, 0.003, frame)  # fmt: skip
+    bridge = [(x + rx * float(np.sin(body.yaw + shift)), y - 0.003) for shift in (-0.3, 0.3)]
+    canvas.limb(bridge[0], bridge[1], 0.003, 0.003, frame)
 
 
 def _draw_hat(canvas: Canvas, person: Person, body: Body, center: Point, rx: float, ry: float) -> None:
@@ -188,8 +189,9 @@ def _draw_hat(canvas: Canvas, person: Person, body: Body, center: Point, rx: flo
         return
     _draw_dome(canvas, (x, y - 0.022), rx * 1.12, ry * 0.92, cloth)
     reach = 0.055 * body.sin
-    canvas.ellipse((x + body.sin * rx * 0.85 + reach * 0.55, y - 0.028 + 0.012 * max(body.cos, 0.0)),
-                   max(rx * 0.98 * abs(body.cos), 0.040), 0.007 + 0.010 * max(body.cos, 0.0), peak, ambient=0.85)  # fmt: skip
+    toward = max(body.cos, 0.0)
+    tip = (x + body.sin * rx * 0.85 + reach * 0.55, y - 0.028 + 0.012 * toward)
+    canvas.ellipse(tip, max(rx * 0.98 * abs(body.cos), 0.040), 0.007 + 0.010 * toward, peak, ambient=0.85)
 
 
 def _draw_dome(canvas: Canvas, center: Point, rx: float, ry: float, paint) -> None:

@@ -78,7 +78,7 @@ def _background(rows: int, columns: int, feet: float, rng: np.random.Generator) 
     if rng.random() < 0.35:
         x, wide = int(rng.integers(0, width)), int(rng.integers(1, 4))
         draw.rectangle((x, 0, x + wide, horizon + int(rng.integers(2, 18))), fill=_muted(rng, 30, 120, 8))
-    picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.5, 1.5))))
+    picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.1))))
     scene = np.asarray(picture.resize((columns, rows), Image.Resampling.BILINEAR), dtype=np.float32) / 255.0
     field = fold_field()
     row0, column0 = rng.integers(0, 512, 2)
@@ -98,7 +98,7 @@ def _ground(draw: ImageDraw.ImageDraw, width: int, height: int, horizon: int, co
 
 
 def _street(draw: ImageDraw.ImageDraw, width: int, height: int, horizon: int, rng: np.random.Generator) -> None:
-    wall = _muted(rng, 90, 205, 26)
+    wall = _muted(rng, 100, 236, 30)
     draw.rectangle((0, 0, width, horizon), fill=wall)
     if rng.random() < 0.5:  # bricks or panels
         step = int(rng.integers(5, 12))
@@ -112,7 +112,7 @@ def _street(draw: ImageDraw.ImageDraw, width: int, height: int, horizon: int, rn
         draw.rectangle((x - 2, y - 2, x + w + 2, y + h + 2), fill=_times(wall, rng.choice([0.7, 1.2])))
         draw.rectangle((x, y, x + w, y + h), fill=_muted(rng, 40, 130, 14))
         draw.line((x + w // 2, y, x + w // 2, y + h), fill=_times(wall, 0.8))
-    _ground(draw, width, height, horizon, _muted(rng, 95, 175, 10))
+    _ground(draw, width, height, horizon, _muted(rng, 105, 205, 12))
     draw.rectangle((0, horizon, width, horizon + 3), fill=_muted(rng, 60, 110, 6))
     if rng.random() < 0.5:
         _car(draw, width, horizon, rng)
@@ -136,7 +136,7 @@ def _shops(draw: ImageDraw.ImageDraw, width: int, height: int, horizon: int, rng
                            fill=_muted(rng, 50, 230, 48))  # fmt: skip
         draw.line((x + 4, horizon - 6, x + w // 2, sign + 4), fill=_times(glass, 1.2))
         x += w
-    _ground(draw, width, height, horizon, _muted(rng, 100, 180, 12))
+    _ground(draw, width, height, horizon, _muted(rng, 115, 210, 14))
     _paving(draw, width, height, horizon, rng)
 
 
@@ -195,8 +195,8 @@ def _corridor(draw: ImageDraw.ImageDraw, width: int, height: int, horizon: int, 
             draw.line((x, y0, x, y1), fill=_times(wall, 0.8))
         draw.line((left, y1, right, y1), fill=_times(floor, 0.84))
         if index % 2:
-            draw.rectangle((middle - half * 0.5 * (1 + share), y0 * 0.9, middle + half * 0.5 * (1 + share), y0 * 0.9 + 3),
-                           fill=(246, 246, 240))  # fmt: skip
+            lamp = half * 0.5 * (1 + share)
+            draw.rectangle((middle - lamp, y0 * 0.9, middle + lamp, y0 * 0.9 + 3), fill=(246, 246, 240))
     door = _muted(rng, 60, 170, 36)
     draw.rectangle((middle - half * 0.4, (top + bottom) / 2 - 8, middle + half * 0.3, bottom), fill=door)
     poster = int(rng.integers(0, 2)) * int(width * 0.82)
@@ -204,9 +204,9 @@ def _corridor(draw: ImageDraw.ImageDraw, width: int, height: int, horizon: int, 
 
 
 def _parking(draw: ImageDraw.ImageDraw, width: int, height: int, horizon: int, rng: np.random.Generator) -> None:
-    draw.rectangle((0, 0, width, horizon), fill=_muted(rng, 120, 215, 22))
+    draw.rectangle((0, 0, width, horizon), fill=_times((190, 206, 226), float(rng.uniform(0.7, 1.12))))
     draw.rectangle((0, int(horizon * rng.uniform(0.2, 0.6)), width, horizon), fill=_muted(rng, 70, 150, 26))
-    _ground(draw, width, height, horizon, _muted(rng, 70, 130, 8))
+    _ground(draw, width, height, horizon, _muted(rng, 80, 165, 10))
     for _ in range(int(rng.integers(1, 4))):
         _car(draw, width, horizon + int(rng.integers(-2, 10)), rng)
     for index in range(-3, 4):
@@ -235,10 +235,10 @@ def _car(draw: ImageDraw.ImageDraw, width: int, ground: int, rng: np.random.Gene
     x, w, h = int(rng.integers(-34, width - 8)), int(rng.integers(40, 64)), int(rng.integers(16, 24))
     paint = _muted(rng, 40, 225, 40)
     y = ground - h
-    draw.polygon(((x + w * 0.18, y + h * 0.45), (x + w * 0.30, y), (x + w * 0.72, y), (x + w * 0.86, y + h * 0.45)),
-                 fill=_times(paint, 0.85))  # fmt: skip
-    draw.polygon(((x + w * 0.25, y + h * 0.42), (x + w * 0.34, y + 2), (x + w * 0.68, y + 2), (x + w * 0.78, y + h * 0.42)),
-                 fill=(56, 66, 78))  # fmt: skip
+    roof = ((0.18, h * 0.45), (0.30, 0.0), (0.72, 0.0), (0.86, h * 0.45))
+    glass = ((0.25, h * 0.42), (0.34, 2.0), (0.68, 2.0), (0.78, h * 0.42))
+    draw.polygon([(x + w * share, y + down) for share, down in roof], fill=_times(paint, 0.85))
+    draw.polygon([(x + w * share, y + down) for share, down in glass], fill=(56, 66, 78))
     draw.rectangle((x, y + h * 0.42, x + w, y + h * 0.88), fill=paint)
     draw.rectangle((x, y + h * 0.52, x + 3, y + h * 0.64), fill=(240, 220, 150))
     for share in (0.22, 0.78):
@@ -311,7 +311,7 @@ def _photograph(picture: Array, rng: np.random.Generator) -> Image.Image:
     image = Image.fromarray(np.clip(picture * 255.0 + 0.5, 0, 255).astype(np.uint8), "RGB")
     kind = pick(rng, {"sharp": 55, "defocus": 30, "motion": 15})
     amount = float(rng.uniform(0.3, 1.0)) * height / 160.0
-    reach = int(round(1.0 + amount * 1.6))
+    reach = max(int(round(amount * 1.6)), 1)
     if kind == "defocus":
         image = image.filter(ImageFilter.GaussianBlur(amount * 0.9))
     values = np.asarray(image, dtype=np.float32) / 255.0
@@ -323,7 +323,7 @@ def _photograph(picture: Array, rng: np.random.Generator) -> Image.Image:
     tint = np.array([1.0 + warmth, 1.0 + green, 1.0 - warmth], dtype=np.float32) * np.float32(gain)
     contrast, haze = float(rng.uniform(0.82, 1.12)), float(rng.uniform(0.0, 0.06))
     values = ((values * tint - 0.45) * contrast + 0.45) * (1.0 - haze) + haze
-    grain = float(rng.uniform(0.004, 0.028))
+    grain = float(rng.uniform(0.003, 0.020))
     values = values + rng.standard_normal((height, width, 1), dtype=np.float32) * np.float32(grain)
     return Image.fromarray(np.clip(values * 255.0 + 0.5, 0, 255).astype(np.uint8), "RGB")
 

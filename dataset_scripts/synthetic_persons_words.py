@@ -17,7 +17,7 @@ FORMS: dict[str, dict[str, tuple[str, ...]]] = {
         "red": ("red", "crimson", "scarlet", "bright red"),
         "orange": ("orange", "tangerine", "bright orange"),
         "yellow": ("yellow", "bright yellow", "lemon yellow"),
-        "green": ("green", "emerald", "emerald green"),
+        "green": ("green", "emerald", "forest green"),
         "blue": ("blue", "cobalt", "royal blue"),
         "navy": ("navy", "dark blue", "navy blue"),
         "light blue": ("light blue", "sky blue", "pale blue"),
@@ -69,13 +69,13 @@ FORMS: dict[str, dict[str, tuple[str, ...]]] = {
     "shoes": {
         "sneakers": ("sneakers", "trainers", "running shoes"),
         "boots": ("boots", "high boots"),
-        "sandals": ("sandals", "strappy sandals"),
+        "sandals": ("sandals", "open sandals"),
         "dress shoes": ("loafers", "dress shoes"),
     },
     "bag": {
         "backpack": ("backpack", "rucksack", "hiking backpack"),
         "shoulder bag": ("shoulder bag", "crossbody bag", "messenger bag"),
-        "handbag": ("handbag", "purse", "small handbag"),
+        "handbag": ("handbag", "purse", "leather handbag"),
         "tote": ("tote", "tote bag", "shopping bag"),
         "suitcase": ("suitcase", "trolley", "rolling suitcase"),
     },
@@ -94,8 +94,8 @@ FORMS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 PLURAL = frozenset(
-    {"trousers", "jeans", "joggers", "leggings", "shorts", "wide trousers", "sneakers", "boots", "sandals", "dress shoes",
-     "glasses", "sunglasses"}
+    {"trousers", "jeans", "joggers", "leggings", "shorts", "wide trousers", "sneakers", "boots", "sandals",
+     "dress shoes", "glasses", "sunglasses"}
 )  # fmt: skip
 # Kinds that a fair reader could call by each other's name.
 _NEAR_KINDS: dict[str, tuple[frozenset[str], ...]] = {
@@ -118,8 +118,12 @@ _NEAR_KINDS: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"trousers", "wide trousers"}),
         frozenset({"joggers", "wide trousers"}),
     ),
-    "bag": (frozenset({"handbag", "tote"}), frozenset({"handbag", "shoulder bag"}), frozenset({"tote", "shoulder bag"})),
-}  # fmt: skip
+    "bag": (
+        frozenset({"handbag", "tote"}),
+        frozenset({"handbag", "shoulder bag"}),
+        frozenset({"tote", "shoulder bag"}),
+    ),
+}
 
 
 def group_of(field: str) -> str:
