@@ -1,0 +1,206 @@
+"""A gallery answers as a full comparison would, to the model that built it and to no other."""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_gadms import GADMSModel, gallery
+from modeling_gadms.detection import PersonBox
+from modeling_gadms.encoding import encode_captions, encode_images
+from modeling_gadms.gallery import PersonGallery, PersonRecord, SearchResult, gallery_model
+
+
+QUERY = "a man in a red coat"
+
+
+def persons(count: int, seed: int = 0) -> list[Image.Image]:
+    """Persons of two flat colours, all different."""
+    images = []
+    for colours in np.random.default_rng(seed).integers(0, 256, (count, 2, 3)):
+        image = Image.new("RGB", (16, 32), tuple(colours[0].tolist()))
+        image.paste(tuple(colours[1].tolist()), (0, 16, 16, 32))
+        images.append(image)
+    return images
+
+
+def records(images: list[Image.Image]) -> list[PersonRecord]:
+    return [PersonRecord(image, source=f"{number}.png") for number, image in enumerate(images)]
+
+
+@pytest.fixture
+def filled(tmp_path, model, processor) -> PersonGallery:
+    made = PersonGallery.create(tmp_path / "gallery", model, processor)
+    made.add(records(persons(40)))
+    return made
+
+
+def brute_force(model, processor, images, query) -> tuple[list[str], np.ndarray]:
+    vectors = encode_images(model, processor, images, progress=False).numpy()
+    scores = vectors @ encode_captions(model, processor, [query], progress=False).numpy()[0]
+    order = np.argsort(-scores)
+    return [f"{number}.png" for number in order], scores[order]
+
+
+def test_the_ranking_and_scores_are_those_of_a_full_comparison(filled, model, processor):
+    sources, scores = brute_force(model, processor, persons(40), QUERY)
+    results = filled.search(QUERY, top_k=15)
+    assert [result.source for result in results] == sources[:15]
+    assert np.allclose([result.score for result in results], scores[:15], atol=1e-5)
+    assert [result.rank for result in results] == list(range(1, 16))
+
+
+def test_more_results_than_persons_gives_every_person_once(filled):
+    assert len({result.source for result in filled.search(QUERY, top_k=1000)}) == len(filled) == 40
+
+
+def test_a_reopened_gallery_answers_the_same(filled, tmp_path, model_folder, processor):
+    reopened = PersonGallery.open(tmp_path / "gallery", GADMSModel.from_pretrained(model_folder), processor)
+    assert reopened.search(QUERY) == filled.search(QUERY)
+
+
+def test_persons_are_added_in_several_commits_and_calls(tmp_path, model, processor, monkeypatch):
+    monkeypatch.setattr(gallery, "WRITE_ROWS", 7)
+    made = PersonGallery.create(tmp_path / "gallery", model, processor)
+    images = persons(40)
+    assert made.add(iter(records(images)[:30]), batch_size=3) == 30
+    assert made.add(records(images)[30:]) == 10
+    assert made.add([]) == 0
+    assert [result.source for result in made.search(QUERY, 40)] == brute_force(model, processor, images, QUERY)[0]
+
+
+def test_what_was_committed_survives_an_interruption(tmp_path, model, processor, monkeypatch):
+    monkeypatch.setattr(gallery, "WRITE_ROWS", 10)
+
+    def interrupted():
+        yield from records(persons(25))
+        raise KeyboardInterrupt
+
+    made = PersonGallery.create(tmp_path / "gallery", model, processor)
+    with pytest.raises(KeyboardInterrupt):
+        made.add(interrupted())
+    assert len(PersonGallery.open(tmp_path / "gallery", model, processor)) == 20
+
+
+def test_a_result_tells_where_the_person_was_seen_and_shows_a_thumbnail(tmp_path, model, processor):
+    box = PersonBox(10, 20, 50, 120, 0.75)
+    image = Image.new("RGB", (400, 1000), (200, 30, 30))
+    made = PersonGallery.create(tmp_path / "gallery", model, processor)
+    made.add([PersonRecord(image, "cctv.mp4", frame=120, time_seconds=12.5, box=box)])
+    (result,) = made.search(QUERY)
+    assert isinstance(result, SearchResult)
+    assert (result.source, result.frame, result.time_seconds, result.box) == ("cctv.mp4", 120, 12.5, box)
+    thumbnail = Image.open(io.BytesIO(result.thumbnail))
+    assert (thumbnail.format, thumbnail.size) == ("JPEG", (102, 256))
+    assert np.allclose(thumbnail.getpixel((50, 100)), (200, 30, 30), atol=4)
+    assert image.size == (400, 1000), "the caller's image was changed"
+
+
+def test_an_image_file_has_neither_frame_nor_box(filled):
+    result = filled.search(QUERY)[0]
+    assert (result.frame, result.time_seconds, result.box) == (None, None, None)
+
+
+def test_equal_scores_are_ordered_by_source_and_frame(tmp_path, model, processor):
+    image = Image.new("RGB", (16, 32), "navy")
+    made = PersonGallery.create(tmp_path / "gallery", model, processor)
+    made.add([PersonRecord(image, source, frame) for source, frame in [("b", 2), ("a", 9), ("b", 1), ("a", 3)]])
+    assert [(r.source, r.frame) for r in made.search(QUERY)] == [("a", 3), ("a", 9), ("b", 1), ("b", 2)]
+
+
+def test_a_large_gallery_is_indexed_by_itself_with_high_recall(tmp_path, model, processor, monkeypatch):
+    monkeypatch.setattr(gallery, "INDEX_FROM_ROWS", 600)
+    # Embeddings of real persons are not needed here: directions that fill the space are the harder case.
+    vectors = torch.nn.functional.normalize(torch.randn(900, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    remaining = iter(vectors)
+    monkeypatch.setattr(
+        gallery, "encode_images", lambda m, p, images, **_: torch.stack([next(remaining) for _ in images])
+    )
+    image = Image.new("RGB", (16, 32))
+    rows = [PersonRecord(image, str(number)) for number in range(900)]
+    made = PersonGallery.create(tmp_path / "gallery", model, processor)
+    made.add(rows[:599])
+    assert not list(made._table.list_indices())
+    made.add(rows[599:700])
+    (index,) = made._table.list_indices()
+    assert made._table.index_stats(index.name).num_indexed_rows == 700
+    made.add(rows[700:])  # too few for a new index: found by scanning
+    assert made._table.index_stats(index.name).num_unindexed_rows == 200
+
+    hits = 0
+    for query in ("a red coat", "a woman with a black bag", "blue jeans", "a green shirt and a hat"):
+        expected = (vectors @ encode_captions(model, processor, [query], progress=False)[0]).topk(10).indices
+        found = {int(result.source) for result in made.search(query, 10)}
+        hits += len(found & set(expected.tolist()))
+    assert hits >= 39  # of 40
+
+
+def test_another_model_is_refused_by_name(filled, tmp_path, tiny_model, processor):
+    tiny_model(seed=1).save_pretrained(tmp_path / "other")
+    other = GADMSModel.from_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="built by the model") as caught:
+        PersonGallery.open(tmp_path / "gallery", other, processor)
+    assert str(tmp_path / "model") in str(caught.value)
+    assert str(tmp_path / "other") in str(caught.value)
+
+
+def test_the_gallery_remembers_its_model(filled, tmp_path, model_folder):
+    assert gallery_model(tmp_path / "gallery").name == str(model_folder.resolve())
+
+
+def test_a_query_before_any_index_says_how_to_index(tmp_path, model, processor):
+    missing = tmp_path / "nowhere"
+    for ask in (lambda: PersonGallery.open(missing, model, processor), lambda: gallery_model(missing)):
+        with pytest.raises(FileNotFoundError, match=f"no gallery in {missing}.*gadms index .*--gallery {missing}"):
+            ask()
+    assert not missing.exists(), "asking made the folder"
+    missing.mkdir()
+    with pytest.raises(FileNotFoundError, match="no gallery"):
+        PersonGallery.open(missing, model, processor)
+    empty = PersonGallery.create(missing, model, processor)
+    with pytest.raises(ValueError, match="holds no person yet.*gadms index"):
+        empty.search(QUERY)
+
+
+def test_a_filled_gallery_is_replaced_only_on_request(filled, tmp_path, model, processor):
+    with pytest.raises(FileExistsError, match="gallery of 40 persons.*--overwrite"):
+        PersonGallery.create(tmp_path / "gallery", model, processor)
+    assert len(filled) == 40
+    replaced = PersonGallery.create(tmp_path / "gallery", model, processor, overwrite=True)
+    assert len(replaced) == 0
+    PersonGallery.create(tmp_path / "gallery", model, processor)  # an empty one is nobody's loss
+
+
+def test_a_damaged_gallery_is_an_error_and_not_an_answer(filled, tmp_path, model, processor):
+    shutil.rmtree(tmp_path / "gallery" / "persons.lance" / "data")
+    with pytest.raises(Exception, match="data"):
+        PersonGallery.open(tmp_path / "gallery", model, processor).search(QUERY)
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_an_empty_description_is_an_error(filled, text):
+    with pytest.raises(ValueError, match="is empty: describe a person"):
+        filled.search(text)
+
+
+def test_a_description_too_long_is_answered_by_its_beginning_with_a_warning(filled, processor):
+    words = ["red"] * 500
+    limit = processor.tokenizer.model_max_length
+    tokens = len(processor.tokenizer(" ".join(words))["input_ids"])
+    with pytest.warns(UserWarning, match=f"last {tokens - limit} are ignored"):
+        results = filled.search(" ".join(words))
+    fitting = " ".join(words[: limit - 2])  # and the tokens of beginning and end
+    assert results == filled.search(fitting)
+
+
+@pytest.mark.parametrize("text", ["a 😀 person", "穿红色外套的人", "\u0000", "ö" * 5])
+def test_any_script_is_answered(filled, text):
+    assert len(filled.search(text, top_k=3)) == 3
+
+
+def test_top_k_must_be_positive(filled):
+    with pytest.raises(ValueError, match="top_k must be 1 or more, not 0"):
+        filled.search(QUERY, top_k=0)
