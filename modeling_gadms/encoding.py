@@ -1,18 +1,21 @@
 """Turn images and captions into the vectors that retrieval compares."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from itertools import islice
 
 import torch
 from PIL import Image
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from .modeling_gadms import GADMSModel
+from .processing_gadms import GADMSProcessor
 
 
 def encode_images(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
+    model: GADMSModel,
+    processor: GADMSProcessor,
     images: Iterable[Image.Image],
     *,
     batch_size: int = 64,
@@ -40,7 +43,7 @@ def encode_images(
         ValueError: if an embedding is not finite, naming the image's index, or `batch_size` is not positive.
         TypeError: if an item is not a PIL image, naming its index.
     """
-    if total is None and hasattr(images, "__len__"):
+    if total is None and isinstance(images, Sized):
         total = len(images)
     embeds: list[torch.Tensor] = []
     done = 0
@@ -53,16 +56,16 @@ def encode_images(
                         "open files with modeling_gadms.images.load_image"
                     )
             inputs = processor(images=batch, return_tensors="pt").to(model.device)
-            features = model.get_image_features(pixel_values=inputs["pixel_values"])
-            embeds.append(_unit_rows(features.pooler_output, range(done, done + len(batch)), "image"))
+            outputs = model.get_image_features(pixel_values=inputs["pixel_values"])
+            embeds.append(_unit_rows(outputs, range(done, done + len(batch)), "image"))
             done += len(batch)
             bar.update(len(batch))
     return torch.cat(embeds) if embeds else torch.empty(0, model.config.projection_dim)
 
 
 def encode_captions(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
+    model: GADMSModel,
+    processor: GADMSProcessor,
     captions: Sequence[str],
     *,
     batch_size: int = 256,
@@ -107,14 +110,14 @@ def encode_captions(
             inputs = processor(
                 text=[captions[index] for index in indices], return_tensors="pt", padding=True, truncation=True
             ).to(model.device)
-            features = model.get_text_features(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-            embeds[indices] = _unit_rows(features.pooler_output, indices, "caption")
+            outputs = model.get_text_features(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+            embeds[indices] = _unit_rows(outputs, indices, "caption")
             bar.update(len(indices))
     return embeds
 
 
 @contextmanager
-def _inference(model: PreTrainedModel) -> Iterator[None]:
+def _inference(model: GADMSModel) -> Iterator[None]:
     # Module by module: a frozen encoder may be in evaluation mode inside a model in training mode.
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -134,7 +137,8 @@ def _batches(items: Iterable, size: int) -> Iterator[list]:
         yield batch
 
 
-def _unit_rows(features: torch.Tensor, indices: Sequence[int], kind: str) -> torch.Tensor:
+def _unit_rows(outputs: BaseModelOutputWithPooling, indices: Sequence[int], kind: str) -> torch.Tensor:
+    features: torch.Tensor = outputs["pooler_output"]
     embeds = torch.nn.functional.normalize(features.float(), dim=-1).cpu()
     finite = torch.isfinite(embeds).all(dim=-1)
     if not finite.all():

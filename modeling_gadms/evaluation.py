@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import datasets
-from transformers import PreTrainedModel, ProcessorMixin
 
 from .data import DatasetColumns, read_row_image
 from .encoding import encode_captions, encode_images
 from .metrics.person_retrieval.ranking import RetrievalMetrics, rank_metrics
+from .modeling_gadms import GADMSModel
+from .processing_gadms import GADMSProcessor
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class RetrievalReport:
 
 
 def evaluate_retrieval(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
+    model: GADMSModel,
+    processor: GADMSProcessor,
     dataset: datasets.Dataset,
     columns: DatasetColumns,
     *,

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers import BatchFeature
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_gadms.data import DatasetColumns
 from modeling_gadms.evaluation import evaluate_retrieval
@@ -50,10 +51,10 @@ class FakeModel(torch.nn.Module):
         self.config = SimpleNamespace(projection_dim=image_embeds.shape[1])
 
     def get_image_features(self, pixel_values):
-        return SimpleNamespace(pooler_output=self.image_embeds[pixel_values.round().long()])
+        return BaseModelOutputWithPooling(pooler_output=self.image_embeds[pixel_values.round().long()])
 
     def get_text_features(self, input_ids, attention_mask):
-        return SimpleNamespace(pooler_output=self.text_embeds[input_ids[:, 0]])
+        return BaseModelOutputWithPooling(pooler_output=self.text_embeds[input_ids[:, 0]])
 
 
 def perfect_model() -> FakeModel:

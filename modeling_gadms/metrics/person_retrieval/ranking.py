@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-PersonIds = Sequence[int] | Sequence[str] | np.ndarray | torch.Tensor
+PersonIds = Sequence[int | str] | np.ndarray | torch.Tensor  # all integers or all strings
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _metrics(
         average_precision[query] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
         inverse_negative_penalty[query] = len(ranks) / ranks[-1]
     return RetrievalMetrics(
-        recall={k: 100 * float(np.mean(best_rank <= k)) for k in ks},
+        recall={k: 100 * int(np.count_nonzero(best_rank <= k)) / len(queries) for k in ks},
         mean_average_precision=100 * float(average_precision.mean()),
         mean_inverse_negative_penalty=100 * float(inverse_negative_penalty.mean()),
     )
@@ -216,7 +216,7 @@ def _distinct_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows[np.unique(copy_of, return_index=True)[1]], copy_of
 
 
-def checked_person_ids(ids: PersonIds, name: str) -> list[int] | list[str]:
+def checked_person_ids(ids: PersonIds, name: str) -> list[int | str]:
     """Return `ids` as plain Python integers or strings, or raise TypeError naming `name` and the types it holds."""
     values = ids.tolist() if isinstance(ids, torch.Tensor | np.ndarray) else list(ids)
     values = [value.item() if isinstance(value, np.generic) else value for value in values]

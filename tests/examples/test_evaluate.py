@@ -1,0 +1,177 @@
+"""`examples/evaluate.py`, run as a user runs it."""
+
+import hashlib
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import transformers
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from modeling_gadms import GADMSModel
+from modeling_gadms.data import DatasetColumns
+from modeling_gadms.evaluation import evaluate_retrieval
+
+
+REPOSITORY = Path(__file__).parents[2]
+PROGRAM = REPOSITORY / "examples" / "evaluate.py"
+
+
+@pytest.fixture
+def model_folder(tmp_path, tiny_model, processor):
+    folder = tmp_path / "model"
+    tiny_model().save_pretrained(folder)  # with all that training adds, as examples/train.py saves it
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def data_folder(tmp_path):
+    """Splits written by `save_to_disk`; eight images of four persons."""
+    noise = np.random.default_rng(0).integers(0, 256, (8, 40, 20, 3), dtype=np.uint8)
+    rows = {
+        "image": [Image.fromarray(pixels) for pixels in noise],
+        "caption1": [f"A man in a red coat number {row}." for row in range(8)],
+        "caption2": [f"Person with {row} bags." for row in range(8)],
+        "person_id": [row // 2 for row in range(8)],
+    }
+    split = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    folder = tmp_path / "persons"
+    datasets.DatasetDict(train=split.select(range(2)), test=split).save_to_disk(folder)
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the program in this process; gives its exit code, and what it wrote to stdout and stderr."""
+
+    def call(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(PROGRAM), *map(str, arguments)])
+        code = 0
+        try:
+            runpy.run_path(str(PROGRAM), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+        output = capsys.readouterr()
+        return code, output.out, output.err
+
+    return call
+
+
+@pytest.mark.integration
+def test_it_evaluates_synthetic_persons_from_the_command_line(model_folder, tmp_path):
+    output = tmp_path / "runs" / "metrics.json"
+    command = [sys.executable, PROGRAM, "--model", model_folder, "--dataset", "synthetic_persons"]
+    command += ["--dataset-args", "num_train_persons=1", "num_validation_persons=1", "num_test_persons=3"]
+    command += ["image_size=[48, 16]", f"cache_dir={tmp_path / 'cache'}"]
+    command += ["--output", output]
+    run = subprocess.run(
+        list(map(str, command)),
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "R@1" in run.stdout and "text-to-image" in run.stdout and f"Written to {output}" in run.stdout
+    record = json.loads(output.read_text())
+    assert record["counts"]["images"] == record["dataset"]["rows"] == 3
+    assert record["dataset"]["arguments"]["image_size"] == [48, 16]
+    assert record["dataset"]["columns"]["person_id"] == "person_id"
+
+
+def test_the_record_holds_the_metrics_and_what_repeats_them(run, model_folder, data_folder, tmp_path, processor):
+    output = tmp_path / "new" / "folder" / "metrics.json"
+    code, _, error = run("--model", model_folder, "--dataset", data_folder, "--output", output)
+    assert code == 0, error
+    record = json.loads(output.read_text())
+
+    model = GADMSModel.from_pretrained(model_folder)
+    test_split = datasets.load_from_disk(data_folder)["test"]
+    report = evaluate_retrieval(model, processor, test_split, DatasetColumns(person_id="person_id"), progress=False)
+    assert record["text_to_image"] == pytest.approx(report.text_to_image.to_dict())
+    assert record["image_to_text"] == pytest.approx(report.image_to_text.to_dict())
+    assert record["counts"] == report.to_dict()["counts"]
+    weights = hashlib.sha256((model_folder / "model.safetensors").read_bytes()).hexdigest()
+    assert record["model"]["weights_sha256"] == {"model.safetensors": weights}
+    assert record["dataset"]["name"] == str(data_folder) and record["dataset"]["split"] == "test"
+    assert record["versions"]["transformers"] == transformers.__version__
+    assert record["command"].endswith(f"--output {output}")
+    assert list(output.parent.iterdir()) == [output]  # nothing unfinished is left behind
+
+
+def test_columns_and_split_can_be_named(run, model_folder, data_folder, tmp_path):
+    renamed = datasets.load_from_disk(data_folder)["test"].rename_columns({"image": "photo", "caption1": "text"})
+    folder = tmp_path / "renamed"
+    renamed.remove_columns("person_id").save_to_disk(folder)
+    output = tmp_path / "metrics.json"
+    arguments = ["--image", "photo", "--captions", "text", "--split", "train", "--output", output]
+    code, shown, error = run("--model", model_folder, "--dataset", folder, *arguments)
+    assert code == 0, error
+    assert "No person ids: each image is its own person" in shown
+    record = json.loads(output.read_text())
+    assert record["counts"]["captions"] == record["counts"]["identities"] == 8
+    assert record["dataset"]["columns"] == {"image": "photo", "captions": ["text"], "person_id": None}
+
+
+def test_two_runs_give_the_same_metrics(run, model_folder, data_folder, tmp_path):
+    outputs = [tmp_path / "first.json", tmp_path / "second.json"]
+    for output, batch_size in zip(outputs, (3, 64), strict=True):
+        run("--model", model_folder, "--dataset", data_folder, "--batch-size", batch_size, "--output", output)
+    first, second = (json.loads(output.read_text()) for output in outputs)
+    assert first["text_to_image"] == pytest.approx(second["text_to_image"])
+
+
+def drop_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["gadms.text_projection.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "config.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"cut"), "header"),
+        (drop_a_weight, "lacks 1 weights of GADMSModel, such as text_projection.weight"),
+    ],
+)
+def test_a_damaged_model_folder_is_one_line_and_exit_code_2(run, model_folder, data_folder, change, message):
+    change(model_folder)
+    code, _, error = run("--model", model_folder, "--dataset", data_folder)
+    last_line = error.strip().splitlines()[-1]
+    assert code == 2 and last_line.startswith("evaluate.py: ") and message in last_line
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "nowhere"], "there is no model folder nowhere; train one"),
+        (["--dataset", "no_such_data"], "no_such_data"),
+        (["--dataset", "synthetic_persons", "--dataset-args", "colour=1"], "synthetic_persons has no field 'colour'"),
+        (["--split", "dev"], "has no split `dev`; it has train, test"),
+        (["--captions", "legend"], "no column `legend`"),
+        (["--batch-size", "0"], "batch_size must be positive, not 0"),
+        (["--dataset-args", "seed"], "'seed' must read key=value"),
+        (["--output", "."], "--output . is a folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    run, model_folder, data_folder, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    code, _, error = run("--model", model_folder, "--dataset", data_folder, "--output", "m.json", *arguments)
+    last_line = error.strip().splitlines()[-1]
+    assert code == 2 and "evaluate.py: " in last_line and message in last_line
+    assert "Traceback" not in error
+    assert not Path("m.json").exists()
