@@ -2,6 +2,7 @@
 
 import unicodedata
 from functools import lru_cache
+from typing import cast
 
 from PIL import ImageFont
 
@@ -64,15 +65,15 @@ def shorten(text: str, font: Font, width: int) -> str:
     """The text, cut to `width` pixels with "..." at its end if it is longer."""
     if font.getlength(text) <= width:
         return text
-    return _fitting(text, font, width - int(font.getlength("..."))).rstrip() + "..."
+    return _fitting(text, font, width, ending="...").rstrip() + "..."
 
 
-def _fitting(text: str, font: Font, width: int) -> str:
-    """The longest beginning that fits; one character at least, so that wrapping advances."""
+def _fitting(text: str, font: Font, width: int, ending: str = "") -> str:
+    """The longest beginning that fits with the ending; one character at least, so that wrapping advances."""
     low, high = 1, len(text)
     while low < high:
         middle = (low + high + 1) // 2
-        if font.getlength(text[:middle]) <= width:
+        if font.getlength(text[:middle] + ending) <= width:
             low = middle
         else:
             high = middle - 1
@@ -87,17 +88,11 @@ def _fonts(size: int) -> tuple[Font, ...]:
             fonts.append(ImageFont.truetype(name, size))
         except OSError:
             continue
-    default = ImageFont.load_default(size)
-    # Without FreeType, Pillow has only a bitmap font, which measures and draws in the same way.
-    return (*fonts, default)  # type: ignore[arg-type]
+    return (*fonts, cast(Font, ImageFont.load_default(size)))  # a bitmap font only where Pillow lacks FreeType
 
 
 @lru_cache(maxsize=4096)
 def _has_glyph(font: Font, char: str) -> bool:
-    if char.isspace():
-        return True
-    try:
-        drawn, missing = font.getmask(char), font.getmask(_NO_CHARACTER)
-    except UnicodeError:  # the bitmap font knows Latin-1 alone
-        return False
-    return bytes(drawn) != bytes(missing)
+    # Basic layout: the other one gives a missing mark no width, so that it no longer looks like a missing character.
+    plain = font.font_variant(layout_engine=ImageFont.Layout.BASIC)
+    return char.isspace() or bytes(plain.getmask(char)) != bytes(plain.getmask(_NO_CHARACTER))

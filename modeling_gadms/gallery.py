@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import lancedb
 import pyarrow as pa
 from lancedb.index import HnswSq
+from lancedb.query import LanceVectorQueryBuilder
 from lancedb.table import Table
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
@@ -166,15 +168,10 @@ class PersonGallery:
         if len(self) == 0:
             raise ValueError(f"The gallery in {self.location} holds no person yet: {_how_to_index(self.location)}")
         vector = encode_captions(self._model, self._processor, [query], progress=False)[0]
-        # The last two matter to an indexed gallery alone: candidates to visit, and how many to compare exactly.
-        found = (
-            self._table.search(vector.numpy(), vector_column_name="vector")
-            .distance_type("cosine")
-            .ef(max(_SEARCH_WIDTH, 4 * top_k))
-            .refine_factor(_REFINE_FACTOR)
-            .limit(top_k)
-            .to_list()
-        )
+        nearest = cast(LanceVectorQueryBuilder, self._table.search(vector.numpy(), vector_column_name="vector"))
+        # `ef` and `refine_factor` matter to an indexed gallery alone: how many to visit, and to compare exactly.
+        nearest = nearest.distance_type("cosine").ef(max(_SEARCH_WIDTH, 4 * top_k)).refine_factor(_REFINE_FACTOR)
+        found = nearest.limit(top_k).to_list()
         found.sort(key=lambda row: (row["_distance"], row["source"], row["frame"] or 0, row["left"] or 0))
         return [_to_result(rank, row) for rank, row in enumerate(found, start=1)]
 
@@ -191,8 +188,8 @@ class PersonGallery:
         return batches
 
     def _index_if_large(self) -> None:
-        indices = self._table.list_indices()
-        indexed = self._table.index_stats(indices[0].name).num_indexed_rows if indices else 0
+        statistics = [self._table.index_stats(index.name) for index in self._table.list_indices()]
+        indexed = sum(index.num_indexed_rows for index in statistics if index)  # of one index, or none
         if len(self) - indexed >= INDEX_FROM_ROWS:  # rows beyond the index are scanned, so no answer misses them
             # One partition: at these sizes one graph is both more accurate and quicker than several.
             self._table.create_index("vector", config=HnswSq(distance_type="cosine", num_partitions=1), replace=True)
