@@ -33,7 +33,9 @@ def _similarity_logits(
             text_embeds if all_text_embeds is None else all_text_embeds,
         )
     )
-    return images @ all_texts.T / temperature, texts @ all_images.T / temperature
+    # Autocast would round the products: at tau = 0.02 that moves a logit by a tenth.
+    with torch.autocast(images.device.type, enabled=False):
+        return images @ all_texts.T / temperature, texts @ all_images.T / temperature
 
 
 def _identity_distribution(
