@@ -27,7 +27,7 @@ from .synthetic_persons_captions import Caption, write_caption
 from .synthetic_persons_scene import draw_image
 
 
-VERSION = "1.1.0"  # raise it whenever a row changes: it is part of the cache's name
+VERSION = "1.2.0"  # raise it whenever a row changes: it is part of the cache's name
 SPLITS = ("train", "validation", "test")
 PERSONS_PER_SHARD = 64
 MIN_SIZE, MAX_SIZE = (32, 12), (1024, 512)
@@ -232,7 +232,7 @@ class SyntheticPersons(datasets.GeneratorBasedBuilder):
             first_id += persons
         return generators
 
-    def _generate_examples(  # type: ignore[override]
+    def _generate_examples(
         self, split: str, first_id: int, shards: list[tuple[int, int]]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.config

@@ -6,6 +6,7 @@ changes, so that a gallery holds people who differ in one attribute only, as peo
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -78,24 +79,24 @@ LOWER_PATTERNS_OF: dict[str, dict[str, float]] = {
     "skirt": {"plain": 7, "checked": 2, "dotted": 1.5, "striped": 1},
 }
 
-_UPPERS = {
+_UPPERS: dict[str, dict[str, float]] = {
     "man": {"t-shirt": 6, "shirt": 5, "hoodie": 4, "sweater": 3, "jacket": 6, "coat": 3, "vest": 1.5, "tank top": 1.5},
     "woman": {"t-shirt": 5, "shirt": 4, "hoodie": 3, "sweater": 3, "jacket": 4, "coat": 4, "vest": 1, "tank top": 3,
               "dress": 5},
 }  # fmt: skip
-_LOWERS = {
+_LOWERS: dict[str, dict[str, float]] = {
     "man": {"trousers": 6, "jeans": 6, "joggers": 3.5, "shorts": 4, "wide trousers": 1.5},
     "woman": {"trousers": 3.5, "jeans": 5, "leggings": 4, "skirt": 5, "shorts": 3, "wide trousers": 2.5},
 }
-_HAIR_STYLES = {
+_HAIR_STYLES: dict[str, dict[str, float]] = {
     "man": {"short": 14, "bald": 2, "long": 1.5, "ponytail": 0.8},
     "woman": {"long": 9, "ponytail": 5, "bun": 3, "short": 3.5},
 }
-_SHOES = {
+_SHOES: dict[str, dict[str, float]] = {
     "man": {"sneakers": 10, "boots": 4, "dress shoes": 4, "sandals": 2},
     "woman": {"sneakers": 9, "boots": 5, "sandals": 4, "dress shoes": 2},
 }
-_BAGS = {
+_BAGS: dict[str, dict[str, float]] = {
     "man": {"none": 8, "backpack": 7, "shoulder bag": 4, "tote": 2, "suitcase": 2},
     "woman": {"none": 6, "backpack": 4, "shoulder bag": 5, "handbag": 5, "tote": 3, "suitcase": 2},
 }
@@ -225,7 +226,7 @@ def _with_lower(person: Person, rng: np.random.Generator) -> Person:
     hidden = {"skirt", "shorts"} if person.upper == "coat" else set()
     lower = pick(rng, {name: weight for name, weight in _LOWERS[person.gender].items() if name not in hidden})
     color = pick(rng, _JEANS_COLORS if lower == "jeans" else _LOWER_COLORS)
-    pattern = pick(rng, LOWER_PATTERNS_OF.get(lower, {"plain": 1}))
+    pattern = pick(rng, LOWER_PATTERNS_OF.get(lower, {"plain": 1.0}))
     if person.upper == "dress":
         return replace(person, lower="none", lower_color="none", lower_pattern="none")
     return replace(person, lower=lower, lower_color=color, lower_pattern=pattern)
@@ -270,13 +271,14 @@ def _recolored(person: Person, rng: np.random.Generator) -> Person:
 
 
 _CHANGES = (_recolored, _with_lower, _with_shoes, _with_bag, _with_head, _with_extras, _with_upper_pattern)
-_NOBODY = Person(**dict.fromkeys(ATTRIBUTE_NAMES, "none"))
+_NOTHING: dict[str, Any] = dict.fromkeys(ATTRIBUTE_NAMES, "none")
+_NOBODY = Person(**_NOTHING)
 
 
 def _with_visible_accessories(person: Person) -> Person:
     """Recolouring may bring a garment onto the colour of a thing worn over it, which would then not be seen."""
     spare = {"black": "red", "navy": "red", "gray": "red"}
-    changes = {}
+    changes: dict[str, Any] = {}
     if person.bag != "none" and near(person.bag_color, person.upper_color):
         changes["bag_color"] = spare.get(person.upper_color, "black")
     if person.neck != "none" and near(person.neck_color, person.upper_color):

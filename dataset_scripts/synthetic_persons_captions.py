@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .synthetic_persons_attributes import Person, View, pick
-from .synthetic_persons_words import FORMS, PLURAL, group_of, wrong_words
+from .synthetic_persons_words import FORMS, PLURAL, POSES, group_of, wrong_words
 
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MIN_WORDS, MAX_WORDS = 10, 60
 
@@ -168,9 +172,7 @@ class _Writer:
     # --- noun phrases -------------------------------------------------------------------------------------------
 
     def _article(self, plural: bool) -> _Phrase:
-        if plural:
-            return ["a pair of"] if self.chance(0.15) else []
-        return ["a"]
+        return (["a pair of"] if self.chance(0.15) else []) if plural else ["a"]
 
     def _upper(self, article: bool = True) -> _Phrase:
         person = self.person
@@ -188,7 +190,7 @@ class _Writer:
         phrase.append(self.slot("upper"))
         inner_shows = person.upper == "vest" or self.front
         if person.inner_color != "none" and inner_shows and self.chance(0.85):
-            phrase += [self.choose("over", "worn over", "on top of"), "a", self.slot("inner_color")]
+            phrase += [self.choose("over", "worn over"), "a", self.slot("inner_color")]
             phrase.append(self.slot("inner", "t-shirt"))
         return phrase
 
@@ -274,7 +276,7 @@ class _Writer:
 
     def _pose(self) -> _Fact:
         side = "side" if self.view.side in ("left", "right") else self.view.side
-        phrase = self.choose(*_POSES[self.view.pose, side])
+        phrase = self.choose(*POSES[self.view.pose, side])
         return _Fact("pose", [], ["is", phrase], [phrase])
 
     # --- sentences ----------------------------------------------------------------------------------------------
@@ -357,16 +359,6 @@ class _Writer:
         return pieces
 
 
-_POSES: dict[tuple[str, str], tuple[str, ...]] = {
-    ("walking", "front"): ("walking towards the camera", "walking forward", "coming towards the viewer"),
-    ("walking", "back"): ("walking away from the camera", "walking away", "seen walking from behind"),
-    ("walking", "side"): ("walking side-on", "walking across the view", "seen walking in profile"),
-    ("standing", "front"): ("standing and facing the camera", "standing still", "facing the viewer"),
-    ("standing", "back"): ("standing with the back to the camera", "seen from behind", "facing away"),
-    ("standing", "side"): ("standing side-on", "standing in profile", "seen from the side"),
-}
-
-
 def _count(pieces: _Phrase) -> int:
     return sum(
         len((piece if isinstance(piece, str) else piece.words).split()) for piece in pieces if piece not in (",", ".")
@@ -374,24 +366,27 @@ def _count(pieces: _Phrase) -> int:
 
 
 def word_mask_to_token_mask(
-    caption: str, word_positions: Sequence[int], offsets: Sequence[tuple[int, int]], length: int | None = None
+    caption: str, word_positions: Sequence[int], tokenizer: "PreTrainedTokenizerBase", length: int | None = None
 ) -> list[bool]:
     """Mark the tokens of the words at `word_positions`.
 
     Args:
-        caption (`str`): the caption that was tokenised.
+        caption (`str`): a caption.
         word_positions (`Sequence[int]`): places in `caption.split()`, such as a row's `caption1_noise`.
-        offsets (`Sequence[tuple[int, int]]`): the `offset_mapping` that a fast tokenizer gives for `caption` with
-            `return_offsets_mapping=True`; special tokens have the empty span `(0, 0)`.
-        length (`int`, *optional*): pad with False, or cut, to this many tokens.
+        tokenizer (`PreTrainedTokenizerBase`): a fast tokenizer, which knows where in the text its tokens are.
+        length (`int`, *optional*): of the `input_ids` that the mask goes with: a longer caption is truncated to it as
+            the tokenizer does, a shorter one padded with False at the end. By default the caption's own length.
 
     Returns:
-        `list[bool]`: True for a token with at least one letter or digit of a marked word. Punctuation that hangs on
-        a word and special tokens are never marked.
+        `list[bool]`: True for a token with at least one letter of a marked word. Punctuation after a word and
+        special tokens are never marked.
 
     Raises:
+        ValueError: if the tokenizer is not fast.
         IndexError: if a position is not one of the caption's words.
     """
+    if not tokenizer.is_fast:
+        raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer: it cannot tell where its tokens are")
     spans: list[tuple[int, int]] = []
     end = 0
     for word in caption.split():
@@ -400,9 +395,9 @@ def word_mask_to_token_mask(
         spans.append((start, start + len(word.rstrip(".,;:!?"))))
     for position in word_positions:
         if not 0 <= position < len(spans):
-            raise IndexError(
-                f"word position {position} is not in the caption, which has {len(spans)} words: {caption!r}"
-            )
+            raise IndexError(f"there is no word {position}: the caption has {len(spans)} words: {caption!r}")
     marked = [spans[position] for position in word_positions]
+    encoding = tokenizer(caption, return_offsets_mapping=True, truncation=length is not None, max_length=length)
+    offsets = encoding["offset_mapping"]  # special tokens have the empty span (0, 0)
     mask = [any(max(start, first) < min(stop, last) for first, last in marked) for start, stop in offsets]
-    return mask if length is None else (mask + [False] * length)[:length]
+    return mask if length is None else mask + [False] * (length - len(mask))

@@ -317,7 +317,8 @@ def _photograph(picture: Array, rng: np.random.Generator) -> Image.Image:
     values = np.asarray(image, dtype=np.float32) / 255.0
     if kind == "motion":
         padded = np.pad(values, ((0, 0), (reach, reach), (0, 0)), mode="edge")
-        values = sum(padded[:, shift : shift + width] for shift in range(2 * reach + 1)) / (2 * reach + 1)
+        shifted = [padded[:, shift : shift + width] for shift in range(2 * reach + 1)]
+        values = np.mean(shifted, axis=0, dtype=np.float32)
     warmth, green = rng.normal(0.0, 0.045), rng.normal(0.0, 0.02)
     gain = float(rng.choice([rng.uniform(0.85, 1.15), rng.uniform(0.55, 0.85)], p=[0.8, 0.2]))
     tint = np.array([1.0 + warmth, 1.0 + green, 1.0 - warmth], dtype=np.float32) * np.float32(gain)

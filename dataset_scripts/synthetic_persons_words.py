@@ -97,6 +97,15 @@ PLURAL = frozenset(
     {"trousers", "jeans", "joggers", "leggings", "shorts", "wide trousers", "sneakers", "boots", "sandals",
      "dress shoes", "glasses", "sunglasses"}
 )  # fmt: skip
+# (pose, what the image shows) -> how to say it. No phrase tells left from right: training flips images.
+POSES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("walking", "front"): ("walking towards the camera", "walking forward", "coming towards the viewer"),
+    ("walking", "back"): ("walking away from the camera", "walking away", "seen walking from behind"),
+    ("walking", "side"): ("walking side-on", "walking across the view", "seen walking in profile"),
+    ("standing", "front"): ("standing and facing the camera", "standing still", "facing the viewer"),
+    ("standing", "back"): ("standing with the back to the camera", "seen from behind", "facing away"),
+    ("standing", "side"): ("standing side-on", "standing in profile", "seen from the side"),
+}
 # Kinds that a fair reader could call by each other's name.
 _NEAR_KINDS: dict[str, tuple[frozenset[str], ...]] = {
     "color": NEAR_COLORS,
@@ -160,7 +169,8 @@ def wrong_words(
     forbidden = {value, *taken}
     if group == "upper":
         forbidden |= {"dress"} if person.gender == "man" else set()
-        forbidden |= {"t-shirt"} if person.inner_color != "none" else set()
+        # The t-shirt under an open jacket makes both words half true.
+        forbidden |= {"t-shirt", "shirt"} if person.inner_color != "none" else set()
     elif group == "inner":
         forbidden |= {person.upper, "dress", "coat", "jacket", "vest"}
     elif field.startswith("upper_color"):
