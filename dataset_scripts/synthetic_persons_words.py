@@ -119,6 +119,7 @@ _NEAR_KINDS: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"sweater", "shirt"}),
         frozenset({"jacket", "coat"}),
         frozenset({"jacket", "vest"}),
+        frozenset({"vest", "tank top"}),
         frozenset({"jacket", "hoodie"}),
     ),
     "lower": (
