@@ -137,7 +137,8 @@ class ImageCaptionPairs(Dataset):
         self.columns = columns
         self.captions_per_image = captions_per_image
         self.seed = seed
-        self.epoch = 0
+        # Shared memory: data loader workers that outlive an epoch hold a copy of this object, and must see it change.
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
         self.pixel_cache = pixel_cache
         self.person_ids = columns.person_ids(dataset)
         self._texts = dataset.select_columns(list(columns.captions)).with_format(None)
@@ -150,9 +151,14 @@ class ImageCaptionPairs(Dataset):
     def __len__(self) -> int:
         return len(self.dataset) if self._rows is None else len(self._rows)
 
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch, from 0."""
+        return int(self._epoch)
+
     def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader at the start of each epoch."""
-        self.epoch = epoch
+        """Called by the trainer at the start of each epoch."""
+        self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> ImageCaptionPair:
         row, number = (index, None) if self._rows is None else map(int, self._rows[index])

@@ -102,6 +102,15 @@ class _SeedEachProcess(TrainerCallback):
             set_seed(args.seed + args.process_index)
 
 
+class _TellEpoch(TrainerCallback):
+    """Each epoch draws its captions anew. On several processes accelerate tells the epoch to the sampler alone."""
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        dataset = getattr(train_dataloader, "dataset", None)
+        if hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(int(state.epoch or 0))
+
+
 class GADMSTrainer(Trainer):
     """Trains [`GADMSForPreTraining`].
 
@@ -150,6 +159,7 @@ class GADMSTrainer(Trainer):
         )
         self.augmentation = None if augmentation is None else augmentation.to(args.device)
         self.add_callback(_SeedEachProcess())
+        self.add_callback(_TellEpoch())
         self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)
         batch_size = args.train_batch_size * args.world_size
         if train_dataset is not None and args.dataloader_drop_last and len(train_dataset) < batch_size:
