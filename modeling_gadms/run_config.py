@@ -63,7 +63,7 @@ class DataArguments:
     @property
     def columns(self) -> DatasetColumns:
         """The same as a [`DatasetColumns`]."""
-        return DatasetColumns(self.image_column, tuple(self.caption_columns), self.person_id_column)
+        return DatasetColumns(self.image_column, self.caption_columns, self.person_id_column)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ def _apply_overrides(settings: dict[str, Any], overrides: Sequence[str]) -> None
             raise ValueError(f"override `{override}` must read section.key=value, as training.learning_rate=1e-4")
         section = settings
         for key in keys[:-1]:
-            section = section.setdefault(key, {})
+            if section.get(key) is None:
+                section[key] = {}
+            section = section[key]
             if not isinstance(section, dict):
                 raise ValueError(f"override `{override}`: `{key}` holds {section!r}, which has no keys")
         section[keys[-1]] = yaml.load(value, Loader=_Loader)  # noqa: S506, a SafeLoader
@@ -123,6 +125,9 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
     _apply_overrides(settings, overrides)
     check_keys(settings, ("model", "data", "training"), str(path))
     sections = {name: settings.get(name) or {} for name in ("model", "data", "training")}
+    for name, section in sections.items():
+        if not isinstance(section, dict):
+            raise ValueError(f"section `{name}` of {path} must hold keys and values; it holds {section!r}")
 
     own_keys = _field_names(ModelArguments) - {"config"}
     config_keys = _field_names(GADMSConfig)
