@@ -5,7 +5,9 @@ import json
 
 import torch
 from PIL import Image
-from transformers import PreTrainedModel, ProcessorMixin
+
+from .modeling_gadms import GADMSModel
+from .processing_gadms import GADMSProcessor
 
 
 # What differs between two loads of one model, or between two versions of transformers, and changes no embedding.
@@ -16,7 +18,7 @@ _PROBE_TEXT = "A woman in a red coat, carrying a black backpack."
 _PROBE_COLOUR = (30, 120, 210)
 
 
-def model_fingerprint(model: PreTrainedModel, processor: ProcessorMixin) -> str:
+def model_fingerprint(model: GADMSModel, processor: GADMSProcessor) -> str:
     """A digest of everything an embedding depends on: configuration, weights and preprocessing.
 
     The preprocessing enters as it acts on a sentence and on a picture of one colour, not as its settings are spelled,

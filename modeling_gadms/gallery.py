@@ -14,11 +14,12 @@ from lancedb.index import HnswSq
 from lancedb.query import LanceVectorQueryBuilder
 from lancedb.table import Table
 from PIL import Image
-from transformers import PreTrainedModel, ProcessorMixin
 
 from .detection import PersonBox
 from .encoding import encode_captions, encode_images
 from .fingerprint import model_fingerprint
+from .modeling_gadms import GADMSModel
+from .processing_gadms import GADMSProcessor
 from .queries import check_query
 
 
@@ -84,7 +85,7 @@ class PersonGallery:
             print(result.rank, result.score, result.source)
     """
 
-    def __init__(self, location: str, table: Table, model: PreTrainedModel, processor: ProcessorMixin):
+    def __init__(self, location: str, table: Table, model: GADMSModel, processor: GADMSProcessor):
         self.location = location
         self._table = table
         self._model = model
@@ -92,7 +93,7 @@ class PersonGallery:
 
     @classmethod
     def create(
-        cls, location: str | Path, model: PreTrainedModel, processor: ProcessorMixin, *, overwrite: bool = False
+        cls, location: str | Path, model: GADMSModel, processor: GADMSProcessor, *, overwrite: bool = False
     ) -> "PersonGallery":
         """Make an empty gallery.
 
@@ -118,7 +119,7 @@ class PersonGallery:
         return cls(location, table, model, processor)
 
     @classmethod
-    def open(cls, location: str | Path, model: PreTrainedModel, processor: ProcessorMixin) -> "PersonGallery":
+    def open(cls, location: str | Path, model: GADMSModel, processor: GADMSProcessor) -> "PersonGallery":
         """Open a gallery with the model that it was built with.
 
         Raises:
@@ -235,7 +236,7 @@ def _model_of(table: Table) -> GalleryModel:
     return GalleryModel(**json.loads(table.schema.metadata[_METADATA_KEY]))
 
 
-def _name_of(model: PreTrainedModel) -> str:
+def _name_of(model: GADMSModel) -> str:
     """Where the model was loaded from; a folder as an absolute path, so that a search can find it from anywhere."""
     name = model.name_or_path
     return str(Path(name).resolve()) if name and Path(name).is_dir() else name or "(not loaded from anywhere)"

@@ -2,10 +2,10 @@
 
 import warnings
 
-from transformers import ProcessorMixin
+from .processing_gadms import GADMSProcessor
 
 
-def check_query(processor: ProcessorMixin, text: str) -> str:
+def check_query(processor: GADMSProcessor, text: str) -> str:
     """The query without surrounding space; warns when it is longer than the model reads.
 
     The processor truncates and keeps the end-of-text token, on which the caption's embedding is read.

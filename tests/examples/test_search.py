@@ -1,0 +1,68 @@
+"""The search examples run as their headers say."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def example(name: str, *arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def model_folder(tmp_path, tiny_model, processor) -> Path:
+    folder = tmp_path / "model"
+    tiny_model().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_search_indexes_a_folder_and_then_answers_from_the_gallery(tmp_path, model_folder):
+    persons = tmp_path / "persons"
+    persons.mkdir()
+    for colour in ("red", "green", "blue"):
+        Image.new("RGB", (20, 50), colour).save(persons / f"{colour}.png")
+    first = example("search.py", "--model", model_folder, "--source", persons, "a red coat", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("3 persons from 3 of 3 images")
+    assert (tmp_path / "runs/search/result.png").is_file()
+    second = example("search.py", "--model", model_folder, "a red coat", cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.splitlines() == first.stdout.splitlines()[1:]
+
+
+def test_fetching_the_video_without_apt_says_what_to_do(tmp_path):
+    result = example("fetch_vtest.py", cwd=tmp_path, PATH="")
+    assert result.returncode == 1
+    assert "use --video" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.integration
+@pytest.mark.xdist_group("vtest")
+def test_demo_video_finds_persons_in_a_real_video_and_draws_every_answer(tmp_path, model_folder):
+    fetched = subprocess.run(
+        [sys.executable, "examples/fetch_vtest.py"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert fetched.returncode == 0, f"vtest.avi could not be fetched: {fetched.stderr.strip().splitlines()[-1]}"
+    video = ROOT / fetched.stdout.strip()
+    result = example("demo_video.py", "--model", model_folder, "--video", video, "--every", 250, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    persons, _, frames = result.stdout.splitlines()[0].partition(" persons from ")
+    assert int(persons) >= 12  # three to seven in each of the four frames
+    assert frames == "4 of 4 images"
+    for description in ("a_person_in_a_red_jacket", "a_person_in_a_black_coat", "a_person_in_a_blue_jacket_and_jeans"):
+        assert Image.open(tmp_path / "runs/demo-video" / f"{description}.png").height > 300
