@@ -239,6 +239,9 @@ class GADMSModel(GADMSPreTrainedModel):
         if text_config["eos_token_id"] == 2:
             text_config["eos_token_id"] = vocab_size - 1
         vision_config["image_size"] = tuple(image_size)
+        for encoder_config in (text_config, vision_config):
+            # Half-precision weights are copied into float32 ones; left here, the encoders alone would be half.
+            encoder_config.pop("dtype", None)
         config = GADMSConfig(
             text_config=CLIPTextConfig.from_dict(text_config),
             vision_config=CLIPVisionConfig.from_dict(vision_config),
