@@ -133,7 +133,7 @@ class ImageCaptionPairs(Dataset):
         columns.validate(dataset.column_names)
         if len(dataset) == 0:
             raise ValueError("the data set has no rows")
-        self.dataset = dataset
+        self.dataset = dataset.with_format(None)  # whatever its owner wants of it: images, not arrays
         self.columns = columns
         self.captions_per_image = captions_per_image
         self.seed = seed
@@ -141,7 +141,7 @@ class ImageCaptionPairs(Dataset):
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
         self.pixel_cache = pixel_cache
         self.person_ids = columns.person_ids(dataset)
-        self._texts = dataset.select_columns(list(columns.captions)).with_format(None)
+        self._texts = self.dataset.select_columns(list(columns.captions))
         self._rows: np.ndarray | None = None  # of "all": (row, caption number) of every pair
         if captions_per_image == "all":
             counts = [len(columns.row_captions(row, number)) for number, row in enumerate(self._texts)]
@@ -207,6 +207,7 @@ def cache_pixels(dataset: datasets.Dataset, columns: DatasetColumns, processor: 
         `torch.ByteTensor` of shape `(len(dataset), 3, height, width)`: what the processor would resize to, so that
         training on it equals training on the images.
     """
+    dataset = dataset.with_format(None)
     height, width = processor.image_size
     pixels = torch.empty(len(dataset), 3, height, width, dtype=torch.uint8)
     for row in tqdm(range(len(dataset)), desc="Caching images", unit="image"):
