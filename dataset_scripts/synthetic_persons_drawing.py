@@ -46,7 +46,9 @@ Painter = Callable[[Surface], Array]
 
 
 class Canvas:
-    """A transparent picture in float32 with colours premultiplied by coverage.
+    """A picture in float32: colours premultiplied by coverage, and the coverage.
+
+    It starts transparent. Given colours to begin with, it is a figure in front of a background.
 
     Args:
         height (`int`), width (`int`): pixels.
@@ -91,7 +93,7 @@ class Canvas:
         alpha += cover[..., 0] * (1.0 - alpha)
 
     def darken(self, window: Window, cover: Array) -> None:
-        """Multiply what is there by `1 - cover`: a shadow that falls on the figure itself."""
+        """Multiply what is there by `1 - cover`: a shadow."""
         self.color[window.rows, window.columns] *= (1.0 - cover)[..., None]
 
     def shade(self, across: Array, ambient: float = 0.56) -> Array:
@@ -179,7 +181,7 @@ class Canvas:
         self.lay(window, cover, paint(Surface(across, across * rx, v * ry)) * self.shade(across, ambient)[..., None])
 
     def polygon(self, points: list[Point], paint: Painter, *, shadow: float = 0.0) -> None:
-        """Draw a flat shape lit evenly; with `shadow`, only darken what is there by that share.
+        """Draw a flat shape lit evenly; with `shadow`, only darken the figure there by that share.
 
         The surface runs from -1 to 1 across its bounding box.
         """
@@ -197,7 +199,7 @@ class Canvas:
         )
         cover = np.asarray(mask.reduce(zoom), dtype=np.float32) / 255.0
         if shadow:
-            self.darken(window, cover * shadow)
+            self.darken(window, cover * shadow * self.alpha[window.rows, window.columns])
             return
         half = max((max(xs) - min(xs)) / 2, 1e-4)
         across = np.clip((window.x - (max(xs) + min(xs)) / 2) / half, -1.0, 1.0) + np.zeros_like(window.y)

@@ -223,7 +223,7 @@ def _draw_arm(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe, arm
             canvas.limb(shoulder, _between(shoulder, elbow, 0.62 if kind == "t-shirt" else 0.42), big + ease,
                         mid + ease + 0.005, sleeve, flat_end=True)  # fmt: skip
     else:
-        canvas.limb(shoulder, elbow, big + ease, mid + ease, sleeve)
+        canvas.limb(shoulder, elbow, big + 0.5 * ease, mid + ease, sleeve)
         canvas.limb(elbow, _between(elbow, wrist, 1.0), mid + ease, thin + ease * 0.8 + 0.003, sleeve, flat_end=True,
                     v0=0.16)  # fmt: skip
         cuff = replace(sleeve, color=sleeve.color * 0.78, pattern="plain")

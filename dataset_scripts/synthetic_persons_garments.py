@@ -76,8 +76,9 @@ def _dim(color: Array, where: Array, factor: float) -> None:
 
 def _crew_neck(color: Array, phi: Array, y: Array, surface: Surface, clothes: Wardrobe) -> None:
     neckline = 0.172 + 0.022 * np.cos(np.clip(phi * 1.1, -np.pi, np.pi))
-    _dim(color, (y < neckline + 0.009), 0.80)
-    _set(color, y < neckline, clothes.skin.color)
+    inside = np.abs(surface.s) < 0.060
+    _dim(color, inside & (y < neckline + 0.009), 0.80)
+    _set(color, inside & (y < neckline), clothes.skin.color)
 
 
 def _ribbed(color: Array, phi: Array, y: Array, surface: Surface, clothes: Wardrobe) -> None:
@@ -151,7 +152,7 @@ def _tank_top(color: Array, phi: Array, y: Array, surface: Surface, clothes: War
 
 def _dress(color: Array, phi: Array, y: Array, surface: Surface, clothes: Wardrobe) -> None:
     neckline = 0.185 + 0.030 * np.clip(np.cos(phi), -0.2, 1.0)
-    _set(color, y < neckline, clothes.skin.color)
+    _set(color, (y < neckline) & (np.abs(surface.s) < 0.075), clothes.skin.color)
     _dim(color, (y > 0.372) & (y < 0.392), 0.66)
     sway = np.clip((y - 0.40) / 0.3, 0.0, 1.0)
     color *= (1.0 + 0.16 * sway * np.sin(phi * 9.0))[..., None]

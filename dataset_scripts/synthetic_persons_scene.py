@@ -34,8 +34,7 @@ def draw_image(person: Person, view: View, size: tuple[int, int], rng: np.random
     light = float(rng.uniform(-0.65, 0.65))
     canvas = Canvas(rows, columns, scale, left, top, light)
     canvas.color[:] = _background(rows, columns, (top + 0.97 * scale) / rows, rng)
-    canvas.alpha[:] = 1.0
-    _ground_shadow(canvas)
+    _ground_shadow(canvas)  # coverage stays 0 there: it tells the figure from its surroundings
     draw_figure(canvas, person, view, rng)
     _draw_occluder(canvas, view.occluder, rng)
     picture = canvas.color

@@ -64,6 +64,18 @@ def test_identities_are_disjoint_across_splits_and_have_all_their_images(persons
     assert all(list(ids["train"]).count(person) == 2 for person in set(ids["train"]))
 
 
+def test_each_split_draws_persons_of_its_own():
+    looks = {
+        split: {
+            (person.style_seed, *person.attributes().values())
+            for person in map(PersonSampler(0, split).person, range(99))
+        }
+        for split in ("train", "validation", "test")
+    }
+    assert not looks["train"] & looks["test"] and not looks["train"] & looks["validation"]
+    assert not looks["validation"] & looks["test"]
+
+
 def test_image_paths_are_unique(persons):
     paths = [path for dataset in persons.values() for path in dataset["image_path"]]
     assert len(set(paths)) == len(paths)

@@ -200,6 +200,15 @@ def test_the_share_of_wrong_attributes_is_the_rate(rate):
     assert abs(wrong - rate * len(mentions)) < 3.5 * spread
 
 
+def test_noise_never_gives_a_pattern_one_colour_twice():
+    pairs = 0
+    for _, caption in [*captions(1.0, 200), *captions(0.5, 200)]:
+        written = {mention.field: mention.written for mention in caption.mentions}
+        pairs += "upper_color2" in written
+        assert written["upper_color"] != written.get("upper_color2"), caption.text
+    assert pairs > 100
+
+
 def test_at_rate_one_every_attribute_is_wrong():
     for _, caption in captions(1.0, 50):
         assert caption.noise_positions == caption.attribute_positions
