@@ -84,6 +84,13 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _parse(text: str, place: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506, a SafeLoader
+    except yaml.YAMLError as error:
+        raise ValueError(f"{place} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
 def _apply_overrides(settings: dict[str, Any], overrides: Sequence[str]) -> None:
     for override in overrides:
         path, separator, value = override.partition("=")
@@ -97,7 +104,7 @@ def _apply_overrides(settings: dict[str, Any], overrides: Sequence[str]) -> None
             section = section[key]
             if not isinstance(section, dict):
                 raise ValueError(f"override `{override}`: `{key}` holds {section!r}, which has no keys")
-        section[keys[-1]] = yaml.load(value, Loader=_Loader)  # noqa: S506, a SafeLoader
+        section[keys[-1]] = _parse(value, f"the value of override `{override}`")
 
 
 def _field_names(record: type) -> set[str]:
@@ -117,9 +124,9 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
 
     Raises:
         ValueError: for a file that is no mapping, an unknown key or a malformed override, naming it.
+        OSError: if the file cannot be read.
     """
-    with open(path, encoding="utf-8") as file:
-        settings = yaml.load(file, Loader=_Loader)  # noqa: S506, a SafeLoader
+    settings = _parse(Path(path).read_text(encoding="utf-8"), str(path))
     if not isinstance(settings, dict):
         raise ValueError(f"{path} must hold the sections model, data and training; it holds {settings!r}")
     _apply_overrides(settings, overrides)
