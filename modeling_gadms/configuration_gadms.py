@@ -178,6 +178,16 @@ class GADMSConfig(PreTrainedConfig):
             "AutoProcessor": "processing_gadms.GADMSProcessor",
         }
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Overridden: the base class replaces saved values without the checks of the constructor."""
+        config_dict = dict(config_dict)
+        own_fields = {field.name for field in fields(cls)} - {field.name for field in fields(PreTrainedConfig)}
+        for name in own_fields & kwargs.keys():
+            value, saved = kwargs.pop(name), config_dict.get(name)
+            config_dict[name] = {**saved, **value} if isinstance(value, dict) and isinstance(saved, dict) else value
+        return super().from_dict(config_dict, **kwargs)
+
     def _sub_config(self, name: str, config_class: type, defaults: PreTrainedConfig) -> PreTrainedConfig:
         value = getattr(self, name)
         if value is None:
@@ -192,6 +202,8 @@ class GADMSConfig(PreTrainedConfig):
         """Part of the validation that `@strict` runs: relations between fields, and their ranges."""
         text, vision = self.text_config, self.vision_config
         height, width = vision.image_size
+        if min(height, width) < 1:
+            raise ValueError(f"image_size (height, width) = ({height}, {width}) must be positive")
         if not isinstance(vision.patch_size, int) or height % vision.patch_size or width % vision.patch_size:
             raise ValueError(
                 f"image_size (height, width) = ({height}, {width}) must be a multiple of patch_size = "
@@ -213,6 +225,13 @@ class GADMSConfig(PreTrainedConfig):
                 f"the mask token ({self.mask_token_id}) as soon as one is masked; set the tokenizer's true EOS id "
                 "(49407 for OpenAI's tokenizer)"
             )
+        if self.mask_token_id == text.eos_token_id:
+            raise ValueError(
+                f"mask_token_id = {self.mask_token_id} is also text_config.eos_token_id: a mask would end the caption"
+            )
+        for name in ("projection_dim", "fusion_num_attention_heads", "fusion_intermediate_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
         if self.projection_dim % self.fusion_num_attention_heads:
             raise ValueError(
                 f"projection_dim = {self.projection_dim} must be a multiple of fusion_num_attention_heads = "
@@ -237,8 +256,8 @@ class GADMSConfig(PreTrainedConfig):
         for name in ("mask_sharpness", "temperature", "sdm_epsilon"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"{name} = {getattr(self, name)} must be positive")
-        for name in ("mtp_weight", "identity_weight", "num_identities"):
-            if getattr(self, name) < 0:
+        for name in ("mtp_weight", "identity_weight", "num_identities", "fusion_num_hidden_layers"):
+            if not getattr(self, name) >= 0:  # also refuses NaN
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
 
 
