@@ -75,7 +75,7 @@ def _draw_leg(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe, leg
     thigh, calf, thin = 0.060 * girth, 0.043 * girth, 0.026
     cloth, skin = replace(clothes.lower, offset=0.63 + 0.2 * leg.side), clothes.skin
     kind = person.lower
-    boots = person.shoes == "boots"
+    boots = person.shoes == "boots" and kind != "wide trousers"  # worn over the trousers
     if kind in ("shorts", "skirt", "none"):
         canvas.limb(hip, knee, thigh, calf, skin)
         canvas.limb(knee, ankle, calf, thin, skin)

@@ -313,6 +313,8 @@ def _photograph(picture: Array, rng: np.random.Generator) -> Image.Image:
     reach = max(int(round(amount * 1.6)), 1)
     if kind == "defocus":
         image = image.filter(ImageFilter.GaussianBlur(amount * 0.9))
+    elif height > 256:  # no lens is sharper; it also softens the steps in patterns, drawn without oversampling here
+        image = image.filter(ImageFilter.GaussianBlur(0.6))
     values = np.asarray(image, dtype=np.float32) / 255.0
     if kind == "motion":
         padded = np.pad(values, ((0, 0), (reach, reach), (0, 0)), mode="edge")
