@@ -209,7 +209,7 @@ class Canvas:
         """Returns: the picture as RGBA with colours no longer premultiplied."""
         alpha = self.alpha[..., None]
         color = np.clip(self.color / np.maximum(alpha, 1e-3), 0.0, 1.0)
-        return Image.fromarray(np.rint(np.concatenate([color, alpha], axis=2) * 255.0).astype(np.uint8), "RGBA")
+        return Image.fromarray(np.rint(np.concatenate([color, alpha], axis=2) * 255.0).astype(np.uint8))
 
 
 @lru_cache(maxsize=1)
@@ -219,7 +219,7 @@ def fold_field() -> Array:
     field = np.zeros((512, 512), dtype=np.float32)
     for rows, columns, weight in ((10, 20, 0.6), (26, 44, 0.4), (150, 170, 0.16)):
         coarse = np.tile(rng.standard_normal((rows, columns)).astype(np.float32), (3, 3))
-        smooth = Image.fromarray(coarse, "F").resize((512 * 3, 512 * 3), Image.Resampling.BICUBIC)
+        smooth = Image.fromarray(coarse).resize((512 * 3, 512 * 3), Image.Resampling.BICUBIC)
         field += weight * np.asarray(smooth)[512:1024, 512:1024]
     return field
 

@@ -307,7 +307,7 @@ def _draw_occluder(canvas: Canvas, occluder: str, rng: np.random.Generator) -> N
 def _photograph(picture: Array, rng: np.random.Generator) -> Image.Image:
     """What the camera does: blur, tint, exposure, contrast, noise."""
     height, width = picture.shape[:2]
-    image = Image.fromarray(np.clip(picture * 255.0 + 0.5, 0, 255).astype(np.uint8), "RGB")
+    image = Image.fromarray(np.clip(picture * 255.0 + 0.5, 0, 255).astype(np.uint8))
     kind = pick(rng, {"sharp": 55, "defocus": 30, "motion": 15})
     amount = float(rng.uniform(0.3, 1.0)) * height / 160.0
     reach = max(int(round(amount * 1.6)), 1)
@@ -327,7 +327,7 @@ def _photograph(picture: Array, rng: np.random.Generator) -> Image.Image:
     values = ((values * tint - 0.45) * contrast + 0.45) * (1.0 - haze) + haze
     grain = float(rng.uniform(0.003, 0.020))
     values = values + rng.standard_normal((height, width, 1), dtype=np.float32) * np.float32(grain)
-    return Image.fromarray(np.clip(values * 255.0 + 0.5, 0, 255).astype(np.uint8), "RGB")
+    return Image.fromarray(np.clip(values * 255.0 + 0.5, 0, 255).astype(np.uint8))
 
 
 def draw_scene(
