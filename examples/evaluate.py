@@ -3,8 +3,7 @@ r"""Measure a model on a data set: R@1, R@5, R@10, mAP and mINP, from captions t
     python examples/evaluate.py --model runs/demo/model --dataset synthetic_persons --split test \
         --dataset-args "image_size=[96, 32]" --output runs/demo/metrics.json
     python examples/evaluate.py --model my_model --dataset data/cuhk_pedes --split test --captions captions
-    python examples/evaluate.py --model my_model --dataset imagefolder --dataset-args data_dir=data/persons \
-        --split train --captions text
+    python examples/evaluate.py --model my_model --dataset data/persons --split train --captions text
 
 Prints a table and writes JSON with the metrics, the counts behind them, and what it takes to repeat them: the model's
 weights (SHA-256), the data set and its arguments, versions and the command. Every caption is a query and every image
@@ -50,9 +49,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     # 3. The data
     dataset = load_split(arguments.dataset, arguments.split, dict(arguments.dataset_args))
-    person_id = arguments.person_id
-    if person_id is None and "person_id" in dataset.column_names:
-        person_id = "person_id"
+    person_id = arguments.person_id or ("person_id" if "person_id" in dataset.column_names else None)
     columns = DatasetColumns(arguments.image, tuple(arguments.captions), person_id)
 
     # 4. The measurement
@@ -99,10 +96,13 @@ def load_model(folder: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
     model, loading = AutoModel.from_pretrained(folder, output_loading_info=True)
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ValueError(f"{folder} holds a {type(model).__name__}, which does not embed both images and texts")
-    if loading["missing_keys"]:
-        missing = sorted(loading["missing_keys"])
+    if missing := sorted(loading["missing_keys"]):
         raise ValueError(f"{folder} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}")
-    return model, AutoProcessor.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder)
+    known, expected = len(processor.tokenizer), model.config.text_config.vocab_size
+    if known != expected:  # transformers makes up a tokenizer of three tokens where the vocabulary is missing
+        raise ValueError(f"{folder}: its tokenizer has {known} tokens, its model {expected}; save both there again")
+    return model, processor
 
 
 def load_split(name: str, split: str, builder_arguments: dict[str, Any]) -> datasets.Dataset:

@@ -130,6 +130,11 @@ def test_two_runs_give_the_same_metrics(run, model_folder, data_folder, tmp_path
     assert first["text_to_image"] == pytest.approx(second["text_to_image"])
 
 
+def drop_the_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+
+
 def drop_a_weight(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     del weights["gadms.text_projection.weight"]
@@ -142,7 +147,8 @@ def drop_a_weight(folder: Path) -> None:
         (lambda folder: (folder / "config.json").unlink(), "config.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"cut"), "header"),
-        (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer"),  # several lines, where it is raised
+        (lambda folder: (folder / "tokenizer.json").unlink(), "its tokenizer has"),
+        (drop_the_tokenizer, "Couldn't instantiate the backend tokenizer"),  # several lines, where it is raised
         (drop_a_weight, "lacks 1 weights of GADMSModel, such as text_projection.weight"),
     ],
 )
