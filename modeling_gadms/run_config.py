@@ -76,19 +76,16 @@ class RunConfig:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads `1e-4` as the number that people mean; YAML 1.1 takes it for a text."""
+    """Reads `1e-4` as the number and `no` as the word that people mean; YAML 1.1 takes them the other way round."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def _parse(text: str, place: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506, a SafeLoader
-    except yaml.YAMLError as error:
-        raise ValueError(f"{place} is not valid YAML: {' '.join(str(error).split())}") from error
+_BOOLEAN, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOLEAN]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOLEAN, re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
 
 
 def _apply_overrides(settings: dict[str, Any], overrides: Sequence[str]) -> None:
