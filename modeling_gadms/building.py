@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import torch
 from transformers import AutoTokenizer
 
 from .configuration_gadms import GADMSConfig
@@ -33,7 +34,8 @@ def build_model_and_processor(
 
     if arguments.from_pretrained:
         config = GADMSConfig.from_pretrained(arguments.from_pretrained, **arguments.config)
-        model = GADMSForPreTraining.from_pretrained(arguments.from_pretrained, config=config)
+        # Checkpoints may be published in half precision, where the small steps of an optimizer would be lost.
+        model = GADMSForPreTraining.from_pretrained(arguments.from_pretrained, config=config, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(arguments.from_pretrained)
         return model, GADMSProcessor.from_tokenizer(tokenizer, image_size=model.config.vision_config.image_size)
 
