@@ -84,6 +84,9 @@ class GADMSProcessor(ProcessorMixin):
         Raises:
             ValueError: if a caption is empty, naming its position, or nothing is given.
         """
+        for name, value in (("images", images), ("text", text)):
+            if isinstance(value, (list, tuple)) and not value:
+                raise ValueError(f"`{name}` is an empty list; give at least one, or leave it out")
         if text is not None:
             text = [text] if isinstance(text, str) else list(text)
             for index, caption in enumerate(text):
