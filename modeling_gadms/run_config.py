@@ -88,6 +88,13 @@ _Loader.add_implicit_resolver(_BOOLEAN, re.compile(r"(?:true|True|TRUE|false|Fal
 _Loader.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
 
 
+def _parse(text: str, place: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506, a SafeLoader
+    except yaml.YAMLError as error:
+        raise ValueError(f"{place} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
 def _apply_overrides(settings: dict[str, Any], overrides: Sequence[str]) -> None:
     for override in overrides:
         path, separator, value = override.partition("=")

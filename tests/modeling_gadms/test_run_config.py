@@ -65,6 +65,11 @@ def test_names_that_look_like_numbers_stay_names(run_file, name):
     assert load_run_config(run_file, [f"training.run_name={name}"]).training.run_name == name
 
 
+@pytest.mark.parametrize("text", ["no", "off", "yes", "on"])
+def test_words_that_yaml_once_took_for_booleans_stay_words(run_file, text):
+    assert load_run_config(run_file, [f"training.run_name={text}"]).training.run_name == text
+
+
 def test_overrides_replace_values_nested_keys_and_lists(run_file):
     run = load_run_config(
         run_file,
