@@ -41,7 +41,9 @@ def train_tokenizer(captions: Iterable[str], *, vocab_size: int, max_length: int
     tokenizer = CLIPTokenizer().backend_tokenizer  # for its normaliser and its way of splitting words
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - num_special,
-        initial_alphabet=alphabet,
+        # Not as an alphabet: the trainer would number ends of words in the random order of a hash map, and break ties
+        # between equally frequent pairs by those numbers, so that two processes learn two vocabularies.
+        special_tokens=pieces,
         end_of_word_suffix=END_OF_WORD,
         show_progress=False,
     )
