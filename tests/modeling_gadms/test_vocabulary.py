@@ -13,14 +13,18 @@ SMALLEST = 256 * 2 + 2
 TOKENIZER = train_tokenizer(CAPTIONS, vocab_size=600, max_length=32)
 
 
+# A special token typed out is that token, as in CLIP.
+ORDINARY_TEXT = st.text(max_size=60).filter(lambda text: "<|" not in text)
+
+
 @settings(max_examples=200, deadline=None)
-@given(text=st.text(max_size=60))
+@given(text=ORDINARY_TEXT)
 def test_no_text_holds_an_unknown_piece(text):
     """An unknown piece would become EOS, CLIP's unknown token, and cut the caption there."""
     input_ids = TOKENIZER(text)["input_ids"]
     assert input_ids[0] == TOKENIZER.bos_token_id and input_ids[-1] == TOKENIZER.eos_token_id
     assert not {TOKENIZER.bos_token_id, TOKENIZER.eos_token_id} & set(input_ids[1:-1])
-    assert bool(input_ids[1:-1]) == bool(text.strip())
+    assert input_ids[1:-1] or not text.strip()
 
 
 @settings(max_examples=100, deadline=None)
@@ -66,11 +70,18 @@ def test_without_captions_there_are_still_the_bytes():
     assert len(tokenizer) == SMALLEST and len(tokenizer("red")["input_ids"]) == 5
 
 
-def test_captions_may_come_from_a_generator_and_give_the_same_vocabulary_each_time():
+def test_every_training_gives_the_same_vocabulary():
+    """Each process of a distributed run learns its own; ties between pairs must fall alike."""
+    for _ in range(8):
+        again = train_tokenizer(CAPTIONS, vocab_size=600, max_length=32)
+        assert again.get_vocab() == TOKENIZER.get_vocab()
+        text = "a man with a backpack and blue jeans"
+        assert again(text)["input_ids"] == TOKENIZER(text)["input_ids"]
+
+
+def test_captions_may_come_from_a_generator():
     again = train_tokenizer((caption for caption in CAPTIONS), vocab_size=600, max_length=32)
     assert again.get_vocab() == TOKENIZER.get_vocab()
-    text = "a man with a backpack and blue jeans"
-    assert again(text)["input_ids"] == TOKENIZER(text)["input_ids"]
 
 
 @settings(max_examples=50, deadline=None)
