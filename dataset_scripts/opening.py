@@ -18,13 +18,16 @@ def open_dataset(name: str, **builder_arguments: Any) -> datasets.DatasetDict:
         [`~datasets.DatasetDict`]
 
     Raises:
-        ValueError: if arguments are given for a folder that takes none.
+        ValueError: for an argument that is unknown or of the wrong type, or given for a folder that takes none.
         FileNotFoundError: if nothing of that name is found.
     """
     if name == "synthetic_persons":
         from .synthetic_persons import load_synthetic_persons  # drawing is not loaded for anybody else's data
 
-        return load_synthetic_persons(**builder_arguments)
+        try:
+            return load_synthetic_persons(**builder_arguments)
+        except TypeError as error:  # from here on the arguments are values that a person wrote
+            raise ValueError(str(error)) from error
     if (Path(name) / "dataset_dict.json").is_file() or (Path(name) / "state.json").is_file():
         if builder_arguments:
             raise ValueError(f"{name} was written by save_to_disk and takes no arguments, such as {builder_arguments}")

@@ -24,13 +24,19 @@ from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from dataset_scripts.opening import open_dataset
 from modeling_gadms.building import build_model_and_processor
 from modeling_gadms.data import ImageCaptionPairs, PersonAugmentation, cache_pixels
 from modeling_gadms.run_config import load_run_config
 from modeling_gadms.trainer import GADMSTrainer
+
+
+def last_checkpoint(output_dir: str) -> str | None:
+    """The newest whole checkpoint: a run killed while it saved leaves one without its state, which is written last."""
+    states = Path(output_dir).glob("checkpoint-*/trainer_state.json")
+    newest = max(states, key=lambda path: int(path.parent.name.removeprefix("checkpoint-")), default=None)
+    return None if newest is None else str(newest.parent)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -42,6 +48,10 @@ def main(arguments: argparse.Namespace) -> None:
     # 2. The data; one process prepares it, the others wait and read it
     with run.training.main_process_first(desc="data set"):
         splits = open_dataset(run.data.dataset, **run.data.dataset_args)
+    validation_split = run.data.validation_split if run.training.eval_strategy != "no" else None
+    for name in filter(None, (run.data.train_split, validation_split)):
+        if name not in splits:
+            raise ValueError(f"{run.data.dataset} has no split `{name}`; it has {', '.join(splits)}")
     columns = run.data.columns
     train_split = splits[run.data.train_split]
     columns.validate(train_split.column_names)
@@ -64,9 +74,9 @@ def main(arguments: argparse.Namespace) -> None:
         pixel_cache=cache_pixels(train_split, columns, processor) if run.data.cache_images else None,
     )
     eval_dataset = None
-    if run.data.validation_split and run.training.eval_strategy != "no":
+    if validation_split:
         # Every caption of a validation image is a query.
-        eval_dataset = ImageCaptionPairs(splits[run.data.validation_split], columns, captions_per_image="all")
+        eval_dataset = ImageCaptionPairs(splits[validation_split], columns, captions_per_image="all")
     augmentation = PersonAugmentation(processor, crop_padding=run.data.crop_padding) if run.data.augmentation else None
 
     # 5. Training, and the best or last model in <output_dir>/model
@@ -78,8 +88,7 @@ def main(arguments: argparse.Namespace) -> None:
         eval_dataset=eval_dataset,
         augmentation=augmentation,
     )
-    checkpoint = get_last_checkpoint(run.training.output_dir) if arguments.resume else None
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=last_checkpoint(run.training.output_dir) if arguments.resume else None)
     trainer.save_model(str(Path(run.training.output_dir) / "model"))
     trainer.save_state()
 
