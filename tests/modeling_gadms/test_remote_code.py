@@ -1,0 +1,209 @@
+"""A saved folder carries its code: what ships, what that imports, and that it runs where this package is absent."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import modeling_gadms
+from modeling_gadms import GADMSModel
+
+
+PACKAGE = Path(modeling_gadms.__file__).parent
+SHIPPED = {
+    "configuration_gadms.py",
+    "losses_gadms.py",
+    "masking_gadms.py",
+    "modeling_gadms.py",
+    "processing_gadms.py",
+    "token_scoring_gadms.py",
+}
+SHIPPED_IMPORTS = {"torch", "transformers", "huggingface_hub"} | set(sys.stdlib_module_names)
+
+# Each module imports from stages above its own only.
+STAGES = [
+    {"configuration_gadms", "losses_gadms", "masking_gadms"},
+    {"token_scoring_gadms"},
+    {"modeling_gadms"},
+    {"processing_gadms"},
+    {"images", "drawing", "vocabulary", "queries"},
+    {"data", "encoding", "detection", "video", "fingerprint", "conversion"},
+    {"trainer", "evaluation", "gallery", "explain"},
+    {"run_config", "indexing", "contact_sheet"},
+    {"building"},
+    {"publishing", "cli"},
+]
+
+
+def imports_of(path: Path) -> tuple[set[str], set[str]]:
+    """Modules of this package, without the leading dot, and top-level names of all others; also inside functions."""
+    own, others = set(), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level == 1, f"{path.name} imports from above its folder"
+            own |= {node.module} if node.module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            others.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Import):
+            others |= {alias.name.split(".")[0] for alias in node.names}
+    return own, others
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Imports.
+# ---------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_shipped_files_import_each_other_torch_and_transformers_alone(name):
+    own, others = imports_of(PACKAGE / name)
+    assert others <= SHIPPED_IMPORTS
+    assert {f"{module}.py" for module in own} <= SHIPPED  # flat: no dots, nothing that stays behind
+
+
+def test_files_that_ship_and_no_others_carry_the_suffix():
+    assert {path.name for path in PACKAGE.rglob("*_gadms.py")} == SHIPPED
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_imports_point_one_way(path):
+    own, others = imports_of(path)
+    assert "modeling_gadms" not in others, "import siblings relatively"
+    assert "dataset_scripts" not in others, "the model package does not know the data package"
+    if path.stem == "__init__":
+        assert {f"{module}.py" for module in own} <= SHIPPED
+        return
+    stage_of = {module: index for index, stage in enumerate(STAGES) for module in stage}
+    assert path.stem in stage_of, f"{path.name} is new: place it in STAGES above"
+    for module in own - {"metrics.person_retrieval.ranking"}:
+        assert stage_of[module] < stage_of[path.stem], f"{path.stem} imports {module}, which stands below it"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A folder without the package.
+# ---------------------------------------------------------------------------------------------------------------------
+ABSENT_PACKAGE = """
+import importlib.abc, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("modeling_gadms", "dataset_scripts"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+try:
+    import modeling_gadms
+except ModuleNotFoundError:
+    pass
+else:
+    sys.exit("the package is importable: this test would prove nothing")
+"""
+
+UNTRUSTED = """
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor
+
+for auto_class in (AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor):
+    for trust in (None, False):
+        try:
+            auto_class.from_pretrained(FOLDER, trust_remote_code=trust)
+        except ValueError as error:
+            assert "trust_remote_code=True" in str(error), error
+        else:
+            sys.exit(f"{auto_class.__name__} loaded with trust_remote_code={trust}")
+assert not [name for name in sys.modules if name.startswith("transformers_modules.")], "code was executed"
+"""
+
+EMBED = """
+import torch
+from PIL import Image
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor
+
+config = AutoConfig.from_pretrained(FOLDER, trust_remote_code=True)
+model = AutoModel.from_pretrained(FOLDER, trust_remote_code=True).eval()
+training_model = AutoModelForPreTraining.from_pretrained(FOLDER, trust_remote_code=True).train()
+processor = AutoProcessor.from_pretrained(FOLDER, trust_remote_code=True)
+names = [type(x).__name__ for x in (config, model, training_model, processor)]
+assert names == ["GADMSConfig", "GADMSModel", "GADMSForPreTraining", "GADMSProcessor"], names
+assert all(type(x).__module__.startswith("transformers_modules.") for x in (config, model, training_model, processor))
+
+images = [Image.new("RGB", (20, 50), color) for color in ("red", "green")]
+inputs = processor(images=images, text=["a man in a red coat", "a woman"])
+with torch.inference_mode():
+    outputs = model(**inputs)
+    scores = model.score_tokens(inputs["input_ids"], inputs["attention_mask"], outputs.image_embeds)
+training_model(**inputs).mtp_loss.backward()
+torch.save({"image": outputs.image_embeds, "text": outputs.text_embeds, "scores": scores}, RESULT)
+"""
+
+SAVE_AGAIN = """
+training_model.save_pretrained(AGAIN)
+processor.save_pretrained(AGAIN)
+"""
+
+
+def run(tmp_path: Path, program: str, **paths: Path) -> None:
+    """In a new interpreter, elsewhere, without network, the package or anybody to answer a question."""
+    home = tmp_path / "home"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    constants = "".join(f"{name} = {str(path)!r}\n" for name, path in paths.items())
+    finished = subprocess.run(
+        [sys.executable, "-I", "-c", ABSENT_PACKAGE + constants + program],
+        cwd=elsewhere,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={
+            "PATH": os.environ.get("PATH", ""),
+            "HF_HOME": str(home),
+            "HF_HUB_OFFLINE": "1",
+            "HOME": str(home),
+            "OMP_NUM_THREADS": "1",
+        },
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_model, processor) -> Path:
+    model = tiny_model()
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_saved_folder_holds_the_shipped_code_as_it_is(folder):
+    assert {path.name for path in folder.glob("*.py")} == SHIPPED
+    for name in SHIPPED:
+        assert (folder / name).read_bytes() == (PACKAGE / name).read_bytes()
+
+
+def test_a_retrieval_model_alone_ships_its_code(tmp_path, tiny_model):
+    tiny_model().gadms.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.glob("*.py")} == SHIPPED - {"processing_gadms.py"}
+
+
+def test_a_folder_runs_where_the_package_is_absent(tmp_path, folder, processor):
+    """Not before it is trusted; then equal to here; and once more after being saved from there."""
+    again = tmp_path / "again"
+    run(tmp_path, UNTRUSTED + EMBED + SAVE_AGAIN, FOLDER=folder, RESULT=tmp_path / "first.pt", AGAIN=again)
+    assert {path.name for path in again.glob("*.py")} == SHIPPED
+    run(tmp_path, EMBED, FOLDER=again, RESULT=tmp_path / "second.pt")
+
+    images = [Image.new("RGB", (20, 50), color) for color in ("red", "green")]
+    inputs = processor(images=images, text=["a man in a red coat", "a woman"])
+    model = GADMSModel.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        outputs = model(**inputs)
+        scores = model.score_tokens(inputs["input_ids"], inputs["attention_mask"], outputs.image_embeds)
+    for name in ("first.pt", "second.pt"):
+        there = torch.load(tmp_path / name)
+        torch.testing.assert_close(there["image"], outputs.image_embeds)
+        torch.testing.assert_close(there["text"], outputs.text_embeds)
+        torch.testing.assert_close(there["scores"], scores, rtol=0, atol=1e-5)
+    # What was saved there loads here, by the package's own classes.
+    assert torch.equal(GADMSModel.from_pretrained(again).visual_projection.weight, model.visual_projection.weight)
