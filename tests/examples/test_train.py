@@ -1,0 +1,340 @@
+"""`examples/train.py` as its users run it: plain, through `accelerate launch`, and with mistakes."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoProcessor
+
+from dataset_scripts.synthetic_persons import load_synthetic_persons
+from modeling_gadms import GADMSModel, GADMSProcessor
+
+
+TRAIN = Path(__file__).parents[2] / "examples" / "train.py"
+CONFIG = """
+model:
+  vocab_size: 600
+  text_config: {hidden_size: 16, intermediate_size: 24, num_hidden_layers: 2, num_attention_heads: 2}
+  vision_config: {hidden_size: 16, intermediate_size: 24, num_hidden_layers: 1, num_attention_heads: 2,
+                  image_size: [48, 16], patch_size: 8}
+  projection_dim: 16
+  score_layers: 2
+  fusion_num_hidden_layers: 1
+  fusion_num_attention_heads: 2
+  fusion_intermediate_size: 16
+  token_score: gass
+data:
+  dataset: DATASET
+  person_id_column: person_id
+  crop_padding: 3
+training:
+  output_dir: OUTPUT
+  per_device_train_batch_size: 4
+  max_steps: 4
+  learning_rate: 1e-3
+  new_module_lr_multiplier: 5
+  logging_steps: 2
+  eval_strategy: steps
+  eval_steps: 2
+  save_strategy: steps
+  save_steps: 2
+  load_best_model_at_end: true
+  report_to: none
+  disable_tqdm: true
+  use_cpu: true
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A data set of drawn persons, and the YAML file of a run on it."""
+    folder = tmp_path_factory.mktemp("train")
+    sizes = {"num_train_persons": 8, "num_validation_persons": 3, "num_test_persons": 1, "train_images_per_person": 2}
+    persons = load_synthetic_persons(**sizes, image_size=(48, 16), cache_dir=str(folder / "cache"))
+    persons.save_to_disk(folder / "persons")
+    config = CONFIG.replace("DATASET", str(folder / "persons")).replace("OUTPUT", str(folder / "out"))
+    (folder / "run.yaml").write_text(config)
+    return folder
+
+
+def launch(command: list[str], folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [*command, str(TRAIN), "--config", str(folder / "run.yaml"), *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
+LAUNCHES = {
+    "python": ([sys.executable], {}),
+    "accelerate": ([*ACCELERATE, "--cpu", "--num_processes", "1"], {}),
+    "two processes": ([*ACCELERATE, "--multi_gpu", "--num_processes", "2"], {"ACCELERATE_USE_CPU": "1"}),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(folder) -> dict[str, Path]:
+    """Where each way of launching left its files."""
+    outputs = {}
+    for name, (command, environment) in LAUNCHES.items():
+        outputs[name] = folder / f"out of {name}"
+        result = launch(command, folder, f"training.output_dir={outputs[name]}", **environment)
+        assert result.returncode == 0, f"{name}: {result.stderr[-4000:]}"
+        assert "parameters" in result.stdout
+    return outputs
+
+
+def history(output: Path) -> list[dict]:
+    return json.loads((output / "trainer_state.json").read_text())["log_history"]
+
+
+# Launches
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_a_run_leaves_a_model_that_loads_by_itself(runs, name):
+    model = AutoModel.from_pretrained(runs[name] / "model")
+    processor = AutoProcessor.from_pretrained(runs[name] / "model")
+    assert isinstance(model, GADMSModel) and isinstance(processor, GADMSProcessor)
+    assert processor.image_size == model.config.vision_config.image_size == (48, 16)
+    inputs = processor(text=["a man in red"])
+    assert model.get_text_features(**inputs).pooler_output.shape == (1, 16)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_a_run_logs_terms_and_validation(runs, name):
+    entries = history(runs[name])
+    training = [entry for entry in entries if "loss" in entry]
+    evaluation = [entry for entry in entries if "eval_loss" in entry]
+    assert [entry["step"] for entry in training] == [entry["step"] for entry in evaluation] == [2, 4]
+    for entry in training:
+        assert {
+            "alignment_loss",
+            "mtp_loss",
+            "noise_mask_rate",
+            "informative_mask_rate",
+            "temperature",
+        } <= entry.keys()
+    for entry in evaluation:
+        assert {"eval_r1", "eval_r5", "eval_r10", "eval_map", "eval_minp", "eval_image_to_text_r1"} <= entry.keys()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_a_run_ends_with_the_best_checkpoint_on_validation(runs, name):
+    state = json.loads((runs[name] / "trainer_state.json").read_text())
+    scores = {entry["step"]: entry["eval_r1"] for entry in state["log_history"] if "eval_r1" in entry}
+    assert state["best_metric"] == max(scores.values())
+    best = load_file(Path(state["best_model_checkpoint"]) / "model.safetensors")
+    final = load_file(runs[name] / "model" / "model.safetensors")
+    assert all(torch.equal(value, final[key]) for key, value in best.items())
+
+
+@pytest.mark.integration
+def test_accelerate_with_one_process_trains_as_plain_python(runs):
+    plain, accelerated = (load_file(runs[name] / "model" / "model.safetensors") for name in ("python", "accelerate"))
+    assert all(torch.equal(value, accelerated[key]) for key, value in plain.items())
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("name", "processes"), [("python", 1), ("accelerate", 1), ("two processes", 2)])
+def test_there_are_as_many_processes_as_were_asked_for(runs, name, processes):
+    # Each process of several saves its own random numbers.
+    states = sorted(path.name for path in (runs[name] / "checkpoint-4").glob("rng_state*"))
+    assert states == (["rng_state.pth"] if processes == 1 else ["rng_state_0.pth", "rng_state_1.pth"])
+
+
+@pytest.mark.integration
+def test_an_unknown_key_ends_the_program_with_one_line(folder):
+    result = launch([sys.executable], folder, "model.token_scor=random")
+    assert result.returncode not in (0, None)
+    assert result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert lines == [
+        f"train.py: unknown key `token_scor` in section `model` of {folder / 'run.yaml'}; did you mean `token_score`?"
+    ]
+
+
+# The same program without the launch
+
+
+@pytest.fixture
+def train(folder, monkeypatch, tmp_path):
+    """A function that runs the program in this process; gives the folder that it wrote."""
+
+    def run(*arguments: str, config: Path | None = None) -> Path:
+        output = tmp_path / "out"
+        overrides = [f"training.output_dir={output}", "training.load_best_model_at_end=false"]
+        given = ["--config", str(config or folder / "run.yaml"), *overrides, *arguments]
+        monkeypatch.setattr(sys, "argv", [str(TRAIN), *given])
+        runpy.run_path(str(TRAIN), run_name="__main__")
+        return output
+
+    return run
+
+
+SHORT = ("training.max_steps=2", "training.eval_strategy=no", "training.save_strategy=no", "training.logging_steps=1")
+
+
+@pytest.mark.parametrize(
+    ("score", "names"),
+    [
+        ("gass", {"mtp_loss", "noise_mask_rate", "informative_mask_rate"}),
+        ("cosine", {"mtp_loss", "noise_mask_rate", "informative_mask_rate"}),
+        ("random", {"mtp_loss", "noise_mask_rate", "informative_mask_rate"}),
+        ("none", set()),
+    ],
+)
+def test_one_key_changes_the_score(train, score, names):
+    output = train(*SHORT, f"model.token_score={score}")
+    entries = [entry for entry in history(output) if "loss" in entry]
+    assert len(entries) == 2
+    for entry in entries:
+        assert {"mtp_loss", "noise_mask_rate", "informative_mask_rate"} & entry.keys() == names
+    assert json.loads((output / "model" / "config.json").read_text())["token_score"] == score
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.alignment=itc", "model.learn_temperature=true", "training.masking_start=0.5"],
+        ["model.masked_token_prediction=false", "training.gradient_accumulation_steps=2"],
+        ["model.noise_masking=false", "data.cache_images=true", "data.captions_per_image=all"],
+        ["model.num_identities=8", "data.augmentation=false", "data.caption_columns=[caption2]"],
+        ["training.bf16=true", "data.person_id_column=null"],
+    ],
+    ids=" ".join,
+)
+def test_objectives_and_data_are_configuration(train, overrides):
+    output = train(*SHORT, *overrides)
+    assert all(entry["loss"] < 1e4 for entry in history(output) if "loss" in entry)
+    assert (output / "model" / "model.safetensors").exists()
+
+
+def test_the_synthetic_set_is_opened_by_name(train, folder):
+    config = folder / "by_name.yaml"
+    text = (folder / "run.yaml").read_text().replace(f"dataset: {folder / 'persons'}", "dataset: synthetic_persons")
+    config.write_text(text)
+    sizes = {"num_train_persons": 8, "num_validation_persons": 3, "num_test_persons": 1, "train_images_per_person": 2}
+    arguments = [f"data.dataset_args.{name}={value}" for name, value in sizes.items()]
+    size = "data.dataset_args.image_size=[48,16]"
+    output = train(*SHORT, *arguments, size, f"data.dataset_args.cache_dir={folder / 'cache'}", config=config)
+    assert (output / "model" / "config.json").exists()
+
+
+def test_training_goes_on_from_a_saved_model(train, folder):
+    first = train(*SHORT)
+    config = folder / "go_on.yaml"
+    sections = (folder / "run.yaml").read_text().partition("data:\n")
+    config.write_text(f"model:\n  from_pretrained: {first / 'model'}\n{sections[1]}{sections[2]}")
+    before = load_file(first / "model" / "model.safetensors")
+    second = train(*SHORT, "training.learning_rate=0", "training.weight_decay=0", config=config)
+    after = load_file(second / "model" / "model.safetensors")
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+def test_resume_goes_on_from_the_last_checkpoint(train):
+    output = train("training.max_steps=2", "training.lr_scheduler_type=constant", "training.eval_strategy=no")
+    assert sorted(path.name for path in output.glob("checkpoint-*")) == ["checkpoint-2"]
+    marker = output / "checkpoint-2"
+    before = marker.stat().st_mtime_ns
+    train("training.max_steps=4", "training.lr_scheduler_type=constant", "training.eval_strategy=no", "--resume")
+    assert marker.stat().st_mtime_ns == before  # step 2 was not trained again
+    assert [entry["step"] for entry in history(output) if "loss" in entry] == [2, 4]
+
+
+def test_resume_without_a_checkpoint_starts_from_the_beginning(train):
+    output = train(*SHORT, "--resume")
+    assert [entry["step"] for entry in history(output) if "loss" in entry] == [1, 2]
+
+
+# Mistakes
+
+
+MISTAKES = {
+    "training.learning_rat=1": "unknown key `learning_rat` in section `training`",
+    "model.text_config.hiden_size=8": "unknown key `hiden_size` in GADMSConfig.text_config; did you mean",
+    "model.token_score=gas": "token_score = 'gas' must be one of gass, cosine, random, none",
+    "model.temperature=hot": "temperature",
+    "model.from_clip=/nowhere": "/nowhere",
+    "model.image_size=[384, 128]": "model.image_size goes with model.from_clip",
+    "data.dataset=/nowhere": "/nowhere",
+    "data.dataset_args.seed=1": "takes no arguments",
+    "data.train_split=trian": "has no split `trian`; it has train, validation, test",
+    "data.validation_split=val": "has no split `val`",
+    "data.caption_columns=[caption]": "no column `caption`; it has image, image_path, caption1",
+    "data.caption_columns=caption1": "captions = 'caption1' must be a list",
+    "data.image_column=photo": "no column `photo`",
+    "data.person_id_column=image_path": "column `image_path` holds string, not whole numbers",
+    "data.captions_per_image=two": "captions_per_image = 'two' must be 'one' or 'all'",
+    "training.per_device_train_batch_size=64": "16 training pairs do not fill one batch of 64",
+    "training.masking_start=7": "masking_start = 7 must be a share of training",
+    "training.output_dir": "must read section.key=value",
+}
+
+
+@pytest.mark.parametrize("override", MISTAKES)
+def test_a_mistake_ends_the_program_with_its_message(train, override):
+    with pytest.raises(SystemExit) as exit_info:
+        train(override)
+    message = str(exit_info.value.code)
+    assert message.startswith("train.py: ") and MISTAKES[override] in message
+
+
+def test_a_configuration_that_is_not_there_is_named(train, tmp_path):
+    with pytest.raises(SystemExit, match="no_such.yaml"):
+        train(config=tmp_path / "no_such.yaml")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("caption1", "  ", "row 1: `caption1` is an empty caption"),
+        ("person_id", None, "row 1 has no `person_id`"),
+        ("image", {"bytes": b"\xff\xd8\xff cut off", "path": None}, "row 1: the image in `image` cannot be read"),
+    ],
+)
+def test_a_bad_row_ends_the_program_with_its_number(train, folder, tmp_path, column, value, message):
+    rows = datasets.load_from_disk(folder / "persons")["train"].cast_column("image", datasets.Image(decode=False))
+    values = rows[column][:]
+    values[1] = value
+    bad = rows.remove_columns(column).add_column(column, values, feature=rows.features[column])
+    bad.cast_column("image", datasets.Image()).save_to_disk(tmp_path / "bad")
+    with pytest.raises(SystemExit) as exit_info:
+        train(f"data.dataset={tmp_path / 'bad'}", "training.eval_strategy=no")
+    assert message in str(exit_info.value.code)
+
+
+def test_odd_captions_are_trained_on(train, folder, tmp_path):
+    rows = datasets.load_from_disk(folder / "persons")["train"].select(range(4))
+    odd = [
+        "word " * 500,
+        "\N{FIRE}\N{WOMAN}",
+        "\u4e00\u4e2a\u7537\u4eba\u7a7f\u7740\u7ea2\u8272\u7684\u5916\u5957",
+        "<|endoftext|> a man",
+    ]
+    rows.remove_columns("caption1").add_column("caption1", odd).save_to_disk(tmp_path / "odd")
+    output = train(*SHORT, f"data.dataset={tmp_path / 'odd'}", "data.caption_columns=[caption1]")
+    entries = [entry for entry in history(output) if "loss" in entry]
+    assert all(entry["loss"] < 1e4 and entry["truncated_captions"] == 0.25 for entry in entries)
+
+
+def test_help_shows_a_line_that_works(train, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(TRAIN), "--help"])
+    with pytest.raises(SystemExit) as exit_info:
+        runpy.run_path(str(TRAIN), run_name="__main__")
+    assert exit_info.value.code == 0
+    assert "accelerate launch examples/train.py --config examples/configs/demo.yaml" in capsys.readouterr().out
+    assert (TRAIN.parent / "configs" / "demo.yaml").exists()
