@@ -267,10 +267,15 @@ class PersonAugmentation(nn.Module):
     Args:
         processor ([`GADMSProcessor`]): size and normalisation of the images.
         crop_padding (`int`, *optional*, defaults to 10): pixels added on each side, in black, before the crop.
+
+    Raises:
+        ValueError: if `crop_padding` is negative.
     """
 
     def __init__(self, processor: GADMSProcessor, *, crop_padding: int = 10):
         super().__init__()
+        if crop_padding < 0:
+            raise ValueError(f"crop_padding = {crop_padding} must not be negative")
         mean = torch.tensor(processor.image_processor.image_mean)
         std = torch.tensor(processor.image_processor.image_std)
         # Padding is black in pixels, erasing is the mean (zero once normalised): hence the two changes of scale.

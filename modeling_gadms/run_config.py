@@ -3,8 +3,10 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
@@ -111,6 +113,32 @@ def _apply_overrides(settings: dict[str, Any], overrides: Sequence[str]) -> None
         section[keys[-1]] = _parse(value, f"the value of override `{override}`")
 
 
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from YAML can be what an annotation asks for; lists and tuples are not told apart."""
+    origin, choices = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, choice) for choice in choices)
+    kind = origin or hint
+    if kind is Literal:
+        return value in choices
+    if kind in (bool, type(None), str, dict):
+        return isinstance(value, kind)
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    if kind in (list, tuple):
+        return isinstance(value, list)
+    # Enumerations check their names themselves; objects of another class cannot come from YAML.
+    return not isinstance(kind, type) or issubclass(kind, Enum)
+
+
+def _check_types(values: dict[str, Any], record: type, place: str) -> None:
+    hints = {field.name: field.type for field in fields(record)}
+    for key, value in values.items():
+        if key in hints and not _fits(value, hints[key]):
+            wanted = str(getattr(hints[key], "__name__", hints[key])).replace("NoneType", "None")
+            raise ValueError(f"`{key}` in {place} is {value!r}, which is no {wanted}")
+
+
 def _field_names(record: type) -> set[str]:
     return {field.name for field in fields(record) if field.init}
 
@@ -127,7 +155,8 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
         [`RunConfig`]
 
     Raises:
-        ValueError: for a file that is no mapping, an unknown key or a malformed override, naming it.
+        ValueError: for a file that is no mapping, an unknown key, a value of the wrong type or a malformed override,
+            naming it.
         OSError: if the file cannot be read.
     """
     settings = _parse(Path(path).read_text(encoding="utf-8"), str(path))
@@ -145,6 +174,13 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
     check_keys(sections["model"], own_keys | config_keys, f"section `model` of {path}")
     check_keys(sections["data"], _field_names(DataArguments), f"section `data` of {path}")
     check_keys(sections["training"], _field_names(GADMSTrainingArguments), f"section `training` of {path}")
+    for name, record in (
+        ("model", ModelArguments),
+        ("model", GADMSConfig),
+        ("data", DataArguments),
+        ("training", GADMSTrainingArguments),
+    ):
+        _check_types(sections[name], record, f"section `{name}` of {path}")
     if "dataset" not in sections["data"]:
         raise ValueError(f"section `data` of {path} names no `dataset`")
     return RunConfig(

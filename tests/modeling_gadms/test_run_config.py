@@ -169,9 +169,8 @@ def test_a_value_that_is_no_yaml_is_refused(run_file):
 
 
 def test_caption_columns_must_be_a_list(run_file):
-    run = load_run_config(run_file, ["data.caption_columns=caption1"])
-    with pytest.raises(ValueError, match="captions = 'caption1' must be a list"):
-        _ = run.data.columns
+    with pytest.raises(ValueError, match="`caption_columns` .* is 'caption1', which is no tuple"):
+        load_run_config(run_file, ["data.caption_columns=caption1"])
 
 
 @pytest.mark.parametrize(
@@ -186,6 +185,51 @@ def test_caption_columns_must_be_a_list(run_file):
 def test_training_values_out_of_range_are_refused(run_file, override, message):
     with pytest.raises(ValueError, match=message):
         load_run_config(run_file, [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.learning_rate=fast", "`learning_rate` in section `training` of .* is 'fast', which is no float"),
+        ("training.max_steps=ten", "`max_steps` .* is 'ten', which is no int"),
+        ("training.per_device_train_batch_size=2.5", "`per_device_train_batch_size` .* is 2.5, which is no int"),
+        ("training.seed=true", "`seed` .* is True, which is no int"),
+        ("training.bf16=maybe", "`bf16` .* is 'maybe', which is no bool"),
+        ("training.logging_steps=[1]", "`logging_steps` .* is .1., which is no float"),
+        ("training.masking_start=half", "`masking_start` .* is 'half', which is no float"),
+        ("data.augmentation=maybe", "`augmentation` in section `data` .* is 'maybe', which is no bool"),
+        ("data.crop_padding=wide", "`crop_padding` .* is 'wide', which is no int"),
+        ("data.dataset_args=3", "`dataset_args` .* is 3, which is no dict"),
+        ("data.dataset=5", "`dataset` .* is 5, which is no str"),
+        ("data.caption_columns=5", "`caption_columns` .* is 5, which is no tuple"),
+        ("model.vocab_size=big", "`vocab_size` in section `model` .* is 'big', which is no int"),
+        ("model.text_config=3", "`text_config` .* is 3, which is no dict | .*None"),
+        ("model.temperature=hot", "`temperature` .* is 'hot', which is no float | int"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused(run_file, override, message):
+    with pytest.raises(ValueError, match=message):
+        load_run_config(run_file, [override])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.learning_rate=1",  # a whole number where a float is asked for
+        "training.eval_strategy=epoch",  # an enumeration
+        "training.report_to=[none]",
+        "training.save_steps=0.5",
+        "training.lr_scheduler_kwargs={num_cycles: 0.5}",
+        "training.gradient_checkpointing_kwargs=null",
+        "training.accelerator_config={even_batches: true}",
+        "model.image_size=[384, 128]",
+        "model.image_size=null",
+        "model.score_scales=[1, 2, 3]",
+        "data.validation_split=null",
+    ],
+)
+def test_a_value_of_one_of_several_types_is_taken(run_file, override):
+    load_run_config(run_file, [override])
 
 
 def test_the_example_configurations_load():
