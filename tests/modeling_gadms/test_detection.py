@@ -82,23 +82,26 @@ def test_a_frame_smaller_than_a_tile_is_seen_once():
     assert len(tile_frame(TILE_SIDE, 3000)) == 1
 
 
-def test_every_person_is_found_once_and_whole_wherever_tiles_end(detector):
+@pytest.mark.parametrize("size", [(768, 576), (499, 985)])  # of the second, two tiles side by side just cover it
+def test_every_person_is_found_once_and_whole_wherever_tiles_end(detector, size):
     rng = np.random.default_rng(0)
     for _ in range(8):
         boxes = []
         for slot in range(5):  # one in each fifth of the frame, so that none hides another
             height = int(rng.integers(50, 100))
             width = int(height / rng.uniform(1.8, 3.0))
-            left, top = slot * 153 + int(rng.integers(0, 153 - width)), int(rng.integers(0, 576 - height))
+            left = slot * size[0] // 5 + int(rng.integers(0, size[0] // 5 - width))
+            top = int(rng.integers(0, size[1] - height))
             boxes.append((left, top, left + width, top + height))
-        (found,) = detector([frame_with(boxes)])
+        (found,) = detector([frame_with(boxes, size)])
         placed = sorted((box.left, box.top, box.right, box.bottom) for box in found)
         assert np.allclose(placed, sorted(boxes), atol=0.01)
 
 
-def test_a_small_person_in_a_wide_frame_and_one_as_high_as_the_frame_are_found(detector):
-    boxes = [(1700, 500, 1725, 560), (200, 30, 620, 960)]
-    (found,) = detector([frame_with(boxes, size=(1920, 1080))])
+def test_in_a_wide_frame_a_small_person_a_large_one_and_one_between_are_found(detector):
+    # Smallest tiles: up to 230 pixels; the whole frame: from 324; the grid between them sees the second.
+    boxes = [(1700, 500, 1725, 560), (3000, 1500, 3120, 1790), (200, 60, 1000, 1900)]
+    (found,) = detector([frame_with(boxes, size=(3840, 2160))])
     assert np.allclose(sorted((box.left, box.top, box.right, box.bottom) for box in found), sorted(boxes), atol=0.01)
 
 

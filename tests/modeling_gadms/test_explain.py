@@ -37,14 +37,15 @@ def test_scores_are_the_models_own_and_tokens_the_captions_letters(model, proces
     assert explanation.similarity == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_character_of_several_tokens_counts_once_with_the_highest_score(model, processor, monkeypatch):
+@pytest.mark.parametrize("first, last", [(0.0, 1.0), (1.0, 0.0)])
+def test_a_character_of_several_tokens_counts_once_with_the_highest_score(model, processor, monkeypatch, first, last):
     tokens = len(processor.tokenizer("red 😀")["input_ids"])
     assert tokens > 4, "the emoji is several tokens"
-    scores = torch.linspace(0, 1, tokens)[None]
+    scores = torch.linspace(first, last, tokens)[None]
     monkeypatch.setattr(GADMSModel, "score_tokens", lambda self, *_, **__: scores)
     explanation = explain_caption(model, processor, IMAGE, "red 😀")
     assert [token.text for token in explanation.tokens] == ["red", "😀"]
-    assert explanation.tokens[1].score == pytest.approx(scores[0, -2].item())
+    assert explanation.tokens[1].score == pytest.approx(scores[0, 2:-1].max().item())
 
 
 def test_a_caption_too_long_is_explained_as_far_as_the_model_reads(model, processor):

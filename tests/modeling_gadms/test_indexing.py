@@ -1,5 +1,7 @@
 """What is indexed and what is not adds up."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -57,4 +59,5 @@ def test_full_frames_give_their_persons_cropped_and_frames_without_are_counted(g
     for result in gallery.search("a person in red"):
         assert result.box == PersonBox(60, 20, 80, 80, pytest.approx(0.9))
         assert result.source.endswith(("1.png", "3.png"))
+        assert Image.open(io.BytesIO(result.thumbnail)).size == (22, 66)  # the person and a margin
     assert "  skipped 2: no person found" in str(report)
