@@ -1,0 +1,104 @@
+"""The whole package in one program: draw a data set, train, evaluate, index, search, explain, reload.
+
+    make demo                                                  # installs everything first
+    python examples/quickstart.py --output runs/demo
+
+Offline, on drawn persons, from random weights, on a CPU. Each step is a command that you can type yourself; it is
+printed before it runs. Expected time: 13 minutes on two cores.
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoModel, AutoProcessor
+
+import modeling_gadms  # noqa: F401  registers the model with transformers
+from dataset_scripts.opening import open_dataset
+from modeling_gadms.run_config import load_run_config
+
+
+CONFIG = "examples/configs/demo.yaml"
+QUERIES = (
+    "a woman in a red coat carrying a black backpack",
+    "a man wearing a yellow t-shirt and blue shorts",
+    "a person in a green jacket and black trousers with a white bag",
+)
+
+
+def run(*command: str) -> None:
+    """Print a command and run it, with the tools of this Python's environment."""
+    print(f"\n$ {shlex.join(command)}", flush=True)
+    program = shutil.which(command[0], path=str(Path(sys.executable).parent)) or command[0]
+    subprocess.run([program, *command[1:]], check=True)
+
+
+def main(output: Path, overrides: list[str]) -> None:
+    started = time.monotonic()
+    model_folder, persons, gallery = str(output / "model"), output / "persons", str(output / "gallery")
+    overrides = [f"training.output_dir={output}", *overrides]
+    data = load_run_config(CONFIG, overrides).data
+
+    # 1. Draw the data set. The later steps find it in the cache.
+    print("Drawing persons and writing captions", flush=True)
+    test_split = open_dataset(data.dataset, **data.dataset_args)["test"]
+
+    # 2. Train from random weights.
+    run("accelerate", "launch", "--num_processes", "1", "--mixed_precision", "no", "--num_machines", "1",
+        "--dynamo_backend", "no", "examples/train.py", "--config", CONFIG, *overrides)  # fmt: skip
+
+    # 3. Evaluate on persons that training never saw.
+    arguments = [f"{key}={json.dumps(value)}" for key, value in data.dataset_args.items()]
+    run("python", "examples/evaluate.py", "--model", model_folder, "--dataset", data.dataset,
+        "--dataset-args", *arguments, "--split", "test", "--output", str(output / "metrics.json"))  # fmt: skip
+
+    # 4. Put the same persons into a gallery, as files that could come from anywhere.
+    shutil.rmtree(persons, ignore_errors=True)
+    persons.mkdir(parents=True)
+    for row in tqdm(test_split, desc="Writing images", unit="image"):
+        row["image"].save(persons / f"{row['person_id']:06d}.png")
+    run("gadms", "index", "--source", str(persons), "--gallery", gallery, "--model", model_folder, "--overwrite")
+
+    # 5. Ask for persons in words.
+    for number, query in enumerate(QUERIES, start=1):
+        picture = str(output / f"search-{number}.png")
+        run("gadms", "search", query, "--gallery", gallery, "--top-k", "10", "--out", picture)
+    first = test_split[0]
+    image_file = str(persons / f"{first['person_id']:06d}.png")
+    picture = str(output / "explain.png")
+    run("gadms", "explain", image_file, first["caption1"], "--model", model_folder, "--out", picture)
+
+    # 6. Load the checkpoint as any transformers user would.
+    model, processor = AutoModel.from_pretrained(model_folder).eval(), AutoProcessor.from_pretrained(model_folder)
+    with torch.inference_mode():
+        inputs = processor(text=[first["caption1"]], images=test_split[:5]["image"], return_tensors="pt")
+        similarity = model(**inputs).logits_per_text[0] * model.temperature
+    print(f"\nAutoModel.from_pretrained({model_folder!r}) -> {type(model).__name__}")
+    own, *others = (round(float(value), 3) for value in similarity)
+    print(f"cosine of {first['caption1']!r} with its own image: {own}; with four others: {others}")
+
+    # 7. What was measured, on what.
+    metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    print(f"\n{'':16}{'R@1':>8}{'R@5':>8}{'R@10':>8}{'mAP':>8}{'mINP':>8}   (percent)")
+    for direction in ("text_to_image", "image_to_text"):
+        values = (f"{metrics[direction][name]:8.2f}" for name in ("r1", "r5", "r10", "map", "minp"))
+        print(f"{direction.replace('_', '-'):16}{''.join(values)}")
+    print(f"{len(test_split):,} drawn persons that training never saw, one image and two clean captions each;")
+    print(f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters, from random weights, on a CPU.")
+    print(f"Written: {output}/metrics.json, {output}/search-1.png to search-{len(QUERIES)}.png, {output}/explain.png")
+    print(f"{(time.monotonic() - started) / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"))
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help=f"instead of settings of {CONFIG}")
+    parsed = parser.parse_args()
+    main(parsed.output, parsed.overrides)
