@@ -52,6 +52,11 @@ training:
 """
 
 
+def launched(test):
+    """Marks a test of the launches; one worker of several runs them all, so that they are launched once."""
+    return pytest.mark.integration(pytest.mark.xdist_group("launches of train.py")(test))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A data set of drawn persons, and the YAML file of a run on it."""
@@ -101,7 +106,7 @@ def history(output: Path) -> list[dict]:
 # Launches
 
 
-@pytest.mark.integration
+@launched
 @pytest.mark.parametrize("name", LAUNCHES)
 def test_a_run_leaves_a_model_that_loads_by_itself(runs, name):
     model = AutoModel.from_pretrained(runs[name] / "model")
@@ -112,7 +117,7 @@ def test_a_run_leaves_a_model_that_loads_by_itself(runs, name):
     assert model.get_text_features(**inputs).pooler_output.shape == (1, 16)
 
 
-@pytest.mark.integration
+@launched
 @pytest.mark.parametrize("name", LAUNCHES)
 def test_a_run_logs_terms_and_validation(runs, name):
     entries = history(runs[name])
@@ -131,7 +136,7 @@ def test_a_run_logs_terms_and_validation(runs, name):
         assert {"eval_r1", "eval_r5", "eval_r10", "eval_map", "eval_minp", "eval_image_to_text_r1"} <= entry.keys()
 
 
-@pytest.mark.integration
+@launched
 @pytest.mark.parametrize("name", LAUNCHES)
 def test_a_run_ends_with_the_best_checkpoint_on_validation(runs, name):
     state = json.loads((runs[name] / "trainer_state.json").read_text())
@@ -142,13 +147,13 @@ def test_a_run_ends_with_the_best_checkpoint_on_validation(runs, name):
     assert all(torch.equal(value, final[key]) for key, value in best.items())
 
 
-@pytest.mark.integration
+@launched
 def test_accelerate_with_one_process_trains_as_plain_python(runs):
     plain, accelerated = (load_file(runs[name] / "model" / "model.safetensors") for name in ("python", "accelerate"))
     assert all(torch.equal(value, accelerated[key]) for key, value in plain.items())
 
 
-@pytest.mark.integration
+@launched
 @pytest.mark.parametrize(("name", "processes"), [("python", 1), ("accelerate", 1), ("two processes", 2)])
 def test_there_are_as_many_processes_as_were_asked_for(runs, name, processes):
     # Each process of several saves its own random numbers.
@@ -156,7 +161,7 @@ def test_there_are_as_many_processes_as_were_asked_for(runs, name, processes):
     assert states == (["rng_state.pth"] if processes == 1 else ["rng_state_0.pth", "rng_state_1.pth"])
 
 
-@pytest.mark.integration
+@launched
 def test_an_unknown_key_ends_the_program_with_one_line(folder):
     result = launch([sys.executable], folder, "model.token_scor=random")
     assert result.returncode not in (0, None)

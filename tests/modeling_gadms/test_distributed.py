@@ -10,7 +10,8 @@ import pytest
 import torch
 
 
-pytestmark = pytest.mark.integration
+# One worker of several runs them all, so that the processes are launched once.
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("distributed")]
 WORKER = Path(__file__).with_name("distributed_worker.py")
 spec = importlib.util.spec_from_file_location("distributed_worker", WORKER)
 worker = importlib.util.module_from_spec(spec)
