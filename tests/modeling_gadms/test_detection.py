@@ -25,11 +25,12 @@ from modeling_gadms.video import FrameReader
 
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255)]
+BACKGROUND = 90
 
 
 def frame_with(boxes, size=(768, 576)) -> Image.Image:
     """Each person is a rectangle of one colour on grey."""
-    image = Image.new("RGB", size, (90, 90, 90))
+    image = Image.new("RGB", size, (BACKGROUND,) * 3)
     for (left, top, right, bottom), colour in zip(boxes, COLOURS, strict=False):
         ImageDraw.Draw(image).rectangle((left, top, right - 1, bottom - 1), fill=colour)
     return image
@@ -42,7 +43,7 @@ def rectangle_network(pixels: np.ndarray) -> np.ndarray:
     """
     height, width = pixels.shape[:2]
     found = []
-    for colour in COLOURS:
+    for colour in COLOURS if (pixels != BACKGROUND).any() else ():
         rows, columns = np.nonzero((pixels == colour).all(axis=-1))
         if len(rows) and 0.15 < (rows.max() + 1 - rows.min()) / height < 0.9:
             left, top, right, bottom = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
