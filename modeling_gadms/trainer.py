@@ -58,6 +58,10 @@ class GADMSTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} = {getattr(self, name)} must be a share of training between 0 and 1")
         if self.new_module_lr_multiplier <= 0:
             raise ValueError(f"new_module_lr_multiplier = {self.new_module_lr_multiplier} must be positive")
+        # Without it the order of the rows comes from the seed of each process's generator at that moment, and those
+        # differ once masks are drawn: processes would train on the same rows.
+        if self.data_seed is None:
+            self.data_seed = self.seed
         super().__post_init__()
 
 
@@ -129,7 +133,8 @@ class GADMSTrainer(Trainer):
         kwargs: passed to [`~transformers.Trainer`].
 
     Raises:
-        ValueError: if the training set has fewer pairs than one batch over all processes.
+        ValueError: if the training set has fewer pairs than one batch over all processes, or one process is to drive
+            several GPUs.
     """
 
     # compute_loss returns a mean over the micro-batch: the Trainer is to divide it by the accumulation steps. It would
@@ -147,6 +152,12 @@ class GADMSTrainer(Trainer):
         augmentation: nn.Module | None = None,
         **kwargs: Any,
     ):
+        if args.n_gpu > 1:
+            # DataParallel would hand back a loss and a count of masked tokens for each GPU.
+            raise ValueError(
+                f"one process has {args.n_gpu} GPUs, and training takes one each: start it with `accelerate launch` "
+                "or `torchrun`, or show it a single GPU with CUDA_VISIBLE_DEVICES=0"
+            )
         kwargs.setdefault("data_collator", PairCollator(processing_class))
         kwargs.setdefault("compute_metrics", retrieval_metrics)
         super().__init__(

@@ -556,6 +556,25 @@ def test_gradient_checkpointing_changes_nothing(make_trainer, tiny_model):
         torch.testing.assert_close(models[1].get_parameter(name).detach(), value, rtol=0, atol=1e-9)
 
 
+def test_the_order_of_the_rows_comes_from_the_seed_alone(make_trainer, tiny_model):
+    """Not from the global generator, which differs between processes."""
+    orders = []
+    for seed in (42, 42, 43):
+        model = tiny_model()
+        passes = ForwardPasses(model)
+        trainer = make_trainer(model, seed=seed, callbacks=[passes])
+        torch.manual_seed(len(orders))
+        trainer.train()
+        orders.append([seen.inputs["person_ids"].tolist() for seen in passes.seen])
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_one_process_with_several_gpus_is_refused(make_trainer, tiny_model, monkeypatch):
+    monkeypatch.setattr(GADMSTrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match="one process has 2 GPUs, .*accelerate launch"):
+        make_trainer(tiny_model())
+
+
 def test_a_training_set_smaller_than_a_batch_is_refused(make_trainer, tiny_model):
     with pytest.raises(ValueError, match="3 training pairs do not fill one batch of 4 .*per_device_train_batch_size"):
         make_trainer(tiny_model(), make_pairs(3))
