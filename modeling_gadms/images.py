@@ -5,7 +5,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ _SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _PICTURE_SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF.{4}WEBP|II\*\x00|MM\x00\*", re.DOTALL)
 
 
-class UnreadableReason(str, Enum):
+class UnreadableReason(StrEnum):
     """Every reason for which `load_image` refuses a picture."""
 
     MISSING = "missing"
