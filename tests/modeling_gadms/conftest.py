@@ -25,7 +25,7 @@ def model(model_folder) -> GADMSModel:
 
 @pytest.fixture
 def person_folder(tmp_path) -> Path:
-    """Twelve sound images, six files that cannot be used, one for each reason, and a text named as one."""
+    """Twelve sound images, six files that cannot be used, one for each reason, and a text file."""
     folder = tmp_path / "persons"
     folder.mkdir()
     rng = np.random.default_rng(0)
