@@ -10,11 +10,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSProcessor
 from modeling_gadms.vocabulary import train_tokenizer
 
+
+# The same examples in every run.
+settings.register_profile("deterministic", derandomize=True, database=None)
+settings.load_profile("deterministic")
 
 CAPTIONS = [
     "A man in a red coat and blue jeans walks towards the camera.",
