@@ -27,7 +27,7 @@ from .synthetic_persons_captions import Caption, write_caption
 from .synthetic_persons_scene import draw_image
 
 
-VERSION = "1.4.0"  # raise it whenever a row changes: it is part of the cache's name
+VERSION = "1.5.0"  # raise it whenever a row changes: it is part of the cache's name
 SPLITS = ("train", "validation", "test")
 PERSONS_PER_SHARD = 64
 MIN_SIZE, MAX_SIZE = (32, 12), (1024, 512)

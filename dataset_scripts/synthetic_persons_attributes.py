@@ -119,7 +119,7 @@ _ACCESSORY_COLORS = {
     "orange": 2, "purple": 2, "beige": 2, "navy": 2,
 }  # fmt: skip
 
-FAMILY_SIZE = 4
+FAMILY_SIZE = 2
 
 
 @dataclass(frozen=True)
