@@ -15,11 +15,13 @@ class GADMSProcessor(ProcessorMixin):
     """Prepares person images and captions for [`GADMSModel`].
 
     Images are resized to the model's rectangle, without cropping (a crop would cut off heads or shoes), rescaled and
-    normalised as in CLIP. Captions are tokenised and cut at the tokenizer's maximum length, EOS kept.
+    normalised as in CLIP. Captions are tokenised and cut at the tokenizer's maximum length, EOS kept. They are plain
+    text: who types `<|endoftext|>` does not end the caption there.
 
     Args:
         image_processor ([`~transformers.CLIPImageProcessorPil`]): with `size={"height": ..., "width": ...}`.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): with BOS, EOS and mask tokens.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            With BOS, EOS and mask tokens; its `split_special_tokens` is turned on.
     """
 
     def __init__(self, image_processor: CLIPImageProcessorPil, tokenizer: PreTrainedTokenizerBase, **kwargs: Any):
@@ -29,6 +31,8 @@ class GADMSProcessor(ProcessorMixin):
                     f"the tokenizer has no {name}; add the token, for a mask "
                     f"`tokenizer.add_special_tokens({{'mask_token': '{MASK_TOKEN}'}})`"
                 )
+        # On the tokenizer, and not in `__call__`: what counts tokens asks the tokenizer itself.
+        tokenizer.split_special_tokens = True
         super().__init__(image_processor, tokenizer, **kwargs)
 
     @classmethod

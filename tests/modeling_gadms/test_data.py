@@ -292,6 +292,15 @@ def test_only_captions_beyond_the_limit_count_as_truncated(processor):
     assert last.tolist() == [processor.tokenizer.eos_token_id] * 4
 
 
+def test_special_tokens_in_a_caption_are_text_when_it_is_cut_and_when_it_is_counted(processor):
+    tokenizer = processor.tokenizer
+    batch = PairCollator(processor)(pairs_of(["<|endoftext|> " * 10, "a <|mask|>"]))
+    assert batch["truncated"].tolist() == [True, False]
+    assert batch["attention_mask"][0].all()
+    assert (batch["input_ids"] == tokenizer.mask_token_id).sum() == 0
+    assert (batch["input_ids"][0] == tokenizer.eos_token_id).sum() == 1
+
+
 def test_emoji_and_chinese_reach_the_model_whole(processor):
     captions = ["\N{FIRE}", "\u7537\u4eba"]
     batch = PairCollator(processor)(pairs_of(captions))

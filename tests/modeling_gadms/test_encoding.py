@@ -70,6 +70,12 @@ def test_images_keep_their_order_whatever_the_batch_size(model, processor, image
         torch.testing.assert_close(embeds, expected, atol=1e-5, rtol=0)
 
 
+def test_a_typed_end_of_text_does_not_end_the_caption(model, processor):
+    captions = ["a man", "a man <|endoftext|>", "a man <|endoftext|> in red"]
+    embeds = encode_captions(model, processor, captions, progress=False)
+    assert torch.pdist(embeds).min() > 1e-3
+
+
 def test_captions_keep_their_order_whatever_the_batch_size(model, processor):
     with torch.no_grad():
         model.eval()

@@ -54,6 +54,14 @@ def test_a_caption_too_long_is_explained_as_far_as_the_model_reads(model, proces
     assert len(explanation.tokens) == processor.tokenizer.model_max_length - 2
 
 
+@pytest.mark.parametrize("special", ["<|endoftext|>", "<|mask|>"])
+def test_a_special_token_in_a_caption_is_explained_as_the_text_that_it_is(model, processor, special):
+    caption = f"red {special} hat"
+    explanation = explain_caption(model, processor, IMAGE, caption)
+    assert words_of(explanation) == caption.split()
+    assert special not in {token.text for token in explanation.tokens}
+
+
 def test_an_empty_caption_is_an_error(model, processor):
     with pytest.raises(ValueError, match="empty"):
         explain_caption(model, processor, IMAGE, " ")

@@ -1,5 +1,7 @@
 """The processor: rectangles without a crop, captions of any length and alphabet, EOS always kept."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -133,7 +135,7 @@ def test_any_alphabet_makes_tokens(processor, caption):
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(caption=st.text(min_size=1, max_size=40).filter(lambda text: "<|" not in text))
+@given(caption=st.text(min_size=1, max_size=40))
 def test_every_caption_is_either_refused_or_has_own_tokens(processor, caption):
     if not caption.strip():
         with pytest.raises(ValueError, match="caption 0 is empty"):
@@ -143,6 +145,27 @@ def test_every_caption_is_either_refused_or_has_own_tokens(processor, caption):
     assert 3 <= input_ids.shape[1] <= processor.tokenizer.model_max_length
     assert input_ids[0].tolist().count(processor.tokenizer.eos_token_id) == 1
     assert caption_token_mask(input_ids, processor.tokenizer.eos_token_id).sum() == input_ids.shape[1] - 2
+
+
+@pytest.mark.parametrize("special", ["<|endoftext|>", "<|startoftext|>", "<|mask|>", "<|ENDOFTEXT|>"])
+@pytest.mark.parametrize("caption", ["{}", "a man {} in red", "{}{} red", "red{}coat"])
+def test_special_tokens_in_a_caption_are_plain_text(processor, caption, special):
+    """A typed `<|endoftext|>` would end the caption there, a typed `<|mask|>` hide a word."""
+    tokenizer = processor.tokenizer
+    caption = caption.format(special, special)
+    input_ids = processor(text=caption, truncation=False)["input_ids"]
+    assert input_ids[0].tolist() == tokenizer(caption)["input_ids"]
+    assert not set(input_ids[0, 1:-1].tolist()) & set(tokenizer.all_special_ids)
+    letters = "".join(tokenizer.decode(input_ids[0, 1:-1]).split())
+    assert letters == "".join(caption.lower().split())
+
+
+def test_special_tokens_are_plain_text_in_a_copy_and_in_a_loaded_processor(tmp_path, processor):
+    processor.save_pretrained(tmp_path)
+    for other in (GADMSProcessor.from_pretrained(tmp_path), pickle.loads(pickle.dumps(processor))):
+        input_ids = other(text="red <|endoftext|> coat")["input_ids"][0].tolist()
+        assert input_ids == processor(text="red <|endoftext|> coat")["input_ids"][0].tolist()
+        assert input_ids.count(other.tokenizer.eos_token_id) == 1
 
 
 @pytest.mark.parametrize("empty", ["", "   ", "\n\t", None])

@@ -20,6 +20,14 @@ def test_the_warning_starts_where_truncation_does(processor):
         check_query(processor, "red " * (words + 1))
 
 
+def test_special_tokens_count_as_the_text_that_they_are(processor):
+    plain = len(processor.tokenizer("red")["input_ids"])
+    dropped = len(processor(text="<|endoftext|> " * 10, truncation=False)["input_ids"][0])
+    assert dropped > plain + 100
+    with pytest.warns(UserWarning, match=f"has {dropped} tokens"):
+        check_query(processor, "<|endoftext|> " * 10)
+
+
 def test_nothing_but_space_is_no_description(processor):
     with pytest.raises(ValueError, match="empty"):
         check_query(processor, "\t ")
