@@ -8,6 +8,10 @@ import torch
 from torch import nn
 
 
+def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 def _similarity_logits(
     image_embeds: torch.Tensor,
     text_embeds: torch.Tensor,
@@ -25,7 +29,7 @@ def _similarity_logits(
             "a pair each"
         )
     images, texts, all_images, all_texts = (
-        nn.functional.normalize(embeds if embeds.dtype == torch.float64 else embeds.float(), dim=-1)
+        nn.functional.normalize(_at_least_float32(embeds), dim=-1)
         for embeds in (
             image_embeds,
             text_embeds,
@@ -129,8 +133,7 @@ def masked_token_prediction_loss(token_logits: torch.Tensor, token_labels: torch
         `torch.FloatTensor` of shape `()`: mean over the masked tokens in nats; zero, and still part of the graph,
         when none was masked.
     """
-    logits = token_logits if token_logits.dtype == torch.float64 else token_logits.float()
-    total = nn.functional.cross_entropy(logits, token_labels, reduction="sum")
+    total = nn.functional.cross_entropy(_at_least_float32(token_logits), token_labels, reduction="sum")
     return total / max(1, token_labels.numel())
 
 
@@ -153,5 +156,7 @@ def identity_loss(image_logits: torch.Tensor, text_logits: torch.Tensor, person_
             f"person_ids span {int(person_ids.min())} to {int(person_ids.max())}, but the classifier knows "
             f"identities 0 to {num_identities - 1}; make the ids contiguous or raise config.num_identities"
         )
-    losses = (nn.functional.cross_entropy(logits.float(), person_ids) for logits in (image_logits, text_logits))
-    return sum(losses, image_logits.new_zeros(())) / 2
+    image_loss, text_loss = (
+        nn.functional.cross_entropy(_at_least_float32(logits), person_ids) for logits in (image_logits, text_logits)
+    )
+    return (image_loss + text_loss) / 2

@@ -269,7 +269,19 @@ def test_identity_loss_is_the_mean_of_both_classifications():
     images, texts = random_pairs(5, 4)
     person_ids = torch.tensor([3, 0, 0, 1, 2])
     expected = (F.cross_entropy(images, person_ids) + F.cross_entropy(texts, person_ids)) / 2
-    torch.testing.assert_close(identity_loss(images, texts, person_ids), expected, check_dtype=False)
+    torch.testing.assert_close(identity_loss(images, texts, person_ids), expected)
+
+
+def test_gradient_of_identity_loss_by_finite_differences():
+    images, texts = (logits.requires_grad_() for logits in random_pairs(5, 4))
+    person_ids = torch.tensor([3, 0, 0, 1, 2])
+    assert torch.autograd.gradcheck(lambda x, y: identity_loss(x, y, person_ids), (images, texts))
+
+
+def test_identity_loss_of_large_half_precision_logits_is_finite():
+    logits = torch.full((2, 3), 6e4, dtype=torch.float16)
+    loss = identity_loss(logits, -logits, torch.tensor([0, 2]))
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(math.log(3), rel=1e-6)
 
 
 def test_identity_loss_of_an_undecided_classifier_is_the_logarithm_of_identities():
