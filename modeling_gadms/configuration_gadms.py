@@ -3,12 +3,14 @@
 import difflib
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar, TypeVar, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
 
+
+EncoderConfig = TypeVar("EncoderConfig", CLIPTextConfig, CLIPVisionConfig)
 
 TOKEN_SCORES = ("gass", "cosine", "random", "none")
 ALIGNMENTS = ("sdm", "itc")
@@ -123,13 +125,13 @@ class GADMSConfig(PreTrainedConfig):
             Multiplier of the standard deviations of random weights, as in CLIP.
 
     Raises:
-        ValueError: for an unknown key.
+        ValueError: for an unknown key, or an image size that is neither a number nor a pair of them.
         huggingface_hub.errors.StrictDataclassError: for a value of the wrong type or outside its range, or an image
             that patches do not divide.
     """
 
     model_type = "gadms"
-    sub_configs_defaults = {"text_config": CLIPTextConfig, "vision_config": CLIPVisionConfig}
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {"text_config": CLIPTextConfig, "vision_config": CLIPVisionConfig}
 
     text_config: dict | CLIPTextConfig | None = None
     vision_config: dict | CLIPVisionConfig | None = None
@@ -165,9 +167,8 @@ class GADMSConfig(PreTrainedConfig):
         check_keys(kwargs, _field_names(GADMSConfig), "GADMSConfig")
         self.text_config = self._sub_config("text_config", CLIPTextConfig, _text_defaults())
         self.vision_config = self._sub_config("vision_config", CLIPVisionConfig, _vision_defaults())
-        size = self.vision_config.image_size
         # JSON has no tuples: normalise, so that a configuration equals its saved and loaded self.
-        self.vision_config.image_size = (size, size) if isinstance(size, int) else tuple(size)
+        self.vision_config.image_size = _height_and_width(self.vision_config.image_size)
         self.score_scales = tuple(self.score_scales)
         super().__post_init__(**kwargs)
         # A saved folder carries the code of every class beside the weights, whichever of them was saved.
@@ -188,7 +189,18 @@ class GADMSConfig(PreTrainedConfig):
             config_dict[name] = {**saved, **value} if isinstance(value, dict) and isinstance(saved, dict) else value
         return super().from_dict(config_dict, **kwargs)
 
-    def _sub_config(self, name: str, config_class: type, defaults: PreTrainedConfig) -> PreTrainedConfig:
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return cast(tuple[int, int], self.vision_config.image_size)
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Patches down, patches across."""
+        (height, width), side = self.image_size, cast(int, self.vision_config.patch_size)
+        return height // side, width // side
+
+    def _sub_config(self, name: str, config_class: type[EncoderConfig], defaults: EncoderConfig) -> EncoderConfig:
         value = getattr(self, name)
         if value is None:
             return defaults
@@ -201,7 +213,7 @@ class GADMSConfig(PreTrainedConfig):
     def validate_architecture(self) -> None:
         """Part of the validation that `@strict` runs: relations between fields, and their ranges."""
         text, vision = self.text_config, self.vision_config
-        height, width = vision.image_size
+        height, width = self.image_size
         if min(height, width) < 1:
             raise ValueError(f"image_size (height, width) = ({height}, {width}) must be positive")
         if not isinstance(vision.patch_size, int) or height % vision.patch_size or width % vision.patch_size:
@@ -259,6 +271,17 @@ class GADMSConfig(PreTrainedConfig):
         for name in ("mtp_weight", "identity_weight", "num_identities", "fusion_num_hidden_layers"):
             if not getattr(self, name) >= 0:  # also refuses NaN
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
+
+
+def _height_and_width(image_size: int | list[int] | tuple[int, int] | None) -> tuple[int, int]:
+    if isinstance(image_size, int):
+        return image_size, image_size
+    if image_size is None or len(image_size) != 2:
+        raise ValueError(
+            f"vision_config.image_size = {image_size} must be (height, width) in pixels, or one number for a square"
+        )
+    height, width = image_size
+    return height, width
 
 
 def _declared(config: PreTrainedConfig) -> dict[str, Any]:

@@ -246,6 +246,12 @@ def test_a_value_out_of_range_is_refused_by_name(fields, message):
         GADMSConfig(**fields)
 
 
+@pytest.mark.parametrize("size", [None, [], [64], [64, 32, 3]])
+def test_an_image_size_that_is_no_pair_is_refused(size):
+    with pytest.raises(ValueError, match=r"vision_config.image_size = .* must be \(height, width\)"):
+        GADMSConfig(vision_config={"image_size": size})
+
+
 def test_the_legacy_eos_of_clip_is_refused_with_the_reason():
     with pytest.raises(StrictDataclassError, match="eos_token_id = 2 .*largest id.*49407"):
         GADMSConfig(text_config={"eos_token_id": 2})
