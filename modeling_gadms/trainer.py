@@ -1,15 +1,27 @@
 """Training: `transformers.Trainer` with the GA-DMS objective."""
 
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.distributed.nn.functional as differentiable
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
 from .data import ImageCaptionPairs, PairCollator
 from .losses_gadms import image_text_contrastive_loss, similarity_distribution_matching_loss
@@ -19,6 +31,8 @@ from .processing_gadms import GADMSProcessor
 
 
 NEW_MODULES = frozenset({"fusion", "token_head", "classifier"})
+_METRICS = ("r1", "r5", "r10", "map", "minp")
+EVALUATION_METRICS = ("loss", *_METRICS, *(f"image_to_text_{name}" for name in _METRICS))
 
 
 @dataclass
@@ -89,8 +103,8 @@ def retrieval_metrics(prediction: EvalPrediction) -> dict[str, float]:
     Returns:
         `dict[str, float]`: text-to-image `r1`, `r5`, `r10`, `map`, `minp`, and the same with `image_to_text_` before.
     """
-    image_embeds, text_embeds = prediction.predictions
-    person_ids, image_indices = prediction.label_ids
+    image_embeds, text_embeds = cast(tuple[np.ndarray, np.ndarray], prediction.predictions)
+    person_ids, image_indices = cast(tuple[np.ndarray, np.ndarray], prediction.label_ids)
     _, first = np.unique(image_indices, return_index=True)
     gallery, gallery_ids = image_embeds[first], person_ids[first]
     text_to_image = rank_metrics(text_embeds, gallery, person_ids, gallery_ids).to_dict()
@@ -98,10 +112,35 @@ def retrieval_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return text_to_image | {f"image_to_text_{name}": value for name, value in image_to_text.items()}
 
 
+def _refuse_sharding(args: TrainingArguments) -> None:
+    sharding = None
+    if args.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        sharding = "FSDP"
+    elif args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:
+        sharding = "DeepSpeed ZeRO-3"
+    if sharding is not None:
+        raise ValueError(
+            f"{sharding} shards parameters, and scoring reads the text encoder's weights outside of its forward pass; "
+            "train with DistributedDataParallel (`accelerate launch --multi_gpu`)"
+        )
+
+
+def _check_best_model_metric(args: TrainingArguments) -> None:
+    metric = args.metric_for_best_model
+    decides = args.load_best_model_at_end or args.save_strategy == "best"
+    if decides and metric is not None and metric.removeprefix("eval_") not in EVALUATION_METRICS:
+        raise ValueError(
+            f"metric_for_best_model = {metric!r} is no metric of the evaluation; choose one of "
+            f"{', '.join(EVALUATION_METRICS)}"
+        )
+
+
 class _SeedEachProcess(TrainerCallback):
     """The Trainer seeds all processes alike; masks and augmentations of different rows should differ."""
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if args.world_size > 1:
             set_seed(args.seed + args.process_index)
 
@@ -109,8 +148,10 @@ class _SeedEachProcess(TrainerCallback):
 class _TellEpoch(TrainerCallback):
     """Each epoch draws its captions anew. On several processes accelerate tells the epoch to the sampler alone."""
 
-    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        dataset = getattr(train_dataloader, "dataset", None)
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        dataset: Any = getattr(kwargs["train_dataloader"], "dataset", None)
         if hasattr(dataset, "set_epoch"):
             dataset.set_epoch(int(state.epoch or 0))
 
@@ -133,10 +174,11 @@ class GADMSTrainer(Trainer):
         kwargs: passed to [`~transformers.Trainer`].
 
     Raises:
-        ValueError: if the training set has fewer pairs than one batch over all processes, or one process is to drive
-            several GPUs.
+        ValueError: if the training set has fewer pairs than one batch over all processes, one process is to drive
+            several GPUs, parameters are to be sharded, or the best model is to be told by an unknown metric.
     """
 
+    args: GADMSTrainingArguments
     # compute_loss returns a mean over the micro-batch: the Trainer is to divide it by the accumulation steps. It would
     # not, if it took the loss for a sum over `num_items_in_batch`.
     loss_is_scaled_for_ga = False
@@ -158,6 +200,9 @@ class GADMSTrainer(Trainer):
                 f"one process has {args.n_gpu} GPUs, and training takes one each: start it with `accelerate launch` "
                 "or `torchrun`, or show it a single GPU with CUDA_VISIBLE_DEVICES=0"
             )
+        _refuse_sharding(args)
+        if "compute_metrics" not in kwargs and not isinstance(eval_dataset, dict):
+            _check_best_model_metric(args)
         kwargs.setdefault("data_collator", PairCollator(processing_class))
         kwargs.setdefault("compute_metrics", retrieval_metrics)
         super().__init__(
@@ -221,17 +266,18 @@ class GADMSTrainer(Trainer):
     def _alignment_loss(
         self, outputs: GADMSForPreTrainingOutput, person_ids: torch.Tensor, contrastive: bool, epsilon: float
     ) -> torch.Tensor:
+        image_embeds, text_embeds, temperature = (
+            outputs[name] for name in ("image_embeds", "text_embeds", "temperature")
+        )
         columns = {
-            "all_image_embeds": gather_with_gradient(outputs.image_embeds),
-            "all_text_embeds": gather_with_gradient(outputs.text_embeds),
+            "all_image_embeds": gather_with_gradient(image_embeds),
+            "all_text_embeds": gather_with_gradient(text_embeds),
             "all_person_ids": self.accelerator.gather(person_ids),
         }
-        rows = (outputs.image_embeds, outputs.text_embeds, person_ids)
+        rows = (image_embeds, text_embeds, person_ids)
         if contrastive:
-            return image_text_contrastive_loss(*rows, temperature=outputs.temperature, **columns)
-        return similarity_distribution_matching_loss(
-            *rows, temperature=outputs.temperature, epsilon=epsilon, **columns
-        )
+            return image_text_contrastive_loss(*rows, temperature=temperature, **columns)
+        return similarity_distribution_matching_loss(*rows, temperature=temperature, epsilon=epsilon, **columns)
 
     def _mean_over_processes(self, local_mean: torch.Tensor, local_count: torch.Tensor) -> torch.Tensor:
         """Weigh a local mean so that the processes' average is the mean over all their items."""
@@ -244,28 +290,42 @@ class GADMSTrainer(Trainer):
     def _record(
         self, terms: dict[str, torch.Tensor], outputs: GADMSForPreTrainingOutput, truncated: torch.Tensor
     ) -> None:
-        terms = terms | {"temperature": outputs.temperature, "truncated_captions": truncated.float().mean()}
+        """Keep a numerator and a denominator of everything that the next log tells."""
+        means = terms | {"temperature": outputs["temperature"], "truncated_captions": truncated.float().mean()}
+        ratios = {name: (value, torch.ones_like(value)) for name, value in means.items()}
         for name in ("noise_mask", "informative_mask"):
-            mask = getattr(outputs, name)
-            if mask is not None:
-                terms[f"{name}_rate"] = mask.sum() / outputs.own_tokens.sum().clamp(min=1)
-        for name, value in terms.items():
-            self._terms[name].append(value.detach().float())
+            if name in outputs:
+                ratios[f"{name}_rate"] = (outputs[name].sum(), outputs["own_tokens"].sum())
+        for name, ratio in ratios.items():
+            self._terms[name].append(torch.stack(ratio).float())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of every term since the last log, over all processes, to the training logs."""
+        """Adds every term to the training logs: its mean since the last log and over all processes.
+
+        Masking rates are shares of all the tokens that could be masked, whichever caption and process they are of.
+        """
         if "loss" in logs:
             for name, values in self._terms.items():
-                mean = torch.stack(values).mean()
-                logs[name] = self.accelerator.reduce(mean, reduction="mean").item()
+                total = self.accelerator.reduce(torch.stack(values).sum(dim=0), reduction="sum")
+                logs[name] = (total[0] / total[1].clamp(min=1)).item()
             self._terms.clear()
         super().log(logs, start_time)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Overridden because `dataloader_drop_last`, meant for training, would drop the last rows here too."""
+        with self._keeping_the_last_rows():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """Overridden for the same reason."""
+        with self._keeping_the_last_rows():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _keeping_the_last_rows(self) -> Iterator[None]:
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
-            return super().get_eval_dataloader(eval_dataset)
+            yield
         finally:
             self.args.dataloader_drop_last = drop_last
 
@@ -275,21 +335,26 @@ class GADMSTrainer(Trainer):
         inputs: dict[str, torch.Tensor],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None, tuple[torch.Tensor, ...] | None]:
-        """Overridden because the base class gives no loss without `labels`. Captions are not masked here."""
+    ) -> tuple[torch.Tensor, Any, Any]:
+        """Overridden because the base class gives no loss without `labels`. Captions are not masked here.
+
+        Returns:
+            the loss, both embeddings, and the identities with the rows of the images; the latter two `None` where
+            only the loss is asked for.
+        """
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only:
             return loss, None, None
-        embeddings = (outputs.image_embeds.float(), outputs.text_embeds.float())
+        embeddings = (outputs["image_embeds"].float(), outputs["text_embeds"].float())
         return loss, embeddings, (inputs["person_ids"], inputs["image_indices"])
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Overridden for a second learning rate; norms, biases and scalars are not decayed."""
-        model = self.model if model is None else model
         if self.optimizer is not None:
             return self.optimizer
+        model = cast(PreTrainedModel, self.model if model is None else model)
         decayed = set(self.get_decay_parameter_names(model))
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in model.named_parameters():

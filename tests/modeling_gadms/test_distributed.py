@@ -17,6 +17,8 @@ spec = importlib.util.spec_from_file_location("distributed_worker", WORKER)
 worker = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(worker)
 # Draws decide the masks of this one, and every process draws its own.
+LOGGED_TERMS = {"loss", "alignment_loss", "mtp_loss", "identity_loss", "temperature"}
+LOGGED_TERMS |= {"noise_mask_rate", "informative_mask_rate", "truncated_captions"}
 EQUAL_CASES = [name for name in worker.CASES if name != "random_masks"]
 
 
@@ -92,7 +94,7 @@ def test_logged_terms_are_equal(results, name):
     alone, first, second = (result["logs"] for result in results[name])
     for expected, got in zip(alone, first, strict=True):
         assert expected.keys() == got.keys()
-        for key in {"loss", "alignment_loss", "mtp_loss", "identity_loss", "temperature"} & expected.keys():
+        for key in LOGGED_TERMS & expected.keys():
             assert got[key] == pytest.approx(expected[key], rel=1e-6), key  # logs are in float32
     assert [entry["alignment_loss"] for entry in first] == [entry["alignment_loss"] for entry in second]
 

@@ -13,7 +13,12 @@ from transformers import AutoModelForPreTraining, TrainerCallback
 from modeling_gadms import GADMSProcessor
 from modeling_gadms.data import DatasetColumns, ImageCaptionPairs, PairCollator, PersonAugmentation
 from modeling_gadms.losses_gadms import image_text_contrastive_loss, similarity_distribution_matching_loss
-from modeling_gadms.trainer import GADMSTrainer, GADMSTrainingArguments, retrieval_metrics
+from modeling_gadms.trainer import (
+    EVALUATION_METRICS,
+    GADMSTrainer,
+    GADMSTrainingArguments,
+    retrieval_metrics,
+)
 
 
 CAPTIONS = [
@@ -176,9 +181,23 @@ def test_a_log_over_several_steps_holds_their_mean(make_trainer, tiny_model):
     single, double = logs
     assert (len(single), len(double)) == (4, 2)
     for index, entry in enumerate(double):
-        for name in ("loss", "alignment_loss", "mtp_loss", "noise_mask_rate", "informative_mask_rate"):
+        for name in ("loss", "alignment_loss", "mtp_loss"):
             mean = (single[2 * index][name] + single[2 * index + 1][name]) / 2
             assert entry[name] == pytest.approx(mean, rel=1e-5), name
+
+
+def test_a_masking_rate_over_several_steps_is_a_share_of_all_their_tokens(make_trainer, tiny_model):
+    """Not a mean of the batches' shares, in which a token of a short batch would count more."""
+    model = tiny_model(token_score="random", noise_mask_rate=0.5, informative_mask_rate=0.5)
+    passes = ForwardPasses(model)
+    trainer = make_trainer(model, per_device_train_batch_size=1, max_steps=12, logging_steps=12, callbacks=[passes])
+    trainer.train()
+    (entry,) = training_logs(trainer)
+    assert len({int(seen.outputs.own_tokens.sum()) for seen in passes.seen}) > 1, "of different lengths"
+    own = sum(int(seen.outputs.own_tokens.sum()) for seen in passes.seen)
+    for name in ("noise_mask", "informative_mask"):
+        masked = sum(int(seen.outputs[name].sum()) for seen in passes.seen)
+        assert entry[f"{name}_rate"] == pytest.approx(masked / own, rel=1e-6)
 
 
 def test_masking_rates_lie_between_zero_and_alpha(make_trainer, tiny_model):
@@ -424,6 +443,18 @@ def test_evaluation_ranks_every_caption_against_every_image_once(make_trainer, t
     assert {"eval_minp", "eval_image_to_text_minp"} <= metrics.keys()
 
 
+def test_prediction_covers_every_row(make_trainer, tiny_model):
+    pairs = make_pairs(9, captions_per_image="all")  # 18 captions fill no whole number of batches of four
+    trainer = make_trainer(tiny_model())
+    prediction = trainer.predict(pairs)
+    person_ids, image_indices = prediction.label_ids
+    assert image_indices.tolist() == [row for row in range(9) for _ in range(2)]
+    assert person_ids.tolist() == image_indices.tolist()
+    assert [len(embeds) for embeds in prediction.predictions] == [18, 18]
+    assert {f"test_{name}" for name in EVALUATION_METRICS} <= prediction.metrics.keys()
+    assert trainer.args.dataloader_drop_last
+
+
 def test_the_gallery_holds_an_image_once_whatever_the_order_of_the_rows():
     """A copy of the right image ahead of it would count as a second hit and raise mINP and mAP."""
     images = np.eye(3)[[0, 1, 0, 2, 1, 2]]
@@ -573,6 +604,45 @@ def test_one_process_with_several_gpus_is_refused(make_trainer, tiny_model, monk
     monkeypatch.setattr(GADMSTrainingArguments, "n_gpu", 2)
     with pytest.raises(ValueError, match="one process has 2 GPUs, .*accelerate launch"):
         make_trainer(tiny_model())
+
+
+def test_fsdp_is_refused(make_trainer, tiny_model, monkeypatch):
+    with pytest.raises(ValueError, match="FSDP shards parameters.*DistributedDataParallel"):
+        make_trainer(tiny_model(), fsdp=True)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch --use_fsdp` says it
+    with pytest.raises(ValueError, match="FSDP shards parameters"):
+        make_trainer(tiny_model())
+
+
+def test_deepspeed_that_shards_parameters_is_refused(tmp_path, tiny_model, processor):
+    args = GADMSTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    args.deepspeed_plugin = SimpleNamespace(zero_stage=3)  # DeepSpeed itself is not installed
+    with pytest.raises(ValueError, match="DeepSpeed ZeRO-3 shards parameters"):
+        GADMSTrainer(tiny_model(), args, processing_class=processor)
+
+
+BEST = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1}
+
+
+@pytest.mark.parametrize("decides", [{"load_best_model_at_end": True}, {"save_strategy": "best"}])
+def test_a_best_model_by_an_unknown_metric_is_refused(make_trainer, tiny_model, decides):
+    arguments = BEST | decides
+    with pytest.raises(ValueError, match="metric_for_best_model = 'rank1' is no metric.*choose one of loss, r1, r5"):
+        make_trainer(tiny_model(), eval_dataset=make_pairs(3), metric_for_best_model="rank1", **arguments)
+    for name in ("r5", "eval_image_to_text_map", "loss"):
+        make_trainer(tiny_model(), eval_dataset=make_pairs(3), metric_for_best_model=name, **arguments)
+
+
+def test_a_metric_that_decides_nothing_is_not_checked(make_trainer, tiny_model):
+    make_trainer(tiny_model(), metric_for_best_model="rank1")
+
+
+def test_the_metrics_that_may_decide_are_those_of_an_evaluation(make_trainer, tiny_model):
+    metrics = make_trainer(tiny_model(), eval_dataset=make_pairs(3)).evaluate()
+    assert {f"eval_{name}" for name in EVALUATION_METRICS} <= metrics.keys()
+    assert {name for name in metrics if name.endswith(("r1", "r5", "r10", "map", "minp"))} == {
+        f"eval_{name}" for name in EVALUATION_METRICS if name != "loss"
+    }
 
 
 def test_a_training_set_smaller_than_a_batch_is_refused(make_trainer, tiny_model):
