@@ -37,10 +37,10 @@ def build_model_and_processor(
         # Checkpoints may be published in half precision, where the small steps of an optimizer would be lost.
         model = GADMSForPreTraining.from_pretrained(arguments.from_pretrained, config=config, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(arguments.from_pretrained)
-        return model, GADMSProcessor.from_tokenizer(tokenizer, image_size=model.config.vision_config.image_size)
+        return model, GADMSProcessor.from_tokenizer(tokenizer, image_size=config.image_size)
 
     if arguments.from_clip:
-        image_size = tuple(arguments.image_size or (384, 128))
+        image_size = arguments.image_size or (384, 128)
         model = GADMSForPreTraining.from_clip(arguments.from_clip, image_size=image_size, **arguments.config)
         return model, GADMSProcessor.from_clip(arguments.from_clip, image_size=image_size)
 
@@ -57,5 +57,5 @@ def build_model_and_processor(
         "pad_token_id": tokenizer.pad_token_id,
     }
     config = GADMSConfig(**(arguments.config | {"text_config": text_config, "mask_token_id": len(tokenizer)}))
-    processor = GADMSProcessor.from_tokenizer(tokenizer, image_size=config.vision_config.image_size)
+    processor = GADMSProcessor.from_tokenizer(tokenizer, image_size=config.image_size)
     return GADMSForPreTraining(config), processor

@@ -252,9 +252,10 @@ class PairCollator:
             "truncated": truncated,
         }
 
-    def _pixel_values(self, images: list[Image.Image] | list[torch.Tensor]) -> torch.Tensor:
-        if isinstance(images[0], torch.Tensor):
-            return (torch.stack(images).float() / 255 - self._mean) / self._std
+    def _pixel_values(self, images: list[Image.Image | torch.Tensor]) -> torch.Tensor:
+        cached = [image for image in images if isinstance(image, torch.Tensor)]
+        if cached:
+            return (torch.stack(cached).float() / 255 - self._mean) / self._std
         return self.processor(images=images)["pixel_values"]
 
 

@@ -3,7 +3,7 @@
 import math
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -32,6 +32,9 @@ from .masking_gadms import (
 from .token_scoring_gadms import gradient_attention_scores, token_image_cosine_scores
 
 
+Model = TypeVar("Model", bound="GADMSPreTrainedModel")
+
+
 @dataclass
 class GADMSOutput(ModelOutput):
     """Output of [`GADMSModel`].
@@ -45,10 +48,10 @@ class GADMSOutput(ModelOutput):
         text_embeds (`torch.FloatTensor` of shape `(num_captions, projection_dim)`): L2-normalised.
     """
 
-    logits_per_image: torch.FloatTensor | None = None
-    logits_per_text: torch.FloatTensor | None = None
-    image_embeds: torch.FloatTensor | None = None
-    text_embeds: torch.FloatTensor | None = None
+    logits_per_image: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
 
 
 @dataclass
@@ -73,16 +76,16 @@ class GADMSForPreTrainingOutput(ModelOutput):
         informative_mask (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*)
     """
 
-    image_embeds: torch.FloatTensor | None = None
-    text_embeds: torch.FloatTensor | None = None
-    temperature: torch.FloatTensor | None = None
-    mtp_loss: torch.FloatTensor | None = None
-    identity_loss: torch.FloatTensor | None = None
-    num_predicted_tokens: torch.LongTensor | None = None
-    token_scores: torch.FloatTensor | None = None
-    own_tokens: torch.BoolTensor | None = None
-    noise_mask: torch.BoolTensor | None = None
-    informative_mask: torch.BoolTensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    temperature: torch.Tensor | None = None
+    mtp_loss: torch.Tensor | None = None
+    identity_loss: torch.Tensor | None = None
+    num_predicted_tokens: torch.Tensor | None = None
+    token_scores: torch.Tensor | None = None
+    own_tokens: torch.Tensor | None = None
+    noise_mask: torch.Tensor | None = None
+    informative_mask: torch.Tensor | None = None
 
 
 class GADMSVisionEmbeddings(nn.Module):
@@ -93,13 +96,15 @@ class GADMSVisionEmbeddings(nn.Module):
 
     def __init__(self, config: CLIPVisionConfig):
         super().__init__()
-        self.image_size = tuple(config.image_size)  # (height, width)
+        # `GADMSConfig` makes them a pair and one number.
+        self.image_size = cast(tuple[int, int], config.image_size)  # (height, width)
+        patch_size = cast(int, config.patch_size)
         self.initializer_range = config.initializer_range
         height, width = self.image_size
-        num_positions = (height // config.patch_size) * (width // config.patch_size) + 1
+        num_positions = (height // patch_size) * (width // patch_size) + 1
         self.class_embedding = nn.Parameter(torch.empty(config.hidden_size))
         self.patch_embedding = nn.Conv2d(
-            config.num_channels, config.hidden_size, config.patch_size, stride=config.patch_size, bias=False
+            config.num_channels, config.hidden_size, patch_size, stride=patch_size, bias=False
         )
         self.position_embedding = nn.Embedding(num_positions, config.hidden_size)
 
@@ -118,7 +123,8 @@ class GADMSVisionEmbeddings(nn.Module):
 class GADMSPreTrainedModel(CLIPPreTrainedModel):
     """Weight initialisation and loading, on top of CLIP's."""
 
-    config: GADMSConfig
+    # transformers reads a model's configuration class off this annotation.
+    config: GADMSConfig  # type: ignore[assignment]
     base_model_prefix = "gadms"
     _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "GADMSVisionEmbeddings"]
 
@@ -131,89 +137,15 @@ class GADMSPreTrainedModel(CLIPPreTrainedModel):
         """
         return False
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)  # CLIP's parts, norms, and linear and embedding layers in general
-        factor = self.config.initializer_factor
-        if isinstance(module, GADMSVisionEmbeddings):
-            init.normal_(module.class_embedding, std=module.class_embedding.shape[0] ** -0.5 * factor)
-            init.normal_(module.patch_embedding.weight, std=module.initializer_range * factor)
-            init.normal_(module.position_embedding.weight, std=module.initializer_range * factor)
-        elif isinstance(module, nn.MultiheadAttention):
-            depth = max(1, self.config.fusion_num_hidden_layers)
-            init.normal_(module.in_proj_weight, std=module.embed_dim**-0.5 * factor)
-            init.normal_(module.out_proj.weight, std=module.embed_dim**-0.5 * (2 * depth) ** -0.5 * factor)
-            init.zeros_(module.in_proj_bias)
-        elif isinstance(module, GADMSTokenHead):
-            hidden_size = module.decoder.in_features
-            init.normal_(module.dense.weight, std=(2 * hidden_size) ** -0.5 * factor)
-            # Small, so that all tokens start about equally likely.
-            init.normal_(module.decoder.weight, std=0.02 * factor)
-        elif isinstance(module, GADMSModel):
-            init.normal_(module.visual_projection.weight, std=self.config.vision_config.hidden_size**-0.5 * factor)
-            init.normal_(module.text_projection.weight, std=self.config.text_config.hidden_size**-0.5 * factor)
-            init.constant_(module.logit_scale, math.log(1 / self.config.temperature))
-        elif isinstance(module, GADMSForPreTraining) and module.classifier is not None:
-            init.normal_(module.classifier.weight, std=0.001)
-            init.zeros_(module.classifier.bias)
-
-
-class GADMSVisionModel(GADMSPreTrainedModel):
-    """CLIP's image encoder on rectangular images, with the post-norm on every token."""
-
-    config: CLIPVisionConfig
-    base_model_prefix = "vision_model"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    _input_embed_layer = "patch_embedding"
-
-    def __init__(self, config: CLIPVisionConfig):
-        super().__init__(config)
-        self.embeddings = GADMSVisionEmbeddings(config)
-        # The misspelling is CLIP's: weights are found by name.
-        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.encoder = CLIPEncoder(config)
-        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.post_init()
-
-    def forward(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
-        hidden_states = self.pre_layrnorm(self.embeddings(pixel_values))
-        hidden_states = self.encoder(inputs_embeds=hidden_states).last_hidden_state
-        # The interaction encoder reads patch tokens, so the norm reaches all of them and not the class token alone.
-        hidden_states = self.post_layernorm(hidden_states)
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
-
-
-class GADMSModel(GADMSPreTrainedModel):
-    """Image and text encoders with a shared embedding space: what retrieval uses.
-
-    Args:
-        config ([`GADMSConfig`]): sizes of both encoders.
-    """
-
-    # What training adds to a checkpoint, and retrieval leaves aside.
-    _keys_to_ignore_on_load_unexpected = [r"^fusion\.", r"^token_head\.", r"^classifier\."]
-
-    def __init__(self, config: GADMSConfig):
-        super().__init__(config)
-        self.text_model = CLIPTextModel._from_config(config.text_config)
-        self.vision_model = GADMSVisionModel._from_config(config.vision_config)
-        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
-        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
-        self.logit_scale = nn.Parameter(
-            torch.tensor(math.log(1 / config.temperature)), requires_grad=config.learn_temperature
-        )
-        self.post_init()
-
     @classmethod
     def from_clip(
-        cls,
+        cls: type[Model],
         pretrained_model_name_or_path: str | os.PathLike,
         *,
         image_size: tuple[int, int] = (384, 128),
         clip_kwargs: dict[str, Any] | None = None,
         **config_kwargs: Any,
-    ) -> "GADMSModel":
+    ) -> Model:
         """Start from a CLIP checkpoint: its weights, one more token for the mask, positions for `image_size`.
 
         Patch positions are resized by bicubic interpolation (not stated in the paper). The mask token is appended to
@@ -245,7 +177,7 @@ class GADMSModel(GADMSPreTrainedModel):
         config = GADMSConfig(
             text_config=CLIPTextConfig.from_dict(text_config),
             vision_config=CLIPVisionConfig.from_dict(vision_config),
-            projection_dim=clip.config.projection_dim,
+            projection_dim=clip.visual_projection.out_features,
             mask_token_id=vocab_size,
             **config_kwargs,
         )
@@ -253,13 +185,85 @@ class GADMSModel(GADMSPreTrainedModel):
         state = clip.state_dict()
         token_key = "text_model.embeddings.token_embedding.weight"
         state[token_key] = append_mean_row(state[token_key])
-        height, width = config.vision_config.image_size
-        grid = (height // config.vision_config.patch_size, width // config.vision_config.patch_size)
         position_key = "vision_model.embeddings.position_embedding.weight"
-        state[position_key] = resize_patch_positions(state[position_key], grid)
-        state["logit_scale"] = model.base_model.logit_scale.detach()
+        state[position_key] = resize_patch_positions(state[position_key], config.patch_grid)
+        state["logit_scale"] = model.base_model.state_dict()["logit_scale"]
         model.base_model.load_state_dict(state)
         return model
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)  # CLIP's parts, norms, and linear and embedding layers in general
+        factor = self.config.initializer_factor
+        if isinstance(module, GADMSVisionEmbeddings):
+            init.normal_(module.class_embedding, std=module.class_embedding.shape[0] ** -0.5 * factor)
+            init.normal_(module.patch_embedding.weight, std=module.initializer_range * factor)
+            init.normal_(module.position_embedding.weight, std=module.initializer_range * factor)
+        elif isinstance(module, nn.MultiheadAttention):
+            depth = max(1, self.config.fusion_num_hidden_layers)
+            init.normal_(module.in_proj_weight, std=module.embed_dim**-0.5 * factor)
+            init.normal_(module.out_proj.weight, std=module.embed_dim**-0.5 * (2 * depth) ** -0.5 * factor)
+            init.zeros_(module.in_proj_bias)
+        elif isinstance(module, GADMSTokenHead):
+            hidden_size = module.decoder.in_features
+            init.normal_(module.dense.weight, std=(2 * hidden_size) ** -0.5 * factor)
+            # Small, so that all tokens start about equally likely.
+            init.normal_(module.decoder.weight, std=0.02 * factor)
+        elif isinstance(module, GADMSModel):
+            init.normal_(module.visual_projection.weight, std=self.config.vision_config.hidden_size**-0.5 * factor)
+            init.normal_(module.text_projection.weight, std=self.config.text_config.hidden_size**-0.5 * factor)
+            init.constant_(module.logit_scale, math.log(1 / self.config.temperature))
+        elif isinstance(module, GADMSForPreTraining) and module.classifier is not None:
+            init.normal_(module.classifier.weight, std=0.001)
+            init.zeros_(module.classifier.bias)
+
+
+class GADMSVisionModel(GADMSPreTrainedModel):
+    """CLIP's image encoder on rectangular images, with the post-norm on every token."""
+
+    config: CLIPVisionConfig  # type: ignore[assignment]
+    base_model_prefix = "vision_model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)  # type: ignore[assignment]  # CLIP has two
+    _input_embed_layer = "patch_embedding"
+
+    def __init__(self, config: CLIPVisionConfig):
+        super().__init__(config)
+        self.embeddings = GADMSVisionEmbeddings(config)
+        # The misspelling is CLIP's: weights are found by name.
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.encoder = CLIPEncoder(config)  # type: ignore[arg-type]  # as CLIP itself calls it
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def forward(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
+        hidden_states = self.pre_layrnorm(self.embeddings(pixel_values))
+        hidden_states = self.encoder(inputs_embeds=hidden_states).last_hidden_state
+        # The interaction encoder reads patch tokens, so the norm reaches all of them and not the class token alone.
+        hidden_states = self.post_layernorm(hidden_states)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
+
+
+class GADMSModel(GADMSPreTrainedModel):
+    """Image and text encoders with a shared embedding space: what retrieval uses.
+
+    Args:
+        config ([`GADMSConfig`]): sizes of both encoders.
+    """
+
+    # What training adds to a checkpoint, and retrieval leaves aside.
+    _keys_to_ignore_on_load_unexpected = [r"^fusion\.", r"^token_head\.", r"^classifier\."]
+
+    def __init__(self, config: GADMSConfig):
+        super().__init__(config)
+        self.text_model = CLIPTextModel._from_config(config.text_config)
+        self.vision_model = GADMSVisionModel._from_config(config.vision_config)
+        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        self.logit_scale = nn.Parameter(
+            torch.tensor(math.log(1 / config.temperature)), requires_grad=config.learn_temperature
+        )
+        self.post_init()
 
     @property
     def temperature(self) -> torch.Tensor:
@@ -313,8 +317,8 @@ class GADMSModel(GADMSPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
     ) -> GADMSOutput:
         """Compare every image with every caption; see [`GADMSOutput`]. The numbers of each may differ."""
-        image_embeds = nn.functional.normalize(self.get_image_features(pixel_values).pooler_output, dim=-1)
-        text_embeds = nn.functional.normalize(self.get_text_features(input_ids, attention_mask).pooler_output, dim=-1)
+        image_embeds = _unit_length(self.get_image_features(pixel_values))
+        text_embeds = _unit_length(self.get_text_features(input_ids, attention_mask))
         logits_per_text = text_embeds @ image_embeds.T / self.temperature
         return GADMSOutput(
             logits_per_image=logits_per_text.T,
@@ -365,22 +369,23 @@ class GADMSFusionEncoder(nn.Module):
 
     def __init__(self, config: GADMSConfig):
         super().__init__()
+        layer_norm_eps = cast(float, config.text_config.layer_norm_eps)
         layer_config = CLIPTextConfig(
             hidden_size=config.projection_dim,
             intermediate_size=config.fusion_intermediate_size,
             num_attention_heads=config.fusion_num_attention_heads,
             num_hidden_layers=config.fusion_num_hidden_layers,
             hidden_act=config.text_config.hidden_act,
-            layer_norm_eps=config.text_config.layer_norm_eps,
+            layer_norm_eps=layer_norm_eps,
         )
         layer_config._attn_implementation = config._attn_implementation
-        self.text_norm = nn.LayerNorm(config.projection_dim, eps=layer_config.layer_norm_eps)
-        self.image_norm = nn.LayerNorm(config.projection_dim, eps=layer_config.layer_norm_eps)
+        self.text_norm = nn.LayerNorm(config.projection_dim, eps=layer_norm_eps)
+        self.image_norm = nn.LayerNorm(config.projection_dim, eps=layer_norm_eps)
         self.cross_attention = nn.MultiheadAttention(
             config.projection_dim, config.fusion_num_attention_heads, batch_first=True
         )
         self.layers = nn.ModuleList(CLIPEncoderLayer(layer_config) for _ in range(layer_config.num_hidden_layers))
-        self.post_norm = nn.LayerNorm(config.projection_dim, eps=layer_config.layer_norm_eps)
+        self.post_norm = nn.LayerNorm(config.projection_dim, eps=layer_norm_eps)
 
     def forward(
         self, text_tokens: torch.Tensor, image_tokens: torch.Tensor, attention_mask: torch.Tensor | None
@@ -405,7 +410,7 @@ class GADMSTokenHead(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.projection_dim, config.projection_dim)
         self.activation_fn = ACT2FN[config.text_config.hidden_act]
-        self.layer_norm = nn.LayerNorm(config.projection_dim, eps=config.text_config.layer_norm_eps)
+        self.layer_norm = nn.LayerNorm(config.projection_dim, eps=cast(float, config.text_config.layer_norm_eps))
         self.decoder = nn.Linear(config.projection_dim, config.text_config.vocab_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -429,8 +434,6 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         self.token_head = GADMSTokenHead(config) if config.masked_token_prediction else None
         self.classifier = nn.Linear(config.projection_dim, config.num_identities) if config.num_identities else None
         self.post_init()
-
-    from_clip = classmethod(GADMSModel.from_clip.__func__)
 
     def forward(
         self,
@@ -456,36 +459,33 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         masking = self.training if masking is None else masking
         config = self.config
         masking = masking and config.token_score != "none"
-        predicts = masking and config.masked_token_prediction
 
         image_features = self.gadms.get_image_features(pixel_values)
-        image_embeds = image_features.pooler_output
+        image_embeds: torch.Tensor = image_features["pooler_output"]
 
         scores = own_tokens = noise_mask = informative_mask = None
-        captions = input_ids
+        captions, caption_attention = input_ids, attention_mask
         if masking:
-            own_tokens = caption_token_mask(input_ids, config.text_config.eos_token_id, attention_mask)
+            eos_token_id = cast(int, config.text_config.eos_token_id)
+            own_tokens = caption_token_mask(input_ids, eos_token_id, attention_mask)
             if config.token_score != "random":
                 scores = self.gadms.score_tokens(input_ids, attention_mask, image_embeds.detach())
             if config.noise_masking:
                 noise_mask = draw_mask(self._noise_probability(scores, own_tokens), own_tokens)
                 captions = apply_mask(input_ids, noise_mask, config.mask_token_id)
-        if predicts:
-            informative_mask = draw_mask(self._informative_probability(scores, own_tokens), own_tokens)
-            # One pass over both captions: (2 * batch_size, sequence_length)
-            captions = torch.cat([captions, apply_mask(input_ids, informative_mask, config.mask_token_id)])
-            caption_attention = None if attention_mask is None else torch.cat([attention_mask, attention_mask])
-        else:
-            caption_attention = attention_mask
+            if config.masked_token_prediction:
+                informative_mask = draw_mask(self._informative_probability(scores, own_tokens), own_tokens)
+                # One pass over both captions: (2 * batch_size, sequence_length)
+                captions = torch.cat([captions, apply_mask(input_ids, informative_mask, config.mask_token_id)])
+                caption_attention = None if attention_mask is None else torch.cat([attention_mask, attention_mask])
 
         text_features = self.gadms.get_text_features(captions, caption_attention)
-        text_embeds = text_features.pooler_output[: len(input_ids)]
+        text_embeds: torch.Tensor = text_features["pooler_output"][: len(input_ids)]
 
         mtp_loss = num_predicted = None
-        if predicts:
-            fused = self.fusion(
-                text_features.last_hidden_state[len(input_ids) :], image_features.last_hidden_state, attention_mask
-            )
+        if informative_mask is not None and self.fusion is not None and self.token_head is not None:
+            masked_captions: torch.Tensor = text_features["last_hidden_state"][len(input_ids) :]
+            fused = self.fusion(masked_captions, image_features.last_hidden_state, attention_mask)
             # The head is the widest layer of the model: run it on the masked positions alone.
             mtp_loss = masked_token_prediction_loss(
                 self.token_head(fused[informative_mask]), input_ids[informative_mask]
@@ -526,6 +526,10 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         return informative_mask_probability(
             scores, rate=rate, sharpness=self.config.mask_sharpness, threshold=self.config.informative_mask_threshold
         )
+
+
+def _unit_length(features: BaseModelOutputWithPooling) -> torch.Tensor:
+    return nn.functional.normalize(features["pooler_output"], dim=-1)
 
 
 def append_mean_row(embedding: torch.Tensor) -> torch.Tensor:

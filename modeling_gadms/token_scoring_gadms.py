@@ -4,13 +4,15 @@
 `token_image_cosine_scores` is the plain cosine it is compared with. Both are scaled to [0, 1] within each caption.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.func import functional_call
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPTextModel
 
 from .masking_gadms import caption_token_mask
 
@@ -35,7 +37,7 @@ def scale_within_caption(values: torch.Tensor, own_tokens: torch.Tensor) -> torc
     return scaled.masked_fill(~own_tokens, 0.0)
 
 
-def pooling_operator(lengths: torch.Tensor, sequence_length: int, scales: tuple[int, ...]) -> torch.Tensor:
+def pooling_operator(lengths: torch.Tensor, sequence_length: int, scales: Sequence[int]) -> torch.Tensor:
     """Multi-scale pooling (MSP, eq. 1) along the token axis, as one matrix a caption.
 
     For each scale c, adjacent windows of c tokens are averaged and interpolated linearly back to the full length;
@@ -47,7 +49,7 @@ def pooling_operator(lengths: torch.Tensor, sequence_length: int, scales: tuple[
     Args:
         lengths (`torch.LongTensor` of shape `(batch_size,)`): tokens from BOS to EOS, both included.
         sequence_length (`int`): padded length.
-        scales (`tuple[int, ...]`): window lengths c, in tokens.
+        scales (`Sequence[int]`): window lengths c, in tokens.
 
     Returns:
         `torch.FloatTensor` of shape `(batch_size, sequence_length, sequence_length)`: row `i` holds the weights of
@@ -76,26 +78,26 @@ def pooling_operator(lengths: torch.Tensor, sequence_length: int, scales: tuple[
 class _LayerTap:
     """What one text layer's attention saw and gave, each (batch_size, sequence_length, hidden_size)."""
 
-    query: torch.Tensor | None = None
-    key: torch.Tensor | None = None
-    value: torch.Tensor | None = None
-    output: torch.Tensor | None = None  # heads concatenated, before the output projection
+    query: torch.Tensor = field(init=False)
+    key: torch.Tensor = field(init=False)
+    value: torch.Tensor = field(init=False)
+    output: torch.Tensor = field(init=False)  # heads concatenated, before the output projection
 
 
 @contextmanager
-def _tapped(layers: list[nn.Module]) -> Iterator[list[_LayerTap]]:
+def _tapped(layers: list[CLIPEncoderLayer]) -> Iterator[list[_LayerTap]]:
     """Record the attention of each layer, and start the graph at the first one's output."""
     taps = [_LayerTap() for _ in layers]
     handles = []
 
-    def recorder(tap: _LayerTap, name: str):
-        def record(module, arguments, result):
+    def recorder(tap: _LayerTap, name: str) -> Callable[..., None]:
+        def record(module: nn.Module, arguments: tuple[Any, ...], result: torch.Tensor) -> None:
             setattr(tap, name, result)
 
         return record
 
-    def output_recorder(tap: _LayerTap, is_first: bool):
-        def record(module, arguments):
+    def output_recorder(tap: _LayerTap, is_first: bool) -> Callable[..., tuple[Any, ...]]:
+        def record(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
             output = arguments[0]
             if is_first:
                 output = output.detach().requires_grad_()
@@ -118,7 +120,7 @@ def _tapped(layers: list[nn.Module]) -> Iterator[list[_LayerTap]]:
 
 
 @contextmanager
-def _scoring_mode(text_model: nn.Module) -> Iterator[None]:
+def _scoring_mode(text_model: CLIPTextModel) -> Iterator[None]:
     """Score the deterministic network, whatever mode the caller trains or infers in.
 
     Evaluation mode removes dropout and gradient checkpointing (whose recomputation would fire the hooks again);
@@ -150,14 +152,14 @@ def _frozen_float32(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def gradient_attention_scores(
-    text_model: nn.Module,
+    text_model: CLIPTextModel,
     text_projection: nn.Module,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
     image_embeds: torch.Tensor,
     *,
     num_layers: int,
-    scales: tuple[int, ...],
+    scales: Sequence[int],
 ) -> torch.Tensor:
     """Gradient-attention similarity score of every caption token (GASS, GA-DMS eq. 1-4).
 
@@ -181,13 +183,13 @@ def gradient_attention_scores(
         image_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`): row `r` is caption `r`'s image;
             need not be normalised.
         num_layers (`int`): L, how many of the last layers are scored.
-        scales (`tuple[int, ...]`): window lengths of the multi-scale pooling.
+        scales (`Sequence[int]`): window lengths of the multi-scale pooling.
 
     Returns:
         `torch.FloatTensor` of shape `(batch_size, sequence_length)`: in [0, 1] within each caption, zero outside its
         own tokens.
     """
-    layers = list(text_model.encoder.layers[-num_layers:])
+    layers = cast(list[CLIPEncoderLayer], list(text_model.encoder.layers[-num_layers:]))
     num_heads = layers[0].self_attn.num_heads
     with (
         _scoring_mode(text_model),
@@ -206,7 +208,7 @@ def gradient_attention_scores(
         gradients = torch.autograd.grad(similarity.sum(), [tap.output for tap in taps])
 
         with torch.no_grad():
-            eos_token_id = text_model.config.eos_token_id
+            eos_token_id = _eos_token_id(text_model)
             own_tokens = caption_token_mask(input_ids, eos_token_id, attention_mask)
             eos = (input_ids == eos_token_id).int().argmax(dim=1)
             rows = torch.arange(len(input_ids), device=input_ids.device)
@@ -230,6 +232,10 @@ def gradient_attention_scores(
             return scale_within_caption(scores, own_tokens)
 
 
+def _eos_token_id(text_model: CLIPTextModel) -> int:
+    return cast(int, text_model.config.eos_token_id)  # `GADMSConfig` refuses several
+
+
 def _attention_row(query: torch.Tensor, keys: torch.Tensor, visible: torch.Tensor, num_heads: int) -> torch.Tensor:
     """One query's attention over the tokens, averaged over heads: (batch_size, sequence_length)."""
     query = query.unflatten(-1, (num_heads, -1))  # (batch_size, num_heads, head_dim)
@@ -240,7 +246,7 @@ def _attention_row(query: torch.Tensor, keys: torch.Tensor, visible: torch.Tenso
 
 @torch.no_grad()
 def token_image_cosine_scores(
-    text_model: nn.Module,
+    text_model: CLIPTextModel,
     text_projection: nn.Module,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
@@ -260,5 +266,5 @@ def token_image_cosine_scores(
         )
         tokens = functional_call(text_projection, _frozen_float32(text_projection), outputs.last_hidden_state)
         cosine = nn.functional.cosine_similarity(tokens, image_embeds.to(tokens.dtype)[:, None], dim=-1)
-    own_tokens = caption_token_mask(input_ids, text_model.config.eos_token_id, attention_mask)
+    own_tokens = caption_token_mask(input_ids, _eos_token_id(text_model), attention_mask)
     return scale_within_caption(cosine, own_tokens)

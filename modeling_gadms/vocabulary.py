@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import pre_tokenizers, trainers
 from transformers import CLIPTokenizer
@@ -54,6 +55,6 @@ def train_tokenizer(captions: Iterable[str], *, vocab_size: int, max_length: int
     pieces = (pieces + merged)[: vocab_size - num_special]
     vocabulary = {piece: index for index, piece in enumerate([*pieces, BOS_TOKEN, EOS_TOKEN])}
     # The merges are told by nothing but the serialised tokenizer.
-    merges = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
+    merges: Any = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
     merges = [merge for merge in merges if "".join(merge) in vocabulary]
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_length)
