@@ -162,8 +162,13 @@ class GADMSPreTrainedModel(CLIPPreTrainedModel):
             the class it is called on: [`GADMSModel`], or [`GADMSForPreTraining`] with new modules at random.
 
         Raises:
-            ValueError: for an unknown key or an image size that CLIP's patches do not divide.
+            ValueError: for an unknown key, one that is the checkpoint's, or an image size that patches do not divide.
         """
+        for key in ("text_config", "vision_config", "projection_dim", "mask_token_id"):
+            if key in config_kwargs:
+                raise ValueError(
+                    f"from_clip takes `{key}` from the CLIP checkpoint; leave it out, or leave out from_clip"
+                )
         clip = CLIPModel.from_pretrained(pretrained_model_name_or_path, **(clip_kwargs or {}))
         text_config, vision_config = clip.config.text_config.to_dict(), clip.config.vision_config.to_dict()
         vocab_size = text_config["vocab_size"]

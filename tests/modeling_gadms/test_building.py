@@ -96,6 +96,21 @@ def test_a_clip_checkpoint_is_taken_at_384_by_128_by_default(tmp_path):
     assert model.config.vision_config.image_size == processor.image_size == (384, 128)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("text_config", {"num_hidden_layers": 2}),
+        ("vision_config", {"image_size": [48, 16]}),
+        ("projection_dim", 16),
+        ("mask_token_id", 3),
+    ],
+)
+def test_what_a_clip_checkpoint_decides_cannot_be_set(key, value):
+    arguments = ModelArguments(from_clip="no/download", config={key: value})
+    with pytest.raises(ValueError, match=f"from_clip takes `{key}` from the CLIP checkpoint"):
+        build_model_and_processor(arguments, [])
+
+
 @pytest.fixture
 def checkpoint(tmp_path):
     model, processor = build_model_and_processor(from_scratch(), CAPTIONS)
