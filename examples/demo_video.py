@@ -12,13 +12,12 @@ import argparse
 from pathlib import Path
 
 from fetch_vtest import fetch_vtest
-from transformers import AutoModel, AutoProcessor
 
-import modeling_gadms  # noqa: F401  registers the model with transformers
 from modeling_gadms.contact_sheet import draw_contact_sheet
 from modeling_gadms.detection import SsdMobileNetDetector
 from modeling_gadms.gallery import PersonGallery
 from modeling_gadms.indexing import index_frames
+from modeling_gadms.loading import load_model_and_processor
 from modeling_gadms.video import FrameReader
 
 
@@ -35,8 +34,7 @@ def main() -> None:
 
     # 1. Video and model.
     frames = FrameReader(arguments.video or fetch_vtest(), every=arguments.every)
-    model = AutoModel.from_pretrained(arguments.model).eval()
-    processor = AutoProcessor.from_pretrained(arguments.model)
+    model, processor = load_model_and_processor(arguments.model)
 
     # 2. Detect, crop and embed the persons.
     gallery = PersonGallery.create(arguments.out / "gallery", model, processor, overwrite=True)

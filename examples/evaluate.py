@@ -26,15 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 import yaml
 from safetensors import SafetensorError
-from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
-import modeling_gadms  # noqa: F401  registers the model with transformers
 from dataset_scripts.opening import open_dataset
 from modeling_gadms.data import DatasetColumns
 from modeling_gadms.evaluation import evaluate_retrieval
+from modeling_gadms.loading import load_model_and_processor
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -44,8 +42,12 @@ def main(arguments: argparse.Namespace) -> None:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
 
     # 2. The model and its processor
-    model, processor = load_model(arguments.model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if not arguments.model.is_dir():
+        raise FileNotFoundError(
+            f"there is no model folder {arguments.model}; train one with examples/train.py, or fetch one with "
+            "`hf download <repository> --local-dir <folder>`"
+        )
+    model, processor = load_model_and_processor(arguments.model)
 
     # 3. The data
     dataset = load_split(arguments.dataset, arguments.split, dict(arguments.dataset_args))
@@ -85,24 +87,6 @@ def main(arguments: argparse.Namespace) -> None:
     unfinished.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
     unfinished.replace(arguments.output)  # whoever reads the file finds all of it or none
     print(f"Written to {arguments.output}")
-
-
-def load_model(folder: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"there is no model folder {folder}; train one with examples/train.py, or fetch one with "
-            "`hf download <repository> --local-dir <folder>`"
-        )
-    model, loading = AutoModel.from_pretrained(folder, output_loading_info=True)
-    if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
-        raise ValueError(f"{folder} holds a {type(model).__name__}, which does not embed both images and texts")
-    if missing := sorted(loading["missing_keys"]):
-        raise ValueError(f"{folder} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}")
-    processor = AutoProcessor.from_pretrained(folder)
-    known, expected = len(processor.tokenizer), model.config.text_config.vocab_size
-    if known != expected:  # transformers makes up a tokenizer of three tokens where the vocabulary is missing
-        raise ValueError(f"{folder}: its tokenizer has {known} tokens, its model {expected}; save both there again")
-    return model, processor
 
 
 def load_split(name: str, split: str, builder_arguments: dict[str, Any]) -> datasets.Dataset:

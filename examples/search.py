@@ -11,13 +11,11 @@ Needs `pip install "gadms[gallery,detect]"`.
 import argparse
 from pathlib import Path
 
-from transformers import AutoModel, AutoProcessor
-
-import modeling_gadms  # noqa: F401  registers the model with transformers
 from modeling_gadms.contact_sheet import draw_contact_sheet
 from modeling_gadms.detection import SsdMobileNetDetector
 from modeling_gadms.gallery import PersonGallery
 from modeling_gadms.indexing import index_frames
+from modeling_gadms.loading import load_model_and_processor
 from modeling_gadms.video import FrameReader
 
 
@@ -32,8 +30,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     # 1. The model, and the processor that prepares images and descriptions for it.
-    model = AutoModel.from_pretrained(arguments.model).eval()
-    processor = AutoProcessor.from_pretrained(arguments.model)
+    model, processor = load_model_and_processor(arguments.model)
 
     # 2. The gallery: made once, opened from then on. It refuses another model than the one that made it.
     if arguments.source:

@@ -17,8 +17,6 @@ import typer
 if TYPE_CHECKING:
     from PIL import Image
 
-    from .modeling_gadms import GADMSModel
-    from .processing_gadms import GADMSProcessor
 
 app = typer.Typer(
     help="Find a person from a description, in a folder of images or a video.",
@@ -64,6 +62,7 @@ def index(
         from .detection import PersonDetector, PlausiblePerson, SsdMobileNetDetector
         from .gallery import PersonGallery
         from .indexing import index_frames
+        from .loading import load_model_and_processor
         from .video import FrameReader
 
         # What can go wrong with the input goes wrong before an old gallery is replaced.
@@ -71,7 +70,7 @@ def index(
         detector: PersonDetector | None = None
         if detect or (detect is None and frames.is_video):
             detector = SsdMobileNetDetector(plausible=PlausiblePerson(min_confidence=min_confidence))
-        loaded, processor = _load(model)
+        loaded, processor = load_model_and_processor(model)
         new_gallery = PersonGallery.create(gallery, loaded, processor, overwrite=overwrite)
         report = index_frames(new_gallery, frames, detector=detector, batch_size=batch_size)
         typer.echo(str(report))
@@ -97,8 +96,9 @@ def search(
     with _user_errors():
         from .contact_sheet import draw_contact_sheet, place_and_time
         from .gallery import PersonGallery, gallery_model
+        from .loading import load_model_and_processor
 
-        loaded, processor = _load(model or gallery_model(gallery).name)
+        loaded, processor = load_model_and_processor(model or gallery_model(gallery).name)
         results = PersonGallery.open(gallery, loaded, processor).search(text, top_k)
         _save(draw_contact_sheet(text, results), out)
         if as_json:
@@ -125,9 +125,10 @@ def explain(
     with _user_errors():
         from .explain import draw_explanation, explain_caption
         from .images import load_image
+        from .loading import load_model_and_processor
 
         picture = load_image(image)
-        explanation = explain_caption(*_load(model), picture, caption)
+        explanation = explain_caption(*load_model_and_processor(model), picture, caption)
         _save(draw_explanation(picture, explanation), out)
         for token in explanation.tokens:
             typer.echo(f"{token.score:.3f}  {'#' * round(token.score * 20):<20}  {token.text}")
@@ -150,19 +151,6 @@ def _user_errors() -> Iterator[None]:
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if issubclass(category, UserWarning):  # others are for developers
         typer.echo(f"Warning: {message}", err=True)
-
-
-def _load(name: str) -> "tuple[GADMSModel, GADMSProcessor]":
-    import torch
-    from transformers import AutoConfig, AutoModel, AutoProcessor
-
-    from .configuration_gadms import GADMSConfig
-
-    config = AutoConfig.from_pretrained(name)
-    if not isinstance(config, GADMSConfig):
-        raise ValueError(f"{name} holds a model of type {config.model_type!r}, not a GA-DMS one")
-    model = AutoModel.from_pretrained(name).eval()
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), AutoProcessor.from_pretrained(name)
 
 
 def _save(picture: "Image.Image", out: Path) -> None:

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from modeling_gadms import detection
+from modeling_gadms import GADMSProcessor, detection
 from modeling_gadms.cli import app
 from modeling_gadms.detection import PersonBox
 from modeling_gadms.encoding import encode_captions, encode_images
+from modeling_gadms.vocabulary import train_tokenizer
 
 
 def run(*arguments: object) -> Result:
@@ -201,6 +202,21 @@ def test_what_is_no_model_of_ours_is_refused(person_folder, tmp_path):
     assert "holds a model of type 'clip', not a GA-DMS one" in refusal(*common, tmp_path / "clip")
     (tmp_path / "empty").mkdir()
     assert str(tmp_path / "empty") in refusal(*common, tmp_path / "empty")
+
+
+def test_a_tokenizer_of_another_model_is_refused(gallery, model_folder, person_folder, tmp_path):
+    """Its tokens would mean other words to the model, and nobody would notice."""
+    other = train_tokenizer(["a man"], vocab_size=520, max_length=24)
+    GADMSProcessor.from_tokenizer(other, image_size=(32, 16)).save_pretrained(model_folder)
+    model = ["--model", model_folder]
+    commands = (
+        ["index", "--source", person_folder, "--gallery", tmp_path / "g", *model],
+        ["search", "--gallery", gallery, "a person", "--out", tmp_path / "r.png"],
+        ["explain", person_folder / "person00.png", "a person", *model, "--out", tmp_path / "r.png"],
+    )
+    for command in commands:
+        assert f"{model_folder}: its tokenizer has {len(other)} tokens, its model" in refusal(*command)
+    assert not (tmp_path / "g").exists() and not (tmp_path / "r.png").exists()
 
 
 @pytest.mark.parametrize("command", ["index", "search", "explain"])
