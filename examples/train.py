@@ -63,7 +63,8 @@ def main(arguments: argparse.Namespace) -> None:
         for caption in columns.row_captions(row, number)
     )
     model, processor = build_model_and_processor(run.model, captions)
-    print(f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters", flush=True)
+    if run.training.process_index == 0:
+        print(f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters", flush=True)
 
     # 4. Pairs of images and captions
     train_dataset = ImageCaptionPairs(

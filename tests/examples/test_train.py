@@ -95,7 +95,7 @@ def runs(folder) -> dict[str, Path]:
         outputs[name] = folder / f"out of {name}"
         result = launch(command, folder, f"training.output_dir={outputs[name]}", **environment)
         assert result.returncode == 0, f"{name}: {result.stderr[-4000:]}"
-        assert "parameters" in result.stdout
+        assert result.stdout.count(" parameters") == 1, "once, however many processes"
     return outputs
 
 
@@ -275,7 +275,8 @@ MISTAKES = {
     "model.temperature=hot": "temperature",
     "data.crop_padding=-1": "crop_padding = -1 must not be negative",
     "training.learning_rate=fast": "`learning_rate` in section `training`",
-    "model.from_clip=/nowhere": "/nowhere",
+    "model.from_pretrained=/nowhere": "/nowhere",
+    "model.from_clip=/nowhere": "from_clip takes `text_config` from the CLIP checkpoint",
     "model.image_size=[384, 128]": "model.image_size goes with model.from_clip",
     "data.dataset=/nowhere": "/nowhere",
     "data.dataset_args.seed=1": "takes no arguments",
