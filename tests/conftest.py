@@ -7,6 +7,8 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tiny models gain nothing from threads, and several workers with a thread for each core each lose a lot.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from modeling_gadms.vocabulary import train_tokenizer
 # The same examples in every run.
 settings.register_profile("deterministic", derandomize=True, database=None)
 settings.load_profile("deterministic")
+torch.set_num_threads(1)
 
 CAPTIONS = [
     "A man in a red coat and blue jeans walks towards the camera.",
