@@ -27,11 +27,10 @@ Returns:
     `dict[str, float]`: `r1`, `r5`, `r10`, `map` and `minp` of text-to-image search, and those of image-to-text search
     with `image_to_text_` before their names, in percent.
 Examples:
-    >>> metric = evaluate.load("modeling_gadms/metrics/person_retrieval")
-    >>> captions, images = [[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.1]]
-    >>> results = metric.compute(predictions=captions, references=[7, 8], gallery_embeds=images, gallery_ids=[8, 7])
-    >>> results["r1"], results["image_to_text_map"]
-    (100.0, 100.0)
+    metric = evaluate.load("modeling_gadms/metrics/person_retrieval")  # from the root of the repository
+    captions, images = [[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.1]]
+    results = metric.compute(predictions=captions, references=[7, 8], gallery_embeds=images, gallery_ids=[8, 7])
+    results["r1"], results["image_to_text_map"]  # (100.0, 100.0)
 """
 
 _CITATION = """
