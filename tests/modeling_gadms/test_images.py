@@ -154,3 +154,33 @@ def test_image_files_are_found_recursively_in_order_by_suffix(tmp_path):
 def test_a_folder_that_is_none_is_an_error(tmp_path):
     with pytest.raises(NotADirectoryError, match="nowhere"):
         list(iter_image_files(tmp_path / "nowhere"))
+
+
+def spoiled(content: bytes, rng: np.random.Generator) -> bytes:
+    """Some bytes replaced, cut out or repeated."""
+    damaged = bytearray(content)
+    for _ in range(int(rng.integers(1, 12))):
+        start = int(rng.integers(0, max(1, len(damaged))))
+        length = int(rng.integers(1, 20))
+        if (kind := rng.integers(3)) == 0:
+            damaged[start : start + length] = rng.bytes(length)
+        elif kind == 1:
+            del damaged[start : start + length]
+        else:
+            damaged[start:start] = damaged[start : start + length]
+    return bytes(damaged)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("rounds", [20, pytest.param(2000, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_a_spoiled_file_is_read_or_refused_with_a_reason(file_format, rounds):
+    rng = np.random.default_rng(0)
+    content = encoded(noise(), file_format)
+    for _ in range(rounds):
+        try:
+            image = load_image(spoiled(content, rng))
+        except UnreadableImageError as error:
+            assert error.reason in UnreadableReason
+        else:
+            assert image.mode == "RGB"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -115,3 +116,25 @@ def test_every_step_was_trained_once_and_alike(folder):
 
     assert [entry["step"] for entry in whole if "loss" in entry] == list(range(1, 16))
     assert numbers(killed) == numbers(whole)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(1800)
+def test_killed_at_twenty_random_moments(folder, tmp_path):
+    rng = random.Random(0)
+    whole = load_file(folder / "whole" / "model" / "model.safetensors")
+    deaths = 0
+    while deaths < 20:
+        output = tmp_path / f"after-{deaths}"
+        command = [sys.executable, TRAIN, "--config", folder / "run.yaml", "--resume", f"training.output_dir={output}"]
+        while not (output / "model" / "model.safetensors").is_file() or not (output / "trainer_state.json").is_file():
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                # Loading the libraries takes about four seconds, the training three: some runs live to the end.
+                process.wait(timeout=rng.uniform(3, 9))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                deaths += 1
+        killed = load_file(output / "model" / "model.safetensors")
+        assert all(torch.equal(value, killed[name]) for name, value in whole.items())
