@@ -9,6 +9,7 @@ printed before it runs. Expected time: 13 minutes on two cores.
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -50,9 +51,10 @@ def main(output: Path, overrides: list[str]) -> None:
     print("Drawing persons and writing captions", flush=True)
     test_split = open_dataset(data.dataset, **data.dataset_args)["test"]
 
-    # 2. Train from random weights.
-    run("accelerate", "launch", "--num_processes", "1", "--mixed_precision", "no", "--num_machines", "1",
-        "--dynamo_backend", "no", "examples/train.py", "--config", CONFIG, *overrides)  # fmt: skip
+    # 2. Train from random weights. On a CPU accelerate would take one thread.
+    run("accelerate", "launch", "--num_processes", "1", "--num_cpu_threads_per_process", str(os.cpu_count()),
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+        "examples/train.py", "--config", CONFIG, *overrides)  # fmt: skip
 
     # 3. Evaluate on persons that training never saw.
     arguments = [f"{key}={json.dumps(value)}" for key, value in data.dataset_args.items()]
