@@ -32,6 +32,10 @@ from .masking_gadms import (
 from .token_scoring_gadms import gradient_attention_scores, token_image_cosine_scores
 
 
+# The objective is configuration, so that every control of the paper runs through this code; a checkpoint of any of
+# them takes any branch.
+# trf-ignore: TRF041 token_score, noise_masking, masked_token_prediction, num_identities, learn_temperature
+
 Model = TypeVar("Model", bound="GADMSPreTrainedModel")
 
 
@@ -126,7 +130,7 @@ class GADMSPreTrainedModel(CLIPPreTrainedModel):
     # transformers reads a model's configuration class off this annotation.
     config: GADMSConfig  # type: ignore[assignment]
     base_model_prefix = "gadms"
-    _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "GADMSVisionEmbeddings"]
+    _no_split_modules = ["CLIPEncoderLayer", "GADMSVisionEmbeddings"]
 
     @classmethod
     def is_custom_code(cls) -> bool:
