@@ -27,7 +27,7 @@ from .synthetic_persons_captions import Caption, write_caption
 from .synthetic_persons_scene import draw_image
 
 
-VERSION = "1.5.0"  # raise it whenever a row changes: it is part of the cache's name
+VERSION = "1.6.0"  # raise it whenever a row changes: it is part of the cache's name
 SPLITS = ("train", "validation", "test")
 PERSONS_PER_SHARD = 64
 MIN_SIZE, MAX_SIZE = (32, 12), (1024, 512)
@@ -158,7 +158,7 @@ class PersonSampler:
     def person(self, index: int) -> Person:
         """Returns: identity number `index`. The first of each family wears the family's outfit unchanged."""
         rng = self._rng(_PERSON, index)
-        changes = int(rng.integers(1, 4)) if index % FAMILY_SIZE else 0
+        changes = int(rng.integers(2, 5)) if index % FAMILY_SIZE else 0
         return sample_person(self._rng(_FAMILY, index // FAMILY_SIZE), rng, changes=changes)
 
     def view(self, index: int, image: int) -> View:

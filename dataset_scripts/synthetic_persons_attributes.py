@@ -1,7 +1,7 @@
 """What a drawn person is: the named colours, the wardrobe, and how an identity and a view of it are sampled.
 
-Identities come in families of `FAMILY_SIZE`. The members of a family share one outfit up to one to three
-changes, so that a gallery holds people who differ in one attribute only, as people in a crowd do.
+Identities come in families of `FAMILY_SIZE`. The members of a family share one outfit but for two
+to four changes, so that a gallery holds people who differ in little, as people in a crowd do.
 """
 
 from collections.abc import Mapping

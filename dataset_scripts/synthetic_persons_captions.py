@@ -140,7 +140,7 @@ class _Writer:
     def __init__(self, person: Person, view: View, rng: np.random.Generator) -> None:
         self.person, self.view, self.rng = person, view, rng
         self.front, self.back = view.side == "front", view.side == "back"
-        named = rng.random() < 0.7
+        named = rng.random() < 0.85
         self.noun = person.gender if named else self.choose("person", "pedestrian", "person")
         self.pronoun = {"man": "he", "woman": "she"}.get(self.noun, f"the {self.noun}")
         self.possessive = {"man": "his", "woman": "her"}.get(self.noun, "the")
@@ -182,7 +182,7 @@ class _Writer:
         phrase: _Phrase = ["a"] if article else []
         phrase.append(self.slot("upper_color"))
         if pattern not in ("plain", "hidden", "printed"):
-            if self.chance(0.75):
+            if self.chance(0.9):
                 phrase += ["and", self.slot("upper_color2")]
             phrase.append(self.slot("upper_pattern"))
         elif pattern == "printed" or (pattern == "plain" and self.chance(0.12)):
@@ -223,10 +223,10 @@ class _Writer:
         """Returns: what else to tell, in a random order; each is left out now and then."""
         person = self.person
         facts: list[_Fact] = []
-        if not self.view.hides_feet and self.chance(0.75):
+        if not self.view.hides_feet and self.chance(0.9):
             shoes = self._thing("shoes")
             facts.append(_Fact("shoes", shoes, ["wears", *shoes], ["wearing", *shoes]))
-        if person.hair_style != "bald" and self.chance(0.75 if person.hat == "none" else 0.45):
+        if person.hair_style != "bald" and self.chance(0.88 if person.hat == "none" else 0.6):
             hair = self._hair()
             facts.append(_Fact("hair", hair, ["has", *hair], ["with", *hair]))
         for field, share in (("hat", 0.93), ("eyewear", 0.85), ("neck", 0.93)):

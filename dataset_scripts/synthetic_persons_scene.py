@@ -308,7 +308,7 @@ def _photograph(picture: Array, rng: np.random.Generator) -> Image.Image:
     """What the camera does: blur, tint, exposure, contrast, noise."""
     height, width = picture.shape[:2]
     image = Image.fromarray(np.clip(picture * 255.0 + 0.5, 0, 255).astype(np.uint8))
-    kind = pick(rng, {"sharp": 55, "defocus": 30, "motion": 15})
+    kind = pick(rng, {"sharp": 75, "defocus": 17, "motion": 8})
     amount = float(rng.uniform(0.3, 1.0)) * height / 160.0
     reach = max(int(round(amount * 1.6)), 1)
     if kind == "defocus":

@@ -186,5 +186,5 @@ def test_the_identities_of_a_gallery_are_confusable_but_captions_tell_most_apart
             unique += len(fits) == 1
             expected += 1 / len(fits)
             captions += 1
-    assert 0.70 < unique / captions < 0.92
-    assert 0.85 < expected / captions < 0.97
+    assert 0.90 < unique / captions < 0.99
+    assert 0.95 < expected / captions < 0.999
