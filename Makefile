@@ -9,7 +9,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-video test torture lint format clean
+.PHONY: help demo demo-video test test-lowest torture lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,11 @@ demo-video: $(VENV)/.installed-demo  ## index the pedestrians of a video (VIDEO=
 test: $(VENV)/.installed-test  ## all tests, with line coverage of the two packages
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not torture' -n auto --dist loadgroup \
 		--cov --cov-report=term --cov-fail-under=90
+
+test-lowest: | $(BIN)/python  ## all tests with the lowest versions that setup.cfg allows, in .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[test]'
+	$(OFFLINE) OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m 'not torture' -n auto --dist loadgroup
 
 torture: $(VENV)/.installed-test  ## long fault matrices and soaks
 	$(OFFLINE) $(BIN)/python -m pytest -m torture
