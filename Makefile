@@ -40,7 +40,7 @@ test-lowest: | $(BIN)/python  ## all tests with the lowest versions that setup.c
 	$(OFFLINE) OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m 'not torture' -n auto --dist loadgroup
 
 torture: $(VENV)/.installed-test  ## long fault matrices and soaks
-	$(OFFLINE) $(BIN)/python -m pytest -m torture
+	$(OFFLINE) $(BIN)/python -m pytest -m torture -n auto
 
 lint: $(VENV)/.installed-dev  ## ruff, type checker, and the model linter of transformers
 	$(BIN)/ruff check .
