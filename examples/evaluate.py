@@ -100,11 +100,8 @@ def load_split(name: str, split: str, builder_arguments: dict[str, Any]) -> data
 
 
 def sha256(file: Path) -> str:
-    digest = hashlib.sha256()
     with file.open("rb") as content:
-        while block := content.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def key_value(text: str) -> tuple[str, Any]:
