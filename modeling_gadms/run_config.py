@@ -1,17 +1,13 @@
 """A training run as one YAML file: sections `model`, `data` and `training`, with overrides from the command line."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from enum import Enum
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
-
-import yaml
+from typing import Any
 
 from .configuration_gadms import GADMSConfig, check_keys
 from .data import DatasetColumns
+from .settings_file import apply_overrides, check_types, field_names, read_settings
 from .trainer import GADMSTrainingArguments
 
 
@@ -77,72 +73,6 @@ class RunConfig:
     training: GADMSTrainingArguments
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads `1e-4` as the number and `no` as the word that people mean; YAML 1.1 takes them the other way round."""
-
-
-_BOOLEAN, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOLEAN]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_BOOLEAN, re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Loader.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
-
-
-def _parse(text: str, place: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506, a SafeLoader
-    except yaml.YAMLError as error:
-        raise ValueError(f"{place} is not valid YAML: {' '.join(str(error).split())}") from error
-
-
-def _apply_overrides(settings: dict[str, Any], overrides: Sequence[str]) -> None:
-    for override in overrides:
-        path, separator, value = override.partition("=")
-        keys = path.split(".")
-        if not separator or len(keys) < 2 or not all(keys):
-            raise ValueError(f"override `{override}` must read section.key=value, as training.learning_rate=1e-4")
-        section = settings
-        for key in keys[:-1]:
-            if section.get(key) is None:
-                section[key] = {}
-            section = section[key]
-            if not isinstance(section, dict):
-                raise ValueError(f"override `{override}`: `{key}` holds {section!r}, which has no keys")
-        section[keys[-1]] = _parse(value, f"the value of override `{override}`")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value from YAML can be what an annotation asks for; lists and tuples are not told apart."""
-    origin, choices = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(_fits(value, choice) for choice in choices)
-    kind = origin or hint
-    if kind is Literal:
-        return value in choices
-    if kind in (bool, type(None), str, dict):
-        return isinstance(value, kind)
-    if kind in (int, float):
-        return isinstance(value, (int, kind)) and not isinstance(value, bool)
-    if kind in (list, tuple):
-        return isinstance(value, list)
-    # Enumerations check their names themselves; objects of another class cannot come from YAML.
-    return not isinstance(kind, type) or issubclass(kind, Enum)
-
-
-def _check_types(values: dict[str, Any], record: type, place: str) -> None:
-    hints = {field.name: field.type for field in fields(record)}
-    for key, value in values.items():
-        if key in hints and not _fits(value, hints[key]):
-            wanted = str(getattr(hints[key], "__name__", hints[key])).replace("NoneType", "None")
-            raise ValueError(f"`{key}` in {place} is {value!r}, which is no {wanted}")
-
-
-def _field_names(record: type) -> set[str]:
-    return {field.name for field in fields(record) if field.init}
-
-
 def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a run from YAML.
 
@@ -159,28 +89,26 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
             naming it.
         OSError: if the file cannot be read.
     """
-    settings = _parse(Path(path).read_text(encoding="utf-8"), str(path))
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path} must hold the sections model, data and training; it holds {settings!r}")
-    _apply_overrides(settings, overrides)
+    settings = read_settings(path, "the sections model, data and training")
+    apply_overrides(settings, overrides, "training.learning_rate=1e-4")
     check_keys(settings, ("model", "data", "training"), str(path))
     sections = {name: settings.get(name) or {} for name in ("model", "data", "training")}
     for name, section in sections.items():
         if not isinstance(section, dict):
             raise ValueError(f"section `{name}` of {path} must hold keys and values; it holds {section!r}")
 
-    own_keys = _field_names(ModelArguments) - {"config"}
-    config_keys = _field_names(GADMSConfig)
+    own_keys = field_names(ModelArguments) - {"config"}
+    config_keys = field_names(GADMSConfig)
     check_keys(sections["model"], own_keys | config_keys, f"section `model` of {path}")
-    check_keys(sections["data"], _field_names(DataArguments), f"section `data` of {path}")
-    check_keys(sections["training"], _field_names(GADMSTrainingArguments), f"section `training` of {path}")
+    check_keys(sections["data"], field_names(DataArguments), f"section `data` of {path}")
+    check_keys(sections["training"], field_names(GADMSTrainingArguments), f"section `training` of {path}")
     for name, record in (
         ("model", ModelArguments),
         ("model", GADMSConfig),
         ("data", DataArguments),
         ("training", GADMSTrainingArguments),
     ):
-        _check_types(sections[name], record, f"section `{name}` of {path}")
+        check_types(sections[name], record, f"section `{name}` of {path}")
     if "dataset" not in sections["data"]:
         raise ValueError(f"section `data` of {path} names no `dataset`")
     return RunConfig(

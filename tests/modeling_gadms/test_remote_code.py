@@ -31,7 +31,7 @@ STAGES = [
     {"token_scoring_gadms"},
     {"modeling_gadms"},
     {"processing_gadms"},
-    {"images", "drawing", "vocabulary", "queries", "loading"},
+    {"images", "drawing", "vocabulary", "queries", "loading", "settings_file"},
     {"data", "encoding", "detection", "video", "fingerprint", "conversion"},
     {"trainer", "evaluation", "gallery", "explain"},
     {"run_config", "indexing", "contact_sheet"},
