@@ -124,12 +124,17 @@ def merge_boxes(boxes: Iterable[PersonBox]) -> list[PersonBox]:
     return kept
 
 
-def crop_person(image: Image.Image, box: PersonBox, padding: float = 0.05) -> Image.Image:
-    """Cut a person out, with `padding` times the box's size added on each side as far as the frame goes."""
+def crop_window(size: tuple[int, int], box: PersonBox, padding: float = 0.05) -> tuple[int, int, int, int]:
+    """Whole pixels (left, top, right, bottom) of a box with `padding` times its size added on each side, as far as an
+    image of that (width, height) goes."""
     pad_x, pad_y = box.width * padding, box.height * padding
     left, top = max(0, math.floor(box.left - pad_x)), max(0, math.floor(box.top - pad_y))
-    right, bottom = min(image.width, math.ceil(box.right + pad_x)), min(image.height, math.ceil(box.bottom + pad_y))
-    return image.crop((left, top, right, bottom))
+    return left, top, min(size[0], math.ceil(box.right + pad_x)), min(size[1], math.ceil(box.bottom + pad_y))
+
+
+def crop_person(image: Image.Image, box: PersonBox, padding: float = 0.05) -> Image.Image:
+    """Cut a person out, with `padding` times the box's size added on each side as far as the frame goes."""
+    return image.crop(crop_window(image.size, box, padding))
 
 
 @dataclass
