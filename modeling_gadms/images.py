@@ -13,6 +13,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".jfif", ".png", ".tif", ".tiff", ".webp")
+PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""What Pillow may read. Among what is left out are formats that it hands to another program, as EPS to Ghostscript: no
+stranger's file may choose those."""
 MAX_PIXELS = 80_000_000
 """Larger pictures are refused before they are decoded: 80 megapixels, 240 MB of RGB, is beyond any camera frame."""
 MIN_SIDE = 8
@@ -83,7 +86,7 @@ def load_image(source: str | Path | bytes | Image.Image) -> Image.Image:
         with warnings.catch_warnings():
             # The size is checked below, against our own limit.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content))
+            image = Image.open(io.BytesIO(content), formats=PICTURE_FORMATS)
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(name, UnreadableReason.TOO_LARGE, str(error)) from error
     except Exception as error:  # Pillow's parsers raise many kinds on damaged headers

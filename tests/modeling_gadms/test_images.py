@@ -184,3 +184,8 @@ def test_a_spoiled_file_is_read_or_refused_with_a_reason(file_format, rounds):
             assert error.reason in UnreadableReason
         else:
             assert image.mode == "RGB"
+
+
+def test_a_format_that_pillow_hands_to_another_program_is_not_an_image():
+    # Pillow gives EPS to Ghostscript, an interpreter: a file that calls itself a photograph must not reach it.
+    assert reason_of(encoded(noise(), "EPS")) is UnreadableReason.NOT_AN_IMAGE
