@@ -1,0 +1,172 @@
+"""The process that runs img2dataset, and the files that it leaves for each tar."""
+
+import json
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from .fetch_settings import FetchProblem, FetchSettings
+from .url_table import UrlRow
+
+
+_SCRIPT = Path(__file__).with_name("guarded_img2dataset.py")
+_LOG_LINES = 15
+_SECONDS_TO_END = 10
+
+
+class FetchFailedError(RuntimeError):
+    """The process that fetches has failed. What is finished stays; the same call again goes on from there."""
+
+
+class Downloader:
+    """img2dataset in its own environment, started with the first tar that is ordered.
+
+    Args:
+        settings (`FetchSettings`)
+        work (`Path`): folder for what is fetched, and for the log.
+    """
+
+    def __init__(self, settings: FetchSettings, work: Path):
+        self._settings = settings
+        self._work = work
+        self._process: subprocess.Popen[str] | None = None
+
+    def order(self, tar: int, rows: list[UrlRow]) -> None:
+        """Have the rows of a tar fetched, those that are asked for."""
+        asked = [row for row in rows if row.request]
+        table = pa.table({"row": [row.row for row in asked], "url": [row.request for row in asked]})
+        path = self._work / f"{tar}.arrow"
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        if self._process is None:
+            self._process = self._start()
+        stdin = self._process.stdin
+        try:
+            if stdin is not None:
+                stdin.write(json.dumps({"tar": tar, "table": str(path)}) + "\n")
+                stdin.flush()
+        except BrokenPipeError as error:
+            raise self._failure("it has ended") from error
+
+    def next_done(self) -> int:
+        """Wait for a tar that was ordered; any of them.
+
+        Raises:
+            FetchFailedError: with the end of the log.
+        """
+        stdout = self._process.stdout if self._process is not None else None
+        line = stdout.readline() if stdout is not None else ""
+        if not line:
+            raise self._failure("it has ended")
+        reply = json.loads(line)
+        if not reply["done"]:
+            raise self._failure(f"tar {reply['tar']}: {reply['error'] or 'see below'}")
+        return reply["tar"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        process = self._process
+        if process is None:
+            return
+        try:
+            # The end of its input tells the process to end; with tars open, at once.
+            process.communicate(timeout=_SECONDS_TO_END)
+        except (subprocess.TimeoutExpired, BrokenPipeError):
+            process.kill()
+            process.communicate()
+
+    def _start(self) -> "subprocess.Popen[str]":
+        settings = self._settings
+        options = {
+            "folder": str(self._work.absolute()),
+            "rows_per_tar": settings.rows_per_tar,
+            "processes": settings.processes,
+            "threads": settings.threads,
+            "timeout": settings.timeout_seconds,
+            "retries": settings.retries,
+            "max_bytes": settings.max_bytes,
+            "max_redirects": settings.max_redirects,
+            "disallowed_header_directives": settings.disallowed_header_directives,
+            "user_agent_token": settings.user_agent_token,
+            "allowed_addresses": settings.allowed_addresses,
+        }
+        # Libraries of img2dataset that would call home.
+        quiet = {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}
+        # Not resolved: the link is what makes it the interpreter of its environment. Isolated (-I): nothing of this
+        # environment's paths may reach that one.
+        command = [os.path.abspath(settings.python), "-I", str(_SCRIPT), json.dumps(options)]
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=os.environ | quiet,
+            )
+
+    @property
+    def _log(self) -> Path:
+        return self._work / "img2dataset.log"
+
+    def _failure(self, what: str) -> FetchFailedError:
+        lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
+        log = "\n".join(lines[-_LOG_LINES:]) or "(nothing)"
+        return FetchFailedError(
+            f"img2dataset, run by {self._settings.python}, has failed ({what}). Tars that are finished stay: "
+            f"the same call goes on from there. Its last words:\n{log}"
+        )
+
+
+class Downloaded:
+    """What img2dataset wrote for one tar; nothing where nothing was ordered."""
+
+    def __init__(self, work: Path, tar: int):
+        self._files = [work / f"{tar}{suffix}" for suffix in (".tar", ".parquet", ".redirects.json", "_stats.json")]
+        self._archive: tarfile.TarFile | None = None
+        self._members: dict[str, tarfile.TarInfo] = {}
+        self._meta: dict[int, dict[str, Any]] = {}
+        self.redirects: dict[str, list[str]] = {}
+        """Index among the rows ordered -> the URLs that were asked for after the row's own."""
+
+    def __enter__(self) -> Self:
+        tar, parquet, redirects, _ = self._files
+        if tar.exists():
+            columns = ["row", "key", "error_message", "sha256"]
+            for meta in pa.parquet.read_table(parquet, columns=columns).to_pylist():
+                self._meta[meta["row"]] = meta
+            self.redirects = json.loads(redirects.read_bytes())
+            self._archive = tarfile.open(tar)
+            self._members = {member.name: member for member in self._archive}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._archive is not None:
+            self._archive.close()
+
+    def image(self, row: int) -> tuple[bytes, str, str, str]:
+        """Content and SHA-256 of a row's file; where there is none, the problem and its detail."""
+        meta = self._meta.get(row)
+        if meta is None:
+            return b"", "", FetchProblem.LOST, "it gave no account of this row"
+        if meta["error_message"] is not None:
+            problem, _, detail = meta["error_message"].partition(": ")
+            if problem not in list(FetchProblem):
+                return b"", "", FetchProblem.LOST, meta["error_message"]
+            return b"", "", problem, detail
+        member = self._members.get(f"{meta['key']}.jpg")
+        content = self._archive.extractfile(member) if self._archive is not None and member is not None else None
+        if content is None:
+            return b"", "", FetchProblem.LOST, "it gave neither an image nor a reason"
+        return content.read(), meta["sha256"], "", ""
+
+    def remove(self) -> None:
+        for file in self._files:
+            file.unlink(missing_ok=True)

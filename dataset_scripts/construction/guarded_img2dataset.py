@@ -1,0 +1,376 @@
+"""Runs inside the environment of img2dataset: its downloader, with a guard on every connection that it opens.
+
+This script imports only the standard library and img2dataset, and is started by `fetch.py` with its settings (JSON) as
+argument. It reads one line for each tar to fetch from standard input, `{"tar": 7, "table": "7.arrow"}`, and writes one
+line when that tar is done, `{"tar": 7, "done": true}`. When standard input ends while tars are open, its parent is
+gone, and it ends too.
+
+The table names addresses that strangers chose, so nothing about them is believed:
+
+- Names are resolved here, each resolved address is judged, and the connection goes to exactly the address judged: a
+  name that is answered differently a second time gains nothing. The same holds for each redirect.
+- Only http and https, no proxy, no cookies, no credentials.
+- An image is given `timeout` seconds in all, from the first look-up of its name to its last byte, and `max_bytes`.
+"""
+
+import http.client
+import io
+import ipaddress
+import json
+import os
+import socket
+import ssl
+import sys
+import threading
+import time
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import active_children, connection, get_context, parent_process
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote, urljoin, urlsplit
+
+
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+_SIX_TO_FOUR = ipaddress.ip_network("2002::/16")
+_PROTOCOLS = ipaddress.ip_network("192.0.0.0/24")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_REDIRECTS = (301, 302, 303, 307, 308)
+_READ_BYTES = 65536
+_TARS_PER_PROCESS = 50
+"""A worker process is replaced after so many tars, which bounds what a leak in a library can grow to. Chosen."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the guard lets through; `allowed_addresses` holds "address:port" pairs that are not judged."""
+
+    max_bytes: int
+    max_redirects: int
+    allowed_addresses: tuple[str, ...] = ()
+
+
+class FetchError(Exception):
+    """Why an image was not fetched: `reason` is a value of `fetch.FetchProblem`, `detail` is for people."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def refusal(address: str, port: int, allowed: tuple[str, ...] = ()) -> str | None:
+    """Why no connection may be opened to a numeric address; None where it may.
+
+    Python's `is_global` alone lets pass multicast, the old site-local range, IPv6 forms that carry a private IPv4
+    address, and, in some versions, 192.0.0.0/24. 6to4 and Teredo are refused whatever they carry: no image server is
+    reached only by them.
+    """
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if _pair(ip, port) in allowed:
+        return None
+    judged: ipaddress.IPv4Address | ipaddress.IPv6Address = ip
+    if ip.version == 6:
+        if ip.ipv4_mapped is not None:
+            judged = ip.ipv4_mapped
+        elif ip in _NAT64:
+            judged = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        elif ip not in _GLOBAL_UNICAST or ip in _SIX_TO_FOUR:
+            return f"{ip} is not a public address"
+    if not judged.is_global or judged.is_multicast or judged in _PROTOCOLS:
+        return f"{ip} is not a public address"
+    return None
+
+
+def open_socket(host: str, port: int, deadline: float, policy: Policy) -> "DeadlineSocket":
+    """Connect to the first public address of `host` that answers."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise FetchError("no such host", f"{host}: {getattr(error, 'strerror', None) or error}") from error
+    refused = ""
+    failed: OSError | None = None
+    for family, kind, protocol, _, address in found:
+        problem = refusal(str(address[0]), port, policy.allowed_addresses)
+        if problem is not None:
+            refused = problem
+            continue
+        opened = DeadlineSocket(family, kind, protocol)
+        opened.deadline = deadline
+        try:
+            opened.settimeout(_left(deadline))
+            opened.connect(address)
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return opened
+        except OSError as error:
+            opened.close()
+            failed = error
+    if failed is not None:
+        raise failed
+    raise FetchError("address refused", refused if refused.startswith(host) else f"{host}: {refused}")
+
+
+class DeadlineSocket(socket.socket):
+    """A socket whose reads share one deadline: a time-out for each read lets a slow server go on for ever."""
+
+    deadline: float
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        self.settimeout(_left(self.deadline))
+        return super().recv_into(*args, **kwargs)
+
+
+class DeadlineTLSSocket(ssl.SSLSocket):
+    """The same for https."""
+
+    deadline: float
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        self.settimeout(_left(self.deadline))
+        return super().recv_into(*args, **kwargs)
+
+
+class GuardedHTTPConnection(http.client.HTTPConnection):
+    """An HTTP connection that opens its socket through the guard."""
+
+    deadline: float
+    policy: Policy
+
+    def connect(self) -> None:
+        self.sock = open_socket(self.host, self.port, self.deadline, self.policy)
+
+
+class GuardedHTTPSConnection(http.client.HTTPSConnection, GuardedHTTPConnection):
+    """HTTPSConnection asks its next class, which is the guarded one, for the socket, and wraps that."""
+
+    def connect(self) -> None:
+        super().connect()
+        # Made by `tls_context`, for which there is no type.
+        cast(DeadlineTLSSocket, self.sock).deadline = self.deadline
+
+
+def tls_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.sslsocket_class = DeadlineTLSSocket
+    return context
+
+
+def fetch(
+    url: str, timeout: float, user_agent_token: str, directives: set[str] | None, policy: Policy, tls: ssl.SSLContext
+) -> tuple[bytes, list[str]]:
+    """Fetch one file.
+
+    Returns:
+        Its content, and the URLs that were asked for: the given one, then each redirect.
+
+    Raises:
+        FetchError: for everything that can go wrong with one URL.
+    """
+    deadline = time.monotonic() + timeout
+    hops = [url]
+    try:
+        while True:
+            target = _ask(hops[-1], deadline, user_agent_token, directives, policy, tls)
+            if isinstance(target, bytes):
+                return target, hops
+            if len(hops) > policy.max_redirects:
+                raise FetchError("too many redirects", f"more than {policy.max_redirects}")
+            hops.append(target)
+    except TimeoutError as error:
+        raise FetchError("timed out", f"not complete after {timeout:g} s") from error
+    except (OSError, http.client.HTTPException) as error:
+        detail = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise FetchError("connection failed", " ".join(detail.split())) from error
+    except (ValueError, UnicodeError) as error:  # a redirect to what is no URL
+        raise FetchError("connection failed", f"{hops[-1]!r} cannot be asked for: {error}") from error
+
+
+def _ask(
+    url: str, deadline: float, user_agent_token: str, directives: set[str] | None, policy: Policy, tls: ssl.SSLContext
+) -> bytes | str:
+    """The content at `url`, or the URL it redirects to."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        raise FetchError("address refused", f"a redirect to {parts.scheme or 'no scheme'}: is not followed")
+    host = parts.hostname or ""
+    opened: GuardedHTTPConnection
+    if parts.scheme == "https":
+        opened = GuardedHTTPSConnection(host, parts.port, context=tls)
+    else:
+        opened = GuardedHTTPConnection(host, parts.port)
+    opened.deadline, opened.policy = deadline, policy
+    try:
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        agent = f"Mozilla/5.0 (compatible; {user_agent_token}; +https://github.com/rom1504/img2dataset)"
+        opened.request("GET", path, headers={"User-Agent": agent, "Accept": "image/*", "Connection": "close"})
+        response = opened.getresponse()
+        location = response.headers.get("Location")
+        if response.status in _REDIRECTS and location:
+            # http.client reads header bytes as Latin-1: back to bytes, and escaped.
+            return urljoin(url, quote(location.strip().encode("latin-1"), safe="%/:=&?~#+!$,;'@()*[]"))
+        if response.status != 200:
+            raise FetchError("HTTP error", f"HTTP {response.status}")
+        if directives and _is_disallowed(response.headers, user_agent_token, directives):
+            raise FetchError("opted out by header", ", ".join(response.headers.get_all("X-Robots-Tag", [])))
+        return _read(response, policy.max_bytes)
+    finally:
+        opened.close()
+
+
+def _is_disallowed(headers: http.client.HTTPMessage, user_agent_token: str, directives: set[str]) -> bool:
+    from img2dataset.downloader import is_disallowed
+
+    return is_disallowed(headers, user_agent_token, directives)
+
+
+def _read(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+    declared = response.length
+    if declared is not None and declared > max_bytes:
+        raise FetchError("too large", f"{declared} bytes are announced, at most {max_bytes} are read")
+    content = bytearray()
+    while chunk := response.read(min(_READ_BYTES, max_bytes + 1 - len(content))):
+        content += chunk
+        if len(content) > max_bytes:
+            raise FetchError("too large", f"at most {max_bytes} bytes are read")
+    # http.client does not report a body that ends before its announced length when it is read in parts.
+    if declared is not None and len(content) < declared:
+        raise FetchError("connection failed", f"ended after {len(content)} of {declared} bytes")
+    return bytes(content)
+
+
+def is_worth_retrying(error: FetchError) -> bool:
+    """Whether asking again may help: not for 404, and not for what the guard or the owner refused."""
+    if error.reason == "HTTP error":
+        return error.detail == "HTTP 429" or error.detail.startswith("HTTP 5")
+    return error.reason in ("timed out", "connection failed", "no such host")
+
+
+class OriginalBytes:
+    """Takes the place of img2dataset's resizer: the file as the server sent it; `fetch.py` looks at what it is."""
+
+    def __call__(self, stream: io.BytesIO, boxes: None = None) -> tuple[bytes, None, None, None, None, None]:
+        return stream.read(), None, None, None, None, None
+
+
+_redirects: dict[int, list[str]] = {}
+"""Of the tar this process works on: index in the tar -> URLs that were asked for, where there was a redirect."""
+
+
+def guard_img2dataset(policy: Policy) -> None:
+    """Give img2dataset, in this process, our function for fetching one row in place of its own."""
+    from img2dataset import downloader
+
+    tls = tls_context()
+
+    def download(
+        row: tuple[int, str],
+        timeout: float,
+        retries: int,
+        user_agent_token: str,
+        disallowed_header_directives: set[str],
+    ) -> tuple[int, io.BytesIO | None, str | None]:
+        key, url = row
+        for attempt in range(retries + 1):
+            try:
+                content, hops = fetch(url, timeout, user_agent_token, disallowed_header_directives, policy, tls)
+            except FetchError as error:
+                if attempt == retries or not is_worth_retrying(error):
+                    return key, None, f"{error.reason}: {error.detail}"
+            except Exception as error:  # a defect of ours must cost one row, not its tar, and must be counted
+                return key, None, f"connection failed: {type(error).__name__}: {error}"
+            else:
+                if len(hops) > 1:
+                    _redirects[key] = hops[1:]
+                return key, io.BytesIO(content), None
+        raise ValueError(f"retries must be at least 0, not {retries}")
+
+    downloader.download_image_with_retry = download
+
+
+def start_worker(policy: Policy) -> None:
+    """Prepare a worker process: the guard, and an end with the process that started it, however that one ends."""
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+    guard_img2dataset(policy)
+
+
+def fetch_tar(downloader: Any, folder: str, tar: int, table: str) -> bool:
+    """Fetch the rows of one tar; beside what img2dataset writes, keep where redirects led."""
+    _redirects.clear()
+    done, _ = downloader((tar, table))
+    Path(folder, f"{tar}.redirects.json").write_text(json.dumps(_redirects))
+    return done
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    # img2dataset prints to standard output, which belongs to the protocol: what it prints goes to the log.
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    from img2dataset.downloader import Downloader
+    from img2dataset.writer import WebDatasetSampleWriter
+
+    downloader = Downloader(
+        sample_writer_class=WebDatasetSampleWriter,
+        resizer=OriginalBytes(),
+        thread_count=settings["threads"],
+        save_caption=False,
+        extract_exif=False,
+        output_folder=settings["folder"],
+        column_list=["row", "url"],
+        timeout=settings["timeout"],
+        number_sample_per_shard=settings["rows_per_tar"],
+        oom_shard_count=1,
+        compute_hash="sha256",
+        verify_hash_type=None,
+        encode_format="jpg",
+        retries=settings["retries"],
+        user_agent_token=settings["user_agent_token"],
+        disallowed_header_directives=settings["disallowed_header_directives"] or None,
+    )
+    policy = Policy(settings["max_bytes"], settings["max_redirects"], tuple(settings["allowed_addresses"]))
+    open_tars: dict[int, Future[bool]] = {}
+
+    def reply(tar: int, finished: Future[bool]) -> None:
+        # Taken out before the reply: after it, the parent may close our input at once.
+        open_tars.pop(tar)
+        error = finished.exception()
+        done = error is None and finished.result()
+        replies.write(json.dumps({"tar": tar, "done": done, "error": str(error or "")}) + "\n")
+
+    # Not img2dataset's own distributor: its pool waits for ever for a worker that was killed; this one raises.
+    executor = ProcessPoolExecutor(
+        settings["processes"],
+        mp_context=get_context("spawn"),
+        initializer=start_worker,
+        initargs=(policy,),
+        max_tasks_per_child=_TARS_PER_PROCESS,
+    )
+    for line in sys.stdin:
+        order = json.loads(line)
+        future = executor.submit(fetch_tar, downloader, settings["folder"], order["tar"], order["table"])
+        open_tars[order["tar"]] = future
+        future.add_done_callback(partial(reply, order["tar"]))
+    if open_tars:
+        for child in active_children():
+            child.kill()
+        os._exit(1)
+    executor.shutdown()
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _pair(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> str:
+    return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
+
+
+if __name__ == "__main__":
+    main()
