@@ -3,8 +3,11 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from template_fillings import COLORS, filled
 
 
 _COLOURS = ("dark blue", "red", "light grey", "black", "white", "green", "brown", "yellow", "beige", "purple")
@@ -198,7 +201,8 @@ def caption_for(question: Question) -> str:
         template = quoted[1]
     elif labelled := re.match(r"[^\[:]{1,40}:\s*(.+)", template):
         template = labelled[1]
-    return re.sub(r"\[([^\]]+)\]", lambda match: _fill(match[1].lower(), question), template)
+    first = _drawn(tuple(range(len(COLORS))), question, "first colour")
+    return filled(template, COLORS[first:] + COLORS[:first], _drawn(("man", "woman"), question, "gender"))
 
 
 def _words(question: Question) -> dict[str, str]:
@@ -207,22 +211,6 @@ def _words(question: Question) -> dict[str, str]:
     return {name: _drawn(words, question, name) for name, words in choices.items()} | colours
 
 
-def _fill(placeholder: str, question: Question) -> str:
-    words = _words(question)
-    colour = _drawn(_COLOURS, question, placeholder) + " " if re.search("colou?r", placeholder) else ""
-    for pattern, word in {
-        "gender|man|person": "gender",
-        "shoe|boot|footwear|sneaker|sandal": "shoes",
-        "bottom|trouser|pant|jean|skirt|short|lower": "bottom",
-        "bag|accessor|object|item|carr|hat|cap|glass|umbrella": "thing",
-        "top|shirt|jacket|coat|upper|garment|cloth|outer|dress|sweater": "top",
-    }.items():
-        if re.search(rf"\b(?:{pattern})", placeholder):
-            # An article between a colour and its noun would be no English.
-            return colour + (re.sub(r"^an? ", "", words[word]) if colour else words[word])
-    return colour.strip() or _drawn(("short dark", "long", "plain"), question, placeholder)
-
-
-def _drawn(words: tuple[str, ...], question: Question, purpose: str) -> str:
+def _drawn(words: Sequence[Any], question: Question, purpose: str) -> Any:
     content = question.image or question.text.encode()
     return words[int.from_bytes(hashlib.sha256(purpose.encode() + content).digest()[:8]) % len(words)]

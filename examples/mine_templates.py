@@ -1,0 +1,149 @@
+r"""Mine caption templates from training captions, let a person review them, and write the set for captioning.
+
+    python examples/mine_templates.py mine --dataset data/cuhk_pedes_train --captions captions \
+        --forbid data/cuhk_pedes test captions --url http://localhost:8000/v1 --model Qwen/Qwen2.5-7B-Instruct
+    # edit runs/templates/review.yaml
+    python examples/mine_templates.py finish --version 2026.1
+
+`mine` lets a language model put placeholders into captions, clusters what comes out, lets the model write variants of
+each cluster's examples, and writes a file to review. Only splits called `train` are accepted, and the captions that
+`--forbid` names are left out of them. Without `--url` the model runs in this process. Replies are kept in a journal
+beside the review file: a run that was killed, begun again, asks nothing twice.
+
+`finish` turns the reviewed file into JSON for `TemplateSet.load`, with a full account beside it.
+
+Expected time: an hour for 68,000 captions at 20 replies a second. Needs `pip install "gadms[construction]"`.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dataset_scripts.construction.chat import ChatConfigurationError, ChatOutageError, ChatSettings, build_chat
+from dataset_scripts.construction.chat_journal import JournalledChat
+from dataset_scripts.construction.template_captions import hash_captions, training_captions
+from dataset_scripts.construction.template_mining import MiningSettings, mine_templates
+from dataset_scripts.construction.template_review import finish_templates, read_review, review_account, write_review
+from dataset_scripts.construction.text_embedding import (
+    OpenAIEmbedder,
+    OpenAIEmbedderSettings,
+    TextEmbedder,
+    TransformersEmbedder,
+    TransformersEmbedderSettings,
+)
+from dataset_scripts.opening import open_dataset
+from modeling_gadms.data import DatasetColumns
+
+
+EXPECTED = (OSError, ValueError, TypeError, ImportError, ChatConfigurationError, ChatOutageError, yaml.YAMLError)
+
+
+def mine(arguments: argparse.Namespace) -> None:
+    # 1. What can be refused at once: a file that somebody has edited is never written over
+    if arguments.review.exists():
+        raise FileExistsError(f"{arguments.review} exists and may hold edits; give another --review, or move it away")
+    settings = MiningSettings(clusters=arguments.clusters, variants=arguments.variants, seed=arguments.seed)
+
+    # 2. The captions: of training alone
+    forbidden: set[str] = set()
+    for name, split, column in arguments.forbid:
+        splits = open_dataset(name)
+        if split not in splits:
+            raise ValueError(f"--forbid {name} has no split `{split}`; it has {', '.join(map(str, splits))}")
+        forbidden |= hash_captions(splits[split], [column])
+    captions, source = training_captions(
+        arguments.dataset,
+        arguments.split,
+        DatasetColumns(captions=tuple(arguments.captions)),
+        revision=arguments.revision,
+        arguments=dict(arguments.dataset_args),
+        forbidden_captions=forbidden,
+        max_captions=arguments.max_captions,
+        seed=arguments.seed,
+    )
+
+    # 3. The models: the embedder before a language model has worked for an hour
+    embedder: TextEmbedder = (
+        OpenAIEmbedder(OpenAIEmbedderSettings(arguments.embedder, arguments.embedder_url))
+        if arguments.embedder_url
+        else TransformersEmbedder(TransformersEmbedderSettings(arguments.embedder))
+    )
+    chat_settings = ChatSettings(
+        kind="openai" if arguments.url else "transformers",
+        model=arguments.model,
+        revision=arguments.model_revision,
+        base_url=arguments.url,
+        api_key_env=arguments.api_key_env,
+        concurrency=arguments.concurrency,
+        max_tokens=128 * max(arguments.variants, 4),  # the variants of a cluster come in one reply
+    )
+    sampling = f"{chat_settings.max_tokens} {chat_settings.temperature} {chat_settings.top_p}"
+    chat = JournalledChat(build_chat(chat_settings), arguments.review.with_suffix(".journal.jsonl"), sampling)
+
+    # 4. The steps
+    result = mine_templates(captions, source, chat, embedder, settings)
+    write_review(result, arguments.review)
+    print(*result.steps, sep="\n")
+    print(f"{len(result.templates)} templates to review: {arguments.review}")
+
+
+def finish(arguments: argparse.Namespace) -> None:
+    review = read_review(arguments.review)
+    templates, counts = finish_templates(review, arguments.version, arguments.count)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    account = json.dumps(review_account(review, counts), indent=2, ensure_ascii=False)
+    arguments.output.with_suffix(".account.json").write_text(account + "\n", encoding="utf-8")
+    templates.save(arguments.output)
+    print(counts)
+    if not review.reviewed:
+        print(f"Not reviewed: `reviewed` is false in {arguments.review}, and the version says so.", file=sys.stderr)
+    print(f"{len(templates.templates)} templates, version {templates.version}: {arguments.output}")
+
+
+def key_value(text: str) -> tuple[str, Any]:
+    key, separator, value = text.partition("=")
+    if not (key and separator):
+        raise argparse.ArgumentTypeError(f"{text!r} must read key=value")
+    return key, yaml.safe_load(value)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="{mine,finish}")
+    command = commands.add_parser("mine", help="captions to a file to review")
+    command.set_defaults(run=mine)
+    option = command.add_argument
+    option("--dataset", required=True, help="synthetic_persons, a save_to_disk folder, or a name load_dataset takes")
+    option("--dataset-args", type=key_value, nargs="+", default=[], metavar="KEY=VALUE", help="such as data_dir=raw")
+    option("--split", default="train", help="train or slices of it, such as train[:1%%] (default: train)")
+    option("--revision", help="commit of a data set on the Hub")
+    option("--captions", nargs="+", default=["caption1", "caption2"], help="columns (default: caption1 caption2)")
+    option("--forbid", nargs=3, action="append", default=[], metavar=("SET", "SPLIT", "COLUMN"), help="test captions")
+    option("--max-captions", type=int, help="draw so many at most (default: all)")
+    option("--url", help="OpenAI-compatible server (default: none, the model runs here)")
+    option("--model", required=True, help="the language model, such as Qwen/Qwen2.5-7B-Instruct")
+    option("--model-revision", help="its commit, for the record")
+    option("--api-key-env", help="environment variable with the key of --url")
+    option("--concurrency", type=int, default=8, help="questions at once (default: 8)")
+    option("--embedder", default=TransformersEmbedderSettings.name, help="default: all-MiniLM-L6-v2")
+    option("--embedder-url", help="server with /v1/embeddings, without a key (default: none, it runs here)")
+    option("--clusters", type=int, default=100, help="default: 100")
+    option("--variants", type=int, default=8, help="templates to write after each cluster's examples (default: 8)")
+    option("--seed", type=int, default=0)
+    option("--review", type=Path, default=Path("runs/templates/review.yaml"))
+    command = commands.add_parser("finish", help="a reviewed file to a set of templates")
+    command.set_defaults(run=finish)
+    command.add_argument("--review", type=Path, default=Path("runs/templates/review.yaml"))
+    command.add_argument("--version", required=True, help="of the set, recorded with every caption")
+    command.add_argument("--count", type=int, default=1000, help="templates at most (default: 1000)")
+    command.add_argument("--output", type=Path, default=Path("runs/templates/templates.json"))
+    try:
+        arguments = parser.parse_args()
+        arguments.run(arguments)
+    except EXPECTED as error:
+        print(f"mine_templates.py: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
