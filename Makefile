@@ -9,7 +9,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-video test test-lowest torture lint format clean
+.PHONY: help demo demo-video demo-build fetch-env test test-lowest torture lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,16 +30,27 @@ demo-video: $(VENV)/.installed-demo  ## index the pedestrians of a video (VIDEO=
 	@test -f runs/demo/model/config.json || $(MAKE) demo
 	$(OFFLINE) $(BIN)/python examples/demo_video.py --model runs/demo/model $(if $(VIDEO),--video '$(VIDEO)')
 
-test: $(VENV)/.installed-test  ## all tests, with line coverage of the two packages
+demo-build: $(VENV)/.installed-demo-build  ## build a data set of persons from the pedestrian video and photographs
+	$(OFFLINE) $(BIN)/python examples/build_webperson.py
+
+# img2dataset and what it pins live apart: it wants another pandas.
+.venv-fetch/.installed: constraints-fetch.txt
+	$(PYTHON) -m venv .venv-fetch
+	.venv-fetch/bin/python -m pip install --disable-pip-version-check --quiet --requirement constraints-fetch.txt
+	@touch $@
+
+fetch-env: .venv-fetch/.installed  ## the environment of img2dataset, which fetches tables of URLs
+
+test: $(VENV)/.installed-test .venv-fetch/.installed  ## all tests, with line coverage of the two packages
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not torture' -n auto --dist loadgroup \
 		--cov --cov-report=term --cov-fail-under=90
 
-test-lowest: | $(BIN)/python  ## all tests with the lowest versions that setup.cfg allows, in .venv-lowest
+test-lowest: .venv-fetch/.installed | $(BIN)/python  ## all tests with the lowest versions that setup.cfg allows, in .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[test]'
 	$(OFFLINE) OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m 'not torture' -n auto --dist loadgroup
 
-torture: $(VENV)/.installed-test  ## long fault matrices and soaks
+torture: $(VENV)/.installed-test .venv-fetch/.installed  ## long fault matrices and soaks
 	$(OFFLINE) $(BIN)/python -m pytest -m torture -n auto
 
 lint: $(VENV)/.installed-dev  ## ruff, type checker, and the model linter of transformers

@@ -1,0 +1,71 @@
+"""Build a data set of captioned persons from images, a video, tars or a table of URLs.
+
+    python examples/build_webperson.py                                  # offline, on real pixels: about 5 minutes
+    python examples/build_webperson.py --engine ray
+    python examples/build_webperson.py --config examples/configs/build_webperson.yaml sources.crawl.path=coyo.parquet
+
+The first two take the pedestrian video of Debian's `opencv-doc` and the photographs in scikit-image, and end when the
+persons are found, since no captioner comes with this package: `examples/configs/build_vtest.yaml` says how to name one.
+The third is the paper's pipeline; it wants a GPU and two captioners. Whatever is cut off goes on when it is run again.
+
+It prints what each step saw, kept and dropped, and writes into the output folder: `data/` with the data set, its card
+and `funnel.png`, and in `work/` every rejected row with its reason, and `review.png`.
+"""
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+import datasets
+from fetch_vtest import fetch_vtest
+
+from dataset_scripts.construction.config import load_build_config
+from dataset_scripts.construction.funnel import format_funnel
+from dataset_scripts.construction.pipeline import REVIEW_FILE, build_webperson
+
+
+DEFAULT_CONFIG = "examples/configs/build_vtest.yaml"
+
+
+def photographs() -> Path:
+    """The pictures inside scikit-image."""
+    package = importlib.util.find_spec("skimage")
+    if package is None or not package.submodule_search_locations:
+        raise ImportError("the photographs of this example come with scikit-image: pip install scikit-image")
+    return Path(package.submodule_search_locations[0], "data")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    # 1. The run; what is given on the command line comes last and wins
+    overrides = [f"run.engine={arguments.engine}"] if arguments.engine else []
+    if arguments.config == DEFAULT_CONFIG:
+        overrides += [f"sources.street.path={fetch_vtest()}", f"sources.photographs.path={photographs()}"]
+    config = load_build_config(arguments.config, [*overrides, *arguments.overrides])
+
+    # 2. Images in, persons out
+    report = build_webperson(config)
+
+    # 3. The account
+    print(format_funnel(report.stages))
+    print(f"Persons kept and dropped: {config.root / REVIEW_FILE}")
+    if not config.captioners:
+        print(f"{report.persons:,} persons found in {config.root}; name a captioner to go on")
+        return
+
+    # 4. The data set
+    persons = datasets.load_dataset(str(config.root.resolve()), split="train")
+    print(persons)
+    if len(persons):
+        print(f"{persons[0]['image_path']}: {persons[0]['caption1']}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default=DEFAULT_CONFIG, help=f"YAML file, by default {DEFAULT_CONFIG}")
+    parser.add_argument("--engine", choices=("local", "ray"), help="instead of the file's")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that replace the file's")
+    try:
+        main(parser.parse_args())
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        sys.exit(f"build_webperson.py: {error}")
