@@ -1,4 +1,4 @@
-"""`gadms`: index persons, search them by description, explain a caption.
+"""`gadms`: index persons, search them by description, explain a caption, and what other packages add.
 
 Only what `--help` needs is imported here; each command imports what it runs.
 """
@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,8 +31,31 @@ ModelOption = Annotated[str, typer.Option(help="Folder or Hub name of a GA-DMS m
 GalleryOption = Annotated[str, typer.Option(help="Folder or URI of the gallery.")]
 
 
+COMMANDS = "gadms.commands"
+"""Group of entry points by which other packages add commands: a name, and the function that typer is to run."""
+
+
 def main() -> None:
+    add_commands(app)
     app()
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of other packages. One that does not load, or takes a name that is taken, is left out with a
+    warning: the other commands must not suffer for it."""
+    taken = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    for entry_point in entry_points(group=COMMANDS):
+        problem = "that name is taken" if entry_point.name in taken else None
+        try:
+            command = entry_point.load()
+        except Exception as error:  # whatever the import of foreign code may raise
+            problem = f"{type(error).__name__}: {error}"
+        if problem:
+            place = f"{entry_point.name} ({entry_point.value})"
+            typer.echo(f"Warning: the command {place} is left out: {' '.join(problem.split())}", err=True)
+            continue
+        taken.add(entry_point.name)
+        app.command(entry_point.name)(command)
 
 
 @app.command()
@@ -58,7 +82,7 @@ def index(
     gadms index --source persons/ --gallery my_gallery --model my_model
     gadms index --source cctv.mp4 --gallery my_gallery --model my_model --every 10
     """
-    with _user_errors():
+    with user_errors():
         from .detection import PersonDetector, PlausiblePerson, SsdMobileNetDetector
         from .gallery import PersonGallery
         from .indexing import index_frames
@@ -93,7 +117,7 @@ def search(
     \b
     gadms search --gallery my_gallery "a woman in a red coat carrying a black backpack" --top-k 10 --out result.png
     """
-    with _user_errors():
+    with user_errors():
         from .contact_sheet import draw_contact_sheet, place_and_time
         from .gallery import PersonGallery, gallery_model
         from .loading import load_model_and_processor
@@ -122,7 +146,7 @@ def explain(
     \b
     gadms explain person.jpg "a man in a blue jacket and jeans" --model my_model --out explain.png
     """
-    with _user_errors():
+    with user_errors():
         from .explain import draw_explanation, explain_caption
         from .images import load_image
         from .loading import load_model_and_processor
@@ -137,13 +161,18 @@ def explain(
 
 
 @contextmanager
-def _user_errors() -> Iterator[None]:
-    """Errors and warnings about what the user gave, as one line each on standard error; errors exit with code 2."""
+def user_errors(*errors: type[Exception]) -> Iterator[None]:
+    """Errors and warnings about what the user gave, as one line each on standard error; errors exit with code 2.
+
+    Args:
+        errors (`type[Exception]`): further kinds of errors that are for the user.
+    """
+    for_the_user: tuple[type[Exception], ...] = (ValueError, OSError, ImportError, *errors)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
             yield
-        except (ValueError, OSError, ImportError) as error:
+        except for_the_user as error:
             typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(2) from error
 

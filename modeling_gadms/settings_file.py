@@ -12,7 +12,20 @@ import yaml
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads `1e-4` as the number and `no` as the word that people mean; YAML 1.1 takes them the other way round."""
+    """Reads `1e-4` as the number and `no` as the word that people mean; YAML 1.1 takes them the other way round.
+
+    A key that is given twice is an error: of two values one would be lost without a word.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"the key `{key.value}` is given twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return node
 
 
 _BOOLEAN, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
@@ -32,12 +45,20 @@ def read_settings(path: str | Path, content: str) -> dict[str, Any]:
         content (`str`): what it must hold, for the error.
 
     Raises:
-        ValueError: for a file that is not YAML or no mapping.
+        ValueError: for a file that is not YAML in UTF-8, or no mapping from names.
         OSError: if the file cannot be read.
     """
-    settings = _parse(Path(path).read_text(encoding="utf-8"), str(path))
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
+    settings = _parse(text, str(path))
     if not isinstance(settings, dict):
         raise ValueError(f"{path} must hold {content}; it holds {settings!r}")
+    for values in (settings, *settings.values()):
+        for key in values if isinstance(values, dict) else ():
+            if not isinstance(key, str):
+                raise ValueError(f"{path} has the key {key!r}, which is no name: put quotes around it if it is one")
     return settings
 
 
@@ -80,7 +101,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind in (bool, type(None), str, dict):
         return isinstance(value, kind)
     if kind in (int, float):
-        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+        is_number = isinstance(value, (int, kind)) and not isinstance(value, bool)
+        return is_number and value == value  # not NaN, which no comparison with a limit would stop
     if kind in (list, tuple):
         return isinstance(value, list)
     # Enumerations check their names themselves; objects of another class cannot come from YAML.
@@ -96,8 +118,15 @@ def check_types(values: dict[str, Any], record: type, place: str) -> None:
     hints = {field.name: field.type for field in fields(record)}
     for key, value in values.items():
         if key in hints and not _fits(value, hints[key]):
-            wanted = str(getattr(hints[key], "__name__", hints[key])).replace("NoneType", "None")
-            raise ValueError(f"`{key}` in {place} is {value!r}, which is no {wanted}")
+            raise ValueError(f"`{key}` in {place} is {value!r}, which is no {_name_of(hints[key])}")
+
+
+def _name_of(hint: Any) -> str:
+    """An annotation as the end of a sentence, as `float`, `str | None`, `local | ray`."""
+    if get_origin(hint) in (Union, UnionType, Literal):
+        choices = get_args(hint)
+        return " | ".join(choice if isinstance(choice, str) else _name_of(choice) for choice in choices)
+    return str(getattr(hint, "__name__", hint)).replace("NoneType", "None")
 
 
 def field_names(record: type) -> set[str]:

@@ -118,6 +118,80 @@ class FrameReader:
             video.release()
 
 
+@dataclass(frozen=True)
+class VideoFrame:
+    """One frame of a video, or the place of one that does not decode.
+
+    Attributes:
+        index (`int`): number of the frame in its video, from 0.
+        time_seconds (`float`, *optional*): when the video shows it; none if its end was reached before.
+        image (`PIL.Image.Image`, *optional*): RGB; none if it does not decode.
+    """
+
+    index: int
+    time_seconds: float | None
+    image: Image.Image | None
+
+
+def count_frames(path: str | Path) -> int:
+    """How many frames a video has: those that it announces, or those that decode where these are more.
+
+    The video is decoded to its end. What it announces is an estimate in several formats, and more than there is if it
+    was cut short.
+
+    Raises:
+        ValueError: if it does not open as a video, if no frame decodes, or if it announces more frames than it has
+            bytes.
+    """
+    path = Path(path)
+    video = _open_video(path)
+    try:
+        announced, decoded = _announced(video), 0
+        while video.grab():
+            decoded += 1
+    finally:
+        video.release()
+    if not decoded:
+        raise ValueError(f"The video {path} holds no frame that decodes: is it complete?")
+    if announced > path.stat().st_size:
+        raise ValueError(
+            f"The video {path} announces {announced:,} frames, more than it has bytes: its header is damaged. "
+            "Remux it first (ffmpeg -c copy)"
+        )
+    return max(announced, decoded)
+
+
+def read_frames(path: str | Path, every: int, start: int, stop: int) -> Iterator[VideoFrame]:
+    """The frames of a part of a video whose number is a multiple of `every`; one that does not decode has no image.
+
+    The video is read from its beginning, since seeking is inexact in most formats: the frames of a part are the same
+    whichever parts are read.
+
+    Args:
+        path (`str` or `Path`): the video.
+        every (`int`): take one frame out of so many.
+        start, stop (`int`): first frame, and the one after the last, of as many as `count_frames` says.
+
+    Raises:
+        ValueError: if it does not open as a video.
+    """
+    video = _open_video(Path(path))
+    try:
+        ended = False
+        for index in range(stop):
+            ended = ended or not video.grab()
+            if index < start or index % every:
+                continue
+            if ended:
+                yield VideoFrame(index, None, None)
+                continue
+            seconds = _seconds(video)
+            decoded, pixels = video.retrieve()
+            yield VideoFrame(index, seconds, Image.fromarray(pixels[..., ::-1].copy()) if decoded else None)  # BGR
+    finally:
+        video.release()
+
+
 def _open_video(path: Path) -> Any:
     try:
         import cv2

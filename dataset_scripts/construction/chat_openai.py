@@ -51,8 +51,8 @@ class OpenAIChat:
     Whatever the server does to a request ends in a [`ChatReply`], within `max_retries + 1` time-outs and the waits
     between them. Only what would turn every row into a reject ends the run, as a [`ChatConfigurationError`]: status
     401 or 404 or a spent quota at once, 403 as long as no request has had a reply (later it can mean the picture), and
-    `MAX_REFUSALS_IN_A_ROW` refusals of any kind; or as a [`ChatOutageError`], `MAX_OUTAGES_IN_A_ROW` requests without an
-    answer.
+    `MAX_REFUSALS_IN_A_ROW` refusals of any kind; or, as a [`ChatOutageError`], `MAX_OUTAGES_IN_A_ROW` requests without
+    an answer.
 
     Args:
         settings (`ChatSettings`): of kind `"openai"`.
