@@ -233,7 +233,8 @@ def test_a_value_of_one_of_several_types_is_taken(run_file, override):
 
 
 def test_the_example_configurations_load():
-    paths = sorted((Path(__file__).parents[2] / "examples" / "configs").glob("*.yaml"))
+    configs = (Path(__file__).parents[2] / "examples" / "configs").glob("*.yaml")
+    paths = sorted(path for path in configs if not path.name.startswith("build_"))  # runs of another kind
     assert paths
     for path in paths:
         assert load_run_config(path, ["training.use_cpu=true"]).data.dataset

@@ -180,24 +180,6 @@ def private_server():
         running.shutdown()
 
 
-@pytest.fixture(scope="session")
-def fetch_python() -> str:
-    """Python of the environment of img2dataset; made as `make fetch-env` does where there is none."""
-    named = os.environ.get("GADMS_FETCH_PYTHON")
-    if named:
-        return named
-    folder = ROOT / ".venv-fetch"
-    python = folder / "bin" / "python"
-    # Looked for and not imported: at its import, a library of img2dataset asks the network for its newest version.
-    looks = "import importlib.util, sys; sys.exit(importlib.util.find_spec('img2dataset') is None)"
-    has_img2dataset = [str(python), "-I", "-c", looks]
-    if not python.is_file() or subprocess.run(has_img2dataset, capture_output=True).returncode:
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        install = ["-m", "pip", "install", "--quiet", "--requirement", str(ROOT / "constraints-fetch.txt")]
-        subprocess.run([str(python), *install], check=True)
-    return str(python)
-
-
 @pytest.fixture
 def settings(fetch_python, server) -> FetchSettings:
     return FetchSettings(

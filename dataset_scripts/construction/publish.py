@@ -1,0 +1,178 @@
+"""Block `publish`: the data card, the account in numbers and as a picture, and the way to the Hub."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from .caption import public_name
+from .funnel import Stage, draw_funnel, format_funnel
+from .shards import write_atomically
+
+
+if TYPE_CHECKING:
+    from .config import BuildConfig
+
+
+PUBLISHED = ("README.md", "funnel.json", "funnel.png", "data/train-*.parquet")
+"""What of a run's folder goes to the Hub. Work files and rejected rows stay."""
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+_CARD_TEMPLATE = Path(__file__).with_name("card_template.md")
+
+
+@dataclass(frozen=True)
+class CardSettings:
+    """What the data card says that a run cannot know.
+
+    Args:
+        title (`str`, *optional*, defaults to `"WebPerson"`): name of the data set.
+        license (`str`, *optional*, defaults to `"other"`): the Hub's name of the licence of captions and metadata.
+        licence_notes (`str`, *optional*): on the rights in the images; by default that they belong to their owners.
+        contact (`str`, *optional*): where persons shown ask for removal; by default none is named.
+    """
+
+    title: str = "WebPerson"
+    license: str = "other"
+    licence_notes: str = (
+        "Images belong to their owners: the licence covers captions and metadata alone. `url` tells where each image "
+        "was found; check the terms of its source before any use."
+    )
+    contact: str = ""
+
+
+def write_account(root: Path, stages: Sequence[Stage]) -> None:
+    """Write `funnel.json` and `funnel.png` into a run's folder."""
+    write_atomically(root / "funnel.json", json.dumps([asdict(stage) for stage in stages], indent=1) + "\n")
+    part = root / ".part-funnel.png"
+    draw_funnel(stages).save(part)
+    part.replace(root / "funnel.png")
+
+
+def write_card(config: "BuildConfig", stages: Sequence[Stage], persons: int) -> None:
+    """Write `README.md`, the data card, with what `load_dataset` needs to open the folder.
+
+    Args:
+        config (`BuildConfig`): the run.
+        stages (`Sequence[Stage]`): its account.
+        persons (`int`): rows that are published.
+    """
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    card, columns = config.card, list(config.captioners)
+    card_data = DatasetCardData(
+        language=["en"],
+        license=card.license,
+        pretty_name=card.title,
+        size_categories=[next((name for limit, name in _SIZES if persons < limit), "n>10M")],
+        task_categories=["text-to-image", "image-to-text", "zero-shot-image-classification"],
+        tags=["person-retrieval", "text-based-person-search", "image-text-retrieval"],
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+    )
+    captioners = {
+        column: public_name(chat.model) + (f" (revision {chat.revision})" if chat.revision else "")
+        for column, chat in config.captioners.items()
+    }
+    text = DatasetCard.from_template(
+        card_data,
+        template_path=str(_CARD_TEMPLATE),
+        title=card.title,
+        persons=f"{persons:,}",
+        captions="one caption" if len(columns) == 1 else f"{len(columns)} captions",
+        caption_columns=columns,
+        captioners=captioners,
+        load_name=config.root.resolve().name,
+        funnel=format_funnel(stages),
+        settings=yaml.safe_dump(_settings(config), sort_keys=False).strip(),
+        licence_notes=card.licence_notes,
+        face_note="; faces that the pose estimator found are blurred" if config.crop.blur_faces else "",
+        contact_note=f" (to {card.contact})" if card.contact else "",
+        opt_out_note="a list was honoured" if config.run.opt_out else "no list was given for this build",
+    )
+    write_atomically(config.root / "README.md", str(text).rstrip() + "\n")
+
+
+def push_dataset(root: Path, repo_id: str, *, private: bool = False) -> str:
+    """Upload a finished run to the Hub, in one commit, which replaces the files of an earlier one.
+
+    Args:
+        root (`Path`): the run's folder.
+        repo_id (`str`): `namespace/name`.
+        private (`bool`): make the repository private where it is new.
+
+    Returns:
+        `str`: the commit's address.
+
+    Raises:
+        FileNotFoundError: if the run is not finished.
+        ValueError: if `repo_id` is no name of a repository.
+        OSError: if the Hub cannot be reached or refuses, as without a token that may write there.
+    """
+    from huggingface_hub import HfApi
+
+    _check_finished(root)
+    api = HfApi()
+    try:
+        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            repo_type="dataset",
+            folder_path=root,
+            allow_patterns=list(PUBLISHED),
+            # An earlier build with more shards would be read along with this one.
+            delete_patterns=["data/*"],
+            commit_message="Build of the data set",
+        )
+    except ValueError:
+        raise
+    except Exception as error:  # of a refused connection, whatever class the Hub's HTTP library has for it
+        problem = f"{repo_id} was not pushed ({type(error).__name__}: {error})"
+        raise OSError(f"{problem}. The data set is whole in {root}: push it again") from error
+    return str(commit.commit_url)
+
+
+def check_push_target(repo_id: str) -> None:
+    """Refuse, before a run that may take days, what could not be pushed to at its end.
+
+    Raises:
+        ValueError: if `repo_id` is no name of a repository, or there is no token for the Hub.
+    """
+    from huggingface_hub import get_token
+    from huggingface_hub.utils import validate_repo_id
+
+    validate_repo_id(repo_id)
+    if not get_token():
+        raise ValueError(f"there is no token to push {repo_id} with: run `hf auth login`, or set HF_TOKEN")
+
+
+def _check_finished(root: Path) -> None:
+    missing = [name for name in PUBLISHED[:3] if not (root / name).is_file()]
+    shards = sorted(path.name for path in root.glob("data/train-*.parquet"))
+    whole = [f"train-{number:05d}-of-{len(shards):05d}.parquet" for number in range(len(shards))]
+    if missing or not shards or shards != whole:
+        lacking = f"it has no {missing[0]}" if missing else "files are missing in data"
+        raise FileNotFoundError(f"{root} holds no finished run: {lacking}. Run the pipeline to its end first")
+
+
+def _settings(config: "BuildConfig") -> dict[str, Any]:
+    """The settings that bear on the content, as plain values.
+
+    Places on this machine are left out, and so are the values of a user's own options, which may be anything.
+    """
+    sections = {
+        name: asdict(getattr(config, name))
+        for name in ("detector", "pose", "criteria", "crop", "quality", "duplicates", "captions", "rules", "match")
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(sections, default=str))
+    for values in plain.values():
+        for key in ("model", "weights", "graph", "templates"):
+            if values.get(key):
+                values[key] = public_name(values[key])
+        if "options" in values:
+            values["options"] = sorted(values["options"]) or None
+    return {
+        "sources": {name: source.kind for name, source in config.sources.items()},
+        **{name: {key: value for key, value in values.items() if value is not None} for name, values in plain.items()},
+    }
