@@ -4,8 +4,8 @@
     python examples/build_webperson.py --engine ray
     python examples/build_webperson.py --config examples/configs/build_webperson.yaml sources.crawl.path=coyo.parquet
 
-The first two take the pedestrian video of Debian's `opencv-doc` and the photographs in scikit-image, and end when the
-persons are found, since no captioner comes with this package: `examples/configs/build_vtest.yaml` says how to name one.
+The first two take the pedestrian video of Debian's `opencv-doc` and the photographs in scikit-image, and end when
+the persons are found, since no captioner comes with this package: see `examples/configs/build_vtest.yaml`.
 The third is the paper's pipeline; it wants a GPU and two captioners. Whatever is cut off goes on when it is run again.
 
 It prints what each step saw, kept and dropped, and writes into the output folder: `data/` with the data set, its card

@@ -12,6 +12,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from PIL import ImageFilter
 
 from modeling_gadms.detection import crop_window
 from modeling_gadms.images import UnreadableImageError, load_image
@@ -63,12 +64,15 @@ class PersonPhase:
         shards (`tuple[Shard, ...]`): what to read.
         blocks (`tuple[Block, ...]`): what to do.
         thumbnail_height (`int`): of rejected persons, 0 for none.
+        blur_faces (`bool`): whether a rejected person's face is blurred too. Its keypoints may not be known: the top
+            quarter of the picture is.
     """
 
     folder: PhaseFolder
     shards: tuple[Shard, ...]
     blocks: tuple[Block, ...]
     thumbnail_height: int
+    blur_faces: bool = False
     name: str = "persons"
 
     def read(self, number: int) -> pa.Table:
@@ -83,7 +87,7 @@ class PersonPhase:
             number,
             {
                 persons_file(number): _kept(table).drop_columns(["image", *_WORKING_COLUMNS]),
-                rejects_file(self.name, number): _rejects(table, self.thumbnail_height),
+                rejects_file(self.name, number): _rejects(table, self.thumbnail_height, self.blur_faces),
             },
             account(table, self._units()),
         )
@@ -234,10 +238,10 @@ def _kept(table: pa.Table) -> pa.Table:
     return table.filter(pc.is_null(table["rejected_by"]))
 
 
-def _rejects(table: pa.Table, thumbnail_height: int) -> pa.Table:
+def _rejects(table: pa.Table, thumbnail_height: int, blur_faces: bool = False) -> pa.Table:
     rejected = table.filter(pc.is_valid(table["rejected_by"]))
     seen = [name for name in ("box", "confidence", "crop", "image") if name in rejected.column_names]
-    thumbnails = [_thumbnail(row, thumbnail_height) for row in rejected.select(seen).to_pylist()]
+    thumbnails = [_thumbnail(row, thumbnail_height, blur_faces) for row in rejected.select(seen).to_pylist()]
     columns = [
         rejected[field.name] if field.name in rejected.column_names else pa.nulls(rejected.num_rows, field.type)
         for field in list(REJECT_SCHEMA)[:-1]
@@ -245,7 +249,7 @@ def _rejects(table: pa.Table, thumbnail_height: int) -> pa.Table:
     return pa.table([*columns, pa.array(thumbnails, pa.binary())], schema=REJECT_SCHEMA)
 
 
-def _thumbnail(row: dict, height: int) -> bytes | None:
+def _thumbnail(row: dict, height: int, blur_faces: bool) -> bytes | None:
     """A small JPEG of a person, for review; of a row without a box there is none."""
     if not height or row.get("box") is None:
         return None
@@ -255,6 +259,9 @@ def _thumbnail(row: dict, height: int) -> bytes | None:
         else:
             whole = load_image(row["image"])
             picture = whole.crop(crop_window(whole.size, stored_box(row["box"], row["confidence"])))
+            if blur_faces:
+                head = picture.crop((0, 0, picture.width, -(-picture.height // 4)))
+                picture.paste(head.filter(ImageFilter.GaussianBlur(max(picture.size) / 12)))
     except UnreadableImageError:  # a crop of a pixel or two, where the criteria let such a box pass
         return None
     picture.thumbnail((4 * height, height))

@@ -183,7 +183,9 @@ def _person_phase(plan: Plan, config: BuildConfig) -> PersonPhase:
         *(asdict(section) for section in (config.detector, config.pose, config.criteria, config.crop, config.quality)),
     )
     folder = PhaseFolder(config.root, "persons", settings)
-    return PersonPhase(folder, plan.shards, tuple(person_blocks(config)), config.run.thumbnail_height)
+    return PersonPhase(
+        folder, plan.shards, tuple(person_blocks(config)), config.run.thumbnail_height, config.crop.blur_faces
+    )
 
 
 def _caption_phase(plan: Plan, config: BuildConfig, persons: str) -> CaptionPhase:

@@ -108,7 +108,10 @@ class PhaseFolder:
             part = _beside(path)
             # Not for bytes: they are all different, and a dictionary of them costs time and memory.
             texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
-            pq.write_table(table, part, row_group_size=ROW_GROUP, use_dictionary=texts, compression="zstd")
+            with pq.ParquetWriter(part, table.schema, use_dictionary=texts, compression="zstd") as writer:
+                # Without rows there is no row group either: `datasets` does not read one of none.
+                if table.num_rows:
+                    writer.write_table(table, row_group_size=ROW_GROUP)
             _to_disk(part)
             files[name] = file_digest(part)
             part.replace(path)

@@ -80,7 +80,7 @@ def empty() -> Behaviour:
     return Behaviour("empty", " \n")
 
 
-def slow(seconds: float, text: str = "A man wears a black coat.") -> Behaviour:
+def slow(seconds: float, text: str = "A man wears a black coat, blue jeans and white sneakers.") -> Behaviour:
     return Behaviour("slow", text, wait_seconds=seconds)
 
 
@@ -190,17 +190,12 @@ def by_hash(shares: Mapping[str, float], *, of: str = "image", passing_times: in
 def caption_for(question: Question) -> str:
     """What a good model would say: a caption drawn by the image's hash, in the words of the template if there is one.
 
-    A template is the last line of the question with a placeholder, such as `[colored top]`; of that line, what stands
-    in quotes, or follows a label with a colon.
+    A template is the last line of the question with a placeholder, such as `[colored top]`.
     """
-    lines = [line for line in question.text.splitlines() if re.search(r"\[[^\]]+\]", line)]
-    if not lines:
+    templates = [line for line in question.text.splitlines() if re.search(r"\[[^\]]+\]", line)]
+    if not templates:
         return _drawn(_CAPTIONS, question, "caption").format_map(_words(question))
-    template = lines[-1].strip()
-    if quoted := re.search(r'"([^"]*\[[^"]*)"', template):
-        template = quoted[1]
-    elif labelled := re.match(r"[^\[:]{1,40}:\s*(.+)", template):
-        template = labelled[1]
+    template = templates[-1].strip()
     first = _drawn(tuple(range(len(COLORS))), question, "first colour")
     return filled(template, COLORS[first:] + COLORS[:first], _drawn(("man", "woman"), question, "gender"))
 

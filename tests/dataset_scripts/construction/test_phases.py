@@ -180,10 +180,33 @@ def test_a_thumbnail_shows_the_person_and_not_the_image(config, tmp_path):
     from dataset_scripts.construction.phases import _thumbnail
 
     seen = {"box": [300, 20, 320, 80], "confidence": 0.9, "crop": None, "image": buffer.getvalue()}
-    with Image.open(io.BytesIO(_thumbnail(seen, 30))) as thumbnail:
+    with Image.open(io.BytesIO(_thumbnail(seen, 30, False))) as thumbnail:
         assert thumbnail.height == 30 and thumbnail.width < 20
         red, green, _ = thumbnail.getpixel((thumbnail.width // 2, 15))
         assert red > 200 and green < 60
+
+
+def test_where_faces_are_blurred_they_are_so_in_the_pictures_of_rejected_persons():
+    from dataset_scripts.construction.phases import _thumbnail
+
+    stripes = Image.new("RGB", (40, 80), "white")
+    for row in range(0, 80, 4):
+        stripes.paste("black", (0, row, 40, row + 2))
+    content = io.BytesIO()
+    stripes.save(content, "PNG")
+    seen = {"box": [0.0, 0.0, 40.0, 80.0], "confidence": 1.0, "image": content.getvalue()}
+    # No stripe is left in the top quarter, and all are below.
+    assert max(steepest(_thumbnail(seen, 80, True))[:18]) < 30
+    assert max(steepest(_thumbnail(seen, 80, True))[24:]) > 100
+    already = seen | {"crop": content.getvalue()}  # whose face was blurred when it was cut out
+    assert max(steepest(_thumbnail(already, 80, True))[:18]) > 100
+
+
+def steepest(jpeg: bytes) -> list[int]:
+    """How much each row of a picture differs from the next, of 255."""
+    with Image.open(io.BytesIO(jpeg)) as picture:
+        rows = [picture.convert("L").getpixel((20, row)) for row in range(picture.height)]
+    return [abs(a - b) for a, b in zip(rows, rows[1:], strict=False)]
 
 
 def test_an_image_without_a_person_has_no_thumbnail(person_phase, tmp_path):
@@ -199,7 +222,7 @@ def test_a_crop_too_small_to_be_read_as_a_picture_has_no_thumbnail():
 
     buffer = io.BytesIO()
     Image.new("RGB", (1, 1)).save(buffer, "JPEG")
-    assert _thumbnail({"box": [0, 0, 1, 1], "confidence": 1.0, "crop": buffer.getvalue()}, 30) is None
+    assert _thumbnail({"box": [0, 0, 1, 1], "confidence": 1.0, "crop": buffer.getvalue()}, 30, False) is None
 
 
 def test_thumbnails_can_be_left_out(person_phase, persons):
