@@ -9,7 +9,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-video demo-build fetch-env test test-lowest torture lint format clean
+.PHONY: help demo demo-video demo-build bench-construction fetch-env test test-lowest torture lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,16 +39,20 @@ demo-build: $(VENV)/.installed-demo-build  ## build a data set of persons from t
 	.venv-fetch/bin/python -m pip install --disable-pip-version-check --quiet --requirement constraints-fetch.txt
 	@touch $@
 
+bench-construction: $(VENV)/.installed-benchmark  ## speed and memory of building a data set: about 25 minutes
+	$(OFFLINE) $(BIN)/python benchmarks/construction.py
+
 fetch-env: .venv-fetch/.installed  ## the environment of img2dataset, which fetches tables of URLs
 
+# By file: what takes a file minutes to prepare is prepared once.
 test: $(VENV)/.installed-test .venv-fetch/.installed  ## all tests, with line coverage of the two packages
-	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not torture' -n auto --dist loadgroup \
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not torture' -n auto --dist loadfile \
 		--cov --cov-report=term --cov-fail-under=90
 
 test-lowest: .venv-fetch/.installed | $(BIN)/python  ## all tests with the lowest versions that setup.cfg allows, in .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[test]'
-	$(OFFLINE) OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m 'not torture' -n auto --dist loadgroup
+	$(OFFLINE) OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m 'not torture' -n auto --dist loadfile
 
 torture: $(VENV)/.installed-test .venv-fetch/.installed  ## long fault matrices and soaks
 	$(OFFLINE) $(BIN)/python -m pytest -m torture -n auto

@@ -176,8 +176,9 @@ def journal_folder(root: Path) -> Path:
 
 
 def data_file(number: int, shards: int) -> str:
-    """Name of a published shard, as the Hub names them."""
-    return f"data/train-{number:05d}-of-{shards:05d}.parquet"
+    """Name of a published shard, as the Hub names them: names sort as numbers do."""
+    digits = max(5, len(str(shards)))
+    return f"data/train-{number:0{digits}d}-of-{shards:0{digits}d}.parquet"
 
 
 def published_features(captions: Sequence[str]) -> datasets.Features:

@@ -10,6 +10,7 @@ import yaml
 
 from .caption import public_name
 from .funnel import Stage, draw_funnel, format_funnel
+from .phases import data_file
 from .shards import write_atomically
 
 
@@ -149,8 +150,8 @@ def check_push_target(repo_id: str) -> None:
 
 def _check_finished(root: Path) -> None:
     missing = [name for name in PUBLISHED[:3] if not (root / name).is_file()]
-    shards = sorted(path.name for path in root.glob("data/train-*.parquet"))
-    whole = [f"train-{number:05d}-of-{len(shards):05d}.parquet" for number in range(len(shards))]
+    shards = {path.relative_to(root).as_posix() for path in root.glob("data/train-*.parquet")}
+    whole = {data_file(number, len(shards)) for number in range(len(shards))}
     if missing or not shards or shards != whole:
         lacking = f"it has no {missing[0]}" if missing else "files are missing in data"
         raise FileNotFoundError(f"{root} holds no finished run: {lacking}. Run the pipeline to its end first")

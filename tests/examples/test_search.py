@@ -52,7 +52,6 @@ def test_fetching_the_video_without_apt_says_what_to_do(tmp_path):
 
 
 @pytest.mark.integration
-@pytest.mark.xdist_group("vtest")
 def test_demo_video_finds_persons_in_a_real_video_and_draws_every_answer(tmp_path, model_folder):
     fetched = subprocess.run(
         [sys.executable, "examples/fetch_vtest.py"], cwd=ROOT, capture_output=True, text=True, timeout=300

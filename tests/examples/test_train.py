@@ -52,9 +52,7 @@ training:
 """
 
 
-def launched(test):
-    """Marks a test of the launches; one worker of several runs them all, so that they are launched once."""
-    return pytest.mark.integration(pytest.mark.xdist_group("launches of train.py")(test))
+launched = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")

@@ -164,7 +164,6 @@ PEDESTRIANS = {
 
 
 @pytest.mark.integration
-@pytest.mark.xdist_group("vtest")
 def test_the_pedestrians_of_a_real_video_are_found_with_few_false_boxes():
     root = Path(__file__).parents[2]
     fetched = subprocess.run(

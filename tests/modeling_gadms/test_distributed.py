@@ -11,7 +11,7 @@ import torch
 
 
 # One worker of several runs them all, so that the processes are launched once.
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("distributed")]
+pytestmark = pytest.mark.integration
 WORKER = Path(__file__).with_name("distributed_worker.py")
 spec = importlib.util.spec_from_file_location("distributed_worker", WORKER)
 worker = importlib.util.module_from_spec(spec)

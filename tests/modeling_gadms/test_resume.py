@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 
 # One worker of several runs them all, so that the runs are killed once.
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("resume")]
+pytestmark = pytest.mark.integration
 TRAIN = Path(__file__).parents[2] / "examples" / "train.py"
 # 22 rows make 5 batches of 4 an epoch: 15 steps. Masks, augmentation and captions are all drawn.
 CONFIG = """

@@ -25,7 +25,7 @@ from run_folders import contents, published_rows, rejected_rows
 
 
 # One worker of several runs them all, so that the libraries are loaded once.
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("crashes"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 HERE = Path(__file__).parent
 FRAMES, FEW_FRAMES = 2000, 300
 CONCURRENCY = 4

@@ -477,7 +477,6 @@ PEDESTRIANS = [(274, 200, 302, 286), (590, 140, 617, 204), (688, 300, 744, 411)]
 
 
 @pytest.mark.integration
-@pytest.mark.xdist_group("vtest")
 def test_ssd_finds_the_pedestrians_of_a_real_frame():
     root = Path(__file__).parents[3]
     fetched = subprocess.run(

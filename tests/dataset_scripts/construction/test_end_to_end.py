@@ -24,7 +24,7 @@ from dataset_scripts.construction.config import BuildConfig, load_build_config
 from dataset_scripts.construction.pipeline import BuildReport, build_webperson
 
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("vtest"), pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
 
 ROOT = Path(__file__).parents[3]
 FRAMES = range(0, 795, 5)

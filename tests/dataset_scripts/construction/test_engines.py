@@ -46,7 +46,7 @@ from dataset_scripts.synthetic_persons import PersonSampler
 
 
 # One worker of several runs them all, so that Ray is started once.
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.integration
 HERE = Path(__file__).parent
 IMAGES = 48
 
@@ -59,6 +59,7 @@ def ray_cluster(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(HERE))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("OMP_NUM_THREADS", "2")
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray keeps a token there
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         yield
@@ -199,7 +200,12 @@ def counted(way, tmp_path_factory) -> CountingPhase:
     """A phase of four shards, one of them without rows, of which all but the third were asked for."""
     watchers = [Watcher("of three", 3, has_model=way.has_model), Watcher("of all", None, has_model=way.has_model)]
     phase = CountingPhase(tmp_path_factory.mktemp("counted"), (2, 5, 4, 0), (Twins(), *watchers))
-    way.run(phase, [0, 1, 3])
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "3")
+        way.run(phase, [0, 1, 3])
+    torch.set_num_threads(before)
     return phase
 
 
@@ -305,9 +311,11 @@ def test_a_block_that_kills_its_process_ends_the_run_and_is_not_tried_again(way,
 
 def test_an_error_ends_the_work_of_the_other_workers(tmp_path):
     log = tmp_path / "pids"
+    phase = CountingPhase(tmp_path, (1, 1), (SlowButForOne(60, log),))
     with pytest.raises(BlockError, match="KeyError: 'colour'"):
-        in_workers(CountingPhase(tmp_path, (1, 1), (SlowButForOne(500, log),)), [0, 1])
+        in_workers(phase, [0, 1])
     assert pids(log) and not alive(pids(log))
+    assert phase.finished() == []
 
 
 @pytest.fixture
@@ -350,14 +358,19 @@ def test_workers_end_with_a_parent_that_is_killed(process, tmp_path):
     assert log.read_bytes() == written
 
 
-def test_ctrl_c_ends_parent_and_workers_with_one_message(process, tmp_path):
+@pytest.mark.parametrize("when", ["starting", "at work"])
+def test_ctrl_c_ends_parent_and_workers_with_one_message(process, tmp_path, when):
     log = tmp_path / "pids"
     parent = process("workers", 500)
-    wait_for(lambda: len(pids(log)) == 2)
+
+    def starting() -> bool:
+        return sum("spawn_main" in str(member.cmdline()) for member in process.family().values()) == 2
+
+    wait_for(starting if when == "starting" else lambda: len(pids(log)) == 2)
     os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to all of them
     output, _ = parent.communicate(timeout=60)
     assert parent.returncode == -signal.SIGINT
-    assert not alive(pids(log))
+    assert not process.family()
     assert output.count("Traceback") == 1 and output.rstrip().endswith("KeyboardInterrupt")
 
 

@@ -42,8 +42,6 @@ from dataset_scripts.construction.shards import RunFolderError
 from dataset_scripts.construction.url_table import UrlRow, UrlTable, rows_by_tar
 
 
-pytestmark = pytest.mark.xdist_group("fetch")
-
 ROOT = Path(__file__).parents[3]
 TIMEOUT = 3.0
 MAX_BYTES = 100_000

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -318,6 +319,13 @@ def test_other_thumbnails_or_another_opt_out_list_are_refused(config, tmp_path):
     for changed in (config, with_run(config, thumbnail_height=99)):
         with pytest.raises(RunFolderError, match="phase persons .* was made with other settings"):
             build(changed)
+
+
+def test_captions_of_persons_that_were_made_again_with_other_settings_are_refused(config):
+    build(config)
+    shutil.rmtree(config.root / "work" / "markers" / "persons")
+    with pytest.raises(RunFolderError, match="phase captions .* was made with other settings"):
+        build(replace(config, crop=CropSettings(padding=0.2)))
 
 
 @pytest.mark.parametrize("change", [{"model": "other"}, {"revision": "r2"}, {"temperature": 0.5}], ids=str)

@@ -356,7 +356,6 @@ PEDESTRIANS = [
 
 
 @pytest.mark.integration
-@pytest.mark.xdist_group("vtest")
 def test_movenet_finds_heads_hips_and_feet_of_pedestrians_in_a_real_frame(movenet):
     root = Path(__file__).parents[3]
     fetched = subprocess.run(

@@ -14,7 +14,7 @@ from dataset_scripts.construction.pipeline import build_webperson
 from dataset_scripts.synthetic_persons import PersonSampler
 
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("fetch")]
+pytestmark = pytest.mark.integration
 
 
 def drawn(index: int) -> bytes:
