@@ -37,7 +37,7 @@ def test_the_example_loads_with_the_papers_thresholds():
     assert (config.criteria.min_aspect, config.criteria.max_aspect) == (2, 4)
     assert list(config.captioners) == ["caption1", "caption2"]
     assert config.captioners["caption1"].model == "Qwen/Qwen2.5-VL-7B-Instruct"
-    assert config.resources["detect"].num_gpus == 1
+    assert config.resources["detect"].num_gpus == 0.4
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLE.parent.glob("build_*.yaml")), ids=lambda path: path.name)

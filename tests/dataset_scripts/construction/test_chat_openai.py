@@ -474,7 +474,7 @@ def test_a_mixed_crowd_gets_the_same_replies_in_any_order_and_concurrency():
 
 
 def test_the_scripted_captions_fill_the_template():
-    prompt = 'Follow this template: "The [gender] wears a [colored top] and [colored shoes]."'
+    prompt = "Follow this template:\nThe [gender] wears a [colored top] and [colored shoes].\n\nNow write."
     with scripted_server(caption) as server:
         (reply,) = chat_of(server).complete([ChatRequest("", prompt, picture())])
     assert reply.text.startswith("The ") and "[" not in reply.text and reply.text.endswith(".")
