@@ -311,7 +311,7 @@ def wait_until_alone(runs: Runs, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "setting", "workers", "seconds"), [("workers", "run.workers=2", 2, 5), ("ray", "run.engine=ray", 1, 30)]
+    ("name", "setting", "workers", "seconds"), [("workers", "run.workers=2", 2, 5), ("ray", "run.engine=ray", 1, 120)]
 )
 def test_what_a_run_started_ends_with_it_and_the_rest_is_done_by_the_next(runs, few, name, setting, workers, seconds):
     root = with_persons(runs, name)
