@@ -39,7 +39,7 @@ demo-build: $(VENV)/.installed-demo-build  ## build a data set of persons from t
 	.venv-fetch/bin/python -m pip install --disable-pip-version-check --quiet --requirement constraints-fetch.txt
 	@touch $@
 
-bench-construction: $(VENV)/.installed-benchmark  ## speed and memory of building a data set: about 25 minutes
+bench-construction: $(VENV)/.installed-benchmark  ## speed and memory of building a data set: about 18 minutes
 	$(OFFLINE) $(BIN)/python benchmarks/construction.py
 
 fetch-env: .venv-fetch/.installed  ## the environment of img2dataset, which fetches tables of URLs

@@ -1,9 +1,9 @@
 """Speed and memory of the pipeline that builds a data set of persons, on both engines.
 
-    python benchmarks/construction.py                      # everything: about 25 minutes on two free cores
-    python benchmarks/construction.py --part workers       # images/s, of each block and in all: about 6 minutes
-    python benchmarks/construction.py --part memory        # peak memory from 2,000 to 20,000 images: about 14 minutes
-    python benchmarks/construction.py --part captions      # rows/s of all but the captioner: about 3 minutes
+    python benchmarks/construction.py                      # everything: about 18 minutes on two free cores
+    python benchmarks/construction.py --part workers       # images/s, of each block and in all: about 4 minutes
+    python benchmarks/construction.py --part memory        # peak memory from 2,000 to 20,000 images: about 12 minutes
+    python benchmarks/construction.py --part captions      # rows/s of all but the captioner: about 2 minutes
     python benchmarks/construction.py --quick --engine local        # whether it runs: under a minute
 
 Every run is a process of its own, through `build_webperson`, on frames that `construction_frames.py` draws first.
@@ -75,12 +75,12 @@ class Sizes:
     """
 
     pool: int = 200
-    workers: int = 200
-    memory: tuple[int, ...] = (2_000, 5_000, 10_000, 20_000)
-    captions: int = 400
+    workers: int = 120
+    memory: tuple[int, ...] = (2_000, 6_000, 20_000)
+    captions: int = 200
     shard: int = 20
     memory_shard: int = 250
-    repetitions: int = 3
+    repetitions: int = 2
     processes: tuple[int, ...] = (1, 2)
 
 
