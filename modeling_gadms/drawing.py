@@ -1,10 +1,11 @@
-"""Text on pictures: a font that has the letters, lines that fit."""
+"""Text and pictures on pictures: a font that has the letters, lines and pictures that fit."""
 
+import io
 import unicodedata
 from functools import lru_cache
 from typing import cast
 
-from PIL import ImageFont
+from PIL import Image, ImageFont
 
 
 Font = ImageFont.FreeTypeFont
@@ -66,6 +67,21 @@ def shorten(text: str, font: Font, width: int) -> str:
     if font.getlength(text) <= width:
         return text
     return _fitting(text, font, width, ending="...").rstrip() + "..."
+
+
+def paste_fitted(sheet: Image.Image, content: bytes, left: int, top: int, size: tuple[int, int]) -> None:
+    """Put a picture, the content of an image file, into the middle of a cell, as large as it fits.
+
+    Args:
+        sheet (`PIL.Image.Image`): in mode RGB.
+        left, top (`int`): of the cell.
+        size (`tuple[int, int]`): width and height of the cell.
+    """
+    with Image.open(io.BytesIO(content)) as picture:
+        scale = min(size[0] / picture.width, size[1] / picture.height)
+        fitted = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        resized = picture.convert("RGB").resize(fitted, Image.Resampling.LANCZOS)
+    sheet.paste(resized, (left + (size[0] - fitted[0]) // 2, top + (size[1] - fitted[1]) // 2))
 
 
 def _fitting(text: str, font: Font, width: int, ending: str = "") -> str:

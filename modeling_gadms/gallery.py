@@ -1,6 +1,5 @@
 """A gallery of persons: embeddings, thumbnails and where each person was seen, in one Lance table."""
 
-import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from PIL import Image
 from .detection import PersonBox
 from .encoding import encode_captions, encode_images
 from .fingerprint import model_fingerprint
+from .images import to_jpeg
 from .modeling_gadms import GADMSModel
 from .processing_gadms import GADMSProcessor
 from .queries import check_query
@@ -245,9 +245,7 @@ def _name_of(model: GADMSModel) -> str:
 def _thumbnail(image: Image.Image) -> bytes:
     small = image.convert("RGB")
     small.thumbnail((THUMBNAIL_HEIGHT, THUMBNAIL_HEIGHT))
-    content = io.BytesIO()
-    small.save(content, "JPEG", quality=90)
-    return content.getvalue()
+    return to_jpeg(small, 90)
 
 
 def _metadata(record: PersonRecord) -> dict[str, str | int | float | None]:

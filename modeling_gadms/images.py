@@ -97,6 +97,19 @@ def load_image(source: str | Path | bytes | Image.Image) -> Image.Image:
         return _to_upright_rgb(image, name)
 
 
+def to_jpeg(image: Image.Image, quality: int, *, full_colour: bool = False) -> bytes:
+    """The content of a JPEG file.
+
+    Args:
+        image (`PIL.Image.Image`): RGB.
+        quality (`int`): Pillow's, from 1 to 100.
+        full_colour (`bool`): keep the resolution of the colours, which is halved otherwise.
+    """
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling="4:4:4" if full_colour else "4:2:0")
+    return buffer.getvalue()
+
+
 def iter_image_files(folder: str | Path) -> Iterator[Path]:
     """Every file below `folder` with a picture's suffix, in sorted order; hidden files and folders are passed over.
 

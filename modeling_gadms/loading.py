@@ -29,10 +29,24 @@ def load_model_and_processor(name: str | Path) -> tuple[GADMSModel, GADMSProcess
         raise ValueError(f"{name} holds a model of type {config.model_type!r}, not a GA-DMS one")
     loaded: Any = GADMSModel.from_pretrained(name, output_loading_info=True)
     model, loading = loaded
-    if missing := sorted(loading["missing_keys"]):
-        raise ValueError(f"{name} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}")
+    refuse_missing_weights(name, model, loading)
     processor = GADMSProcessor.from_pretrained(name)
     known, expected = len(processor.tokenizer), model.text_model.embeddings.token_embedding.num_embeddings
     if known != expected:  # transformers makes up a tokenizer of three tokens where the vocabulary is missing
         raise ValueError(f"{name}: its tokenizer has {known} tokens, its model {expected}; save both there again")
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
+
+
+def refuse_missing_weights(name: str | Path, model: Any, loading: dict[str, Any]) -> None:
+    """Refuse a model of which weights would be random.
+
+    Args:
+        name (`str` or `Path`): what was loaded.
+        model: as `from_pretrained` gives it with `output_loading_info=True`.
+        loading (`dict`): what it gives beside it.
+
+    Raises:
+        ValueError: if weights are missing, naming one.
+    """
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(f"{name} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}")

@@ -99,12 +99,11 @@ class FrameReader:
                 if index % self.every == 0:
                     self.seen += 1
                     seconds = _seconds(video)
-                    decoded, pixels = video.retrieve()
-                    if decoded:
-                        image = Image.fromarray(pixels[..., ::-1].copy())  # BGR -> RGB
-                        yield Frame(image, str(self.source), index, seconds)
-                    else:
+                    image = _retrieve(video)
+                    if image is None:
                         self.skipped[UNDECODABLE] += 1
+                    else:
+                        yield Frame(image, str(self.source), index, seconds)
                 index += 1
             if index == 0:
                 raise ValueError(f"The video {self.source} holds no frame that decodes: is it complete?")
@@ -186,8 +185,7 @@ def read_frames(path: str | Path, every: int, start: int, stop: int) -> Iterator
                 yield VideoFrame(index, None, None)
                 continue
             seconds = _seconds(video)
-            decoded, pixels = video.retrieve()
-            yield VideoFrame(index, seconds, Image.fromarray(pixels[..., ::-1].copy()) if decoded else None)  # BGR
+            yield VideoFrame(index, seconds, _retrieve(video))
     finally:
         video.release()
 
@@ -214,6 +212,12 @@ def _announced(video: Any) -> int:
     import cv2
 
     return max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
+
+
+def _retrieve(video: Any) -> Image.Image | None:
+    """The frame that was grabbed, none if it does not decode."""
+    decoded, pixels = video.retrieve()
+    return Image.fromarray(pixels[..., ::-1].copy()) if decoded else None  # BGR -> RGB
 
 
 def _seconds(video: Any) -> float:

@@ -7,7 +7,7 @@ the reason, and the blocks after it do not see it. So every count can be taken f
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -177,13 +177,22 @@ def run_batch(block: Block, table: pa.Table) -> pa.Table:
     return _add_columns(block, table, added)
 
 
-def run_shard(block: Block, table: pa.Table) -> pa.Table:
-    """Apply a block to the open rows of a whole shard, batch by batch; the order of the rows may change."""
-    mask = open_rows(block, table)
-    opened, rest = table.filter(mask), table.filter(pc.invert(mask))
+def run_batches(block: Block, opened: pa.Table) -> pa.Table:
+    """Apply a block to rows that are all open to it, batch by batch; one at least."""
     size = block.batch_size or max(opened.num_rows, 1)
-    done = [run_batch(block, opened.slice(start, size)) for start in range(0, opened.num_rows, size)]
-    return join([*(done or [run_batch(block, opened)]), rest])
+    return join([run_batch(block, opened.slice(start, size)) for start in range(0, max(opened.num_rows, 1), size)])
+
+
+def run_shard(block: Block, table: pa.Table, run: Callable[[Block, pa.Table], pa.Table] = run_batches) -> pa.Table:
+    """Apply a block to the open rows of a whole shard; the order of the rows may change.
+
+    Args:
+        block (`Block`): prepared.
+        table (`pa.Table`): rows in any state.
+        run (`Callable`, *optional*): how the open rows go through the block, in batches of its size.
+    """
+    mask = open_rows(block, table)
+    return join([run(block, table.filter(mask)), table.filter(pc.invert(mask))])
 
 
 def join(tables: Sequence[pa.Table]) -> pa.Table:

@@ -5,7 +5,6 @@ attempt is rejected with the last reason; earlier failures are noted, and counte
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
@@ -151,7 +150,7 @@ class AskCaptioner(Block):
         digest = stable_id(row_id, f"{attempt.slot} {attempt.number} {self.settings.seed}")
         return int(digest, 16) % 2**31  # servers take the seed for a signed number
 
-    @cached_property
+    @property
     def _sampling(self) -> str:
         settings = self.captioner
         return f"{settings.max_tokens} {settings.temperature} {settings.top_p}"

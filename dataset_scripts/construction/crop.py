@@ -1,13 +1,12 @@
 """Block `crop`: cut each person out of the image, on request with the face blurred."""
 
-import io
 from dataclasses import dataclass
 
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFilter
 
 from modeling_gadms.detection import crop_window
-from modeling_gadms.images import load_image
+from modeling_gadms.images import load_image, to_jpeg
 
 from .blocks import Batch, Block, Outcome, rows_of
 from .detect import stored_box
@@ -81,7 +80,7 @@ class CropPersons(Block):
             if self.settings.blur_faces:
                 face = _face(moved, box[3] - box[1], self.keypoint_score)
                 crop, note = (_blur(crop, face), FACE_BLURRED) if face else (crop, NO_FACE)
-            columns["crop"].append(_jpeg(crop, self.settings.jpeg_quality))
+            columns["crop"].append(to_jpeg(crop, self.settings.jpeg_quality, full_colour=True))
             columns["image_path"].append(f"images/{row_id[:2]}/{row_id}.jpg")
             columns["keypoints"].append(moved)
             notes.append(note)
@@ -107,9 +106,3 @@ def _blur(image: Image.Image, face: tuple[float, float, float, float]) -> Image.
     ImageDraw.Draw(mask).ellipse(face, fill=255)
     # A deviation of a quarter of the ellipse's width: eyes, nose and mouth melt into one.
     return Image.composite(image.filter(ImageFilter.GaussianBlur((face[2] - face[0]) / 4)), image, mask)
-
-
-def _jpeg(image: Image.Image, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling="4:4:4")
-    return buffer.getvalue()

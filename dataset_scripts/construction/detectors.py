@@ -8,9 +8,18 @@ from typing import Any
 
 from PIL import Image
 
-from modeling_gadms.detection import PersonBox, PersonDetector, PlausiblePerson, SsdMobileNetDetector
+from modeling_gadms.detection import (
+    SSD_GRAPH,
+    SSD_WEIGHTS,
+    PersonBox,
+    PersonDetector,
+    PlausiblePerson,
+    SsdMobileNetDetector,
+    intersection_area,
+)
 
 from .pretrained import (
+    Imported,
     check_settings,
     choose_batch_size,
     choose_device,
@@ -19,7 +28,6 @@ from .pretrained import (
     identity_of,
     in_batches,
     load_pretrained,
-    make_imported,
     packaged_file,
 )
 
@@ -35,8 +43,6 @@ web photo it is a child in somebody's arms, and one of the two would be lost wit
 MIN_BOX_SIDE = 1.0
 """Sides of a box, in pixels, below which it holds no picture at all."""
 _PERSON = "person"
-_SSD_WEIGHTS = "models/frozen_inference_graph.pb"
-_SSD_GRAPH = "models/ssd_mobilenet_v2_coco_2018_03_29.pbtxt"
 _KINDS: dict[str, set[str]] = {
     "transformers": {"model", "revision"},
     "ssd_mobilenet": {"weights", "graph"},
@@ -149,8 +155,8 @@ class SsdDetector:
     """
 
     def __init__(self, settings: DetectorSettings):
-        weights = existing_file(settings.weights or packaged_file(_SSD_WEIGHTS))
-        graph = existing_file(settings.graph or packaged_file(_SSD_GRAPH))
+        weights = existing_file(settings.weights or packaged_file(SSD_WEIGHTS))
+        graph = existing_file(settings.graph or packaged_file(SSD_GRAPH))
         any_shape = PlausiblePerson(settings.min_confidence, min_height=0, min_aspect=0, max_aspect=math.inf)
         self._detector = SsdMobileNetDetector(weights, graph, any_shape)
         self._min_confidence = settings.min_confidence
@@ -231,28 +237,22 @@ class WholeImageDetector:
         return [[PersonBox(0.0, 0.0, float(image.width), float(image.height), 1.0)] for image in images]
 
 
-class ImportedDetector:
+class ImportedDetector(Imported):
     """A detector of the user, held to what every detector promises: boxes inside the image, most confident first.
 
     Args:
         settings (`DetectorSettings`): `kind` is the import path, `options` the keyword arguments.
 
-    Attributes:
-        identity (`str`): the detector's own `identity`, else the import path.
-
     Raises:
-        ImportError: if nothing can be imported under that path.
-        TypeError: if it cannot be called.
+        ImportError, TypeError: see `Imported`.
     """
 
     def __init__(self, settings: DetectorSettings):
-        self._path = settings.kind
+        super().__init__(settings.kind, settings.options)
         self._min_confidence = settings.min_confidence
-        self._detector = make_imported(settings.kind, settings.options)
-        self.identity = getattr(self._detector, "identity", None) or settings.kind
 
     def __call__(self, images: list[Image.Image]) -> list[list[PersonBox]]:
-        found = self._detector(images)
+        found = self._made(images)
         if len(found) != len(images):
             raise ValueError(f"{self._path} gave {len(found)} lists of boxes for {len(images)} images")
         for boxes in found:
@@ -336,6 +336,5 @@ def _without_duplicates(boxes: Iterable[PersonBox]) -> list[PersonBox]:
 
 
 def _intersection_over_union(a: PersonBox, b: PersonBox) -> float:
-    width = max(min(a.right, b.right) - max(a.left, b.left), 0)
-    height = max(min(a.bottom, b.bottom) - max(a.top, b.top), 0)
-    return width * height / (a.width * a.height + b.width * b.height - width * height)
+    common = intersection_area(a, b)
+    return common / (a.width * a.height + b.width * b.height - common)

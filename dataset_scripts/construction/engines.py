@@ -19,10 +19,9 @@ from typing import Protocol
 
 import datasets
 import pyarrow as pa
-import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
-from .blocks import Block, BlockError, join, open_rows, run_batch
+from .blocks import Block, BlockError, run_batch, run_shard
 
 
 class Phase(Protocol):
@@ -112,9 +111,7 @@ def run_local(phase: Phase, numbers: Sequence[int], *, workers: int = 1, progres
 def _run_local_shard(phase: Phase, number: int) -> None:
     table = phase.read(number)
     for block in phase.blocks:
-        mask = open_rows(block, table)
-        opened, rest = table.filter(mask), table.filter(pc.invert(mask))
-        table = join([_map(block, opened, f"  shard {number}: {block.name}"), rest])
+        table = run_shard(block, table, partial(_map, description=f"  shard {number}: {block.name}"))
     phase.finish(number, table)
 
 
@@ -124,7 +121,7 @@ def _map(block: Block, opened: pa.Table, description: str) -> pa.Table:
     fingerprint = os.urandom(8).hex()  # computed, it would be a digest of all images, and nothing is looked up by it
     rows = datasets.Dataset(datasets.table.InMemoryTable(opened.combine_chunks()), fingerprint=fingerprint)
     done = rows.with_format("arrow").map(
-        partial(_run_batch, block),
+        partial(run_batch, block),
         batched=True,
         batch_size=block.batch_size or opened.num_rows,
         keep_in_memory=True,
@@ -132,10 +129,6 @@ def _map(block: Block, opened: pa.Table, description: str) -> pa.Table:
         desc=description,
     )
     return done.data.table.replace_schema_metadata(None)
-
-
-def _run_batch(block: Block, table: pa.Table) -> pa.Table:
-    return run_batch(block, table)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

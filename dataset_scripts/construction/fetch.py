@@ -15,7 +15,6 @@ Beside them, `fetch.json` holds what the tars depend on.
 
 import io
 import json
-import os
 import shutil
 import tarfile
 import tempfile
@@ -37,7 +36,7 @@ from modeling_gadms.images import PICTURE_FORMATS
 from .fetch_process import Downloaded, Downloader, FetchFailedError
 from .fetch_settings import FetchProblem, FetchReport, FetchSettings
 from .optout import OptOutList
-from .shards import RunFolderError, lock_folder, remove_leftovers, write_atomically
+from .shards import RunFolderError, lock_folder, move_into_place, remove_leftovers, write_atomically
 from .sources import FAILED_SUFFIX
 from .url_table import UrlRow, UrlTable, rows_by_tar
 
@@ -175,8 +174,8 @@ class _Run:
             len(rows), fetched, {problem: counts[problem] for problem in FetchProblem if counts[problem]}
         )
         sizes = {".tar": tar_file.stat().st_size, FAILED_SUFFIX: failed_file.stat().st_size}
-        _put(tar_file, self._path(tar, ".tar"))
-        _put(failed_file, self._path(tar, FAILED_SUFFIX))
+        move_into_place(tar_file, self._path(tar, ".tar"))
+        move_into_place(failed_file, self._path(tar, FAILED_SUFFIX))
         marker = {
             "bytes": sizes,
             "failed": report.failed,
@@ -270,9 +269,3 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(content)
     archive.addfile(member, io.BytesIO(content))
-
-
-def _put(file: Path, place: Path) -> None:
-    with file.open("rb") as written:
-        os.fsync(written.fileno())
-    file.replace(place)

@@ -117,7 +117,7 @@ def load_dual_encoder(name: str) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
     import modeling_gadms  # noqa: F401, registers the model
-    from modeling_gadms.loading import load_model_and_processor
+    from modeling_gadms.loading import load_model_and_processor, refuse_missing_weights
 
     if AutoConfig.from_pretrained(name).model_type == "gadms":
         return load_model_and_processor(name)
@@ -126,8 +126,7 @@ def load_dual_encoder(name: str) -> tuple[Any, Any]:
     if not is_dual or not hasattr(model.config, "projection_dim"):
         kind = type(model).__name__
         raise ValueError(f"{name} is a {kind}, which does not embed images and captions as CLIP does")
-    if missing := sorted(loading["missing_keys"]):
-        raise ValueError(f"{name} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}")
+    refuse_missing_weights(name, model, loading)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     image_processor = AutoImageProcessor.from_pretrained(name, backend="pil")
     tokenizer = AutoTokenizer.from_pretrained(name)

@@ -3,8 +3,7 @@
 Between them all persons are compared with each other to find duplicates, for which all shards must be there.
 """
 
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +14,14 @@ import pyarrow.parquet as pq
 from PIL import ImageFilter
 
 from modeling_gadms.detection import crop_window
-from modeling_gadms.images import UnreadableImageError, load_image
+from modeling_gadms.images import UnreadableImageError, load_image, to_jpeg
 
 from .blocks import ROW_SCHEMA, Block, in_order
 from .caption import journal_path
 from .detect import BOX, DetectPersons, stored_box
 from .estimate_pose import KEYPOINTS
 from .funnel import IMAGES, PERSONS, Stage, account
-from .shards import PhaseFolder
+from .shards import Marker, PhaseFolder
 from .sources import Shard, read_shard
 
 
@@ -266,9 +265,7 @@ def _thumbnail(row: dict, height: int, blur_faces: bool) -> bytes | None:
     except UnreadableImageError:  # a crop of a pixel or two, where the criteria let such a box pass
         return None
     picture.thumbnail((4 * height, height))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()
+    return to_jpeg(picture, 80)
 
 
 def _check_images(table: pa.Table, shard: Shard, number: int) -> None:
@@ -314,14 +311,23 @@ def _check_passage(table: pa.Table, sources: Sequence[str], blocks: Sequence[Blo
             raise LostRowsError(f"shard {number}: row {row_id} went through {names}, rejected by {rejected_by}")
 
 
-def phase_stages(folder: PhaseFolder, shards: int) -> list[tuple[Stage, ...]]:
+def phase_stages(
+    folder: PhaseFolder, shards: int, known: Mapping[int, Marker] | None = None
+) -> list[tuple[Stage, ...]]:
     """The accounts of all shards.
+
+    Args:
+        folder (`PhaseFolder`): of the phase.
+        shards (`int`): how many there are.
+        known (`Mapping[int, Marker]`, *optional*): markers that were read before. Reading one reads all files of its
+            shard.
 
     Raises:
         LostRowsError: if a shard has no marker.
         RunFolderError: see `PhaseFolder.read_marker`.
     """
-    markers = [folder.read_marker(number) for number in range(shards)]
+    known = known or {}
+    markers = [known.get(number) or folder.read_marker(number) for number in range(shards)]
     if missing := [number for number, marker in enumerate(markers) if marker is None]:
         raise LostRowsError(f"phase {folder.phase} ended without shards {missing[:10]}")
     return [marker.stages for marker in markers if marker]

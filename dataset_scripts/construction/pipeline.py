@@ -52,6 +52,7 @@ from .shards import (
     fingerprint,
     lock_folder,
     remove_leftovers,
+    replacing,
     write_atomically,
 )
 from .sources import Plan, SourceSettings, plan_shards
@@ -136,8 +137,7 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
         numbers = range(len(plan.shards))
 
         persons = _person_phase(plan, config)
-        _run(persons, persons.folder, numbers, config, progress)
-        stages = list(add_up(phase_stages(persons.folder, len(numbers))))
+        stages, _ = _run(persons, persons.folder, numbers, config, progress)
 
         with tqdm(total=1, desc="duplicates", unit="comparison", disable=not progress) as bar:
             _compare_persons(config, len(numbers), persons.folder.fingerprint)
@@ -153,10 +153,10 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
             return BuildReport(config.root, tuple(stages), left)
 
         captions = _caption_phase(plan, config, persons.folder.fingerprint)
-        captioned = _run(captions, captions.folder, numbers, config, progress)
+        caption_stages, captioned = _run(captions, captions.folder, numbers, config, progress)
+        stages += caption_stages
         # Journals of shards that were finished just before a crash.
         shutil.rmtree(journal_folder(config.root), ignore_errors=True)
-        stages += add_up(phase_stages(captions.folder, len(numbers)))
 
         report = BuildReport(config.root, tuple(stages), _published(stages, config, len(numbers)))
         if captioned or not (config.root / "README.md").is_file():
@@ -168,9 +168,8 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
 
 def write_review(root: Path) -> None:
     """Write `work/review.png`: persons kept and dropped, with the reasons."""
-    part = root / "work" / ".part-review.png"
-    draw_review(root).save(part)
-    part.replace(root / REVIEW_FILE)
+    with replacing(root / REVIEW_FILE) as part:
+        draw_review(root).save(part)
 
 
 def _person_phase(plan: Plan, config: BuildConfig) -> PersonPhase:
@@ -211,14 +210,17 @@ def _what_is_said(captioner: dict) -> dict:
     return {name: value for name, value in captioner.items() if name not in transport}
 
 
-def _run(phase: Phase, folder: PhaseFolder, numbers: Sequence[int], config: BuildConfig, progress: bool) -> int:
-    """Do what is not done yet, and tell how many shards that were."""
-    pending = [number for number in numbers if folder.read_marker(number) is None]
+def _run(
+    phase: Phase, folder: PhaseFolder, numbers: Sequence[int], config: BuildConfig, progress: bool
+) -> tuple[list[Stage], int]:
+    """Do what is not done yet. Returns the account of all shards, and how many were done."""
+    finished = {number: marker for number in numbers if (marker := folder.read_marker(number))}
+    pending = [number for number in numbers if number not in finished]
     if config.run.engine == "ray":
         run_ray(phase, pending, config.resources, progress=progress)
     else:
         run_local(phase, pending, workers=config.run.workers, progress=progress)
-    return len(pending)
+    return list(add_up(phase_stages(folder, len(numbers), finished))), len(pending)
 
 
 def _compare_persons(config: BuildConfig, shards: int, persons: str) -> None:
@@ -229,10 +231,9 @@ def _compare_persons(config: BuildConfig, shards: int, persons: str) -> None:
         done = json.loads(marker.read_text(encoding="utf-8"))
         if done["fingerprint"] == settings and path.is_file() and file_digest(path) == done["sha256"]:
             return
-    part = path.with_name(".part-duplicates.parquet")
-    write_duplicates([config.root / persons_file(number) for number in range(shards)], part, config.duplicates)
-    digest = file_digest(part)
-    part.replace(path)
+    with replacing(path) as part:
+        write_duplicates([config.root / persons_file(number) for number in range(shards)], part, config.duplicates)
+        digest = file_digest(part)
     write_atomically(marker, json.dumps({"fingerprint": settings, "sha256": digest}))
 
 

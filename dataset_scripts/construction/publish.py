@@ -11,7 +11,7 @@ import yaml
 from .caption import public_name
 from .funnel import Stage, draw_funnel, format_funnel
 from .phases import data_file
-from .shards import write_atomically
+from .shards import replacing, write_atomically
 
 
 if TYPE_CHECKING:
@@ -47,9 +47,8 @@ class CardSettings:
 def write_account(root: Path, stages: Sequence[Stage]) -> None:
     """Write `funnel.json` and `funnel.png` into a run's folder."""
     write_atomically(root / "funnel.json", json.dumps([asdict(stage) for stage in stages], indent=1) + "\n")
-    part = root / ".part-funnel.png"
-    draw_funnel(stages).save(part)
-    part.replace(root / "funnel.png")
+    with replacing(root / "funnel.png") as part:
+        draw_funnel(stages).save(part)
 
 
 def write_card(config: "BuildConfig", stages: Sequence[Stage], persons: int) -> None:

@@ -1,13 +1,12 @@
 """The picture for review: some of the persons that a run kept, and some that it dropped, reason by reason."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from modeling_gadms.drawing import FAINT_INK, INK, PAPER, font_for, shorten
+from modeling_gadms.drawing import FAINT_INK, INK, PAPER, font_for, paste_fitted, shorten
 
 
 PERSONS_A_ROW = 12
@@ -48,7 +47,9 @@ def draw_review(root: Path) -> Image.Image:
         shown = f"{len(pictures)} of {count:,} persons" if len(pictures) < count else f"{count:,} persons"
         draw.text((width - _MARGIN, top + 10), shown, font=small, fill=FAINT_INK, anchor="ra")
         for column, content in enumerate(pictures):
-            _paste(sheet, content, _MARGIN + column * (_CELL[0] + _GAP), top + _LABEL)
+            left, cell_top = _MARGIN + column * (_CELL[0] + _GAP), top + _LABEL
+            draw.rounded_rectangle((left, cell_top, left + _CELL[0], cell_top + _CELL[1]), radius=5, fill=_CARD)
+            paste_fitted(sheet, content, left, cell_top, _CELL)
     return sheet
 
 
@@ -72,12 +73,3 @@ def _dropped(root: Path) -> Iterator[tuple[str, str, bytes]]:
         for row in pq.read_table(file, columns=["rejected_by", "reason", "thumbnail"]).to_pylist():
             if row["thumbnail"]:
                 yield row["rejected_by"], row["reason"], row["thumbnail"]
-
-
-def _paste(sheet: Image.Image, content: bytes, left: int, top: int) -> None:
-    ImageDraw.Draw(sheet).rounded_rectangle((left, top, left + _CELL[0], top + _CELL[1]), radius=5, fill=_CARD)
-    with Image.open(io.BytesIO(content)) as picture:
-        scale = min(_CELL[0] / picture.width, _CELL[1] / picture.height)
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        resized = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    sheet.paste(resized, (left + (_CELL[0] - size[0]) // 2, top + (_CELL[1] - size[1]) // 2))

@@ -9,7 +9,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -103,28 +104,37 @@ class PhaseFolder:
         """
         files = {}
         for name, table in tables.items():
-            path = self.root / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = _beside(path)
             # Not for bytes: they are all different, and a dictionary of them costs time and memory.
             texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
-            with pq.ParquetWriter(part, table.schema, use_dictionary=texts, compression="zstd") as writer:
-                # Without rows there is no row group either: `datasets` does not read one of none.
-                if table.num_rows:
-                    writer.write_table(table, row_group_size=ROW_GROUP)
-            _to_disk(part)
-            files[name] = file_digest(part)
-            part.replace(path)
+            with replacing(self.root / name) as part:
+                with pq.ParquetWriter(part, table.schema, use_dictionary=texts, compression="zstd") as writer:
+                    # Without rows there is no row group either: `datasets` does not read one of none.
+                    if table.num_rows:
+                        writer.write_table(table, row_group_size=ROW_GROUP)
+                files[name] = file_digest(part)
         marker = Marker(self.fingerprint, files, stages)
         write_atomically(self.marker_path(number), json.dumps(asdict(marker), indent=1))
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file that is whole or not there at all."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write a file that is to be whole at `path` or not there: it is moved at the end of the `with`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = _beside(path)
-    part.write_text(text, encoding="utf-8", newline="\n")
-    _to_disk(part)
+    part = path.with_name(f".part-{uuid.uuid4().hex[:8]}-{path.name}")
+    yield part
+    move_into_place(part, path)
+
+
+def move_into_place(part: Path, path: Path) -> None:
+    """Move a finished file to its place on the same disk, so that it is whole there also after a power cut."""
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
     part.replace(path)
 
 
@@ -178,13 +188,3 @@ def file_digest(path: Path) -> str:
 def fingerprint(*parts: object) -> str:
     """A digest of settings: whatever JSON can hold; of other values, such as a date, what they look like as text."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _to_disk(path: Path) -> None:
-    """Before a file is moved to its place, so that it is whole there also after a power cut."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".part-{uuid.uuid4().hex[:8]}-{path.name}")

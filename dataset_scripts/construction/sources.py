@@ -1,7 +1,6 @@
 """Where images come from: folders, WebDataset tars and videos, cut into shards that can be read on their own."""
 
 import hashlib
-import io
 import json
 import stat
 from collections import Counter
@@ -11,9 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
-from PIL import Image
 
-from modeling_gadms.images import iter_image_files
+from modeling_gadms.images import iter_image_files, to_jpeg
 from modeling_gadms.video import count_frames, read_frames
 
 from .blocks import ROW_SCHEMA, stable_id
@@ -285,7 +283,7 @@ def _read_video(shard: Shard) -> Iterator[SourceItem]:
         if frame.image is None:
             item.problem = SourceProblem.UNDECODABLE_FRAME
         else:
-            item.image = _jpeg(frame.image)
+            item.image = to_jpeg(frame.image, FRAME_QUALITY, full_colour=True)
         yield item
 
 
@@ -294,9 +292,3 @@ def _trail(item: SourceItem) -> list[dict[str, str | None]]:
     if item.rejected_by == "read":
         entered.append("read")
     return [{"block": block, "note": item.note if block == "read" else None} for block in entered]
-
-
-def _jpeg(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=FRAME_QUALITY, subsampling="4:4:4")
-    return buffer.getvalue()

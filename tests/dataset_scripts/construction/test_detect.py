@@ -98,7 +98,7 @@ def test_more_than_a_hundred_persons_have_names_of_their_own(block):
 def test_large_images_are_not_all_in_memory_at_once_and_boxes_stay_with_their_image(block, monkeypatch):
     monkeypatch.setattr("dataset_scripts.construction.decode.MAX_PIXELS", 3000)
     outcome = block(batch(picture(1), picture(2), picture(3, size=(40, 70)), picture(0), picture(1)))
-    assert block._detector._detector.calls == [[(30, 40), (30, 40)], [(40, 70)], [(30, 40), (30, 40)]]
+    assert block._detector._made.calls == [[(30, 40), (30, 40)], [(40, 70)], [(30, 40), (30, 40)]]
     assert outcome.origins == [0, 1, 1, 2, 2, 2, 4]
 
 

@@ -84,10 +84,10 @@ def test_an_image_is_decoded_once_for_all_its_persons(block, monkeypatch):
 def test_large_images_are_not_all_in_memory_at_once(block, monkeypatch):
     persons = [("a", 1), ("a", 2), ("b", 3), ("c", 4), ("c", 5)]
     expected = block(batch(*persons)).columns
-    block._estimator._estimator.calls.clear()
+    block._estimator._made.calls.clear()
     monkeypatch.setattr(decode, "MAX_PIXELS", 50 * 40 + 60 * 40)
     assert block(batch(*persons)).columns == expected
-    assert block._estimator._estimator.calls == [[(50, 1), (50, 2), (60, 3)], [(70, 4), (70, 5)]]
+    assert block._estimator._made.calls == [[(50, 1), (50, 2), (60, 3)], [(70, 4), (70, 5)]]
 
 
 def test_poses_stay_with_their_person_where_an_image_comes_twice(block):
