@@ -88,7 +88,9 @@ def _start_ray() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it reports to its makers otherwise
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        # Without an address Ray joins whatever cluster it finds running on the machine.
+        address = os.environ.get("RAY_ADDRESS", "local")
+        ray.init(address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
 
 
 def _plan(phase: Phase, numbers: Sequence[int], resources: Mapping[str, Resources]) -> "ray.data.Dataset":

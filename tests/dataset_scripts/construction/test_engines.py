@@ -37,6 +37,7 @@ from dataset_scripts.construction.ray_engine import (
     _ray_read,
     _ray_write,
     _RayBlocks,
+    _start_ray,
     _task,
     process_groups,
     run_ray,
@@ -61,7 +62,7 @@ def ray_cluster(tmp_path_factory):
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("OMP_NUM_THREADS", "2")
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray keeps a token there
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         yield
         ray.shutdown()
 
@@ -374,15 +375,31 @@ def test_ctrl_c_ends_parent_and_workers_with_one_message(process, tmp_path, when
     assert output.count("Traceback") == 1 and output.rstrip().endswith("KeyboardInterrupt")
 
 
+@pytest.mark.usefixtures("ray_cluster")  # a cluster of another user's that it might join
 def test_ray_is_quiet_keeps_to_itself_and_leaves_no_process_behind(process, tmp_path):
     driver = process("ray", 1)
     wait_for(lambda: pids(tmp_path / "pids"))
     rays = [member for member in process.family().values() if "ray" in member.name() or "ray" in str(member.cmdline())]
+    assert "raylet" in {member.name() for member in rays}
     assert {member.environ()["RAY_USAGE_STATS_ENABLED"] for member in rays} == {"0"}
     output, _ = driver.communicate(timeout=120)
     assert (output, driver.returncode) == ("", 0)
     assert (tmp_path / "1.json").is_file()
     wait_for(lambda: not process.family(), seconds=10)
+
+
+@pytest.mark.parametrize("named", [None, "ray://head:10001"])
+def test_ray_joins_no_cluster_but_the_one_that_is_named(monkeypatch, named):
+    import ray
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if named:
+        monkeypatch.setenv("RAY_ADDRESS", named)
+    addresses = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda address, **_: addresses.append(address))
+    _start_ray()
+    assert addresses == [named or "local"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
