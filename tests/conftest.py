@@ -1,6 +1,7 @@
 """Tiny models and processors, built from configurations: no test downloads anything."""
 
 import os
+import signal
 
 
 # Before any Hugging Face library is imported: a test that reaches for the network is to fail, not to wait.
@@ -9,6 +10,10 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tiny models gain nothing from threads, and several workers with a thread for each core each lose a lot.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that runs the tests in its background has them ignore Ctrl-C, and with them the programs that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import torch
