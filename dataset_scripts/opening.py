@@ -11,7 +11,7 @@ def open_dataset(name: str, **builder_arguments: Any) -> datasets.DatasetDict:
 
     Args:
         name (`str`): `synthetic_persons`, a folder written by `save_to_disk`, or anything `load_dataset` takes
-            (a Hub id, a folder of Parquet files, `imagefolder`, ...).
+            (`webperson`, `cuhk_pedes`, `icfg_pedes`, `rstpreid`, a Hub id, a folder of Parquet files, ...).
         builder_arguments: fields of the synthetic set, or arguments of `load_dataset`.
 
     Returns:
@@ -34,3 +34,34 @@ def open_dataset(name: str, **builder_arguments: Any) -> datasets.DatasetDict:
         saved = datasets.load_from_disk(name)
         return saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict(train=saved)
     return datasets.load_dataset(name, **builder_arguments)
+
+
+def parquet_files(name: str, split: str, **builder_arguments: Any) -> list[str]:
+    """The Parquet files of a split, to be streamed from; nothing of them is downloaded.
+
+    Args:
+        name (`str`): a data set that `load_dataset` takes and that is made of Parquet files.
+        split (`str`): name of the split.
+        builder_arguments: arguments of `load_dataset_builder`.
+
+    Returns:
+        `list[str]`: paths or URLs.
+
+    Raises:
+        ValueError: if the data set is not made of Parquet files or has no such split.
+        FileNotFoundError: if nothing of that name is found.
+    """
+    advice = "load it without streaming, or write it with `Dataset.to_parquet` first"
+    if name == "synthetic_persons" or (Path(name) / "dataset_dict.json").is_file():
+        raise ValueError(f"{name} is not made of Parquet files, which streaming reads; {advice}")
+    builder = datasets.load_dataset_builder(name, **builder_arguments)
+    files = builder.config.data_files or {}
+    if files and split not in files:
+        raise ValueError(f"{name} has no split `{split}`; it has {', '.join(map(str, files))}")
+    chosen = [str(file) for file in files.get(split, [])]
+    other = next((file for file in chosen if not file.endswith(".parquet")), None)
+    if other or not chosen:
+        raise ValueError(
+            f"{name} is not made of Parquet files, which streaming reads ({other or 'none found'}); {advice}"
+        )
+    return chosen

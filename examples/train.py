@@ -9,7 +9,8 @@ Anything after the file is an override, `section.key=value`. The keys of the thr
     model      from_pretrained, from_clip + image_size, or sizes for random weights; and every field of GADMSConfig:
                token_score (gass | cosine | random | none), noise_masking, masked_token_prediction,
                alignment (sdm | itc), temperature, ... (modeling_gadms/configuration_gadms.py)
-    data       dataset, dataset_args, splits, columns, captions_per_image, augmentation (modeling_gadms/run_config.py)
+    data       dataset, dataset_args, splits, columns, captions_per_image, augmentation, streaming, shuffle_buffer
+               (modeling_gadms/run_config.py)
     training   every field of transformers.TrainingArguments, and masking_start, contrastive_start,
                new_module_lr_multiplier (modeling_gadms/trainer.py)
 
@@ -26,18 +27,12 @@ from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
-from dataset_scripts.opening import open_dataset
+from dataset_scripts.opening import open_dataset, parquet_files
 from modeling_gadms.building import build_model_and_processor
 from modeling_gadms.data import ImageCaptionPairs, PersonAugmentation, cache_pixels
-from modeling_gadms.run_config import load_run_config
-from modeling_gadms.trainer import GADMSTrainer
-
-
-def last_checkpoint(output_dir: str) -> str | None:
-    """The newest whole checkpoint: a run killed while it saved leaves one without its state, which is written last."""
-    states = Path(output_dir).glob("checkpoint-*/trainer_state.json")
-    newest = max(states, key=lambda path: int(path.parent.name.removeprefix("checkpoint-")), default=None)
-    return None if newest is None else str(newest.parent)
+from modeling_gadms.run_config import load_run_config, save_run_record
+from modeling_gadms.streaming import ParquetRows, StreamedPairs
+from modeling_gadms.trainer import GADMSTrainer, last_checkpoint
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -46,35 +41,38 @@ def main(arguments: argparse.Namespace) -> None:
     run = load_run_config(arguments.config, arguments.overrides)
     set_seed(run.training.seed)
 
-    # 2. The data; one process prepares it, the others wait and read it
-    with run.training.main_process_first(desc="data set"):
-        splits = open_dataset(run.data.dataset, **run.data.dataset_args)
-    validation_split = run.data.validation_split if run.training.eval_strategy != "no" else None
-    for name in filter(None, (run.data.train_split, validation_split)):
-        if name not in splits:
+    # 2. The data: training pairs from Parquet files as they are needed, or from a copy that one process prepares and
+    #    all read
+    columns, validation_split = run.data.columns, run.data.validation_split
+    if run.training.eval_strategy == "no":
+        validation_split = None
+    splits = {}
+    if not run.data.streaming or validation_split:
+        with run.training.main_process_first(desc="data set"):
+            splits = open_dataset(run.data.dataset, **run.data.dataset_args)
+    for name in (None if run.data.streaming else run.data.train_split, validation_split):
+        if name and name not in splits:
             raise ValueError(f"{run.data.dataset} has no split `{name}`; it has {', '.join(splits)}")
-    columns = run.data.columns
-    train_split = splits[run.data.train_split]
-    columns.validate(train_split.column_names)
+    if run.data.streaming:
+        files = parquet_files(run.data.dataset, run.data.train_split, **run.data.dataset_args)
+        rows = ParquetRows(files, columns, progress=run.training.process_index == 0)
+        captions = rows.captions()
+    else:
+        train_split = splits[run.data.train_split]
+        captions = columns.captions_of(train_split)
 
     # 3. The model, and the processor that goes with it
-    captions = (
-        caption
-        for number, row in enumerate(train_split.select_columns(list(columns.captions)))
-        for caption in columns.row_captions(row, number)
-    )
     model, processor = build_model_and_processor(run.model, captions)
     if run.training.process_index == 0:
         print(f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters", flush=True)
 
     # 4. Pairs of images and captions
-    train_dataset = ImageCaptionPairs(
-        train_split,
-        columns,
-        captions_per_image=run.data.captions_per_image,
-        seed=run.training.seed,
-        pixel_cache=cache_pixels(train_split, columns, processor) if run.data.cache_images else None,
-    )
+    pair_options = {"captions_per_image": run.data.captions_per_image, "seed": run.training.seed}
+    if run.data.streaming:
+        train_dataset = StreamedPairs(rows, shuffle_buffer=run.data.shuffle_buffer, **pair_options)
+    else:
+        pixel_cache = cache_pixels(train_split, columns, processor) if run.data.cache_images else None
+        train_dataset = ImageCaptionPairs(train_split, columns, pixel_cache=pixel_cache, **pair_options)
     eval_dataset = None
     if validation_split:
         # Every caption of a validation image is a query.
@@ -93,6 +91,8 @@ def main(arguments: argparse.Namespace) -> None:
     trainer.train(resume_from_checkpoint=last_checkpoint(run.training.output_dir) if arguments.resume else None)
     trainer.save_model(str(Path(run.training.output_dir) / "model"))
     trainer.save_state()
+    if trainer.is_world_process_zero():
+        save_run_record(run, Path(run.training.output_dir) / "model")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """From the `model` section of a run to a model and its processor."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer
 
 from .configuration_gadms import GADMSConfig
+from .loading import refuse_missing_weights
 from .modeling_gadms import GADMSForPreTraining
 from .processing_gadms import GADMSProcessor
 from .run_config import ModelArguments
+from .trainer import NEW_MODULES
 from .vocabulary import train_tokenizer
 
 
@@ -25,7 +28,8 @@ def build_model_and_processor(
         [`GADMSForPreTraining`] and [`GADMSProcessor`], made for each other.
 
     Raises:
-        ValueError: if two sources are named, or an image size where a configuration already gives it.
+        ValueError: if two sources are named, an image size where a configuration already gives it, or a checkpoint
+            lacks weights of the encoders or has others than its configuration says.
     """
     if arguments.from_pretrained and arguments.from_clip:
         raise ValueError("section `model` names both from_pretrained and from_clip; keep one")
@@ -33,9 +37,10 @@ def build_model_and_processor(
         raise ValueError("model.image_size goes with model.from_clip; else set model.vision_config.image_size")
 
     if arguments.from_pretrained:
-        config = GADMSConfig.from_pretrained(arguments.from_pretrained, **arguments.config)
-        # Checkpoints may be published in half precision, where the small steps of an optimizer would be lost.
-        model = GADMSForPreTraining.from_pretrained(arguments.from_pretrained, config=config, dtype=torch.float32)
+        # The identities of another data set are nothing to this one: its classifier begins anew.
+        fields = {"num_identities": 0} | arguments.config
+        config = GADMSConfig.from_pretrained(arguments.from_pretrained, **fields)
+        model = _load(arguments.from_pretrained, config)
         tokenizer = AutoTokenizer.from_pretrained(arguments.from_pretrained)
         return model, GADMSProcessor.from_tokenizer(tokenizer, image_size=config.image_size)
 
@@ -59,3 +64,23 @@ def build_model_and_processor(
     config = GADMSConfig(**(arguments.config | {"text_config": text_config, "mask_token_id": len(tokenizer)}))
     processor = GADMSProcessor.from_tokenizer(tokenizer, image_size=config.image_size)
     return GADMSForPreTraining(config), processor
+
+
+def _load(name: str, config: GADMSConfig) -> GADMSForPreTraining:
+    loaded: Any = GADMSForPreTraining.from_pretrained(
+        name,
+        config=config,
+        # Checkpoints may be published in half precision, where the small steps of an optimizer would be lost.
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,  # of the classifier; all others are refused below
+        output_loading_info=True,
+    )
+    model, loading = loaded
+    differing = sorted(key for key, *_ in loading["mismatched_keys"] if not key.startswith("classifier."))
+    if differing:
+        raise ValueError(
+            f"{name}: {len(differing)} weights have another size than its configuration, as {differing[0]}"
+        )
+    encoders = [key for key in loading["missing_keys"] if key.split(".")[0] not in NEW_MODULES]
+    refuse_missing_weights(name, model, {"missing_keys": encoders})
+    return model

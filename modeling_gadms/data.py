@@ -1,6 +1,6 @@
 """From a `datasets` table of persons to training batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -89,9 +89,19 @@ class DatasetColumns:
             raise ValueError(f"row {row_number} has no caption in {', '.join(self.captions)}; drop the row")
         return captions
 
+    def captions_of(self, dataset: datasets.Dataset) -> Iterator[str]:
+        """All captions of a data set, in order; images are not decoded.
+
+        Raises:
+            ValueError: for a missing column or an empty caption.
+        """
+        self.validate(dataset.column_names)
+        for row_number, row in enumerate(dataset.select_columns(list(self.captions)).with_format(None)):
+            yield from self.row_captions(row, row_number)
+
 
 class ImageCaptionPair(TypedDict):
-    """One training sample."""
+    """One training sample; persons are numbered from 0, in the order of the identity column."""
 
     image: Image.Image | torch.Tensor
     caption: str
@@ -140,7 +150,10 @@ class ImageCaptionPairs(Dataset):
         # Shared memory: data loader workers that outlive an epoch hold a copy of this object, and must see it change.
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
         self.pixel_cache = pixel_cache
-        self.person_ids = columns.person_ids(dataset)
+        # An identity classifier has an output for each person: gaps between the numbers would be outputs for nobody.
+        persons, self.person_ids = np.unique(columns.person_ids(dataset), return_inverse=True)
+        self.num_identities = len(persons)
+        """Persons of the data set."""
         self._texts = self.dataset.select_columns(list(columns.captions))
         self._rows: np.ndarray | None = None  # of "all": (row, caption number) of every pair
         if captions_per_image == "all":
@@ -163,11 +176,9 @@ class ImageCaptionPairs(Dataset):
     def __getitem__(self, index: int) -> ImageCaptionPair:
         row, number = (index, None) if self._rows is None else map(int, self._rows[index])
         captions = self.columns.row_captions(self._texts[row], row)
-        if number is None:
-            number = int(np.random.default_rng((self.seed, self.epoch, row)).integers(len(captions)))
         return {
             "image": self._image(row),
-            "caption": captions[number],
+            "caption": choose_caption(captions, self.seed, self.epoch, row) if number is None else captions[number],
             "person_id": int(self.person_ids[row]),
             "image_index": row,
         }
@@ -178,6 +189,11 @@ class ImageCaptionPairs(Dataset):
             if self.pixel_cache is None
             else self.pixel_cache[row]
         )
+
+
+def choose_caption(captions: Sequence[str], seed: int, epoch: int, row: int) -> str:
+    """The caption that stands for an image in an epoch: a function of the arguments alone."""
+    return captions[int(np.random.default_rng((seed, epoch, row)).integers(len(captions)))]
 
 
 def read_row_image(dataset: datasets.Dataset, column: str, row: int) -> Image.Image:

@@ -1,7 +1,8 @@
 """A training run as one YAML file: sections `model`, `data` and `training`, with overrides from the command line."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ class DataArguments:
         augmentation (`bool`, *optional*, defaults to `True`): flip, crop and erase training images.
         crop_padding (`int`, *optional*, defaults to 10): pixels of padding before the random crop.
         cache_images (`bool`, *optional*, defaults to `False`): keep all resized images in memory.
+        streaming (`bool`, *optional*, defaults to `False`):
+            Read training rows from Parquet files, local or remote, as they are needed: see [`StreamedPairs`].
+        shuffle_buffer (`int`, *optional*, defaults to 2048): pairs a worker shuffles together when streaming.
+
+    Raises:
+        ValueError: if images are to be cached of a stream.
     """
 
     dataset: str
@@ -57,6 +64,12 @@ class DataArguments:
     augmentation: bool = True
     crop_padding: int = 10
     cache_images: bool = False
+    streaming: bool = False
+    shuffle_buffer: int = 2048
+
+    def __post_init__(self) -> None:
+        if self.streaming and self.cache_images:
+            raise ValueError("data.cache_images keeps all images, data.streaming none: set one of them")
 
     @property
     def columns(self) -> DatasetColumns:
@@ -119,3 +132,24 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
         data=DataArguments(**sections["data"]),
         training=GADMSTrainingArguments(**sections["training"]),
     )
+
+
+RUN_RECORD = "run.json"
+"""Name of the file beside the weights that tells how they were trained."""
+
+
+def save_run_record(run: RunConfig, folder: str | Path) -> None:
+    """Write the seed and all settings of a run beside the weights it made, for whoever measures them.
+
+    Args:
+        run ([`RunConfig`]): the run.
+        folder (`str` or `Path`): of the model.
+    """
+    config = {
+        "model": asdict(run.model) | run.model.config,
+        "data": asdict(run.data),
+        "training": run.training.to_dict(),
+    }
+    del config["model"]["config"]
+    record = {"seed": run.training.seed, "config": config}
+    Path(folder, RUN_RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")

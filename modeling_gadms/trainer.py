@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -16,11 +17,7 @@ from transformers import (
     EvalPrediction,
     PreTrainedModel,
     Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
-    set_seed,
 )
 
 from .data import ImageCaptionPairs, PairCollator
@@ -28,6 +25,8 @@ from .losses_gadms import image_text_contrastive_loss, similarity_distribution_m
 from .metrics.person_retrieval.ranking import rank_metrics
 from .modeling_gadms import GADMSForPreTraining, GADMSForPreTrainingOutput
 from .processing_gadms import GADMSProcessor
+from .streaming import BatchStream, StreamedPairs
+from .training_callbacks import KeepStreamOrder, SeedEachProcess, TellEpoch
 
 
 NEW_MODULES = frozenset({"fusion", "token_head", "classifier"})
@@ -135,25 +134,14 @@ def _check_best_model_metric(args: TrainingArguments) -> None:
         )
 
 
-class _SeedEachProcess(TrainerCallback):
-    """The Trainer seeds all processes alike; masks and augmentations of different rows should differ."""
+def last_checkpoint(output_dir: str) -> str | None:
+    """The newest whole checkpoint of a run, if it has one.
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if args.world_size > 1:
-            set_seed(args.seed + args.process_index)
-
-
-class _TellEpoch(TrainerCallback):
-    """Each epoch draws its captions anew. On several processes accelerate tells the epoch to the sampler alone."""
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        dataset: Any = getattr(kwargs["train_dataloader"], "dataset", None)
-        if hasattr(dataset, "set_epoch"):
-            dataset.set_epoch(int(state.epoch or 0))
+    A run that was killed while it saved leaves a checkpoint without its state, which is written last.
+    """
+    states = Path(output_dir).glob("checkpoint-*/trainer_state.json")
+    newest = max(states, key=lambda path: int(path.parent.name.removeprefix("checkpoint-")), default=None)
+    return None if newest is None else str(newest.parent)
 
 
 class GADMSTrainer(Trainer):
@@ -169,13 +157,15 @@ class GADMSTrainer(Trainer):
         model ([`GADMSForPreTraining`])
         args ([`GADMSTrainingArguments`])
         processing_class ([`GADMSProcessor`]): saved with each checkpoint.
-        train_dataset, eval_dataset ([`ImageCaptionPairs`], *optional*)
+        train_dataset ([`ImageCaptionPairs`] or [`StreamedPairs`], *optional*)
+        eval_dataset ([`ImageCaptionPairs`], *optional*)
         augmentation (`torch.nn.Module`, *optional*): applied to training batches on the model's device.
         kwargs: passed to [`~transformers.Trainer`].
 
     Raises:
-        ValueError: if the training set has fewer pairs than one batch over all processes, one process is to drive
-            several GPUs, parameters are to be sharded, or the best model is to be told by an unknown metric.
+        ValueError: if the training set has fewer pairs than one batch over all processes, a stream is to keep its rump
+            batch, one process is to drive several GPUs, parameters are to be sharded, or the best model is to be told
+            by an unknown metric. From `train`: if a stream is to be resumed in another order than it began in.
     """
 
     args: GADMSTrainingArguments
@@ -189,7 +179,7 @@ class GADMSTrainer(Trainer):
         args: GADMSTrainingArguments,
         *,
         processing_class: GADMSProcessor,
-        train_dataset: ImageCaptionPairs | None = None,
+        train_dataset: ImageCaptionPairs | StreamedPairs | None = None,
         eval_dataset: ImageCaptionPairs | None = None,
         augmentation: nn.Module | None = None,
         **kwargs: Any,
@@ -209,15 +199,20 @@ class GADMSTrainer(Trainer):
             model=model,
             args=args,
             processing_class=processing_class,
-            train_dataset=train_dataset,
+            # The base class takes a stream for a data set with random access, which it is to this class alone.
+            train_dataset=cast(Any, train_dataset),
             eval_dataset=eval_dataset,
             **kwargs,
         )
         self.augmentation = None if augmentation is None else augmentation.to(args.device)
-        self.add_callback(_SeedEachProcess())
-        self.add_callback(_TellEpoch())
+        self.add_callback(SeedEachProcess())
+        self.add_callback(TellEpoch())
         self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)
         batch_size = args.train_batch_size * args.world_size
+        if isinstance(train_dataset, StreamedPairs):
+            if not args.dataloader_drop_last:
+                raise ValueError("dataloader_drop_last = False: a stream has whole batches alone; leave it True")
+            self.add_callback(KeepStreamOrder(self._stream_order(train_dataset)))
         if train_dataset is not None and args.dataloader_drop_last and len(train_dataset) < batch_size:
             raise ValueError(
                 f"{len(train_dataset)} training pairs do not fill one batch of {batch_size} "
@@ -310,6 +305,42 @@ class GADMSTrainer(Trainer):
                 logs[name] = (total[0] / total[1].clamp(min=1)).item()
             self._terms.clear()
         super().log(logs, start_time)
+
+    def _stream_order(self, pairs: StreamedPairs) -> dict[str, int]:
+        return {
+            "number of pairs": len(pairs),
+            "data.shuffle_buffer": pairs.shuffle_buffer,
+            "seed": pairs.seed,
+            "number of processes": self.args.world_size,
+            "training.per_device_train_batch_size": self.args.train_batch_size,
+            "training.dataloader_num_workers": self.args.dataloader_num_workers,
+        }
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Overridden for streams, which share themselves out: accelerate would have each process read all rows."""
+        if not isinstance(self.train_dataset, StreamedPairs):
+            return super().get_train_dataloader()
+        args = self.args
+        batches = self.train_dataset.batches(
+            self._train_batch_size,
+            cast(PairCollator, self.data_collator),
+            process_index=args.process_index,
+            num_processes=args.world_size,
+        )
+        return DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+        )
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        """Overridden because the length of a stream's data set is in batches."""
+        dataset = dataloader.dataset
+        return len(dataset.pairs) if isinstance(dataset, BatchStream) else super().num_examples(dataloader)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Overridden because `dataloader_drop_last`, meant for training, would drop the last rows here too."""

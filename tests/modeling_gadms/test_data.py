@@ -113,7 +113,8 @@ def test_a_pair_is_an_image_one_of_its_captions_and_who_it_shows():
     pair = pairs[2]
     assert pair["image"].tobytes() == noise_image(2).tobytes()
     assert pair["caption"] in ("first of 2", "second of 2")
-    assert (pair["person_id"], pair["image_index"]) == (9, 2)
+    assert (pair["person_id"], pair["image_index"]) == (1, 2)  # of the persons 8 and 9 the second
+    assert pairs.num_identities == 2
 
 
 def test_a_draw_depends_on_seed_epoch_and_index_alone():
