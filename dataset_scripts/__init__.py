@@ -1,1 +1,10 @@
-"""Data sets for text-based person retrieval, one builder a module."""
+"""Data sets for text-based person retrieval, one builder a module.
+
+Importing this package lets `datasets.load_dataset` know `webperson`, `cuhk_pedes`, `icfg_pedes` and `rstpreid`.
+"""
+
+from .registration import register
+
+
+for _name in ("webperson", "cuhk_pedes", "icfg_pedes", "rstpreid"):
+    register(_name, f"{__name__}.{_name}")

@@ -1,0 +1,28 @@
+"""RSTPReid from its raw release: `data_captions.json` and `imgs/`.
+
+```python
+import dataset_scripts  # makes the bare name known
+
+datasets.load_dataset("rstpreid", data_dir="datasets/RSTPReid")
+```
+
+Source: "DSSL: Deep Surroundings-person Separation Learning for Text-based Person Retrieval" (ACM MM 2021). Five images
+a person, two captions an image.
+"""
+
+from .raw_releases import RawRelease, ReleaseFormat, SplitCounts
+
+
+class RstpReid(RawRelease):
+    """Builder of RSTPReid: splits `train`, `validation` and `test`; see [`RawReleaseConfig`] for its options."""
+
+    RELEASE = ReleaseFormat(
+        title="RSTPReid",
+        annotations=("data_captions.json",),
+        path_key="img_path",
+        published={
+            "train": SplitCounts(images=18_505, captions=37_010, identities=3_701),
+            "validation": SplitCounts(images=1_000, captions=2_000, identities=200),
+            "test": SplitCounts(images=1_000, captions=2_000, identities=200),
+        },
+    )

@@ -1,0 +1,308 @@
+"""WebPerson from a Hub on the loopback interface, read by real clients in processes of their own, and from folders."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dataset_scripts.construction.phases import published_features
+from dataset_scripts.webperson import WebPerson
+from tests.hub_server import HubServer
+
+
+ROOT = Path(__file__).parents[2]
+CARD = b"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*.parquet\n---\n"
+FEATURES = datasets.Features(
+    {"image": datasets.Image(), **dict.fromkeys(("image_path", "caption1", "caption2"), datasets.Value("string"))}
+)
+
+
+def png(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 8), (shade, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def paths(start: int, stop: int, name: str = "web") -> list[str]:
+    return [f"{name}/{number:03d}.jpg" for number in range(start, stop)]
+
+
+def parquet(names: list[str], *, without: str = "", with_features: bool = True) -> bytes:
+    """A shard in row groups of 3; each image is as red as its number."""
+    schema = FEATURES.arrow_schema if with_features else FEATURES.arrow_schema.remove_metadata()
+    rows = {
+        "image": [{"bytes": png(int(name[-7:-4])), "path": name} for name in names],
+        "image_path": names,
+        "caption1": [f"first of {name}" for name in names],
+        "caption2": [f"second of {name}" for name in names],
+    }
+    table = pa.table(rows, schema=schema)
+    buffer = io.BytesIO()
+    pq.write_table(table.drop_columns([without]) if without else table, buffer, row_group_size=3)
+    return buffer.getvalue()
+
+
+def shards(count: int, name: str = "web", rows: int = 6) -> dict[str, bytes]:
+    return {
+        f"data/train-{number:05d}-of-{count:05d}.parquet": parquet(paths(number * rows, (number + 1) * rows, name))
+        for number in range(count)
+    }
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+class Reader:
+    """A process of `hub_reader.py`."""
+
+    def __init__(self, environment: dict[str, str], directory: Path, *arguments: str):
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("hub_reader.py")), *arguments],
+            env=os.environ | environment,
+            cwd=directory,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def start(self, function: str, **arguments: Any) -> None:
+        assert self.process.stdin is not None
+        print(json.dumps({"function": function, "arguments": arguments}), file=self.process.stdin, flush=True)
+
+    def answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        return json.loads(self.process.stdout.readline())
+
+    def ask(self, function: str, **arguments: Any) -> Any:
+        self.start(function, **arguments)
+        answer = self.answer()
+        assert "result" in answer, answer
+        return answer["result"]
+
+    def error(self, function: str, **arguments: Any) -> tuple[str, str]:
+        self.start(function, **arguments)
+        answer = self.answer()
+        assert "error" in answer, answer
+        return answer["error"], answer["message"]
+
+    def stop(self) -> None:
+        self.process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    with HubServer() as server:
+        server.commit("Kaichengalex/WebPerson-5M", {"README.md": CARD, **shards(4)})
+        server.commit("Kaichengalex/WebPerson-1M", {"README.md": CARD, **shards(1, "one")})
+        yield server
+
+
+@pytest.fixture(scope="module")
+def decoys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory full of what might be taken for data, and a folder of rows called `webperson`."""
+    folder = tmp_path_factory.mktemp("decoys")
+    arrow = io.BytesIO()
+    with pa.ipc.new_stream(arrow, FEATURES.arrow_schema):
+        pass
+    wrong = parquet(paths(900, 903, "decoy")) if False else b"no Parquet at all"
+    write(
+        folder,
+        {
+            "data/train-00000-of-00001.parquet": wrong,
+            "train.parquet": wrong,
+            "cache/dataset.arrow": arrow.getvalue(),
+            "images/000.jpg": png(0),
+            "webperson.json": b"[]",
+        },
+    )
+    return write(folder / "webperson", {"README.md": CARD, **shards(1, "folder")}).parent
+
+
+@pytest.fixture(scope="module")
+def reader(hub: HubServer, decoys: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    client = Reader(hub.environment(tmp_path_factory.mktemp("home")), decoys)
+    yield client
+    client.stop()
+
+
+@pytest.fixture(scope="module")
+def other_reader(hub: HubServer, decoys: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """A second process, which does not import our builders."""
+    client = Reader(hub.environment(tmp_path_factory.mktemp("other_home")), decoys, "--plain")
+    yield client
+    client.stop()
+
+
+# ---- From the Hub, by bare name
+
+
+def test_the_bare_name_has_two_configurations_and_means_five_million(reader):
+    assert reader.ask("config_names", path="webperson") == ["5m", "1m"]
+    assert reader.ask("rows", path="webperson", split="train") == paths(0, 24)
+    assert reader.ask("rows", path="webperson", name="1m", split="train") == paths(0, 6, "one")
+
+
+def test_columns_are_as_published(reader):
+    loaded = reader.ask("rows_and_columns", path="webperson", split="train")
+    assert loaded["columns"] == ["image", "image_path", "caption1", "caption2"]
+    assert loaded["features"]["image"] == "Image"
+    assert loaded["image"] == ["RGB", [4, 8]]
+    assert loaded["first"] == {
+        "image_path": "web/000.jpg",
+        "caption1": "first of web/000.jpg",
+        "caption2": "second of web/000.jpg",
+    }
+
+
+def test_rows_are_accessed_at_random(reader):
+    expected = [[f"web/{number:03d}.jpg", [number, 0, 0]] for number in (17, 3, 22)]
+    assert reader.ask("random_rows", indices=[17, 3, 22], path="webperson", split="train") == expected
+
+
+def test_two_processes_prepare_the_same_rows(reader, tmp_path):
+    loaded = reader.ask("rows", path="webperson", split="train", num_proc=2, cache_dir=str(tmp_path))
+    assert loaded == paths(0, 24)
+
+
+def test_a_part_of_the_split_is_taken(reader):
+    assert reader.ask("rows", path="webperson", split="train[:25%]") == paths(0, 6)
+
+
+def test_columns_are_chosen(reader):
+    loaded = reader.ask("rows_and_columns", path="webperson", split="train", columns=["image_path", "caption2"])
+    assert loaded["columns"] == ["image_path", "caption2"]
+
+
+def test_an_unknown_column_is_named(reader):
+    kind, message = reader.error("rows", path="webperson", columns=["image_path", "caption3"])
+    assert (kind, "has no column `caption3`; it has image, image_path, caption1" in message) == ("ValueError", True)
+
+
+def test_a_stream_gives_every_row_and_stores_nothing(reader, tmp_path):
+    assert reader.ask("stream", path="webperson", split="train", cache_dir=str(tmp_path)) == paths(0, 24)
+    assert not list(tmp_path.rglob("*.arrow"))
+
+
+def test_a_stream_of_one_column_fetches_no_images(reader, hub):
+    content = {"README.md": CARD, "data/train-00000-of-00001.parquet": big_images()}
+    hub.commit("me/big", content)
+    assert reader.ask("stream", path="webperson", split="train", repo_id="me/big", columns=["image_path"]) == paths(0, 6)
+    sent = sum(request.sent for request in hub.contents_sent("me/big"))
+    assert sent < len(content["data/train-00000-of-00001.parquet"]) / 2
+
+
+def big_images() -> bytes:
+    """6 rows with 40 MB, more than `datasets` reads ahead."""
+    names = paths(0, 6)
+    rows = {
+        "image": [{"bytes": os.urandom(1), "path": name} for name in names],
+    }
+    raise NotImplementedError(rows)
+
+
+def test_the_files_of_a_builder_are_addresses_of_one_commit(reader, hub):
+    commit = hub.repositories["dataset", "Kaichengalex/WebPerson-5M"].refs["main"]
+    made = reader.ask("builder", path="webperson")
+    assert made["class"] == "WebPerson"
+    place = f"hf://datasets/Kaichengalex/WebPerson-5M@{commit}/data"
+    assert made["files"] == {"train": [f"{place}/train-{number:05d}-of-00004.parquet" for number in range(4)]}
+    assert commit in made["cache"]
+
+
+def test_a_mirror_is_read_by_its_name(reader, hub):
+    hub.commit("me/mirror", {"part-b.parquet": parquet(paths(3, 6)), "part-a.parquet": parquet(paths(0, 3))})
+    assert reader.ask("rows", path="webperson", split="train", repo_id="me/mirror") == paths(0, 6)
+
+
+def test_a_pinned_revision_keeps_its_rows_after_main_moves(reader, hub):
+    old = hub.commit("me/moving", shards(1, "old"))
+    hub.tag("me/moving", "v1", old)
+    arguments = {"path": "webperson", "split": "train", "repo_id": "me/moving"}
+    assert reader.ask("rows", **arguments) == paths(0, 6, "old")
+    hub.commit("me/moving", shards(1, "new"))
+    assert reader.ask("rows", **arguments) == paths(0, 6, "new")
+    for pinned in ("v1", old):
+        assert reader.ask("rows", **arguments, revision=pinned) == paths(0, 6, "old")
+        assert reader.ask("stream", **arguments, revision=pinned) == paths(0, 6, "old")
+
+
+def test_two_processes_see_disjoint_rows_that_together_are_all(reader, other_reader, hub):
+    for repo_id, count in (("me/even", 2), ("me/uneven", 3)):  # by shard, and row by row
+        hub.commit(repo_id, {"README.md": CARD, **shards(count)})
+        ours = {"path": "webperson", "repo_id": repo_id}
+        for client, rank, place in ((reader, 0, ours), (other_reader, 1, {"path": repo_id})):
+            client.start("stream", rank=rank, world_size=2, split="train", **place)
+        first, second = reader.answer()["result"], other_reader.answer()["result"]
+        assert len(first) == len(second) == 3 * count
+        assert sorted(first + second) == paths(0, 6 * count)
+
+
+@pytest.mark.parametrize("seen", [4, 6, 11])
+def test_a_stream_goes_on_at_the_next_row(reader, seen):
+    arguments = {"path": "webperson", "split": "train"}
+    begun = reader.ask("stream_until", count=seen, **arguments)
+    assert begun["paths"] == paths(0, seen)
+    assert reader.ask("stream_from", state=begun["state"], **arguments) == paths(seen, 24)
+
+
+@pytest.mark.parametrize("how", ["stream", "rows"])
+def test_a_server_that_fails_twice_a_shard_is_survived_with_every_row_once(reader, hub, how):
+    repo_id = f"me/failing-{how}"
+    hub.commit(repo_id, shards(2))
+    faults = [hub.fail_once(f"{repo_id}/data/train-0000{n}-of-00002.parquet", kind) for n in range(2) for kind in ("unavailable", "cut")]
+    assert reader.ask(how, path="webperson", split="train", repo_id=repo_id) == paths(0, 12)
+    assert all(fault.struck for fault in faults)
+
+
+def test_a_repository_that_is_not_there_is_told_with_the_way_out(reader):
+    kind, message = reader.error("rows", path="webperson", repo_id="nobody/nothing")
+    assert kind == "FileNotFoundError"
+    assert "nobody/nothing, revision main, cannot be found on the Hub" in message
+    assert "`data_dir`" in message
+
+
+def test_a_revision_that_is_not_there_is_told(reader):
+    kind, message = reader.error("rows", path="webperson", revision="v9")
+    assert (kind, "WebPerson-5M, revision v9, cannot be found" in message) == ("FileNotFoundError", True)
+
+
+def test_a_repository_without_parquet_is_told(reader, hub):
+    hub.commit("me/empty", {"README.md": CARD})
+    kind, message = reader.error("rows", path="webperson", repo_id="me/empty")
+    assert (kind, "me/empty holds no Parquet files" in message) == ("FileNotFoundError", True)
+
+
+def test_a_missing_column_is_named_before_anything_is_downloaded(reader, hub):
+    hub.commit("me/narrow", {"data/train-00000-of-00001.parquet": parquet(paths(0, 6), without="caption2")})
+    kind, message = reader.error("rows", path="webperson", repo_id="me/narrow")
+    assert (kind, "has no column `caption2`; it has image, image_path, caption1" in message) == ("ValueError", True)
+    assert all(request.range for request in hub.contents_sent("me/narrow"))
+
+
+# ---- Without our builders
+
+
+def test_a_namespace_and_a_folder_need_no_import_of_ours(other_reader, hub):
+    hub.commit("me/webperson", {"README.md": CARD, **shards(2)})
+    assert other_reader.ask("rows", path="me/webperson", split="train") == paths(0, 12)
+    assert other_reader.ask("stream", path="me/webperson", split="train") == paths(0, 12)
+    assert other_reader.ask("rows", path="./webperson", split="train") == paths(0, 6, "folder")
+    assert not other_reader.ask("imported", module="dataset_scripts")
+
+
+def test_a_folder_is_named_by_its_path_where_the_bare_name_is_ours(reader):
+    assert reader.ask("rows", path="./webperson", split="train") == paths(0, 6, "folder")
