@@ -55,6 +55,31 @@ def stream_from(state: dict[str, Any], **arguments: Any) -> Any:
     return [row["image_path"] for row in dataset]
 
 
+def training_stream(
+    rank: int = 0, world_size: int = 1, workers: int = 0, skip: int = 0, **arguments: Any
+) -> list[list[int]]:
+    """The rows of each batch that a process trains on, an empty list for those that were passed over."""
+    from torch.utils.data import DataLoader
+
+    from dataset_scripts.opening import parquet_files
+    from modeling_gadms.data import DatasetColumns
+    from modeling_gadms.streaming import ParquetRows, StreamedPairs
+
+    files = parquet_files(split="train", **arguments)
+    pairs = StreamedPairs(ParquetRows(files, DatasetColumns(), progress=False), shuffle_buffer=4)
+    batches = pairs.batches(2, _rows_of, process_index=rank, num_processes=world_size)
+    batches.start_at(0, skip)
+    return [batch or [] for batch in DataLoader(batches, batch_size=None, num_workers=workers)]
+
+
+def _rows_of(pairs: list[Any]) -> Any:
+    """The row of each pair, by its image: they are as red as their rows' numbers."""
+    for pair in pairs:
+        if pair["image"].getpixel((0, 0))[0] != pair["image_index"]:
+            raise AssertionError(pair)
+    return [pair["image_index"] for pair in pairs]
+
+
 def builder(**arguments: Any) -> Any:
     made = datasets.load_dataset_builder(**arguments)
     files = {split: [str(file) for file in files] for split, files in (made.config.data_files or {}).items()}
@@ -71,9 +96,7 @@ def imported(module: str) -> Any:
 
 def main() -> None:
     if "--plain" not in sys.argv:
-        from dataset_scripts.registration import register
-
-        register("webperson", "dataset_scripts.webperson")
+        import dataset_scripts  # noqa: F401, makes the names known
     datasets.disable_progress_bars()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print is no answer

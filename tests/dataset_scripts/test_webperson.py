@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import dataset_scripts  # noqa: F401, makes the name known
 from dataset_scripts.construction.phases import published_features
-from dataset_scripts.webperson import WebPerson
 from tests.hub_server import HubServer
 
 
@@ -29,7 +29,7 @@ FEATURES = datasets.Features(
 
 def png(shade: int) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (4, 8), (shade, 0, 0)).save(buffer, "PNG")
+    Image.new("RGB", (8, 16), (shade, 0, 0)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -160,7 +160,7 @@ def test_columns_are_as_published(reader):
     loaded = reader.ask("rows_and_columns", path="webperson", split="train")
     assert loaded["columns"] == ["image", "image_path", "caption1", "caption2"]
     assert loaded["features"]["image"] == "Image"
-    assert loaded["image"] == ["RGB", [4, 8]]
+    assert loaded["image"] == ["RGB", [8, 16]]
     assert loaded["first"] == {
         "image_path": "web/000.jpg",
         "caption1": "first of web/000.jpg",
@@ -195,23 +195,6 @@ def test_an_unknown_column_is_named(reader):
 def test_a_stream_gives_every_row_and_stores_nothing(reader, tmp_path):
     assert reader.ask("stream", path="webperson", split="train", cache_dir=str(tmp_path)) == paths(0, 24)
     assert not list(tmp_path.rglob("*.arrow"))
-
-
-def test_a_stream_of_one_column_fetches_no_images(reader, hub):
-    content = {"README.md": CARD, "data/train-00000-of-00001.parquet": big_images()}
-    hub.commit("me/big", content)
-    assert reader.ask("stream", path="webperson", split="train", repo_id="me/big", columns=["image_path"]) == paths(0, 6)
-    sent = sum(request.sent for request in hub.contents_sent("me/big"))
-    assert sent < len(content["data/train-00000-of-00001.parquet"]) / 2
-
-
-def big_images() -> bytes:
-    """6 rows with 40 MB, more than `datasets` reads ahead."""
-    names = paths(0, 6)
-    rows = {
-        "image": [{"bytes": os.urandom(1), "path": name} for name in names],
-    }
-    raise NotImplementedError(rows)
 
 
 def test_the_files_of_a_builder_are_addresses_of_one_commit(reader, hub):
@@ -263,11 +246,166 @@ def test_a_stream_goes_on_at_the_next_row(reader, seen):
 def test_a_server_that_fails_twice_a_shard_is_survived_with_every_row_once(reader, hub, how):
     repo_id = f"me/failing-{how}"
     hub.commit(repo_id, shards(2))
-    faults = [hub.fail_once(f"{repo_id}/data/train-0000{n}-of-00002.parquet", kind) for n in range(2) for kind in ("unavailable", "cut")]
+    faults = [
+        hub.fail_once(f"{repo_id}/data/train-0000{n}-of-00002.parquet", kind)
+        for n in range(2)
+        for kind in ("unavailable", "cut")
+    ]
     assert reader.ask(how, path="webperson", split="train", repo_id=repo_id) == paths(0, 12)
     assert all(fault.struck for fault in faults)
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# A training stream over the Hub.
+# ---------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("workers", [0, 2])
+def test_two_training_processes_see_disjoint_rows_that_together_are_all(reader, other_reader, hub, workers):
+    hub.commit("me/stream", {"README.md": CARD, **shards(4, rows=8)})
+    arguments = {"name": "webperson", "repo_id": "me/stream", "world_size": 2, "workers": workers}
+    for rank, client in enumerate((reader, other_reader)):
+        client.start("training_stream", rank=rank, **arguments)
+    first, second = reader.answer()["result"], other_reader.answer()["result"]
+    assert len(first) == len(second) == 8
+    assert sorted(sum(first + second, [])) == list(range(32))
+    for skip in (1, 5):
+        rest = reader.ask("training_stream", rank=1, skip=skip, **arguments)
+        assert rest == [[]] * skip + second[skip:], "a resumed run goes on at the next row"
+
+
+@pytest.mark.parametrize("fault", ["unavailable", "cut"])
+def test_a_training_stream_survives_a_server_that_fails_once_a_shard(reader, hub, fault):
+    hub.commit("me/flaky-stream", {"README.md": CARD, **shards(3, rows=8)})
+    whole = reader.ask("training_stream", name="webperson", repo_id="me/flaky-stream")
+    hub.commit("me/flaky-stream", {"README.md": CARD + b"\n", **shards(3, rows=8)})
+    hub.fail_once(".parquet", fault)
+    before = len(hub.requests)
+    assert reader.ask("training_stream", name="webperson", repo_id="me/flaky-stream") == whole
+    assert sorted(sum(whole, [])) == list(range(24))
+    if fault == "unavailable":
+        assert sum(request.status == 503 for request in hub.requests[before:]) == 3
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Copies on disk.
+# ---------------------------------------------------------------------------------------------------------------------
+def load_copy(folder: Path, tmp_path: Path, **options: Any) -> Any:
+    return datasets.load_dataset(
+        "webperson", data_dir=str(folder), split="train", cache_dir=str(tmp_path / "cache"), **options
+    )
+
+
+@pytest.fixture
+def authors_copy(tmp_path):
+    """A function that writes the authors' JSON and images."""
+
+    def make(missing: int = 0, encoding: str = "utf-8", separator: str = "/", entries: Any = None) -> Path:
+        folder = tmp_path / "copy"
+        names = paths(0, 12)
+        write(folder / "images", {name: png(int(name[-7:-4])) for name in names[missing:]})
+        rows = [
+            {name.replace("/", separator): {"caption1": f"first of {name}", "caption2": f"second of {name}"}}
+            for name in names
+        ]
+        text = json.dumps(rows if entries is None else entries(rows))
+        (folder / "WebPerson.json").write_text(text, encoding=encoding)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("layout", ["data/train-00000-of-00002.parquet data/train-00001-of-00002.parquet",
+                                    "b.parquet c.parquet", "1m/x.parquet 1m/y.parquet"])  # fmt: skip
+def test_a_copy_of_the_published_files_is_read_and_nothing_else(tmp_path, layout):
+    contents = dict(zip(layout.split(), (parquet(paths(0, 5)), parquet(paths(5, 9))), strict=True))
+    decoy = {"work/crops/rejected.parquet": parquet(["no/999.jpg"]), ".cache/x.parquet": parquet(["no/998.jpg"])}
+    folder = write(tmp_path / "copy", contents | decoy)
+    rows = load_copy(folder, tmp_path)
+    assert rows["image_path"][:] == paths(0, 9)
+    assert rows.column_names == ["image", "image_path", "caption1", "caption2"]
+    assert rows[7]["image"].getpixel((0, 0)) == (7, 0, 0)
+    assert [row["image_path"] for row in load_copy(folder, tmp_path, streaming=True)] == paths(0, 9)
+
+
+def test_the_output_of_the_pipeline_keeps_its_columns(tmp_path):
+    features = published_features(["caption_7b"])
+    row = dict.fromkeys(features) | {"image": {"bytes": png(3), "path": "3.jpg"}, "row_id": "3",
+                                               "image_path": "3.jpg", "caption_7b": "a person"}  # fmt: skip
+    folder = tmp_path / "copy" / "data"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist([row], features.arrow_schema), folder / "train-00000-of-00001.parquet")
+    (loaded,) = load_copy(folder.parent, tmp_path)
+    assert list(loaded) == list(features)
+    assert (loaded["caption_7b"], loaded["image"].getpixel((0, 0))) == ("a person", (3, 0, 0))
+
+
+def test_a_copy_that_lacks_shards_is_read_with_a_warning(tmp_path):
+    folder = write(tmp_path / "copy", {"data/train-00001-of-00003.parquet": parquet(paths(0, 3))})
+    with pytest.warns(UserWarning, match="2 shards are missing .*train-00000-of-00003.*train-00002-of-00003"):
+        assert len(load_copy(folder, tmp_path)) == 3
+
+
+@pytest.mark.parametrize("options", [{}, {"encoding": "utf-8-sig", "separator": "\\"}])
+def test_the_authors_json_and_images_give_the_published_columns(authors_copy, tmp_path, options):
+    folder = authors_copy(**options)
+    rows = load_copy(folder, tmp_path)
+    assert rows.column_names == ["image", "image_path", "caption1", "caption2"]
+    assert rows["image_path"][:] == paths(0, 12)
+    assert rows["caption2"][:] == [f"second of {name}" for name in paths(0, 12)]
+    assert rows[5]["image"].getpixel((0, 0)) == (5, 0, 0)
+    assert [row["image_path"] for row in load_copy(folder, tmp_path, streaming=True)] == paths(0, 12)
+    assert load_copy(folder, tmp_path, columns=["caption1"]).column_names == ["caption1"]
+
+
+def test_missing_images_of_the_authors_form_are_named_or_left_out(authors_copy, tmp_path):
+    folder = authors_copy(missing=11)
+    with pytest.raises(Exception, match="11 of 12 images") as caught:
+        load_copy(folder, tmp_path)
+    assert paths(9, 10)[0] in str(caught.value) and paths(10, 11)[0] not in str(caught.value)
+    with pytest.warns(UserWarning, match="11 of 12 images .* left out"):
+        assert load_copy(folder, tmp_path, on_missing_images="skip")["image_path"][:] == paths(11, 12)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (lambda rows: {"train": rows}, "should hold a list"),
+        (lambda rows: [*rows, {"x.jpg": {"caption1": "one"}}], "entry 12: .* does not fit"),
+        (lambda rows: [*rows, {"../x.jpg": {"caption1": "one", "caption2": "two"}}], "leads out of the folder"),
+        (lambda rows: [*rows, {"web/000.jpg": {"caption1": "one", "caption2": "two"}}], "other captions than in an"),
+    ],
+)
+def test_an_authors_file_of_another_form_is_refused(authors_copy, tmp_path, entries, message):
+    with pytest.raises(Exception, match=message):
+        load_copy(authors_copy(entries=entries), tmp_path)
+
+
+def test_entries_that_repeat_themselves_are_counted(authors_copy, tmp_path):
+    with pytest.warns(UserWarning, match="2 entries repeat an earlier one and are left out"):
+        assert len(load_copy(authors_copy(entries=lambda rows: [*rows, rows[0], rows[3]]), tmp_path)) == 12
+
+
+def test_a_folder_without_webperson_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no folder"):
+        load_copy(tmp_path / "nowhere", tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no WebPerson: neither Parquet files"):
+        load_copy(write(tmp_path / "copy", {"notes.json": b"[]"}), tmp_path)
+    with pytest.raises(ValueError, match="holds 2 JSON files"):
+        load_copy(write(tmp_path / "copy", {"more.json": b"[]"}), tmp_path)
+
+
+def test_options_that_exclude_one_another_are_refused(tmp_path):
+    folder = write(tmp_path / "copy", {"a.parquet": parquet(paths(0, 1))})
+    with pytest.raises(ValueError, match="a folder has no revisions"):
+        load_copy(folder, tmp_path, revision="main")
+    with pytest.raises(ValueError, match="not both"):
+        load_copy(folder, tmp_path, repo_id="me/mirror")
+    with pytest.raises(ValueError, match="on_missing_images = 'ignore'"):
+        load_copy(folder, tmp_path, on_missing_images="ignore")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is not there.
+# ---------------------------------------------------------------------------------------------------------------------
 def test_a_repository_that_is_not_there_is_told_with_the_way_out(reader):
     kind, message = reader.error("rows", path="webperson", repo_id="nobody/nothing")
     assert kind == "FileNotFoundError"
