@@ -6,6 +6,28 @@ from typing import Any
 import datasets
 
 
+BENCHMARKS = {"cuhk_pedes": "CUHK-PEDES", "icfg_pedes": "ICFG-PEDES", "rstpreid": "RSTPReid"}
+"""The benchmarks by the name of their builder, with that of their folder in a data root."""
+
+
+def find_benchmarks(root: Path) -> dict[str, Path]:
+    """The benchmarks that a data root holds, as those who train on them lay it out.
+
+    Args:
+        root (`Path`): a folder with `CUHK-PEDES`, `ICFG-PEDES` and `RSTPReid`, or some of them.
+
+    Returns:
+        `dict[str, Path]`: their folders by the names of their builders.
+
+    Raises:
+        FileNotFoundError: if it holds none.
+    """
+    found = {name: root / folder for name, folder in BENCHMARKS.items() if (root / folder).is_dir()}
+    if not found:
+        raise FileNotFoundError(f"{root} holds none of the folders {', '.join(BENCHMARKS.values())}")
+    return found
+
+
 def open_dataset(name: str, **builder_arguments: Any) -> datasets.DatasetDict:
     """All splits of a data set of persons.
 

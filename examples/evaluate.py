@@ -2,26 +2,25 @@ r"""Measure a model on a data set: R@1, R@5, R@10, mAP and mINP, from captions t
 
     python examples/evaluate.py --model runs/demo/model --dataset synthetic_persons --split test \
         --dataset-args "image_size=[96, 32]" --output runs/demo/metrics.json
-    python examples/evaluate.py --model my_model --dataset data/cuhk_pedes --split test --captions captions
+    python examples/evaluate.py --model my_model --dataset cuhk_pedes --dataset-args data_dir=data/CUHK-PEDES \
+        --captions captions
     python examples/evaluate.py --model my_model --dataset data/persons --split train --captions text
+    python examples/evaluate.py --model runs/cuhk_pedes/model runs/rstpreid/model --benchmarks data
 
 Prints a table and writes JSON with the metrics, the counts behind them, and what it takes to repeat them: the model's
-weights (SHA-256), the data set and its arguments, versions and the command. Every caption is a query and every image
-gallery; a hit is the same person id.
+weights (SHA-256), its training seed and settings, the data set and its arguments, versions and the command. Every
+caption is a query and every image gallery; a hit is the same person id; nothing is re-ranked.
+
+`--benchmarks` takes a folder with CUHK-PEDES, ICFG-PEDES and RSTPReid (those that are there) and measures all models
+on the test splits of all. Fine-tuned, direct transfer and cross-domain are one measurement of different models:
+trained on the benchmark itself, on none, or on another one.
 
 Expected time: 15 seconds on one CPU core for the demo's model and 1,000 images. A synthetic set that is not cached is
 drawn first, all its splits, at 10 ms an image; give the arguments of the training run to reuse its own.
 """
 
 import argparse
-import hashlib
-import json
-import os
-import platform
-import shlex
 import sys
-from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,64 +28,73 @@ import datasets
 import yaml
 from safetensors import SafetensorError
 
-from dataset_scripts.opening import open_dataset
+from dataset_scripts.opening import BENCHMARKS, find_benchmarks, open_dataset
 from modeling_gadms.data import DatasetColumns
 from modeling_gadms.evaluation import evaluate_retrieval
 from modeling_gadms.loading import load_model_and_processor
+from modeling_gadms.reports import Record, make_record, write_json
 
 
 def main(arguments: argparse.Namespace) -> None:
-    # 1. Where the result goes: better refused now than after an hour
+    # 1. Where the result goes, and the models: better refused now than after an hour
     if arguments.output.is_dir():
         raise ValueError(f"--output {arguments.output} is a folder; name a file in it, such as metrics.json")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    for folder in arguments.model:
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"there is no model folder {folder}; train one with examples/train.py, or fetch one with "
+                "`hf download <repository> --local-dir <folder>`"
+            )
 
-    # 2. The model and its processor
-    if not arguments.model.is_dir():
-        raise FileNotFoundError(
-            f"there is no model folder {arguments.model}; train one with examples/train.py, or fetch one with "
-            "`hf download <repository> --local-dir <folder>`"
-        )
-    model, processor = load_model_and_processor(arguments.model)
+    # 2. The measurements
+    if arguments.benchmarks is None:
+        if len(arguments.model) > 1:
+            raise ValueError("several models are measured on --benchmarks; on one data set, call this once for each")
+        builder_arguments = dict(arguments.dataset_args)
+        record = measure(arguments.model[0], arguments.dataset, builder_arguments, arguments.split, arguments)
+        write_json(arguments.output, record)
+    else:
+        arguments.captions, arguments.person_id = ["captions"], "person_id"
+        options = {"check_counts": False} if arguments.subsets else {}
+        cells = [
+            measure(folder, name, {"data_dir": str(place)} | options, "test", arguments)
+            for name, place in find_benchmarks(arguments.benchmarks).items()
+            for folder in arguments.model
+        ]
+        write_json(arguments.output, {"cells": cells})
+        print("\n" + matrix(cells))
+    print(f"Written to {arguments.output}")
 
-    # 3. The data
-    dataset = load_split(arguments.dataset, arguments.split, dict(arguments.dataset_args))
+
+def measure(
+    folder: Path, name: str, builder_arguments: dict[str, Any], split: str, arguments: argparse.Namespace
+) -> Record:
+    dataset = load_split(name, split, builder_arguments)
     person_id = arguments.person_id or ("person_id" if "person_id" in dataset.column_names else None)
     columns = DatasetColumns(arguments.image, tuple(arguments.captions), person_id)
-
-    # 4. The measurement
+    model, processor = load_model_and_processor(folder)
     report = evaluate_retrieval(model, processor, dataset, columns, batch_size=arguments.batch_size)
-    print(f"\n{arguments.model} on {arguments.dataset}, split {arguments.split}")
+    print(f"\n{folder} on {name}, split {split}")
     print(report.to_table())
     if person_id is None:
         print("No person ids: each image is its own person, found by its own captions alone.")
+    where = {"name": name, "arguments": builder_arguments, "split": split}
+    return make_record(report, model, folder, dataset, columns, **where)
 
-    # 5. The record
-    record = report.to_dict() | {
-        "model": {
-            "folder": str(arguments.model),
-            "class": type(model).__name__,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "weights_sha256": {file.name: sha256(file) for file in sorted(arguments.model.glob("*.safetensors"))},
-        },
-        "dataset": {
-            "name": arguments.dataset,
-            "arguments": dict(arguments.dataset_args),
-            "config": dataset.info.config_name,
-            "version": str(dataset.info.version) if dataset.info.version else None,
-            "split": arguments.split,
-            "rows": len(dataset),
-            "columns": asdict(columns),
-        },
-        "device": model.device.type,
-        "versions": {"python": platform.python_version()}
-        | {name: metadata.version(name) for name in ("torch", "transformers", "datasets", "numpy")},
-        "command": shlex.join(["python", *sys.argv]),
-    }
-    unfinished = arguments.output.with_name(f".{arguments.output.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
-    unfinished.replace(arguments.output)  # whoever reads the file finds all of it or none
-    print(f"Written to {arguments.output}")
+
+def matrix(cells: list[Record]) -> str:
+    """A row for each model and a column for each benchmark: R@1 with mAP in brackets, from captions to images."""
+    models = list(dict.fromkeys(cell["model"]["folder"] for cell in cells))
+    names = list(dict.fromkeys(cell["dataset"]["name"] for cell in cells))
+    values = {(cell["model"]["folder"], cell["dataset"]["name"]): cell["text_to_image"] for cell in cells}
+    width = max(map(len, models))
+    lines = [" " * width + "".join(f"{BENCHMARKS[name]:>18}" for name in names)]
+    for model in models:
+        row = [values[model, name] for name in names]
+        texts = [f"{metrics['r1']:.2f} ({metrics['map']:.2f})" for metrics in row]
+        lines.append(f"{model:<{width}}" + "".join(f"{text:>18}" for text in texts))
+    return "\n".join([*lines, "R@1 (mAP), captions to images, in percent."])
 
 
 def load_split(name: str, split: str, builder_arguments: dict[str, Any]) -> datasets.Dataset:
@@ -99,11 +107,6 @@ def load_split(name: str, split: str, builder_arguments: dict[str, Any]) -> data
     return splits[split]
 
 
-def sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
 def key_value(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not (key and separator):
@@ -114,8 +117,11 @@ def key_value(text: str) -> tuple[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
-    option("--model", type=Path, required=True, help="folder of the model and its processor")
-    option("--dataset", required=True, help="synthetic_persons, a save_to_disk folder, or a name load_dataset takes")
+    option("--model", type=Path, nargs="+", required=True, help="folder of a model and its processor, or several")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--dataset", help="synthetic_persons, a save_to_disk folder, or a name load_dataset takes")
+    what.add_argument("--benchmarks", type=Path, help="folder with CUHK-PEDES, ICFG-PEDES and RSTPReid")
+    option("--subsets", action="store_true", help="no warning where the benchmarks are not the whole ones")
     option("--dataset-args", type=key_value, nargs="+", default=[], metavar="KEY=VALUE", help="such as seed=1")
     option("--split", default="test", help="default: test")
     option("--image", default="image", help="column of images (default: image)")

@@ -118,7 +118,7 @@ def decoys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arrow = io.BytesIO()
     with pa.ipc.new_stream(arrow, FEATURES.arrow_schema):
         pass
-    wrong = parquet(paths(900, 903, "decoy")) if False else b"no Parquet at all"
+    wrong = b"no Parquet at all"
     write(
         folder,
         {
@@ -137,6 +137,13 @@ def reader(hub: HubServer, decoys: Path, tmp_path_factory: pytest.TempPathFactor
     client = Reader(hub.environment(tmp_path_factory.mktemp("home")), decoys)
     yield client
     client.stop()
+
+
+@pytest.fixture(scope="module")
+def second_reader(hub: HubServer, decoys: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    second = Reader(hub.environment(tmp_path_factory.mktemp("second")), decoys)
+    yield second
+    second.stop()
 
 
 @pytest.fixture(scope="module")
@@ -259,12 +266,12 @@ def test_a_server_that_fails_twice_a_shard_is_survived_with_every_row_once(reade
 # A training stream over the Hub.
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("workers", [0, 2])
-def test_two_training_processes_see_disjoint_rows_that_together_are_all(reader, other_reader, hub, workers):
+def test_two_training_processes_see_disjoint_rows_that_together_are_all(reader, second_reader, hub, workers):
     hub.commit("me/stream", {"README.md": CARD, **shards(4, rows=8)})
     arguments = {"name": "webperson", "repo_id": "me/stream", "world_size": 2, "workers": workers}
-    for rank, client in enumerate((reader, other_reader)):
+    for rank, client in enumerate((reader, second_reader)):
         client.start("training_stream", rank=rank, **arguments)
-    first, second = reader.answer()["result"], other_reader.answer()["result"]
+    first, second = reader.answer()["result"], second_reader.answer()["result"]
     assert len(first) == len(second) == 8
     assert sorted(sum(first + second, [])) == list(range(32))
     for skip in (1, 5):

@@ -1,0 +1,194 @@
+"""The paper's tables as data: what is published, and which trainings each row takes. `examples/reproduce.py` runs it.
+
+Published numbers are those of arXiv 2509.09118 and of the papers it compares with, as far as they are at hand; a cell
+that is not is left empty. R@1 with mAP in brackets, captions to images, in percent.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from dataset_scripts.opening import BENCHMARKS
+from modeling_gadms.reports import AggregatedReport
+
+
+TITLES = {
+    1: "Fine-tuned on each benchmark",
+    2: "Direct transfer: pre-trained, never trained on the benchmark",
+    3: "Scale of the pre-training data",
+    4: "Ablation of token masking, direct transfer",
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: a stage, what it changes in the stage's settings, and what it goes on from.
+
+    Args:
+        name (`str`): of its folder.
+        stage (`str`): `pretrain` or `finetune`.
+        benchmark (`str`, *optional*): builder of the data set that is fine-tuned on.
+        overrides (`tuple[str, ...]`): `section.key=value`, as examples/train.py takes them.
+        after (`Training`, *optional*): the training it goes on from.
+        data (`str`, *optional*, defaults to `"whole"`): of WebPerson, `whole` or `part` (a million of five; of drawn
+            data a fifth).
+    """
+
+    name: str
+    stage: str
+    benchmark: str | None = None
+    overrides: tuple[str, ...] = ()
+    after: "Training | None" = None
+    data: str = "whole"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Args:
+        label (`str`): as the table prints it.
+        trainings (`dict[str, Training]`): by benchmark, what is measured there.
+        published (`dict[str, str]`): by benchmark, "R@1 (mAP)" or "R@1".
+    """
+
+    label: str
+    trainings: dict[str, Training] = field(default_factory=dict)
+    published: dict[str, str] = field(default_factory=dict)
+
+
+def _published(*values: str) -> dict[str, str]:
+    return {name: value for name, value in zip(BENCHMARKS, values, strict=True) if value}
+
+
+PUBLISHED = {
+    "fine-tuned 5M": _published("77.60 (69.82)", "69.51 (42.30)", "71.25 (55.43)"),
+    "fine-tuned 1M": _published("77.02 (69.65)", "69.07 (41.91)", "70.30 (54.89)"),
+    "fine-tuned HAM-PEDES + RDE": _published("77.99 (69.72)", "69.95", "72.50"),
+    "fine-tuned IRRA": _published("73.38 (66.13)", "63.46 (38.05)", "60.20 (47.17)"),
+    "transfer 5M": _published("68.34 (60.22)", "54.64 (30.68)", "57.60 (42.00)"),
+    "transfer HAM-PEDES": _published("70.15", "59.63", "58.85"),
+    "transfer CLIP": _published("12.65 (11.15)", "6.67 (2.51)", "13.45 (10.31)"),
+    "no masking": _published("56.75", "34.63", "45.50"),
+    "noise cosine": _published("63.29", "43.39", "51.95"),
+    "noise gass": _published("63.87", "44.02", "52.30"),
+    "noise gass + mtp": _published("64.25", "44.39", "52.70"),
+}
+"""From arXiv 2509.09118, by row; the ablation is on half a million pairs."""
+
+_ABLATION = (
+    # label, published row, token_score, noise_masking, masked_token_prediction
+    ("no masking", "no masking", "none", False, False),
+    ("noise mask, cosine", "noise cosine", "cosine", True, False),
+    ("noise mask, GASS", "noise gass", "gass", True, False),
+    ("MTP, cosine", None, "cosine", False, True),
+    ("MTP, GASS", None, "gass", False, True),
+    ("noise mask + MTP, cosine", None, "cosine", True, True),
+    ("noise mask + MTP, GASS (the method)", "noise gass + mtp", "gass", True, True),
+    ("noise mask + MTP, random scores (control, not in the paper)", None, "random", True, True),
+)
+
+
+def table_rows(table: int, benchmarks: list[str]) -> list[Row]:
+    """The rows of a table, with what is to be trained for each.
+
+    Args:
+        table (`int`): 1 to 4, see `TITLES`.
+        benchmarks (`list[str]`): builders of those that are at hand.
+
+    Raises:
+        ValueError: for another table.
+    """
+    if table not in TITLES:
+        raise ValueError(f"there is no table {table}; choose one of {', '.join(map(str, TITLES))}")
+    whole, part = Training("pretrain", "pretrain"), Training("pretrain-part", "pretrain", data="part")
+
+    def everywhere(training: Training) -> dict[str, Training]:
+        return dict.fromkeys(benchmarks, training)
+
+    def tuned(after: Training | None, name: str) -> dict[str, Training]:
+        return {
+            benchmark: Training(f"{name}-{benchmark}", "finetune", benchmark, after=after) for benchmark in benchmarks
+        }
+
+    if table == 1:
+        rows = [
+            Row("HAM-PEDES 1M + RDE", {}, PUBLISHED["fine-tuned HAM-PEDES + RDE"]),
+            Row("IRRA (CLIP)", {}, PUBLISHED["fine-tuned IRRA"]),
+            Row("GA-DMS without pre-training on persons", tuned(None, "finetune-only")),
+            Row("GA-DMS, WebPerson", tuned(whole, "finetune"), PUBLISHED["fine-tuned 5M"]),
+        ]
+    elif table == 2:
+        rows = [
+            Row("CLIP, no person data", {}, PUBLISHED["transfer CLIP"]),
+            Row("HAM-PEDES 1M", {}, PUBLISHED["transfer HAM-PEDES"]),
+            Row("GA-DMS, WebPerson", everywhere(whole), PUBLISHED["transfer 5M"]),
+        ]
+    elif table == 3:
+        rows = [
+            Row("WebPerson 1M, direct transfer", everywhere(part)),
+            Row("WebPerson 5M, direct transfer", everywhere(whole), PUBLISHED["transfer 5M"]),
+            Row("WebPerson 1M, fine-tuned", tuned(part, "finetune-part"), PUBLISHED["fine-tuned 1M"]),
+            Row("WebPerson 5M, fine-tuned", tuned(whole, "finetune"), PUBLISHED["fine-tuned 5M"]),
+        ]
+    else:
+        rows = []
+        for label, published, score, noise, prediction in _ABLATION:
+            overrides = (
+                f"model.token_score={score}",
+                f"model.noise_masking={str(noise).lower()}",
+                f"model.masked_token_prediction={str(prediction).lower()}",
+            )
+            name = f"ablation-{score}{'-noise' * noise}{'-mtp' * prediction}"
+            training = replace(whole, name=name, overrides=overrides)
+            rows.append(Row(label, everywhere(training), PUBLISHED[published] if published else {}))
+    return rows
+
+
+def trainings_of(rows: list[Row]) -> list[Training]:
+    """All trainings of a table, each once, what others go on from before those."""
+    ordered: dict[str, Training] = {}
+    for training in (training for row in rows for training in row.trainings.values()):
+        for needed in (training.after, training):
+            if needed is not None:
+                ordered.setdefault(needed.name, needed)
+    return list(ordered.values())
+
+
+def format_table(table: int, rows: list[Row], ours: dict[tuple[str, str], AggregatedReport], note: str) -> str:
+    """The table as Markdown, ours beside the published number.
+
+    Args:
+        table (`int`), rows (`list[Row]`): which.
+        ours (`dict`): by the name of a training and a benchmark, what was measured.
+        note (`str`): what ours were measured on.
+    """
+    benchmarks = list(dict.fromkeys(name for row in rows for name in (*row.trainings, *row.published)))
+    heads = [f"{BENCHMARKS[name]} {whose}" for name in benchmarks for whose in ("published", "ours")]
+    lines = [f"## Table {table}. {TITLES[table]}", "", note, ""]
+    lines += ["| " + " | ".join(["", *heads]) + " |", "|---" * (len(heads) + 1) + "|"]
+    for row in rows:
+        cells = [row.label]
+        for name in benchmarks:
+            report = ours.get((row.trainings[name].name, name)) if name in row.trainings else None
+            metrics = report.text_to_image if report else None
+            cells += [row.published.get(name, ""), f"{metrics['r1']} ({metrics['map']})" if metrics else ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", "R@1 (mAP), captions to images, in percent; ± is the sample deviation over seeds."])
+
+
+def part_of_webperson(folder: Path, part: Path) -> Path:
+    """A fifth of a drawn WebPerson, by its first shard, in a folder of its own.
+
+    Raises:
+        FileNotFoundError: if `folder` has no such shard.
+    """
+    shard = next(folder.glob("data/train-00000-of-*.parquet"), None)
+    if shard is None:
+        raise FileNotFoundError(f"{folder} has no data/train-00000-of-*.parquet")
+    target = part / "data" / "train-00000-of-00001.parquet"
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_suffix(".part")
+        unfinished.write_bytes(shard.read_bytes())
+        unfinished.replace(target)
+    return part

@@ -1,0 +1,210 @@
+"""What a measurement leaves behind, and several of them together: mean and standard deviation over seeds."""
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from .data import DatasetColumns
+from .evaluation import RetrievalReport
+from .modeling_gadms import GADMSModel
+from .run_config import RUN_RECORD
+
+
+Record = dict[str, Any]
+"""One measurement as it stands in a JSON file: see [`make_record`]."""
+_VARYING = ("seed", "data_seed", "output_dir", "logging_dir", "run_name", "from_pretrained")
+
+
+def make_record(
+    report: RetrievalReport,
+    model: GADMSModel,
+    folder: Path,
+    dataset: datasets.Dataset,
+    columns: DatasetColumns,
+    *,
+    name: str,
+    arguments: dict[str, Any],
+    split: str,
+) -> Record:
+    """Everything that it takes to repeat a measurement, and what it gave.
+
+    Args:
+        report ([`RetrievalReport`]): what was measured.
+        model ([`GADMSModel`]), folder (`Path`): on which model, and where that was loaded from.
+        dataset (`datasets.Dataset`), columns ([`DatasetColumns`]): on which rows.
+        name (`str`), arguments (`dict`), split (`str`): how the data set was opened.
+
+    Returns:
+        `dict`: for JSON. Under `training` the seed and the settings that the model was trained with, or `None` where
+        the model's folder does not tell.
+    """
+    run = folder / RUN_RECORD
+    return report.to_dict() | {
+        "model": {
+            "folder": str(folder),
+            "class": type(model).__name__,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "weights_sha256": {file.name: _sha256(file) for file in sorted(folder.glob("*.safetensors"))},
+        },
+        "training": json.loads(run.read_text(encoding="utf-8")) if run.is_file() else None,
+        "dataset": {
+            "name": name,
+            "arguments": arguments,
+            "config": dataset.info.config_name,
+            "version": str(dataset.info.version) if dataset.info.version else None,
+            "split": split,
+            "rows": len(dataset),
+            "columns": asdict(columns),
+        },
+        "device": model.device.type,
+        "versions": {"python": platform.python_version()}
+        | {library: metadata.version(library) for library in ("torch", "transformers", "datasets", "numpy")},
+        "command": shlex.join(["python", *sys.argv]),
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file of which a reader finds all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def read_records(path: Path) -> list[Record]:
+    """The measurements of a file of `examples/evaluate.py`.
+
+    Raises:
+        ValueError: if the file holds something else.
+        OSError: if it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    records = content["cells"] if isinstance(content, dict) and "cells" in content else [content]
+    for record in records:
+        if not isinstance(record, dict) or not {"text_to_image", "image_to_text", "counts", "dataset"} <= set(record):
+            raise ValueError(f"{path} holds no measurement of examples/evaluate.py")
+    return records
+
+
+@dataclass(frozen=True)
+class MeanAndDeviation:
+    """Of several runs that differ in their seed.
+
+    Attributes:
+        mean (`float`), deviation (`float`, *optional*): in percent; the deviation is the sample's (n - 1), and `None`
+            for one run.
+        runs (`int`): how many.
+    """
+
+    mean: float
+    deviation: float | None
+    runs: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "MeanAndDeviation":
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        return cls(statistics.fmean(values), deviation, len(values))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" + ("" if self.deviation is None else f" ± {self.deviation:.2f}")
+
+
+@dataclass(frozen=True)
+class AggregatedReport:
+    """The same measurement on several trainings of the same recipe.
+
+    Attributes:
+        dataset (`str`), split (`str`): what was measured on.
+        seeds (`tuple`): the seeds of the trainings, `None` where a model does not tell its own.
+        text_to_image (`dict[str, MeanAndDeviation]`), image_to_text (`dict[str, MeanAndDeviation]`): by metric.
+    """
+
+    dataset: str
+    split: str
+    seeds: tuple[int | None, ...]
+    text_to_image: dict[str, MeanAndDeviation]
+    image_to_text: dict[str, MeanAndDeviation]
+
+    def to_table(self) -> str:
+        """Return the aggregate for people."""
+        names = {"map": "mAP", "minp": "mINP"}
+        columns = [names.get(name, f"R@{name[1:]}") for name in self.text_to_image]
+        seeds = ", ".join("unknown" if seed is None else str(seed) for seed in self.seeds)
+        lines = [
+            f"{self.dataset}, split {self.split}: {len(self.seeds)} runs, seeds {seeds} (percent)",
+            " " * 13 + "".join(f"{column:>16}" for column in columns),
+        ]
+        for direction in ("text_to_image", "image_to_text"):
+            values = getattr(self, direction).values()
+            lines.append(direction.replace("_", "-") + "".join(f"{value!s:>16}" for value in values))
+        return "\n".join(lines)
+
+
+def aggregate(records: Sequence[Record]) -> AggregatedReport:
+    """Mean and sample standard deviation over runs that differ in their seed alone.
+
+    Args:
+        records (`Sequence[dict]`): one measurement of each training.
+
+    Returns:
+        [`AggregatedReport`]
+
+    Raises:
+        ValueError: if there are none, one run is given twice, or they differ in more than the seed: in the data set,
+            its counts or the recipe. It names the difference.
+    """
+    if not records:
+        raise ValueError("there are no measurements to aggregate")
+    first = _comparable(records[0])
+    for number, record in enumerate(records[1:], start=2):
+        other = _comparable(record)
+        for key in [*first, *other]:
+            if first.get(key) != other.get(key):
+                raise ValueError(
+                    f"measurement {number} does not compare with the first: {key} is {other.get(key)}, and "
+                    f"{first.get(key)} in the first"
+                )
+    weights = [json.dumps(record.get("model", {}).get("weights_sha256"), sort_keys=True) for record in records]
+    for number, own in enumerate(weights):
+        if own not in ("null", "{}") and own in weights[:number]:
+            raise ValueError(
+                f"measurement {number + 1} is of the same weights as measurement {weights.index(own) + 1}"
+            )
+    seeds = tuple((record.get("training") or {}).get("seed") for record in records)
+    directions = {
+        direction: {
+            name: MeanAndDeviation.of([record[direction][name] for record in records])
+            for name in records[0][direction]
+        }
+        for direction in ("text_to_image", "image_to_text")
+    }
+    return AggregatedReport(records[0]["dataset"]["name"], records[0]["dataset"]["split"], seeds, **directions)
+
+
+def _comparable(record: Record) -> dict[str, str]:
+    """What must be equal for two runs to be the same but for the seed, as text, by a name for people."""
+    dataset, training = record["dataset"], record.get("training") or {}
+    parts = {f"dataset.{key}": str(dataset.get(key)) for key in ("name", "split", "rows", "columns")}
+    parts |= {f"counts.{key}": str(value) for key, value in record["counts"].items()}
+    for section, values in training.get("config", {}).items():
+        parts |= {f"{section}.{key}": str(value) for key, value in values.items() if key not in _VARYING}
+    return parts
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
