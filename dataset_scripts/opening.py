@@ -28,11 +28,11 @@ def find_benchmarks(root: Path) -> dict[str, Path]:
     return found
 
 
-def open_dataset(name: str, **builder_arguments: Any) -> datasets.DatasetDict:
+def open_dataset(dataset: str, /, **builder_arguments: Any) -> datasets.DatasetDict:
     """All splits of a data set of persons.
 
     Args:
-        name (`str`): `synthetic_persons`, a folder written by `save_to_disk`, or anything `load_dataset` takes
+        dataset (`str`): `synthetic_persons`, a folder written by `save_to_disk`, or anything `load_dataset` takes
             (`webperson`, `cuhk_pedes`, `icfg_pedes`, `rstpreid`, a Hub id, a folder of Parquet files, ...).
         builder_arguments: fields of the synthetic set, or arguments of `load_dataset`.
 
@@ -43,26 +43,28 @@ def open_dataset(name: str, **builder_arguments: Any) -> datasets.DatasetDict:
         ValueError: for an argument that is unknown or of the wrong type, or given for a folder that takes none.
         FileNotFoundError: if nothing of that name is found.
     """
-    if name == "synthetic_persons":
+    if dataset == "synthetic_persons":
         from .synthetic_persons import load_synthetic_persons  # drawing is not loaded for anybody else's data
 
         try:
             return load_synthetic_persons(**builder_arguments)
         except TypeError as error:  # from here on the arguments are values that a person wrote
             raise ValueError(str(error)) from error
-    if (Path(name) / "dataset_dict.json").is_file() or (Path(name) / "state.json").is_file():
+    if (Path(dataset) / "dataset_dict.json").is_file() or (Path(dataset) / "state.json").is_file():
         if builder_arguments:
-            raise ValueError(f"{name} was written by save_to_disk and takes no arguments, such as {builder_arguments}")
-        saved = datasets.load_from_disk(name)
+            raise ValueError(
+                f"{dataset} was written by save_to_disk and takes no arguments, such as {builder_arguments}"
+            )
+        saved = datasets.load_from_disk(dataset)
         return saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict(train=saved)
-    return datasets.load_dataset(name, **builder_arguments)
+    return datasets.load_dataset(dataset, **builder_arguments)
 
 
-def parquet_files(name: str, split: str, **builder_arguments: Any) -> list[str]:
+def parquet_files(dataset: str, split: str, /, **builder_arguments: Any) -> list[str]:
     """The Parquet files of a split, to be streamed from; nothing of them is downloaded.
 
     Args:
-        name (`str`): a data set that `load_dataset` takes and that is made of Parquet files.
+        dataset (`str`): a data set that `load_dataset` takes and that is made of Parquet files.
         split (`str`): name of the split.
         builder_arguments: arguments of `load_dataset_builder`.
 
@@ -74,16 +76,16 @@ def parquet_files(name: str, split: str, **builder_arguments: Any) -> list[str]:
         FileNotFoundError: if nothing of that name is found.
     """
     advice = "load it without streaming, or write it with `Dataset.to_parquet` first"
-    if name == "synthetic_persons" or (Path(name) / "dataset_dict.json").is_file():
-        raise ValueError(f"{name} is not made of Parquet files, which streaming reads; {advice}")
-    builder = datasets.load_dataset_builder(name, **builder_arguments)
+    if dataset == "synthetic_persons" or (Path(dataset) / "dataset_dict.json").is_file():
+        raise ValueError(f"{dataset} is not made of Parquet files, which streaming reads; {advice}")
+    builder = datasets.load_dataset_builder(dataset, **builder_arguments)
     files = builder.config.data_files or {}
     if files and split not in files:
-        raise ValueError(f"{name} has no split `{split}`; it has {', '.join(map(str, files))}")
+        raise ValueError(f"{dataset} has no split `{split}`; it has {', '.join(map(str, files))}")
     chosen = [str(file) for file in files.get(split, [])]
     other = next((file for file in chosen if not file.endswith(".parquet")), None)
     if other or not chosen:
         raise ValueError(
-            f"{name} is not made of Parquet files, which streaming reads ({other or 'none found'}); {advice}"
+            f"{dataset} is not made of Parquet files, which streaming reads ({other or 'none found'}); {advice}"
         )
     return chosen

@@ -65,7 +65,7 @@ def training_stream(
     from modeling_gadms.data import DatasetColumns
     from modeling_gadms.streaming import ParquetRows, StreamedPairs
 
-    files = parquet_files(split="train", **arguments)
+    files = parquet_files(arguments.pop("path"), "train", **arguments)
     pairs = StreamedPairs(ParquetRows(files, DatasetColumns(), progress=False), shuffle_buffer=4)
     batches = pairs.batches(2, _rows_of, process_index=rank, num_processes=world_size)
     batches.start_at(0, skip)

@@ -268,7 +268,7 @@ def test_a_server_that_fails_twice_a_shard_is_survived_with_every_row_once(reade
 @pytest.mark.parametrize("workers", [0, 2])
 def test_two_training_processes_see_disjoint_rows_that_together_are_all(reader, second_reader, hub, workers):
     hub.commit("me/stream", {"README.md": CARD, **shards(4, rows=8)})
-    arguments = {"name": "webperson", "repo_id": "me/stream", "world_size": 2, "workers": workers}
+    arguments = {"path": "webperson", "repo_id": "me/stream", "world_size": 2, "workers": workers}
     for rank, client in enumerate((reader, second_reader)):
         client.start("training_stream", rank=rank, **arguments)
     first, second = reader.answer()["result"], second_reader.answer()["result"]
@@ -282,11 +282,11 @@ def test_two_training_processes_see_disjoint_rows_that_together_are_all(reader, 
 @pytest.mark.parametrize("fault", ["unavailable", "cut"])
 def test_a_training_stream_survives_a_server_that_fails_once_a_shard(reader, hub, fault):
     hub.commit("me/flaky-stream", {"README.md": CARD, **shards(3, rows=8)})
-    whole = reader.ask("training_stream", name="webperson", repo_id="me/flaky-stream")
+    whole = reader.ask("training_stream", path="webperson", repo_id="me/flaky-stream")
     hub.commit("me/flaky-stream", {"README.md": CARD + b"\n", **shards(3, rows=8)})
     hub.fail_once(".parquet", fault)
     before = len(hub.requests)
-    again = reader.ask("training_stream", name="webperson", repo_id="me/flaky-stream")
+    again = reader.ask("training_stream", path="webperson", repo_id="me/flaky-stream")
     hub.faults.clear()
     assert again == whole
     assert sorted(sum(whole, [])) == list(range(24))
