@@ -29,7 +29,7 @@ from reproduction import TITLES, Training, format_table, part_of_webperson, tabl
 
 from dataset_scripts.opening import BENCHMARKS, find_benchmarks
 from dataset_scripts.synthetic_releases import ReleaseSizes, write_synthetic_releases
-from modeling_gadms.reports import aggregate, read_records, write_json
+from modeling_gadms.reports import aggregate_records, read_records, write_json
 from modeling_gadms.run_config import RUN_RECORD
 
 
@@ -112,7 +112,7 @@ def main(arguments: argparse.Namespace) -> None:
     for (name, _), file in metrics.items():
         for record in read_records(file):
             cells.setdefault((name, record["dataset"]["name"]), []).append(record)
-    ours = {cell: aggregate(records) for cell, records in cells.items()}
+    ours = {cell: aggregate_records(records) for cell, records in cells.items()}
     note = (
         f"Ours: drawn persons in four renderings, size {arguments.size}, a small model from random weights; seeds "
         f"{', '.join(map(str, arguments.seeds))}. Published: photographs." if drawn else

@@ -160,6 +160,26 @@ def explain(
         typer.echo(f"Picture: {out}")
 
 
+@app.command()
+def aggregate(
+    files: Annotated[list[Path], typer.Argument(help="JSON files of examples/evaluate.py, one of each training.")],
+) -> None:
+    """Mean and standard deviation of the same measurement over trainings with several seeds.
+
+    \b
+    gadms aggregate runs/seed0/metrics.json runs/seed1/metrics.json runs/seed2/metrics.json
+    """
+    with user_errors():
+        from .reports import Record, aggregate_records, read_records
+
+        by_dataset: dict[tuple[str, str], list[Record]] = {}
+        for file in files:
+            for record in read_records(file):
+                by_dataset.setdefault((record["dataset"]["name"], record["dataset"]["split"]), []).append(record)
+        for records in by_dataset.values():
+            typer.echo(aggregate_records(records).to_table())
+
+
 @contextmanager
 def user_errors(*errors: type[Exception]) -> Iterator[None]:
     """Errors and warnings about what the user gave, as one line each on standard error; errors exit with code 2.

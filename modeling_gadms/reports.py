@@ -154,7 +154,7 @@ class AggregatedReport:
         return "\n".join(lines)
 
 
-def aggregate(records: Sequence[Record]) -> AggregatedReport:
+def aggregate_records(records: Sequence[Record]) -> AggregatedReport:
     """Mean and sample standard deviation over runs that differ in their seed alone.
 
     Args:

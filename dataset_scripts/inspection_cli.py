@@ -1,0 +1,53 @@
+"""The command `gadms inspect`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modeling_gadms.cli import user_errors
+
+
+def inspect_dataset(
+    dataset: Annotated[str, typer.Option(help="A name or folder that load_dataset takes, or one of save_to_disk.")],
+    dataset_args: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the data set, such as data_dir=data/CUHK-PEDES.")
+    ] = None,
+    image: Annotated[str, typer.Option(help="Column of images.")] = "image",
+    captions: Annotated[list[str] | None, typer.Option(help="Column of captions; the usual ones are found.")] = None,
+    person_id: Annotated[str | None, typer.Option(help="Column of person ids; `person_id` is found.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or Hub name of the model that will read them.")] = None,
+    out: Annotated[Path, typer.Option(help="Sample sheet, to be written.")] = Path("inspect.png"),
+    json_out: Annotated[Path | None, typer.Option(help="The same numbers as JSON, to be written.")] = None,
+) -> None:
+    """Count what a data set holds, and find what would spoil a training or a test.
+
+    \b
+    gadms inspect --dataset cuhk_pedes --dataset-args data_dir=data/CUHK-PEDES --tokenizer my_model --out sample.png
+    """
+    with user_errors():
+        import yaml
+        from transformers import AutoTokenizer
+
+        from modeling_gadms.reports import write_json
+
+        from .inspection import choose_columns, inspect_splits
+        from .inspection_sheet import draw_sample_sheet
+        from .opening import open_dataset
+
+        arguments = {}
+        for text in dataset_args or []:
+            key, separator, value = text.partition("=")
+            if not (key and separator):
+                raise ValueError(f"--dataset-args {text!r} must read KEY=VALUE")
+            arguments[key] = yaml.safe_load(value)
+        splits = open_dataset(dataset, **arguments)
+        columns = choose_columns(next(iter(splits.values())).column_names, image, captions or (), person_id)
+        found = inspect_splits(splits, columns, AutoTokenizer.from_pretrained(tokenizer) if tokenizer else None)
+        typer.echo(found.to_text())
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draw_sample_sheet(f"{dataset}: {', '.join(columns.captions)}", found.samples).save(out)
+        typer.echo(f"\nSample sheet: {out}")
+        if json_out:
+            write_json(json_out, found.to_dict())
+            typer.echo(f"Numbers: {json_out}")

@@ -1,0 +1,163 @@
+"""`examples/reproduce.py`: the plan of each table, what is published, and whole runs on drawn data."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ALL = ["cuhk_pedes", "icfg_pedes", "rstpreid"]
+
+
+@pytest.fixture(scope="module")
+def reproduction():
+    sys.path.insert(0, str(EXAMPLES))
+    yield importlib.import_module("reproduction")
+    sys.path.remove(str(EXAMPLES))
+
+
+def reproduce(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(EXAMPLES / "reproduce.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=400)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The tables.
+# ---------------------------------------------------------------------------------------------------------------------
+def test_published_numbers_are_those_of_the_papers(reproduction):
+    assert {name: list(values.values()) for name, values in reproduction.PUBLISHED.items()} == {
+        "fine-tuned 5M": ["77.60 (69.82)", "69.51 (42.30)", "71.25 (55.43)"],
+        "fine-tuned 1M": ["77.02 (69.65)", "69.07 (41.91)", "70.30 (54.89)"],
+        "fine-tuned HAM-PEDES + RDE": ["77.99 (69.72)", "69.95", "72.50"],
+        "fine-tuned IRRA": ["73.38 (66.13)", "63.46 (38.05)", "60.20 (47.17)"],
+        "transfer 5M": ["68.34 (60.22)", "54.64 (30.68)", "57.60 (42.00)"],
+        "transfer HAM-PEDES": ["70.15", "59.63", "58.85"],
+        "transfer CLIP": ["12.65 (11.15)", "6.67 (2.51)", "13.45 (10.31)"],
+        "no masking": ["56.75", "34.63", "45.50"],
+        "noise cosine": ["63.29", "43.39", "51.95"],
+        "noise gass": ["63.87", "44.02", "52.30"],
+        "noise gass + mtp": ["64.25", "44.39", "52.70"],
+    }
+
+
+def test_the_ablation_has_seven_rows_and_the_control(reproduction):
+    rows = reproduction.table_rows(4, ALL)
+    assert len(rows) == 8
+    changes = [rows[number].trainings["rstpreid"].overrides for number in range(8)]
+    assert len(set(changes)) == 8
+    assert changes[0] == ("model.token_score=none", "model.noise_masking=false", "model.masked_token_prediction=false")
+    assert changes[6] == ("model.token_score=gass", "model.noise_masking=true", "model.masked_token_prediction=true")
+    assert changes[7] == ("model.token_score=random", "model.noise_masking=true", "model.masked_token_prediction=true")
+    assert [bool(row.published) for row in rows] == [True, True, True, False, False, False, True, False]
+    assert len(reproduction.trainings_of(rows)) == 8, "one pre-training serves all benchmarks"
+
+
+@pytest.mark.parametrize(
+    ("table", "names"),
+    [
+        (1, ["finetune-only-rstpreid", "pretrain", "finetune-rstpreid"]),
+        (2, ["pretrain"]),
+        (3, ["pretrain-part", "pretrain", "finetune-part-rstpreid", "finetune-rstpreid"]),
+    ],
+)
+def test_trainings_come_once_and_after_what_they_go_on_from(reproduction, table, names):
+    trainings = reproduction.trainings_of(reproduction.table_rows(table, ["rstpreid"]))
+    assert [training.name for training in trainings] == names
+    for number, training in enumerate(trainings):
+        assert training.after is None or training.after in trainings[:number]
+
+
+def test_there_is_no_fifth_table(reproduction):
+    with pytest.raises(ValueError, match="there is no table 5; choose one of 1, 2, 3, 4"):
+        reproduction.table_rows(5, ALL)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whole runs.
+# ---------------------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def output(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("reproduce")
+
+
+@pytest.mark.integration
+def test_table_4_runs_whole_on_drawn_data_and_is_not_run_twice(output):
+    arguments = ("--table", 4, "--data-root", "synthetic", "--size", "ci", "--output", output)
+    result = reproduce(*arguments)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert (
+        result.stdout.count("$ python examples/train.py") == result.stdout.count("$ python examples/evaluate.py") == 8
+    )
+    table = (output / "synthetic-ci" / "table-4.md").read_text()
+    assert table.strip() in result.stdout
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    assert [row.split("|")[1].strip() for row in rows] == [
+        "no masking", "noise mask, cosine", "noise mask, GASS", "MTP, cosine", "MTP, GASS", "noise mask + MTP, cosine",
+        "noise mask + MTP, GASS (the method)", "noise mask + MTP, random scores (control, not in the paper)",
+    ]  # fmt: skip
+    assert "| 63.87 |" in rows[2] and "52.70" in rows[6]
+    content = json.loads((output / "synthetic-ci" / "table-4.json").read_text())
+    assert len(content["cells"]) == 24
+    for cell in content["cells"]:
+        (run,) = cell["runs"]
+        assert run["training"]["seed"] == 0
+        assert run["dataset"]["name"] == cell["benchmark"]
+        score = run["training"]["config"]["model"]["token_score"]
+        assert f"-{score}" in cell["training"]
+        best = run["text_to_image"]["r1"]
+        row = next(line for line in rows if f"{best:.2f} (" in line)
+        assert row
+    again = reproduce(*arguments)
+    assert again.returncode == 0 and "$ python" not in again.stdout
+    assert (output / "synthetic-ci" / "table-4.md").read_text() == table
+
+
+@pytest.mark.integration
+def test_fine_tuning_runs_from_a_checkpoint_over_two_seeds(output):
+    arguments = ("--table", 1, "--data-root", "synthetic", "--size", "ci", "--output", output, "--seeds", 0, 1,
+                 "--benchmarks", "icfg_pedes")  # fmt: skip
+    result = reproduce(*arguments)
+    assert result.returncode == 0, result.stderr[-4000:]
+    table = (output / "synthetic-ci" / "table-1.md").read_text()
+    ours = next(line for line in table.splitlines() if line.startswith("| GA-DMS, WebPerson"))
+    assert "69.51 (42.30)" in ours and ours.count("±") == 2
+    run = json.loads((output / "synthetic-ci" / "finetune-icfg_pedes-seed1" / "model" / "run.json").read_text())
+    assert run["seed"] == 1
+    assert run["config"]["model"]["from_pretrained"].endswith("pretrain-seed1/model")
+    assert run["config"]["model"]["num_identities"] == 15, "one of 16 is held out to validate on"
+    assert run["config"]["data"]["dataset_args"]["name"] == "holdout"
+
+
+def test_what_is_not_there_is_named_before_anything_runs(tmp_path):
+    result = reproduce("--table", 2, "--data-root", tmp_path)
+    assert result.returncode == 1
+    assert f"reproduce.py: {tmp_path} holds none of the folders CUHK-PEDES" in result.stderr
+    (tmp_path / "RSTPReid").mkdir()
+    for arguments, message in (
+        (["--benchmarks", "cuhk_pedes"], "has no folder of cuhk_pedes; it has rstpreid"),
+        (
+            ["--checkpoints", "teacher=/nowhere"],
+            "table 2 has no training 'teacher', of --checkpoints; it has pretrain",
+        ),
+        (["--checkpoints", f"pretrain={tmp_path}"], "is no folder of a model"),
+    ):
+        result = reproduce("--table", 2, "--data-root", tmp_path, *arguments)
+        assert result.returncode == 1 and message in result.stderr, result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["RSTPReid"]
+
+
+def test_a_dry_run_prints_the_calls_of_real_data(tmp_path):
+    (tmp_path / "data" / "ICFG-PEDES").mkdir(parents=True)
+    result = reproduce("--table", 3, "--data-root", tmp_path / "data", "--launcher", "accelerate launch", "--dry-run",
+                       "--output", tmp_path / "out")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    calls = [line for line in result.stdout.splitlines() if line.startswith("$ ")]
+    assert len(calls) == 8
+    assert calls[0].startswith("$ accelerate launch examples/train.py") and "data.dataset_args.name=1m" in calls[0]
+    assert "finetune_icfg_pedes.yaml" in calls[4] and "data.dataset_args.name=holdout" in calls[4]
+    assert "from_pretrained=" in calls[4]
+    assert not (tmp_path / "out").exists()
