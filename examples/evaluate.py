@@ -56,9 +56,8 @@ def main(arguments: argparse.Namespace) -> None:
         write_json(arguments.output, record)
     else:
         arguments.captions, arguments.person_id = ["captions"], "person_id"
-        options = {"check_counts": False} if arguments.subsets else {}
         cells = [
-            measure(folder, name, {"data_dir": str(place)} | options, "test", arguments)
+            measure(folder, name, {"data_dir": str(place)} | dict(arguments.dataset_args), "test", arguments)
             for name, place in find_benchmarks(arguments.benchmarks).items()
             for folder in arguments.model
         ]
@@ -121,8 +120,14 @@ if __name__ == "__main__":
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--dataset", help="synthetic_persons, a save_to_disk folder, or a name load_dataset takes")
     what.add_argument("--benchmarks", type=Path, help="folder with CUHK-PEDES, ICFG-PEDES and RSTPReid")
-    option("--subsets", action="store_true", help="no warning where the benchmarks are not the whole ones")
-    option("--dataset-args", type=key_value, nargs="+", default=[], metavar="KEY=VALUE", help="such as seed=1")
+    option(
+        "--dataset-args",
+        type=key_value,
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="such as seed=1, or check_counts=false",
+    )
     option("--split", default="test", help="default: test")
     option("--image", default="image", help="column of images (default: image)")
     option("--captions", nargs="+", default=["caption1", "caption2"], help="columns (default: caption1 caption2)")

@@ -103,7 +103,10 @@ def main(arguments: argparse.Namespace) -> None:
                     "--output",
                     folder / "metrics.json",
                 ]
-                run(["evaluate.py", *map(str, measured), *(["--subsets"] if drawn else [])], arguments)
+                run(
+                    ["evaluate.py", *map(str, measured), *(["--dataset-args", "check_counts=false"] if drawn else [])],
+                    arguments,
+                )
     if arguments.dry_run:
         return
 

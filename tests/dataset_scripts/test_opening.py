@@ -3,7 +3,7 @@
 import datasets
 import pytest
 
-from dataset_scripts.opening import open_dataset
+from dataset_scripts.opening import find_benchmarks, open_dataset, parquet_files
 
 
 @pytest.fixture
@@ -64,3 +64,30 @@ def test_a_folder_of_parquet_files(rows, tmp_path):
 def test_a_name_that_is_nothing_is_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         open_dataset(str(tmp_path / "nowhere"))
+
+
+def test_the_benchmarks_of_a_data_root_are_found(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none of the folders CUHK-PEDES, ICFG-PEDES, RSTPReid"):
+        find_benchmarks(tmp_path)
+    (tmp_path / "RSTPReid").mkdir()
+    (tmp_path / "CUHK-PEDES").mkdir()
+    (tmp_path / "ICFG-PEDES").write_text("a file")
+    assert find_benchmarks(tmp_path) == {"cuhk_pedes": tmp_path / "CUHK-PEDES", "rstpreid": tmp_path / "RSTPReid"}
+
+
+def test_parquet_files_are_named_in_order(rows, tmp_path):
+    for name in ("train-1", "train-0", "test-0"):
+        rows.to_parquet(tmp_path / f"{name}.parquet")
+    files = parquet_files(str(tmp_path), "train", cache_dir=str(tmp_path / "cache"))
+    assert files == [str(tmp_path / f"train-{number}.parquet") for number in range(2)]
+    with pytest.raises(ValueError, match="has no split `val`; it has train, test"):
+        parquet_files(str(tmp_path), "val")
+
+
+def test_what_is_not_parquet_is_not_streamed(rows, tmp_path):
+    (tmp_path / "csv").mkdir()
+    rows.to_csv(tmp_path / "csv" / "train.csv")
+    datasets.DatasetDict(train=rows).save_to_disk(tmp_path / "saved")
+    for name in ("synthetic_persons", str(tmp_path / "saved"), str(tmp_path / "csv")):
+        with pytest.raises(ValueError, match="is not made of Parquet files, which streaming reads"):
+            parquet_files(name, "train")

@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import pytest
 import transformers
+from miniature_releases import cuhk_pedes, rstpreid, write
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -182,3 +183,47 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert code == 2 and "evaluate.py: " in last_line and message in last_line
     assert "Traceback" not in error
     assert not Path("m.json").exists()
+
+
+def test_several_models_are_measured_on_several_benchmarks(run, model_folder, tmp_path, tiny_model, processor):
+    other = tmp_path / "other"
+    tiny_model().save_pretrained(other)
+    processor.save_pretrained(other)
+    (other / "run.json").write_text(json.dumps({"seed": 5, "config": {"training": {"seed": 5}}}))
+    write(tmp_path / "root" / "CUHK-PEDES", "reid_raw.json", cuhk_pedes())
+    write(tmp_path / "root" / "RSTPReid", "data_captions.json", rstpreid())
+    output = tmp_path / "cells.json"
+    arguments = (
+        "--model",
+        model_folder,
+        other,
+        "--benchmarks",
+        tmp_path / "root",
+        "--dataset-args",
+        "check_counts=false",
+        "--output",
+        output,
+    )
+    code, text, _ = run(*arguments)
+    assert code == 0
+    cells = json.loads(output.read_text())["cells"]
+    assert [(cell["dataset"]["name"], Path(cell["model"]["folder"]).name) for cell in cells] == [
+        ("cuhk_pedes", "model"), ("cuhk_pedes", "other"), ("rstpreid", "model"), ("rstpreid", "other")
+    ]  # fmt: skip
+    captions = [caption for entry in cuhk_pedes() if entry["split"] == "test" for caption in entry["captions"]]
+    cut = sum(len(processor.tokenizer(caption)["input_ids"]) > 24 for caption in captions)
+    assert cells[0]["counts"] == {"images": 4, "captions": 8, "identities": 2, "truncated_captions": cut}
+    assert [cell["training"] and cell["training"]["seed"] for cell in cells] == [None, 5, None, 5]
+    rows = [line for line in text.splitlines() if line.startswith((str(model_folder) + " ", str(other) + " "))]
+    matrix = [row for row in rows if "(" in row]
+    for row, (first, second) in zip(matrix, ((0, 2), (1, 3)), strict=True):
+        for cell in (cells[first], cells[second]):
+            metrics = cell["text_to_image"]
+            assert f"{metrics['r1']:.2f} ({metrics['map']:.2f})" in row
+
+
+def test_several_models_go_with_benchmarks_alone(run, model_folder, data_folder, tmp_path):
+    code, _, error = run("--model", model_folder, model_folder, "--dataset", data_folder)
+    assert code == 2 and "several models are measured on --benchmarks" in error
+    code, _, error = run("--model", model_folder, "--benchmarks", tmp_path / "nowhere")
+    assert code == 2 and "holds none of the folders" in error

@@ -248,6 +248,22 @@ def test_training_goes_on_from_a_saved_model(train, folder):
     assert all(torch.equal(value, after[key]) for key, value in before.items())
 
 
+def test_a_stream_of_parquet_files_is_trained_on(train, folder, tmp_path):
+    for name, rows in datasets.load_from_disk(folder / "persons").items():
+        (tmp_path / "parquet").mkdir(exist_ok=True)
+        rows.to_parquet(tmp_path / "parquet" / f"{name}.parquet", batch_size=5)
+    arguments = (f"data.dataset={tmp_path / 'parquet'}", "data.streaming=true", "data.shuffle_buffer=8")
+    output = train(*SHORT, *arguments, "training.eval_strategy=steps", "training.eval_steps=2")
+    assert any("eval_r1" in entry for entry in history(output)), "validation rows are not streamed"
+    record = json.loads((output / "model" / "run.json").read_text())
+    assert record["seed"] == 42 and record["config"]["data"]["streaming"] is True
+    assert record["config"]["model"]["token_score"] == "gass"
+    with pytest.raises(SystemExit, match="data.cache_images keeps all images, data.streaming none"):
+        train(*arguments, "data.cache_images=true")
+    with pytest.raises(SystemExit, match="is not made of Parquet files"):
+        train("data.streaming=true")
+
+
 def test_resume_goes_on_from_the_last_checkpoint(train):
     output = train("training.max_steps=2", "training.lr_scheduler_type=constant", "training.eval_strategy=no")
     assert sorted(path.name for path in output.glob("checkpoint-*")) == ["checkpoint-2"]

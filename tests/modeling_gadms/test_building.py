@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+from transformers import AutoProcessor, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from modeling_gadms import GADMSForPreTraining
 from modeling_gadms.building import build_model_and_processor
@@ -127,6 +127,38 @@ def test_training_goes_on_from_a_checkpoint(checkpoint):
     assert model.config.temperature == 0.05 and model.classifier.out_features == 9
     state = model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in original.state_dict().items())
+
+
+@pytest.mark.parametrize("identities", [0, 4])
+def test_the_persons_of_another_data_set_get_a_classifier_of_their_own(checkpoint, tmp_path, identities):
+    arguments = ModelArguments(from_pretrained=str(checkpoint), config={"num_identities": 9})
+    build_model_and_processor(arguments, [])[0].save_pretrained(tmp_path / "tuned")
+    AutoProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path / "tuned")
+    config = {"num_identities": identities} if identities else {}
+    model, _ = build_model_and_processor(ModelArguments(from_pretrained=str(tmp_path / "tuned"), config=config), [])
+    assert model.config.num_identities == identities
+    assert (None if model.classifier is None else model.classifier.out_features) == (identities or None)
+    before = GADMSForPreTraining.from_pretrained(checkpoint).state_dict()
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+
+
+def test_a_checkpoint_of_other_sizes_is_refused(checkpoint):
+    with pytest.raises(ValueError, match="weights have another size than its configuration"):
+        build_model_and_processor(ModelArguments(from_pretrained=str(checkpoint), config={"projection_dim": 24}), [])
+
+
+def test_a_checkpoint_that_lacks_weights_of_the_encoders_is_refused(checkpoint):
+    from safetensors.torch import load_file, save_file
+
+    file = checkpoint / "model.safetensors"
+    weights = load_file(file)
+    lacking = next(name for name in weights if "patch_embedding" in name)
+    del weights[lacking]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(
+        ValueError, match=f"lacks 1 weights of GADMSForPreTraining, such as .*{lacking.split('.')[-2]}"
+    ):
+        build_model_and_processor(ModelArguments(from_pretrained=str(checkpoint)), [])
 
 
 def test_training_goes_on_in_float32_from_a_checkpoint_in_half_precision(checkpoint):

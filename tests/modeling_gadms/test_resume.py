@@ -33,7 +33,7 @@ model:
   fusion_intermediate_size: 16
   informative_mask_rate: 0.6
   temperature: 0.1
-data: {dataset: DATASET, crop_padding: 3}
+data: {dataset: DATASET, crop_padding: 3, streaming: STREAMING, shuffle_buffer: 8}
 training:
   per_device_train_batch_size: 4
   num_train_epochs: 3
@@ -62,12 +62,14 @@ def persons(num_rows: int) -> datasets.Dataset:
     return datasets.Dataset.from_dict(rows)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+@pytest.fixture(scope="module", params=[False, True], ids=["random access", "stream"])
+def folder(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("resume")
-    splits = datasets.DatasetDict(train=persons(22), validation=persons(3))
-    splits.save_to_disk(folder / "persons")
-    (folder / "run.yaml").write_text(CONFIG.replace("DATASET", str(folder / "persons")))
+    (folder / "persons").mkdir()
+    for split, num_rows in (("train", 22), ("validation", 3)):
+        persons(num_rows).to_parquet(folder / "persons" / f"{split}.parquet", batch_size=4)  # rows of a row group
+    config = CONFIG.replace("DATASET", str(folder / "persons")).replace("STREAMING", str(request.param).lower())
+    (folder / "run.yaml").write_text(config)
     worker = Path(__file__).with_name("resume_worker.py")
     result = subprocess.run(
         [sys.executable, worker, TRAIN, folder / "run.yaml", folder],
