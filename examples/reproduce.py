@@ -95,18 +95,9 @@ def main(arguments: argparse.Namespace) -> None:
                 run(command(training, root, output, folder, after, seed, arguments), arguments)
             metrics[training.name, seed] = folder / "metrics.json"
             if not metrics[training.name, seed].is_file():
-                measured = [
-                    "--model",
-                    models[training.name, seed],
-                    "--benchmarks",
-                    root,
-                    "--output",
-                    folder / "metrics.json",
-                ]
-                run(
-                    ["evaluate.py", *map(str, measured), *(["--dataset-args", "check_counts=false"] if drawn else [])],
-                    arguments,
-                )
+                call = ["evaluate.py", "--model", models[training.name, seed], "--benchmarks", root]
+                call += ["--dataset-args", "check_counts=false"] if drawn else []
+                run([*map(str, call), "--output", str(metrics[training.name, seed])], arguments)
     if arguments.dry_run:
         return
 
