@@ -1,0 +1,57 @@
+"""The benchmark of streaming runs, and its table says what its runs measured."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+@pytest.mark.integration
+def test_every_loader_is_measured_and_told_of(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks/streaming.py"), "--quick", "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-4000:]
+    results = json.loads((tmp_path / "benchmarks/results/streaming.json").read_text())
+    for workers in ("1", "2"):
+        assert set(results["rows_per_second"][workers]) == {"ours", "datasets", "webdataset"}
+        assert all(speed > 0 for speeds in results["rows_per_second"][workers].values() for speed in speeds)
+    text = (tmp_path / "benchmarks/RESULTS.md").read_text()
+    assert text.count("| webdataset | ") == 2 and "| by batch, kornia |" in text
+
+
+def test_ratios_are_taken_within_a_repetition():
+    from streaming import report
+
+    speeds = {"ours": [10.0, 40.0], "datasets": [5.0, 10.0], "webdataset": [10.0, 10.0]}
+    results = {
+        "rows": 7, "repetitions": 2, "rows_per_second": {"1": speeds, "2": speeds}, "command": "c", "machine": "m",
+        "augmentation": {"none": [10.0, 20.0], "by image, Pillow": [5.0, 5.0]},
+    }  # fmt: skip
+    text = report(results)
+    assert "| ours | 1 | 25 (10 to 40) | 3.00 (2.00 to 4.00) |" in text
+    assert "| webdataset | 2 | 10 (10 to 10) | 1.50 (1.00 to 2.00) |" in text
+    assert "| by image, Pillow | 5 (5 to 5) | 0.38 (0.25 to 0.50) |" in text
+
+
+def test_augmentation_by_image_keeps_size_and_erases_to_the_mean():
+    import numpy as np
+    from PIL import Image
+    from streaming import SIZE, augment_by_image
+
+    images = [Image.new("RGB", (SIZE[1], SIZE[0]), (200, 0, 0)) for _ in range(64)]
+    done = augment_by_image(images, np.random.default_rng(0), (1, 2, 3))
+    assert {image.size for image in done} == {(SIZE[1], SIZE[0])}
+    colours = {tuple(colour) for image in done for colour in np.asarray(image).reshape(-1, 3)}
+    assert colours == {(200, 0, 0), (0, 0, 0), (1, 2, 3)}
+    erased = sum((np.asarray(image) == (1, 2, 3)).all(axis=2).any() for image in done)
+    assert 20 < erased < 44
