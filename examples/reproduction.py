@@ -4,13 +4,40 @@ Published numbers are those of arXiv 2509.09118 and of the papers it compares wi
 that is not is left empty. R@1 with mAP in brackets, captions to images, in percent.
 """
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import yaml
+
 from dataset_scripts.opening import BENCHMARKS
+from dataset_scripts.synthetic_releases import ReleaseSizes
 from modeling_gadms.reports import AggregatedReport
 
 
+HERE = Path(__file__).parent
+SIZES = {
+    "ci": ReleaseSizes(webperson_images=80, webperson_shards=5),
+    "demo": ReleaseSizes(
+        webperson_images=8000,
+        webperson_shards=5,
+        cuhk_pedes_train=300,
+        cuhk_pedes_validation=100,
+        cuhk_pedes_test=300,
+        icfg_pedes_train=300,
+        icfg_pedes_test=300,
+        rstpreid_train=250,
+        rstpreid_validation=60,
+        rstpreid_test=200,
+    ),
+}
+# What makes the drawn pre-training small enough for a test.
+TINY = ("model.text_config={hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 2}",
+        "model.vision_config={image_size: [96, 32], patch_size: 16, hidden_size: 32, intermediate_size: 64, "
+        "num_hidden_layers: 1, num_attention_heads: 2}", "model.projection_dim=32", "model.vocab_size=600",
+        "model.fusion_num_attention_heads=2", "model.fusion_intermediate_size=32")  # fmt: skip
+STEPS = ("training.per_device_train_batch_size=8", "training.max_steps=6", "training.save_strategy=no",
+         "training.eval_strategy=no", "training.load_best_model_at_end=false", "training.warmup_steps=1")  # fmt: skip
 TITLES = {
     1: "Fine-tuned on each benchmark",
     2: "Direct transfer: pre-trained, never trained on the benchmark",
@@ -192,3 +219,48 @@ def part_of_webperson(folder: Path, part: Path) -> Path:
         unfinished.write_bytes(shard.read_bytes())
         unfinished.replace(target)
     return part
+
+
+def command(
+    training: Training, root: Path, output: Path, folder: Path, after: Path | None, seed: int, size: str | None
+) -> list[str]:
+    """The call that makes a training, as its user would type it: the program and its arguments.
+
+    Args:
+        training ([`Training`]): which.
+        root (`Path`), output (`Path`), folder (`Path`): of the data, of all results, and of this training.
+        after (`Path`, *optional*): the model it goes on from.
+        seed (`int`): of the training.
+        size (`str`, *optional*): of drawn data; `None` with real data.
+    """
+    drawn, stage = size is not None, training.stage
+    if stage == "pretrain":
+        config = "reproduce_synthetic" if drawn else "webperson"
+        webperson = root / "WebPerson"
+        if training.data == "part" and drawn:
+            webperson = part_of_webperson(webperson, output / "WebPerson-part")
+        overrides = [f"data.dataset_args.data_dir={webperson}"] if drawn or webperson.is_dir() else []
+        if training.data == "part" and not drawn:
+            overrides = ["data.dataset_args.name=1m"]
+    else:
+        config = "reproduce_synthetic_finetune" if drawn else f"finetune_{training.benchmark}"
+        overrides = [f"data.dataset={training.benchmark}", f"data.dataset_args.data_dir={root}"]
+        if training.benchmark == "icfg_pedes":
+            overrides.append("data.dataset_args.name=holdout")
+        if after:
+            overrides.append(f"model.from_pretrained={after}")
+        elif not drawn:
+            overrides += ["model.from_clip=openai/clip-vit-base-patch16", "model.image_size=[384,128]"]
+    if drawn and not after:
+        overrides += [*(architecture() if stage == "finetune" else ()), *(TINY if size == "ci" else ())]
+    if size == "ci":
+        overrides += STEPS
+    settings = [*overrides, *training.overrides, f"training.seed={seed}", f"training.output_dir={folder}"]
+    script = "train.py" if stage == "pretrain" else "finetune.py"
+    return [script, "--config", str(HERE / "configs" / f"{config}.yaml"), "--resume", *settings]
+
+
+def architecture() -> list[str]:
+    """The model of the drawn pre-training, to be fine-tuned from random weights."""
+    model = yaml.safe_load((HERE / "configs" / "reproduce_synthetic.yaml").read_text(encoding="utf-8"))["model"]
+    return [f"model.{key}={json.dumps(value)}" for key, value in model.items()]

@@ -111,6 +111,8 @@ def test_table_4_runs_whole_on_drawn_data_and_is_not_run_twice(output):
         best = run["text_to_image"]["r1"]
         row = next(line for line in rows if f"{best:.2f} (" in line)
         assert row
+    other = reproduce(*arguments, "model.temperature=0.1")
+    assert other.returncode == 1 and "was trained with other settings" in other.stderr
     again = reproduce(*arguments)
     assert again.returncode == 0 and "$ python" not in again.stdout
     assert (output / "synthetic-ci" / "table-4.md").read_text() == table
@@ -132,6 +134,20 @@ def test_fine_tuning_runs_from_a_checkpoint_over_two_seeds(output):
     assert run["config"]["data"]["dataset_args"]["name"] == "holdout"
 
 
+@pytest.mark.integration
+def test_a_checkpoint_takes_the_place_of_a_training_and_counts_once(output):
+    model = output / "synthetic-ci" / "ablation-gass-noise-mtp-seed0" / "model"
+    arguments = ("--table", 2, "--data-root", "synthetic", "--size", "ci", "--output", output / "two", "--seeds", 0, 1,
+                 "--checkpoints", f"pretrain={model}")  # fmt: skip
+    result = reproduce(*arguments)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert "train.py" not in result.stdout
+    ours = next(line for line in result.stdout.splitlines() if line.startswith("| GA-DMS, WebPerson"))
+    four = (output / "synthetic-ci" / "table-4.md").read_text()
+    row = next(line for line in four.splitlines() if line.startswith("| noise mask + MTP, GASS"))
+    assert [ours.split("|")[column] for column in (3, 5, 7)] == [row.split("|")[column] for column in (3, 5, 7)]
+
+
 def test_what_is_not_there_is_named_before_anything_runs(tmp_path):
     result = reproduce("--table", 2, "--data-root", tmp_path)
     assert result.returncode == 1
@@ -141,7 +157,7 @@ def test_what_is_not_there_is_named_before_anything_runs(tmp_path):
         (["--benchmarks", "cuhk_pedes"], "has no folder of cuhk_pedes; it has rstpreid"),
         (
             ["--checkpoints", "teacher=/nowhere"],
-            "table 2 has no training 'teacher', of --checkpoints; it has pretrain",
+            "table 2 has no training 'teacher' to take",
         ),
         (["--checkpoints", f"pretrain={tmp_path}"], "is no folder of a model"),
     ):
