@@ -89,3 +89,12 @@ def parquet_files(dataset: str, split: str, /, **builder_arguments: Any) -> list
             f"{dataset} is not made of Parquet files, which streaming reads ({other or 'none found'}); {advice}"
         )
     return chosen
+
+
+def open_parquet_split(dataset: str, split: str, /, **builder_arguments: Any) -> datasets.Dataset:
+    """One split of a data set that is made of Parquet files, without fetching the others.
+
+    Args, Raises: as of [`parquet_files`].
+    """
+    files = parquet_files(dataset, split, **builder_arguments)
+    return datasets.load_dataset("parquet", data_files={split: files}, split=split)

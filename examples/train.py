@@ -27,7 +27,7 @@ from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
-from dataset_scripts.opening import open_dataset, parquet_files
+from dataset_scripts.opening import open_dataset, open_parquet_split, parquet_files
 from modeling_gadms.building import build_model_and_processor
 from modeling_gadms.data import ImageCaptionPairs, PersonAugmentation, cache_pixels
 from modeling_gadms.run_config import load_run_config, save_run_record
@@ -41,25 +41,27 @@ def main(arguments: argparse.Namespace) -> None:
     run = load_run_config(arguments.config, arguments.overrides)
     set_seed(run.training.seed)
 
-    # 2. The data: training pairs from Parquet files as they are needed, or from a copy that one process prepares and
-    #    all read
-    columns, validation_split = run.data.columns, run.data.validation_split
-    if run.training.eval_strategy == "no":
-        validation_split = None
-    splits = {}
-    if not run.data.streaming or validation_split:
-        with run.training.main_process_first(desc="data set"):
-            splits = open_dataset(run.data.dataset, **run.data.dataset_args)
-    for name in (None if run.data.streaming else run.data.train_split, validation_split):
-        if name and name not in splits:
-            raise ValueError(f"{run.data.dataset} has no split `{name}`; it has {', '.join(splits)}")
-    if run.data.streaming:
-        files = parquet_files(run.data.dataset, run.data.train_split, **run.data.dataset_args)
+    # 2. The data: rows of Parquet files as they are needed, or a copy that one process prepares and all read
+    data, columns = run.data, run.data.columns
+    validation_split = data.validation_split if run.training.eval_strategy != "no" else None
+    validation_rows = None
+    if data.streaming:
+        files = parquet_files(data.dataset, data.train_split, **data.dataset_args)
         rows = ParquetRows(files, columns, progress=run.training.process_index == 0)
         captions = rows.captions()
+        if validation_split:
+            with run.training.main_process_first(desc="validation split"):
+                validation_rows = open_parquet_split(data.dataset, validation_split, **data.dataset_args)
     else:
-        train_split = splits[run.data.train_split]
-        captions = columns.captions_of(train_split)
+        with run.training.main_process_first(desc="data set"):
+            splits = open_dataset(data.dataset, **data.dataset_args)
+        for name in filter(None, (data.train_split, validation_split)):
+            if name not in splits:
+                raise ValueError(f"{data.dataset} has no split `{name}`; it has {', '.join(splits)}")
+        train_rows = splits[data.train_split]
+        captions = columns.captions_of(train_rows)
+        if validation_split:
+            validation_rows = splits[validation_split]
 
     # 3. The model, and the processor that goes with it
     model, processor = build_model_and_processor(run.model, captions)
@@ -67,17 +69,17 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters", flush=True)
 
     # 4. Pairs of images and captions
-    pair_options = {"captions_per_image": run.data.captions_per_image, "seed": run.training.seed}
-    if run.data.streaming:
-        train_dataset = StreamedPairs(rows, shuffle_buffer=run.data.shuffle_buffer, **pair_options)
+    pair_options = {"captions_per_image": data.captions_per_image, "seed": run.training.seed}
+    if data.streaming:
+        train_dataset = StreamedPairs(rows, shuffle_buffer=data.shuffle_buffer, **pair_options)
     else:
-        pixel_cache = cache_pixels(train_split, columns, processor) if run.data.cache_images else None
-        train_dataset = ImageCaptionPairs(train_split, columns, pixel_cache=pixel_cache, **pair_options)
+        pixel_cache = cache_pixels(train_rows, columns, processor) if data.cache_images else None
+        train_dataset = ImageCaptionPairs(train_rows, columns, pixel_cache=pixel_cache, **pair_options)
     eval_dataset = None
-    if validation_split:
+    if validation_rows is not None:
         # Every caption of a validation image is a query.
-        eval_dataset = ImageCaptionPairs(splits[validation_split], columns, captions_per_image="all")
-    augmentation = PersonAugmentation(processor, crop_padding=run.data.crop_padding) if run.data.augmentation else None
+        eval_dataset = ImageCaptionPairs(validation_rows, columns, captions_per_image="all")
+    augmentation = PersonAugmentation(processor, crop_padding=data.crop_padding) if data.augmentation else None
 
     # 5. Training, and the best or last model in <output_dir>/model
     trainer = GADMSTrainer(

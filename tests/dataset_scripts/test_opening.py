@@ -3,7 +3,7 @@
 import datasets
 import pytest
 
-from dataset_scripts.opening import find_benchmarks, open_dataset, parquet_files
+from dataset_scripts.opening import find_benchmarks, open_dataset, open_parquet_split, parquet_files
 
 
 @pytest.fixture
@@ -91,3 +91,10 @@ def test_what_is_not_parquet_is_not_streamed(rows, tmp_path):
     for name in ("synthetic_persons", str(tmp_path / "saved"), str(tmp_path / "csv")):
         with pytest.raises(ValueError, match="is not made of Parquet files, which streaming reads"):
             parquet_files(name, "train")
+
+
+def test_one_split_is_opened_without_the_others(rows, tmp_path):
+    rows.to_parquet(tmp_path / "validation.parquet")
+    (tmp_path / "train.parquet").write_text("no Parquet: would be an error if it was read")
+    validation = open_parquet_split(str(tmp_path), "validation")
+    assert validation["caption1"][:] == ["a man", "a woman"]
