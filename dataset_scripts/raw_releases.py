@@ -91,17 +91,16 @@ class RawReleaseConfig(datasets.BuilderConfig):
     version: str = VERSION
     on_missing_images: Literal["error", "skip"] = "error"
     check_counts: bool = True
+    annotations_digest: str = ""
+    """Filled in: of the JSON file's content. It is part of the cache's name, as every option is but `check_counts`."""
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
-        """Returns: a name made of the options and of the annotations' content."""
+        """Returns: a name made of the options that bear on the rows."""
         if self.on_missing_images not in ("error", "skip"):
             raise ValueError(f"on_missing_images = {self.on_missing_images!r} must be 'error' or 'skip'")
-        kwargs = {key: value for key, value in config_kwargs.items() if key != "check_counts"}
-        name: str = super().create_config_id(kwargs, custom_features)
-        return f"{name}-{self.annotations_digest}"
-
-    annotations_digest: str = ""
-    """Filled in: of the JSON file, so that the cache of another one is not taken for this one's."""
+        options = {key: value for key, value in config_kwargs.items() if key != "check_counts"}
+        name: str = super().create_config_id(options, custom_features)
+        return name
 
 
 class RawRelease(datasets.GeneratorBasedBuilder):

@@ -417,15 +417,19 @@ def test_training_takes_the_batches_of_the_stream(trainer, files, processor):
 
 
 @pytest.mark.parametrize("options", [{}, {"dataloader_num_workers": 2}, {"gradient_accumulation_steps": 3}])
-def test_a_resumed_run_goes_on_at_the_next_row(trainer, options, tmp_path):
+def test_a_resumed_run_goes_on_at_the_next_row(trainer, options, tmp_path, monkeypatch):
     step = 5 if "gradient_accumulation_steps" not in options else 2
     whole = trainer(save_steps=step, **options)
     whole.train()
+    starts = []
+    original = BatchStream.start_at
+    monkeypatch.setattr(BatchStream, "start_at", lambda self, *start: starts.append(start) or original(self, *start))
     resumed = trainer(save_steps=step, **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{step}"))
     done = step * options.get("gradient_accumulation_steps", 1)
     assert 0 < done < 8, "in the middle of the first epoch"
     assert resumed.seen == whole.seen[done:]
+    assert starts == [(0, done), (1, 0)], "nothing of what was passed is read"
 
 
 def test_a_run_is_not_resumed_in_another_order(trainer, tmp_path):
