@@ -53,12 +53,16 @@ def report(cells: list[dict[str, Any]], machine: str) -> str:
         lines.append(f"| {label} | {' | '.join(values)} |")
     gains = [a["r1"] - b["r1"] for a, b in zip(*(metrics[way] for way in WAYS), strict=True)]
     gain = MeanAndDeviation.of(gains)
+    transfer = [run["text_to_image"]["r1"] for run in runs["pretrain"]]
     better = sum(value > 0 for value in gains)
     lines += [
         "",
         f"The gain in R@1 by seed: {', '.join(f'{value:+.2f}' for value in gains)}; mean {gain} points. Pre-training "
-        f"is better for {better} of {len(gains)} seeds. It also costs more: the pre-trained model has gone over 8,000 "
-        "images eight times before. On photographs nothing was measured.",
+        f"is better for {better} of {len(gains)} seeds. Before fine-tuning the pre-trained models had "
+        f"{', '.join(f'{value:.2f}' for value in transfer)}: the spread is that of pre-training.",
+        "",
+        "What it does not show: the pre-trained model has gone over 8,000 images eight times before, so it has seen "
+        "far more, and from random weights so few steps hardly start. On photographs nothing was measured.",
         "",
         f"`python benchmarks/finetuning.py`; {machine}.",
     ]

@@ -1,6 +1,6 @@
 """How fast training rows arrive: our stream beside `datasets` and `webdataset`; augmentation by batch and by image.
 
-    python benchmarks/streaming.py            # about 4 minutes on two cores
+    python benchmarks/streaming.py            # about 3 minutes on two cores
     python benchmarks/streaming.py --quick    # the same in small, for tests
 
 The same drawn images of 384x128 pixels, as JPEG, lie in Parquet files and in tars. Every loader shuffles with the same

@@ -15,7 +15,7 @@ from modeling_gadms.data import DatasetColumns
 from modeling_gadms.images import UnreadableImageError, load_image
 
 
-CAPTION_COLUMNS = (("captions",), ("caption1", "caption2"), ("caption",), ("text",))
+CAPTION_COLUMNS = (("captions",), ("caption1", "caption2"), ("caption1",), ("caption",), ("text",))
 """Where captions are looked for, if nobody names their columns."""
 SHARED = {
     "path": "the same `image_path`",
@@ -27,6 +27,7 @@ SHARED = {
 """What two splits should not have in common. Captions may: many persons are dressed alike."""
 _NAMED = 10  # of many places, as many are named
 _SAMPLES = 6
+_TOKENISED_TOGETHER = 1000
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class SplitInspection:
         heights, widths, aspects ([`Distribution`], *optional*): in pixels; height over width.
         truncated (`int`, *optional*): captions longer than the tokenizer's limit.
         unreadable (`dict[int, str]`): by row, why its image cannot be used.
+        without_caption (`dict[int, str]`): by row, what is wrong with its captions.
     """
 
     images: int
@@ -76,6 +78,7 @@ class SplitInspection:
     widths: Distribution | None
     aspects: Distribution | None
     unreadable: dict[int, str]
+    without_caption: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -140,13 +143,17 @@ class Inspection:
                 lines.append("  tokens a caption     not counted: name a model with --tokenizer")
             else:
                 lines.append(f"  tokens a caption     {split.tokens}")
-                lines.append(f"  cut at {self.token_limit} tokens     {split.truncated:,} captions")
+                if split.truncated is not None:
+                    lines.append(f"  cut at {self.token_limit} tokens     {split.truncated:,} captions")
             lines.append(f"  height, pixels       {split.heights}")
             lines.append(f"  width, pixels        {split.widths}")
             lines.append(f"  height over width    {split.aspects}")
-            lines.append(f"  unreadable images    {len(split.unreadable):,}")
-            for row, reason in list(split.unreadable.items())[:_NAMED]:
-                lines.append(f"    row {row}: {reason}")
+            for what, faults in (
+                ("unreadable images", split.unreadable),
+                ("without a caption", split.without_caption),
+            ):
+                lines.append(f"  {what:<20} {len(faults):,}")
+                lines += [f"    row {row}: {reason}" for row, reason in list(faults.items())[:_NAMED]]
         if len(self.splits) > 1:
             lines.append("\nacross splits")
             for key, overlap in self.overlaps.items():
@@ -210,14 +217,14 @@ def inspect_splits(
         [`Inspection`]
 
     Raises:
-        ValueError: for a missing column, an empty caption or a missing person id, naming the row.
+        ValueError: for a missing column or a missing person id, naming the row.
     """
     overlaps, inspected = _Overlaps(), {}
     samples: list[Sample] = []
     for name, split in splits.items():
         columns.validate(split.column_names)
         inspected[name] = _inspect(name, split, columns, tokenizer, overlaps, samples, progress)
-    limit = None if tokenizer is None else int(tokenizer.model_max_length)
+    limit = None if tokenizer is None else _limit(tokenizer)
     return Inspection(inspected, overlaps.to_overlaps(), limit, tuple(samples))
 
 
@@ -231,19 +238,23 @@ def _inspect(
     progress: bool,
 ) -> SplitInspection:
     person_ids = columns.person_ids(split)
-    captions: list[str] = []
+    persons, images_of = np.unique(person_ids, return_counts=True)
+    lengths = _Lengths(tokenizer)
     captions_per_image: list[int] = []
     sizes: list[tuple[int, int]] = []
     unreadable: dict[int, str] = {}
-    shown = (
-        set(np.linspace(0, len(split) - 1, min(_SAMPLES, len(split))).astype(int).tolist()) if len(split) else set()
-    )
+    without_caption: dict[int, str] = {}
+    shown = set(np.linspace(0, len(split) - 1, min(_SAMPLES, len(split)), dtype=int).tolist())
     rows = split.with_format(None).cast_column(columns.image, datasets.Image(decode=False))
     for number, row in enumerate(tqdm(rows, desc=f"Looking at {name}", unit="row", disable=not progress)):
-        own = columns.row_captions(row, number)
-        captions += own
+        own: list[str] = []
+        try:
+            own = columns.row_captions(row, number)
+        except ValueError as error:
+            without_caption[number] = str(error)
         captions_per_image.append(len(own))
         for caption in own:
+            lengths.add(caption)
             overlaps.add("caption", caption.encode(), name, number)
         if columns.person_id is not None:
             overlaps.add("person", str(person_ids[number]).encode(), name, number)
@@ -261,31 +272,58 @@ def _inspect(
         if number in shown:
             person = "" if columns.person_id is None else str(person_ids[number])
             samples.append(Sample(name, number, person, tuple(own), content))
-    tokens = None if tokenizer is None else _token_counts(tokenizer, captions)
+    words, tokens = lengths.counts()
     has_ids = columns.person_id is not None
-    persons, images_of = np.unique(person_ids, return_counts=True)
     return SplitInspection(
         images=len(split),
-        captions=len(captions),
+        captions=len(words),
         identities=len(persons) if has_ids else None,
-        images_per_identity=Distribution.of(np.unique(person_ids, return_counts=True)[1].tolist())
-        if has_ids
-        else None,
+        images_per_identity=Distribution.of(images_of.tolist()) if has_ids else None,
         captions_per_image=Distribution.of(captions_per_image),
-        words=Distribution.of([len(caption.split()) for caption in captions]),
+        words=Distribution.of(words),
         tokens=None if tokens is None else Distribution.of(tokens),
-        truncated=None if tokens is None or tokenizer is None else sum(n > tokenizer.model_max_length for n in tokens),
+        truncated=None if tokens is None or lengths.limit is None else sum(count > lengths.limit for count in tokens),
         heights=Distribution.of([height for height, _ in sizes]),
         widths=Distribution.of([width for _, width in sizes]),
         aspects=Distribution.of([height / width for height, width in sizes]),
         unreadable=unreadable,
+        without_caption=without_caption,
     )
 
 
-def _token_counts(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str]) -> list[int]:
-    if not captions:
-        return []
-    return list(tokenizer(list(captions), return_length=True, verbose=False)["length"])
+class _Lengths:
+    """Words and tokens of captions, which are not kept."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None):
+        self.tokenizer = tokenizer
+        self.limit = None if tokenizer is None else _limit(tokenizer)
+        self.words: list[int] = []
+        self.tokens: list[int] = []
+        self.waiting: list[str] = []
+
+    def add(self, caption: str) -> None:
+        self.words.append(len(caption.split()))
+        if self.tokenizer is not None:
+            self.waiting.append(caption)
+            if len(self.waiting) == _TOKENISED_TOGETHER:
+                self._tokenise()
+
+    def counts(self) -> tuple[list[int], list[int] | None]:
+        """Words of each caption, and tokens where there is a tokenizer."""
+        if self.tokenizer is None:
+            return self.words, None
+        self._tokenise()
+        return self.words, self.tokens
+
+    def _tokenise(self) -> None:
+        if self.waiting and self.tokenizer is not None:
+            self.tokens += self.tokenizer(self.waiting, return_length=True, verbose=False)["length"]
+            self.waiting = []
+
+
+def _limit(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The most tokens, or `None`: transformers writes a very large number where a tokenizer has no limit."""
+    return int(tokenizer.model_max_length) if tokenizer.model_max_length < 10**9 else None
 
 
 def _content(value: Any) -> bytes:

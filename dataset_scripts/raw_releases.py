@@ -10,7 +10,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
 
@@ -115,6 +115,10 @@ class RawRelease(datasets.GeneratorBasedBuilder):
     def _create_builder_config(
         self, config_name: str | None = None, custom_features: datasets.Features | None = None, **options: Any
     ) -> tuple[RawReleaseConfig, str]:
+        known = {field.name for field in fields(RawReleaseConfig)}
+        for name in options:
+            if name not in known and name != "config_id":  # which `datasets` gives itself
+                raise ValueError(f"{self.RELEASE.title} has no option {name!r}; it has {', '.join(sorted(known))}")
         data_dir = options.get("data_dir")
         if not data_dir:
             raise ValueError(f'{self.RELEASE.title} is not on the Hub: give data_dir="<your copy of its folder>"')

@@ -21,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import count, islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -305,7 +306,9 @@ def _photograph(sitters: Sequence[_Sitter], num_proc: int | None) -> Iterator[_S
     with ExitStack() as stack:
         shots: Iterable[list[_Shot]]
         if (num_proc or 1) > 1:
-            shots = stack.enter_context(ProcessPoolExecutor(num_proc)).map(_shoot, sitters, chunksize=16)
+            shots = stack.enter_context(ProcessPoolExecutor(num_proc, get_context("spawn"))).map(
+                _shoot, sitters, chunksize=16
+            )
         else:
             shots = map(_shoot, sitters)
         name = sitters[0].domain

@@ -86,6 +86,27 @@ def test_images_that_cannot_be_used_are_named(splits):
     assert "row 3: Cannot use" in found.to_text()
 
 
+def test_rows_without_a_caption_are_counted_and_named():
+    spoiled = datasets.DatasetDict(
+        train=split((file(0), ["a"], 0, "a"), (file(1), [" "], 0, "b"), (file(2), [], 0, "c"))
+    )
+    found = inspect_splits(spoiled, COLUMNS, progress=False)
+    assert list(found.splits["train"].without_caption) == [1, 2]
+    assert (found.splits["train"].captions, found.splits["train"].images) == (1, 3)
+    assert "row 1: `captions` is an empty caption" in found.to_text()
+
+
+def test_a_tokenizer_without_a_limit_cuts_nothing(splits, tokenizer, monkeypatch):
+    import dataset_scripts.inspection
+
+    monkeypatch.setattr(dataset_scripts.inspection, "_TOKENISED_TOGETHER", 2)
+    monkeypatch.setattr(tokenizer, "model_max_length", int(1e30))
+    found = inspect_splits(splits, COLUMNS, tokenizer, progress=False)
+    captions = [caption for row in splits["train"]["captions"] for caption in row]
+    assert found.splits["train"].tokens.maximum == max(len(tokenizer(caption)["input_ids"]) for caption in captions)
+    assert found.token_limit is None and "cut at" not in found.to_text()
+
+
 def test_what_two_splits_share_is_counted_and_placed(splits):
     overlaps = inspect_splits(splits, COLUMNS, progress=False).overlaps
     assert {kind: overlap.count for kind, overlap in overlaps.items()} == {
@@ -109,6 +130,7 @@ def test_without_person_ids_nothing_is_said_of_persons(splits):
     [
         (["image", "captions", "person_id"], (), (("captions",), "person_id")),
         (["image", "caption1", "caption2"], (), (("caption1", "caption2"), None)),
+        (["image", "caption1"], (), (("caption1",), None)),
         (["image", "caption", "name"], ("name",), (("name",), None)),
     ],
 )

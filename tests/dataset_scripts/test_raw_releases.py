@@ -235,6 +235,8 @@ def test_a_file_of_another_form_is_refused(cuhk, text, message):
 def test_a_folder_without_a_release_says_what_was_looked_for(tmp_path):
     with pytest.raises(ValueError, match="is not on the Hub: give data_dir"):
         datasets.load_dataset("cuhk_pedes")
+    with pytest.raises(ValueError, match="CUHK-PEDES has no option 'data_dri'; it has .*check_counts.*data_dir"):
+        datasets.load_dataset("cuhk_pedes", data_dri=str(tmp_path))
     with pytest.raises(FileNotFoundError, match="looked for ICFG-PEDES.json or ICFG_PEDES.json .*is no folder"):
         load("icfg_pedes", tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="looked for data_captions.json there and in its folder RSTPReid$"):
