@@ -23,7 +23,9 @@ def test_every_loader_is_measured_and_told_of(tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
     results = json.loads((tmp_path / "benchmarks/results/streaming.json").read_text())
     for workers in ("1", "2"):
-        assert set(results["rows_per_second"][workers]) == {"ours", "datasets", "webdataset"}
+        assert set(results["rows_per_second"][workers]) == {
+            "ours", "datasets, in order", "datasets, shuffled", "webdataset"
+        }  # fmt: skip
         assert all(speed > 0 for speeds in results["rows_per_second"][workers].values() for speed in speeds)
     text = (tmp_path / "benchmarks/RESULTS.md").read_text()
     assert text.count("| webdataset | ") == 2 and "| by batch, kornia |" in text
@@ -32,7 +34,8 @@ def test_every_loader_is_measured_and_told_of(tmp_path):
 def test_ratios_are_taken_within_a_repetition():
     from streaming import report
 
-    speeds = {"ours": [10.0, 40.0], "datasets": [5.0, 10.0], "webdataset": [10.0, 10.0]}
+    speeds = {"ours": [10.0, 40.0], "datasets, in order": [5.0, 10.0], "datasets, shuffled": [1.0, 1.0]}
+    speeds["webdataset"] = [10.0, 10.0]
     results = {
         "rows": 7, "repetitions": 2, "rows_per_second": {"1": speeds, "2": speeds}, "command": "c", "machine": "m",
         "augmentation": {"none": [10.0, 20.0], "by image, Pillow": [5.0, 5.0]},
