@@ -5,8 +5,8 @@
 
 The same drawn images of 384x128 pixels, as JPEG, lie in Parquet files and in tars. Every loader but one shuffles with
 the same buffer, and all do the same work: JPEG decoded to RGB, resized and normalised for the model, captions
-tokenised. All loaders are timed in turn within each repetition, with one and with two worker processes, after the first
-batches (the start of processes is left out); ratios are taken within a repetition. Then the augmentation of the
+tokenised. All loaders are timed in turn within each repetition, with one and with two worker processes, after the
+first batches (the start of processes is left out); ratios are taken within a repetition. Then the augmentation of the
 training recipe, as kornia does it on whole batches and as Pillow does it image by image, in one thread.
 """
 

@@ -51,10 +51,14 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.benchmarks is None:
         if len(arguments.model) > 1:
             raise ValueError("several models are measured on --benchmarks; on one data set, call this once for each")
-        builder_arguments = dict(arguments.dataset_args)
-        record = measure(arguments.model[0], arguments.dataset, builder_arguments, arguments.split, arguments)
+        arguments.captions = arguments.captions or ["caption1", "caption2"]
+        split, builder_arguments = arguments.split or "test", dict(arguments.dataset_args)
+        record = measure(arguments.model[0], arguments.dataset, builder_arguments, split, arguments)
         write_json(arguments.output, record)
     else:
+        for option in ("split", "image", "captions", "person_id"):
+            if getattr(arguments, option) is not None:
+                raise ValueError(f"--{option.replace('_', '-')} goes with --dataset: those of --benchmarks are known")
         arguments.captions, arguments.person_id = ["captions"], "person_id"
         cells = [
             measure(folder, name, {"data_dir": str(place)} | dict(arguments.dataset_args), "test", arguments)
@@ -71,7 +75,7 @@ def measure(
 ) -> Record:
     dataset = load_split(name, split, builder_arguments)
     person_id = arguments.person_id or ("person_id" if "person_id" in dataset.column_names else None)
-    columns = DatasetColumns(arguments.image, tuple(arguments.captions), person_id)
+    columns = DatasetColumns(arguments.image or "image", tuple(arguments.captions), person_id)
     model, processor = load_model_and_processor(folder)
     report = evaluate_retrieval(model, processor, dataset, columns, batch_size=arguments.batch_size)
     print(f"\n{folder} on {name}, split {split}")
@@ -128,9 +132,9 @@ if __name__ == "__main__":
         metavar="KEY=VALUE",
         help="such as seed=1, or check_counts=false",
     )
-    option("--split", default="test", help="default: test")
-    option("--image", default="image", help="column of images (default: image)")
-    option("--captions", nargs="+", default=["caption1", "caption2"], help="columns (default: caption1 caption2)")
+    option("--split", help="default: test")
+    option("--image", help="column of images (default: image)")
+    option("--captions", nargs="+", help="columns (default: caption1 caption2)")
     option("--person-id", help="column of person ids (default: person_id if it exists, else each row is a person)")
     option("--batch-size", type=int, default=64, help="images encoded at once (default: 64)")
     option("--output", type=Path, default=Path("runs/metrics.json"), help="default: runs/metrics.json")

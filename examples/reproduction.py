@@ -203,6 +203,27 @@ def format_table(table: int, rows: list[Row], ours: dict[tuple[str, str], Aggreg
     return "\n".join([*lines, "", "R@1 (mAP), captions to images, in percent; ± is the sample deviation over seeds."])
 
 
+def format_cross_domain(rows: list[Row], ours: dict[tuple[str, str], AggregatedReport]) -> str:
+    """Every fine-tuned model on every benchmark, as Markdown.
+
+    Args:
+        rows (`list[Row]`), ours (`dict`): as of [`format_table`].
+    """
+    trained = list(dict.fromkeys(name for row in rows for name in row.trainings))
+    lines = [
+        "## Across benchmarks",
+        "",
+        "| fine-tuned on | " + " | ".join(BENCHMARKS[name] for name in trained) + " |",
+    ]
+    lines.append("|---" * (len(trained) + 1) + "|")
+    for row in rows:
+        for benchmark, training in row.trainings.items():
+            metrics = [ours[training.name, name].text_to_image for name in trained]
+            cells = [f"{row.label}: {BENCHMARKS[benchmark]}", *(f"{of['r1']} ({of['map']})" for of in metrics)]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def part_of_webperson(folder: Path, part: Path) -> Path:
     """A fifth of a drawn WebPerson, by its first shard, in a folder of its own.
 
@@ -238,7 +259,7 @@ def command(
         config = "reproduce_synthetic" if drawn else "webperson"
         webperson = root / "WebPerson"
         if training.data == "part" and drawn:
-            webperson = part_of_webperson(webperson, output / "WebPerson-part")
+            webperson = output / "WebPerson-part"
         overrides = [f"data.dataset_args.data_dir={webperson}"] if drawn or webperson.is_dir() else []
         if training.data == "part" and not drawn:
             overrides = ["data.dataset_args.name=1m"]

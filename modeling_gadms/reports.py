@@ -23,7 +23,8 @@ from .run_config import RUN_RECORD
 
 Record = dict[str, Any]
 """One measurement as it stands in a JSON file: see [`make_record`]."""
-_VARYING = ("seed", "data_seed", "output_dir", "logging_dir", "run_name", "from_pretrained")
+_VARYING = ("seed", "data_seed", "output_dir", "logging_dir", "run_name")
+_WHERE = ("cache_dir", "num_proc")  # of a data set: where and how it was made ready, not what it is
 
 
 def make_record(
@@ -46,10 +47,12 @@ def make_record(
         name (`str`), arguments (`dict`), split (`str`): how the data set was opened.
 
     Returns:
-        `dict`: for JSON. Under `training` the seed and the settings that the model was trained with, or `None` where
-        the model's folder does not tell.
+        `dict`: for JSON. Under `training` the seed and the settings that the model was trained with, and under its
+        `started_from` those of the model it went on from; `None` where a model's folder does not tell.
+
+    Raises:
+        ValueError: if the folder's account of its training is no JSON.
     """
-    run = folder / RUN_RECORD
     return report.to_dict() | {
         "model": {
             "folder": str(folder),
@@ -57,7 +60,7 @@ def make_record(
             "dtype": str(model.dtype).removeprefix("torch."),
             "weights_sha256": {file.name: _sha256(file) for file in sorted(folder.glob("*.safetensors"))},
         },
-        "training": json.loads(run.read_text(encoding="utf-8")) if run.is_file() else None,
+        "training": _training(folder),
         "dataset": {
             "name": name,
             "arguments": arguments,
@@ -94,8 +97,10 @@ def read_records(path: Path) -> list[Record]:
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     records = content["cells"] if isinstance(content, dict) and "cells" in content else [content]
-    for record in records:
-        if not isinstance(record, dict) or not {"text_to_image", "image_to_text", "counts", "dataset"} <= set(record):
+    needed = {"text_to_image", "image_to_text", "counts", "dataset"}
+    for record in records if isinstance(records, list) else [records]:
+        is_record = isinstance(record, dict) and needed <= set(record)
+        if not is_record or not {"name", "split"} <= set(record["dataset"]):
             raise ValueError(f"{path} holds no measurement of examples/evaluate.py")
     return records
 
@@ -197,12 +202,44 @@ def aggregate_records(records: Sequence[Record]) -> AggregatedReport:
 
 def _comparable(record: Record) -> dict[str, str]:
     """What must be equal for two runs to be the same but for the seed, as text, by a name for people."""
-    dataset, training = record["dataset"], record.get("training") or {}
-    parts = {f"dataset.{key}": str(dataset.get(key)) for key in ("name", "split", "rows", "columns")}
+    dataset = record["dataset"]
+    parts = {f"dataset.{key}": str(dataset.get(key)) for key in ("name", "config", "version", "split", "rows")}
+    parts["dataset.columns"] = str(dataset.get("columns"))
+    for key, value in dataset.get("arguments", {}).items():
+        if key not in _WHERE:
+            parts[f"dataset.arguments.{key}"] = str(value)
     parts |= {f"counts.{key}": str(value) for key, value in record["counts"].items()}
-    for section, values in training.get("config", {}).items():
-        parts |= {f"{section}.{key}": str(value) for key, value in values.items() if key not in _VARYING}
-    return parts
+    parts["token_limit"] = str(record.get("token_limit"))
+    parts["model.dtype"] = str(record.get("model", {}).get("dtype"))
+    return parts | _recipe(record.get("training"))
+
+
+def _recipe(training: Record | None, prefix: str = "") -> dict[str, str]:
+    """The settings of a training, and of those before it, but for what a seed changes."""
+    if training is None:
+        return {}
+    parent = training.get("started_from")
+    # Each seed goes on from the model of its own: what counts is how that was made, where it is known.
+    varying = (*_VARYING, "from_pretrained") if parent else _VARYING
+    parts = {
+        f"{prefix}{section}.{key}": str(value)
+        for section, values in training.get("config", {}).items()
+        for key, value in values.items()
+        if key not in varying
+    }
+    return parts | _recipe(parent, f"{prefix}started_from.")
+
+
+def _training(folder: Path) -> Record | None:
+    run = folder / RUN_RECORD
+    if not run.is_file():
+        return None
+    try:
+        training: Record = json.loads(run.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{run} is no JSON: {error}") from error
+    start = training.get("config", {}).get("model", {}).get("from_pretrained")
+    return training | {"started_from": _training(Path(start)) if start else None}
 
 
 def _sha256(file: Path) -> str:

@@ -227,3 +227,14 @@ def test_several_models_go_with_benchmarks_alone(run, model_folder, data_folder,
     assert code == 2 and "several models are measured on --benchmarks" in error
     code, _, error = run("--model", model_folder, "--benchmarks", tmp_path / "nowhere")
     assert code == 2 and "holds none of the folders" in error
+
+
+def test_what_benchmarks_settle_themselves_is_not_ignored(run, model_folder, tmp_path):
+    for option, value in (
+        ("--split", "train"),
+        ("--captions", "caption1"),
+        ("--person-id", "id"),
+        ("--image", "photo"),
+    ):
+        code, _, error = run("--model", model_folder, "--benchmarks", tmp_path, option, value)
+        assert code == 2 and f"{option} goes with --dataset" in error

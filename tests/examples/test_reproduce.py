@@ -129,6 +129,10 @@ def test_fine_tuning_runs_from_a_checkpoint_over_two_seeds(output):
     assert "69.51 (42.30)" in ours and ours.count("±") == 2
     run = json.loads((output / "synthetic-ci" / "finetune-icfg_pedes-seed1" / "model" / "run.json").read_text())
     assert run["seed"] == 1
+    (measured,) = json.loads((output / "synthetic-ci" / "table-1.json").read_text())["cells"][-3]["runs"][1:]
+    assert measured["training"]["started_from"]["config"]["data"]["dataset"] == "webperson"
+    across = table.partition("## Across benchmarks")[2].splitlines()
+    assert across[-1].startswith("| GA-DMS, WebPerson: ICFG-PEDES | ") and across[-1].count("±") == 2
     assert run["config"]["model"]["from_pretrained"].endswith("pretrain-seed1/model")
     assert run["config"]["model"]["num_identities"] == 15, "one of 16 is held out to validate on"
     assert run["config"]["data"]["dataset_args"]["name"] == "holdout"
@@ -146,6 +150,27 @@ def test_a_checkpoint_takes_the_place_of_a_training_and_counts_once(output):
     four = (output / "synthetic-ci" / "table-4.md").read_text()
     row = next(line for line in four.splitlines() if line.startswith("| noise mask + MTP, GASS"))
     assert [ours.split("|")[column] for column in (3, 5, 7)] == [row.split("|")[column] for column in (3, 5, 7)]
+
+
+@pytest.mark.integration
+def test_another_checkpoint_or_benchmark_is_measured_anew(output, tmp_path):
+    root, runs = tmp_path / "data", output / "synthetic-ci"
+    root.mkdir()
+    (root / "RSTPReid").symlink_to(runs / "data" / "RSTPReid")
+
+    def measured(name: str) -> set[tuple[str, str]]:
+        given = f"pretrain={runs / name / 'model'}"
+        result = reproduce("--table", 2, "--data-root", root, "--checkpoints", given, "--output", tmp_path / "out")
+        assert result.returncode == 0, result.stderr[-4000:]
+        cells = json.loads((tmp_path / "out" / "real" / "table-2.json").read_text())["cells"]
+        return {
+            (cell["benchmark"], Path(run["model"]["folder"]).parent.name) for cell in cells for run in cell["runs"]
+        }
+
+    assert measured("ablation-none-seed0") == {("rstpreid", "ablation-none-seed0")}
+    assert measured("ablation-gass-noise-seed0") == {("rstpreid", "ablation-gass-noise-seed0")}
+    (root / "CUHK-PEDES").symlink_to(runs / "data" / "CUHK-PEDES")
+    assert {benchmark for benchmark, _ in measured("ablation-gass-noise-seed0")} == {"rstpreid", "cuhk_pedes"}
 
 
 def test_what_is_not_there_is_named_before_anything_runs(tmp_path):
@@ -176,4 +201,11 @@ def test_a_dry_run_prints_the_calls_of_real_data(tmp_path):
     assert calls[0].startswith("$ accelerate launch examples/train.py") and "data.dataset_args.name=1m" in calls[0]
     assert "finetune_icfg_pedes.yaml" in calls[4] and "data.dataset_args.name=holdout" in calls[4]
     assert "from_pretrained=" in calls[4]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_draws_nothing(tmp_path):
+    result = reproduce("--table", 3, "--data-root", "synthetic", "--dry-run", "--output", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert len([line for line in result.stdout.splitlines() if line.startswith("$ ")]) == 16
     assert not (tmp_path / "out").exists()

@@ -58,6 +58,10 @@ def test_a_model_that_does_not_tell_its_seed_is_of_an_unknown_one():
     [
         ({"dataset__name": "rstpreid"}, "dataset.name is rstpreid, and cuhk_pedes in the first"),
         ({"dataset__split": "validation"}, "dataset.split is validation, and test"),
+        ({"dataset__config": "holdout"}, "dataset.config is holdout, and None"),
+        ({"dataset__arguments": {"seed": 1}}, "dataset.arguments.seed is 1, and None"),
+        ({"token_limit": 24}, "token_limit is 24, and None"),
+        ({"model__dtype": "bfloat16"}, "model.dtype is bfloat16, and None"),
         ({"counts__images": 11}, "counts.images is 11, and 10"),
         ({"training__config__training__learning_rate": 1e-3}, "training.learning_rate is 0.001, and 0.0001"),
         ({"training__config__training__adam_epsilon": 1e-3}, "training.adam_epsilon is 0.001, and None"),
@@ -66,6 +70,30 @@ def test_a_model_that_does_not_tell_its_seed_is_of_an_unknown_one():
 def test_runs_that_differ_in_more_than_the_seed_are_refused(changes, message):
     with pytest.raises(ValueError, match=f"measurement 3 does not compare with the first: {message}"):
         aggregate_records([record(0), record(1), record(2, **changes)])
+
+
+def fine_tuned(seed: int, rows: int, *, known: bool = True) -> dict:
+    made = record(seed)
+    made["training"]["config"]["model"] = {"from_pretrained": f"pretrain-seed{seed}/model"}
+    before = {"seed": seed, "config": {"data": {"rows": rows}, "training": {"seed": seed}}, "started_from": None}
+    made["training"]["started_from"] = before if known else None
+    return made
+
+
+def test_each_seed_may_go_on_from_its_own_pre_training():
+    assert aggregate_records([fine_tuned(0, rows=5), fine_tuned(1, rows=5)]).seeds == (0, 1)
+
+
+def test_runs_that_go_on_from_other_pre_trainings_are_refused():
+    with pytest.raises(ValueError, match="started_from.data.rows is 1, and 5 in the first"):
+        aggregate_records([fine_tuned(0, rows=5), fine_tuned(1, rows=1)])
+    with pytest.raises(ValueError, match="model.from_pretrained is pretrain-seed1/model, and pretrain-seed0/model"):
+        aggregate_records([fine_tuned(0, rows=5, known=False), fine_tuned(1, rows=5, known=False)])
+
+
+def test_where_a_data_set_was_made_ready_makes_no_difference():
+    places = [record(seed, dataset__arguments={"cache_dir": f"/{seed}", "num_proc": seed}) for seed in (0, 1)]
+    assert aggregate_records(places).seeds == (0, 1)
 
 
 def test_a_run_that_is_given_twice_is_refused():
@@ -85,6 +113,8 @@ def test_files_are_written_whole_and_read_back(tmp_path):
         ("{", "is no JSON"),
         ("[]", "holds no measurement"),
         ('{"loss": 1}', "holds no measurement"),
+        ('{"cells": 3}', "holds no measurement"),
+        (json.dumps(record(0) | {"dataset": {"name": "rstpreid"}}), "holds no measurement"),
     ):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(ValueError, match=f"bad.json {message}"):
