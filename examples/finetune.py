@@ -11,7 +11,7 @@ Its size is counted here; `model.identity_weight=0` takes its loss out. The mode
 best of the validation split where the run file says `load_best_model_at_end: true`; test splits are for
 examples/evaluate.py alone. A run that was cut off goes on with `--resume`.
 
-Expected time, an estimate: 2 hours for CUHK-PEDES from CLIP ViT-B/16 on one A100, 60 epochs.
+Expected time, an estimate: 1.5 hours for CUHK-PEDES from CLIP ViT-B/16 on one A100, 60 epochs.
 """
 
 import argparse
