@@ -33,9 +33,11 @@ STAGES = [
     {"processing_gadms"},
     {"images", "drawing", "vocabulary", "queries", "loading", "settings_file"},
     {"data", "encoding", "detection", "video", "fingerprint", "conversion"},
+    {"streaming"},
+    {"training_callbacks"},
     {"trainer", "evaluation", "gallery", "explain"},
     {"run_config", "indexing", "contact_sheet"},
-    {"building"},
+    {"building", "reports"},
     {"publishing", "cli"},
 ]
 
