@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 import datasets
 
 
-VERSION = "1.0.0"  # raise it whenever a row changes: it is part of the cache's name
+VERSION = "1.0.1"  # raise it whenever a row changes: it is part of the cache's name
 SPLITS = ("train", "validation", "test")
 IMAGES = "imgs"
 """Folder of the images, in all three releases."""
@@ -150,8 +150,9 @@ class RawRelease(datasets.GeneratorBasedBuilder):
         entries = read_annotations(file, self.RELEASE)
         if self.config.check_counts:
             _warn_of_other_counts(entries, self.RELEASE, file)
-        entries = _with_images(entries, file, self.config.on_missing_images)
+        # Before images are left out: who is held out does not depend on what a copy lacks.
         entries = self.choose_splits(entries)
+        entries = _with_images(entries, file, self.config.on_missing_images)
         person_ids = number_persons(entries)
         generators = []
         for split in SPLITS:
@@ -169,8 +170,9 @@ class RawRelease(datasets.GeneratorBasedBuilder):
             yield (
                 entry.path,
                 {
-                    # The file's content, not its place: rows outlive a folder that is moved.
-                    "image": {"bytes": Path(folder, entry.path).read_bytes(), "path": entry.path},
+                    # The file's content, not its place: rows outlive a folder that is moved. With a path, `datasets`
+                    # would drop the content wherever the working directory happens to have such a file.
+                    "image": {"bytes": Path(folder, entry.path).read_bytes(), "path": None},
                     "image_path": entry.path,
                     "captions": list(entry.captions),
                     "person_id": person_ids[entry.source_id],
@@ -184,14 +186,18 @@ def find_annotations(data_dir: str, release: ReleaseFormat) -> Path:
 
     Raises:
         FileNotFoundError: naming what was looked for.
+        ValueError: if two files could be it.
     """
     root = Path(data_dir).expanduser().absolute()
     names = {name.lower() for name in release.annotations}
     for folder in (root, root / release.title):
         files = sorted(folder.iterdir()) if folder.is_dir() else []
-        file = next((file for file in files if file.name.lower() in names), None)
-        if file is None:
+        found = [file for file in files if file.name.lower() in names]
+        if len(found) > 1:
+            raise ValueError(f"{folder} holds both {found[0].name} and {found[1].name}; keep the one to read")
+        if not found:
             continue
+        file = found[0]
         if not (folder / IMAGES).is_dir():
             raise FileNotFoundError(f"{folder} holds {file.name} but no folder `{IMAGES}` of images beside it")
         return file

@@ -79,7 +79,7 @@ def test_the_data_root_is_as_good_as_the_folder_in_it(tmp_path):
     assert load("rstpreid", tmp_path / "root")["train"].num_rows == 10
 
 
-@pytest.mark.parametrize("way", [{"streaming": True}, {"num_proc": 2}, {"split": "train[:50%]"}])
+@pytest.mark.parametrize("way", [{"streaming": True}, {"split": "train[:50%]"}])
 def test_every_way_of_loading_gives_the_same_rows(cuhk, way):
     folder = cuhk()
     whole = load("cuhk_pedes", folder)
@@ -89,6 +89,25 @@ def test_every_way_of_loading_gives_the_same_rows(cuhk, way):
         return
     for name, split in loaded.items():
         assert [row["image_path"] for row in split] == whole[name]["image_path"][:]
+
+
+def test_two_processes_build_the_same_rows(cuhk, tmp_path, monkeypatch):
+    folder = cuhk()
+    whole = load("cuhk_pedes", folder)
+    monkeypatch.setattr("dataset_scripts.raw_releases._ROWS_PER_SHARD", 2)
+    options = {"data_dir": str(folder), "check_counts": False}
+    shared = datasets.load_dataset("cuhk_pedes", cache_dir=str(tmp_path / "shared"), num_proc=2, **options)
+    assert len(shared["train"].cache_files) == 2, "each process writes a file"
+    for name, split in shared.items():
+        assert split.remove_columns("image").to_list() == whole[name].remove_columns("image").to_list()
+
+
+def test_rows_hold_their_images_wherever_they_were_built(cuhk, tmp_path, monkeypatch):
+    folder = cuhk()
+    monkeypatch.chdir(folder / "imgs")
+    train = load("cuhk_pedes", folder)["train"]
+    monkeypatch.chdir(tmp_path)
+    assert np.all(np.asarray(train[0]["image"]) == colour(train[0]["image_path"]))
 
 
 def test_rows_outlive_the_folder(cuhk):
@@ -274,6 +293,24 @@ def test_icfg_pedes_can_hold_out_training_persons(tmp_path):
     assert held_out["validation"].num_rows == 4
     assert held_out["test"]["image_path"][:] == released["test"]["image_path"][:]
     assert sorted(set(held_out["train"]["person_id"])) == list(range(30))
+
+
+def test_missing_images_of_others_do_not_change_who_is_held_out(tmp_path):
+    entries = icfg_pedes(train_persons=64)
+    complete = load("icfg_pedes", write(tmp_path / "copy", "ICFG-PEDES.json", entries), "holdout")
+    held_out = set(complete["validation"]["source_id"])
+    others = [entry["file_path"] for entry in entries if entry["id"] < 24 and entry["id"] not in held_out]
+    folder = write(tmp_path / "poorer" / "copy", "ICFG-PEDES.json", entries, missing=others)
+    with pytest.warns(UserWarning, match="left out"):
+        poorer = load("icfg_pedes", folder, "holdout", on_missing_images="skip")
+    assert set(poorer["validation"]["source_id"]) == held_out
+
+
+def test_two_annotation_files_are_not_chosen_between(tmp_path):
+    folder = write(tmp_path / "copy", "ICFG-PEDES.json", icfg_pedes())
+    shutil.copy(folder / "ICFG-PEDES.json", folder / "ICFG_PEDES.json")
+    with pytest.raises(ValueError, match="holds both ICFG-PEDES.json and ICFG_PEDES.json"):
+        load("icfg_pedes", folder)
 
 
 def test_200_persons_of_the_whole_release_are_held_out():
