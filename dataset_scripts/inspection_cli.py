@@ -29,7 +29,7 @@ def inspect_dataset(
         import yaml
         from transformers import AutoTokenizer
 
-        from modeling_gadms.reports import write_json
+        from modeling_gadms.files import write_json
 
         from .inspection import choose_columns, inspect_splits
         from .inspection_sheet import draw_sample_sheet

@@ -1,10 +1,13 @@
 """Open a data set by name: one of ours, a folder on disk, or whatever `load_dataset` knows."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 
+
+Split = TypeVar("Split")
 
 BENCHMARKS = {"cuhk_pedes": "CUHK-PEDES", "icfg_pedes": "ICFG-PEDES", "rstpreid": "RSTPReid"}
 """The benchmarks by the name of their builder, with that of their folder in a data root."""
@@ -50,7 +53,7 @@ def open_dataset(dataset: str, /, **builder_arguments: Any) -> datasets.DatasetD
             return load_synthetic_persons(**builder_arguments)
         except TypeError as error:  # from here on the arguments are values that a person wrote
             raise ValueError(str(error)) from error
-    if (Path(dataset) / "dataset_dict.json").is_file() or (Path(dataset) / "state.json").is_file():
+    if _is_saved(dataset):
         if builder_arguments:
             raise ValueError(
                 f"{dataset} was written by save_to_disk and takes no arguments, such as {builder_arguments}"
@@ -58,6 +61,27 @@ def open_dataset(dataset: str, /, **builder_arguments: Any) -> datasets.DatasetD
         saved = datasets.load_from_disk(dataset)
         return saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict(train=saved)
     return datasets.load_dataset(dataset, **builder_arguments)
+
+
+def _is_saved(dataset: str) -> bool:
+    """Whether it is a folder that `save_to_disk` wrote."""
+    return any((Path(dataset) / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def choose_split(dataset: str, splits: Mapping[Any, Split], split: str) -> Split:
+    """One of the splits of a data set, whatever stands for them.
+
+    Args:
+        dataset (`str`): its name, for the error.
+        splits (`Mapping`): by name.
+        split (`str`): the name.
+
+    Raises:
+        ValueError: if there is no such split, naming those that there are.
+    """
+    if split not in splits:
+        raise ValueError(f"{dataset} has no split `{split}`; it has {', '.join(map(str, splits))}")
+    return splits[split]
 
 
 def parquet_files(dataset: str, split: str, /, **builder_arguments: Any) -> list[str]:
@@ -76,13 +100,11 @@ def parquet_files(dataset: str, split: str, /, **builder_arguments: Any) -> list
         FileNotFoundError: if nothing of that name is found.
     """
     advice = "load it without streaming, or write it with `Dataset.to_parquet` first"
-    if dataset == "synthetic_persons" or (Path(dataset) / "dataset_dict.json").is_file():
+    if dataset == "synthetic_persons" or _is_saved(dataset):
         raise ValueError(f"{dataset} is not made of Parquet files, which streaming reads; {advice}")
     builder = datasets.load_dataset_builder(dataset, **builder_arguments)
     files = builder.config.data_files or {}
-    if files and split not in files:
-        raise ValueError(f"{dataset} has no split `{split}`; it has {', '.join(map(str, files))}")
-    chosen = [str(file) for file in files.get(split, [])]
+    chosen = [str(file) for file in choose_split(dataset, files, split)] if files else []
     other = next((file for file in chosen if not file.endswith(".parquet")), None)
     if other or not chosen:
         raise ValueError(

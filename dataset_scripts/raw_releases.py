@@ -5,7 +5,6 @@ the persons of the whole release without gaps, those of training first, as a cla
 number in the release.
 """
 
-import hashlib
 import json
 import os
 import warnings
@@ -15,6 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
 
 import datasets
+
+from modeling_gadms.files import file_digest
 
 
 VERSION = "1.0.1"  # raise it whenever a row changes: it is part of the cache's name
@@ -124,8 +125,7 @@ class RawRelease(datasets.GeneratorBasedBuilder):
             raise ValueError(f'{self.RELEASE.title} is not on the Hub: give data_dir="<your copy of its folder>"')
         file = find_annotations(data_dir, self.RELEASE)
         options["data_dir"] = str(file.parent)
-        with file.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()[:16]
+        digest = file_digest(file)[:16]
         return super()._create_builder_config(config_name, custom_features, annotations_digest=digest, **options)
 
     def _info(self) -> datasets.DatasetInfo:

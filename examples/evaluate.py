@@ -28,11 +28,12 @@ import datasets
 import yaml
 from safetensors import SafetensorError
 
-from dataset_scripts.opening import BENCHMARKS, find_benchmarks, open_dataset
+from dataset_scripts.opening import BENCHMARKS, choose_split, find_benchmarks, open_dataset
 from modeling_gadms.data import DatasetColumns
 from modeling_gadms.evaluation import evaluate_retrieval
+from modeling_gadms.files import write_json
 from modeling_gadms.loading import load_model_and_processor
-from modeling_gadms.reports import Record, make_record, write_json
+from modeling_gadms.reports import Record, make_record
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -105,9 +106,7 @@ def load_split(name: str, split: str, builder_arguments: dict[str, Any]) -> data
         splits = open_dataset(name, **builder_arguments)
     except TypeError as error:  # an argument that the builder does not have
         raise ValueError(f"--dataset-args of {name}: {error}") from error
-    if split not in splits:
-        raise ValueError(f"{name} has no split `{split}`; it has {', '.join(map(str, splits))}")
-    return splits[split]
+    return choose_split(name, splits, split)
 
 
 def key_value(text: str) -> tuple[str, Any]:

@@ -18,16 +18,15 @@ import argparse
 import logging
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
-from dataset_scripts.opening import open_dataset
+from dataset_scripts.opening import choose_split, open_dataset
 from modeling_gadms.building import build_model_and_processor
 from modeling_gadms.data import ImageCaptionPairs, PersonAugmentation, cache_pixels
-from modeling_gadms.run_config import load_run_config, save_run_record
-from modeling_gadms.trainer import GADMSTrainer, last_checkpoint
+from modeling_gadms.run_config import load_run_config, train_and_save
+from modeling_gadms.trainer import GADMSTrainer
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -44,25 +43,24 @@ def main(arguments: argparse.Namespace) -> None:
     # 2. The data; one process prepares it, the others wait and read it
     with run.training.main_process_first(desc="data set"):
         splits = open_dataset(run.data.dataset, **run.data.dataset_args)
-    validation_split = run.data.validation_split if run.training.eval_strategy != "no" else None
-    for name in filter(None, (run.data.train_split, validation_split)):
-        if name not in splits:
-            raise ValueError(f"{run.data.dataset} has no split `{name}`; it has {', '.join(splits)}")
-    train_split = splits[run.data.train_split]
+    train_rows = choose_split(run.data.dataset, splits, run.data.train_split)
+    validation_rows = None
+    if run.data.validation_split and run.training.eval_strategy != "no":
+        validation_rows = choose_split(run.data.dataset, splits, run.data.validation_split)
     pairs = ImageCaptionPairs(
-        train_split, columns, captions_per_image=run.data.captions_per_image, seed=run.training.seed
+        train_rows, columns, captions_per_image=run.data.captions_per_image, seed=run.training.seed
     )
 
     # 3. The model, with a classifier of the training persons
     fields = {"num_identities": pairs.num_identities} | run.model.config
     run = replace(run, model=replace(run.model, config=fields))
-    model, processor = build_model_and_processor(run.model, columns.captions_of(train_split))
+    model, processor = build_model_and_processor(run.model, columns.captions_of(train_rows))
     if run.data.cache_images:
-        pairs.pixel_cache = cache_pixels(train_split, columns, processor)
+        pairs.pixel_cache = cache_pixels(train_rows, columns, processor)
     eval_dataset = None
-    if validation_split:
+    if validation_rows is not None:
         # Every caption of a validation image is a query.
-        eval_dataset = ImageCaptionPairs(splits[validation_split], columns, captions_per_image="all")
+        eval_dataset = ImageCaptionPairs(validation_rows, columns, captions_per_image="all")
     augmentation = PersonAugmentation(processor, crop_padding=run.data.crop_padding) if run.data.augmentation else None
 
     # 4. Training, and the best or last model in <output_dir>/model
@@ -74,11 +72,7 @@ def main(arguments: argparse.Namespace) -> None:
         eval_dataset=eval_dataset,
         augmentation=augmentation,
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(run.training.output_dir) if arguments.resume else None)
-    trainer.save_model(str(Path(run.training.output_dir) / "model"))
-    trainer.save_state()
-    if trainer.is_world_process_zero():
-        save_run_record(run, Path(run.training.output_dir) / "model")
+    train_and_save(run, trainer, resume=arguments.resume)
 
 
 if __name__ == "__main__":

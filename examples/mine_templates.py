@@ -35,7 +35,7 @@ from dataset_scripts.construction.text_embedding import (
     TransformersEmbedder,
     TransformersEmbedderSettings,
 )
-from dataset_scripts.opening import open_dataset
+from dataset_scripts.opening import choose_split, open_dataset
 from modeling_gadms.data import DatasetColumns
 
 
@@ -51,10 +51,7 @@ def mine(arguments: argparse.Namespace) -> None:
     # 2. The captions: of training alone
     forbidden: set[str] = set()
     for name, split, column in arguments.forbid:
-        splits = open_dataset(name)
-        if split not in splits:
-            raise ValueError(f"--forbid {name} has no split `{split}`; it has {', '.join(map(str, splits))}")
-        forbidden |= hash_captions(splits[split], [column])
+        forbidden |= hash_captions(choose_split(f"--forbid {name}", open_dataset(name), split), [column])
     captions, source = training_captions(
         arguments.dataset,
         arguments.split,

@@ -39,7 +39,8 @@ from reproduction import (
 
 from dataset_scripts.opening import BENCHMARKS, find_benchmarks
 from dataset_scripts.synthetic_releases import write_synthetic_releases
-from modeling_gadms.reports import aggregate_records, read_records, write_json
+from modeling_gadms.files import write_json
+from modeling_gadms.reports import aggregate_records, read_records
 from modeling_gadms.run_config import RUN_RECORD
 
 

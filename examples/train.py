@@ -22,17 +22,16 @@ launch`, which takes one otherwise. Expected time: 9 minutes for the demo config
 import argparse
 import logging
 import sys
-from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
-from dataset_scripts.opening import open_dataset, open_parquet_split, parquet_files
+from dataset_scripts.opening import choose_split, open_dataset, open_parquet_split, parquet_files
 from modeling_gadms.building import build_model_and_processor
 from modeling_gadms.data import ImageCaptionPairs, PersonAugmentation, cache_pixels
-from modeling_gadms.run_config import load_run_config, save_run_record
+from modeling_gadms.run_config import load_run_config, train_and_save
 from modeling_gadms.streaming import ParquetRows, StreamedPairs
-from modeling_gadms.trainer import GADMSTrainer, last_checkpoint
+from modeling_gadms.trainer import GADMSTrainer
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -55,13 +54,10 @@ def main(arguments: argparse.Namespace) -> None:
     else:
         with run.training.main_process_first(desc="data set"):
             splits = open_dataset(data.dataset, **data.dataset_args)
-        for name in filter(None, (data.train_split, validation_split)):
-            if name not in splits:
-                raise ValueError(f"{data.dataset} has no split `{name}`; it has {', '.join(splits)}")
-        train_rows = splits[data.train_split]
+        train_rows = choose_split(data.dataset, splits, data.train_split)
         captions = columns.captions_of(train_rows)
         if validation_split:
-            validation_rows = splits[validation_split]
+            validation_rows = choose_split(data.dataset, splits, validation_split)
 
     # 3. The model, and the processor that goes with it
     model, processor = build_model_and_processor(run.model, captions)
@@ -90,11 +86,7 @@ def main(arguments: argparse.Namespace) -> None:
         eval_dataset=eval_dataset,
         augmentation=augmentation,
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(run.training.output_dir) if arguments.resume else None)
-    trainer.save_model(str(Path(run.training.output_dir) / "model"))
-    trainer.save_state()
-    if trainer.is_world_process_zero():
-        save_run_record(run, Path(run.training.output_dir) / "model")
+    train_and_save(run, trainer, resume=arguments.resume)
 
 
 if __name__ == "__main__":

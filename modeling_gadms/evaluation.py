@@ -14,6 +14,15 @@ from .modeling_gadms import GADMSModel
 from .processing_gadms import GADMSProcessor
 
 
+def metric_label(name: str) -> str:
+    """How a metric is called in tables.
+
+    >>> metric_label("r10"), metric_label("map"), metric_label("minp")
+    ('R@10', 'mAP', 'mINP')
+    """
+    return {"map": "mAP", "minp": "mINP"}.get(name, f"R@{name[1:]}")
+
+
 @dataclass(frozen=True)
 class RetrievalReport:
     """What an evaluation measured, and on what.
@@ -55,9 +64,7 @@ class RetrievalReport:
 
     def to_table(self) -> str:
         """Return the report for people: one line a direction, and one that says what was measured on what."""
-        names = {"map": "mAP", "minp": "mINP"}
-        columns = [names.get(name, f"R@{name[1:]}") for name in self.text_to_image.to_dict()]
-        lines = [" " * 13 + "".join(f"{column:>8}" for column in columns)]
+        lines = [" " * 13 + "".join(f"{metric_label(name):>8}" for name in self.text_to_image.to_dict())]
         for direction, metrics in (("text-to-image", self.text_to_image), ("image-to-text", self.image_to_text)):
             lines.append(direction + "".join(f"{value:8.2f}" for value in metrics.to_dict().values()))
         lines.append(

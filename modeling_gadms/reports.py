@@ -1,8 +1,6 @@
 """What a measurement leaves behind, and several of them together: mean and standard deviation over seeds."""
 
-import hashlib
 import json
-import os
 import platform
 import shlex
 import statistics
@@ -16,7 +14,8 @@ from typing import Any
 import datasets
 
 from .data import DatasetColumns
-from .evaluation import RetrievalReport
+from .evaluation import RetrievalReport, metric_label
+from .files import file_digest
 from .modeling_gadms import GADMSModel
 from .run_config import RUN_RECORD
 
@@ -58,7 +57,7 @@ def make_record(
             "folder": str(folder),
             "class": type(model).__name__,
             "dtype": str(model.dtype).removeprefix("torch."),
-            "weights_sha256": {file.name: _sha256(file) for file in sorted(folder.glob("*.safetensors"))},
+            "weights_sha256": {file.name: file_digest(file) for file in sorted(folder.glob("*.safetensors"))},
         },
         "training": _training(folder),
         "dataset": {
@@ -75,14 +74,6 @@ def make_record(
         | {library: metadata.version(library) for library in ("torch", "transformers", "datasets", "numpy")},
         "command": shlex.join(["python", *sys.argv]),
     }
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file of which a reader finds all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    unfinished.replace(path)
 
 
 def read_records(path: Path) -> list[Record]:
@@ -146,12 +137,10 @@ class AggregatedReport:
 
     def to_table(self) -> str:
         """Return the aggregate for people."""
-        names = {"map": "mAP", "minp": "mINP"}
-        columns = [names.get(name, f"R@{name[1:]}") for name in self.text_to_image]
         seeds = ", ".join("unknown" if seed is None else str(seed) for seed in self.seeds)
         lines = [
             f"{self.dataset}, split {self.split}: {len(self.seeds)} runs, seeds {seeds} (percent)",
-            " " * 13 + "".join(f"{column:>16}" for column in columns),
+            " " * 13 + "".join(f"{metric_label(name):>16}" for name in self.text_to_image),
         ]
         for direction in ("text_to_image", "image_to_text"):
             values = getattr(self, direction).values()
@@ -240,8 +229,3 @@ def _training(folder: Path) -> Record | None:
         raise ValueError(f"{run} is no JSON: {error}") from error
     start = training.get("config", {}).get("model", {}).get("from_pretrained")
     return training | {"started_from": _training(Path(start)) if start else None}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """A training run as one YAML file: sections `model`, `data` and `training`, with overrides from the command line."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,8 +7,9 @@ from typing import Any
 
 from .configuration_gadms import GADMSConfig, check_keys
 from .data import DatasetColumns
+from .files import write_json
 from .settings_file import apply_overrides, check_types, field_names, read_settings
-from .trainer import GADMSTrainingArguments
+from .trainer import GADMSTrainer, GADMSTrainingArguments, last_checkpoint
 
 
 @dataclass(frozen=True)
@@ -151,5 +151,21 @@ def save_run_record(run: RunConfig, folder: str | Path) -> None:
         "training": run.training.to_dict(),
     }
     del config["model"]["config"]
-    record = {"seed": run.training.seed, "config": config}
-    Path(folder, RUN_RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+    write_json(Path(folder, RUN_RECORD), {"seed": run.training.seed, "config": config})
+
+
+def train_and_save(run: RunConfig, trainer: GADMSTrainer, *, resume: bool) -> None:
+    """Train, and leave the best or last model in `<output_dir>/model`, with its record written last.
+
+    Args:
+        run ([`RunConfig`]): the run that `trainer` was made for.
+        trainer ([`GADMSTrainer`])
+        resume (`bool`): go on from the last checkpoint in the output folder, if there is one.
+    """
+    output_dir = str(run.training.output_dir)
+    folder = str(Path(output_dir) / "model")
+    trainer.train(resume_from_checkpoint=last_checkpoint(output_dir) if resume else None)
+    trainer.save_model(folder)
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        save_run_record(run, folder)

@@ -31,12 +31,13 @@ import pyarrow.parquet
 from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
+from modeling_gadms.files import move_into_place, write_atomically
 from modeling_gadms.images import PICTURE_FORMATS
 
 from .fetch_process import Downloaded, Downloader, FetchFailedError
 from .fetch_settings import FetchProblem, FetchReport, FetchSettings
 from .optout import OptOutList
-from .shards import RunFolderError, lock_folder, move_into_place, remove_leftovers, write_atomically
+from .shards import RunFolderError, lock_folder, remove_leftovers
 from .sources import FAILED_SUFFIX
 from .url_table import UrlRow, UrlTable, rows_by_tar
 

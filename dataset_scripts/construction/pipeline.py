@@ -16,6 +16,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
+from modeling_gadms.files import file_digest, replacing, write_atomically
+
 from .blocks import Block
 from .caption import AskCaptioner, Attempt, DrawTemplate, VerifyCaption, load_templates
 from .config import BuildConfig
@@ -45,16 +47,7 @@ from .publish import write_account, write_card
 from .quality import MeasureQuality
 from .ray_engine import run_ray
 from .review import draw_review
-from .shards import (
-    PhaseFolder,
-    RunFolderError,
-    file_digest,
-    fingerprint,
-    lock_folder,
-    remove_leftovers,
-    replacing,
-    write_atomically,
-)
+from .shards import PhaseFolder, RunFolderError, fingerprint, lock_folder, remove_leftovers
 from .sources import Plan, SourceSettings, plan_shards
 
 

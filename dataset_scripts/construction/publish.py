@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from modeling_gadms.files import replacing, write_atomically
+
 from .caption import public_name
 from .funnel import Stage, draw_funnel, format_funnel
 from .phases import data_file
-from .shards import replacing, write_atomically
 
 
 if TYPE_CHECKING:

@@ -6,11 +6,8 @@ of its rows, is moved there last. What has no marker is done again, and gives th
 
 import hashlib
 import json
-import os
 import shutil
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -18,6 +15,8 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
+
+from modeling_gadms.files import file_digest, replacing, write_atomically
 
 from .funnel import Stage
 
@@ -116,28 +115,6 @@ class PhaseFolder:
         write_atomically(self.marker_path(number), json.dumps(asdict(marker), indent=1))
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that is whole or not there at all."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Where to write a file that is to be whole at `path` or not there: it is moved at the end of the `with`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{uuid.uuid4().hex[:8]}-{path.name}")
-    yield part
-    move_into_place(part, path)
-
-
-def move_into_place(part: Path, path: Path) -> None:
-    """Move a finished file to its place on the same disk, so that it is whole there also after a power cut."""
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
 def remove_leftovers(root: Path) -> None:
     """Remove what killed writers left beside the files they meant to write.
 
@@ -177,12 +154,6 @@ def lock_folder(root: Path) -> FileLock:
     except Timeout as error:
         raise RunFolderError(f"another run works in {root}: wait for it, or name another output folder") from error
     return lock
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(*parts: object) -> str:

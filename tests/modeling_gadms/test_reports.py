@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from modeling_gadms.cli import app
-from modeling_gadms.reports import MeanAndDeviation, aggregate_records, read_records, write_json
+from modeling_gadms.files import write_json
+from modeling_gadms.reports import MeanAndDeviation, aggregate_records, read_records
 
 
 def record(seed: int | None = 0, r1: float = 50.0, **changes) -> dict:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,19 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dataset_scripts.construction import shards
 from dataset_scripts.construction.funnel import Stage
 from dataset_scripts.construction.shards import (
     ROW_GROUP,
     Marker,
     PhaseFolder,
     RunFolderError,
-    file_digest,
     fingerprint,
     lock_folder,
     remove_leftovers,
-    write_atomically,
 )
+from modeling_gadms.files import file_digest, write_atomically
 
 
 TABLES = {
@@ -96,7 +95,7 @@ def test_a_failure_before_the_marker_is_in_place_leaves_no_marker(folder, monkey
 
 def test_a_file_is_on_the_disk_before_it_is_moved_to_its_place(folder, monkeypatch):
     events = []
-    monkeypatch.setattr(shards.os, "fsync", lambda descriptor: events.append("synced"))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: events.append("synced"))
     move = Path.replace
     monkeypatch.setattr(Path, "replace", lambda self, target: events.append("moved") or move(self, target))
     folder.finish(3, TABLES, STAGES)
@@ -144,7 +143,7 @@ def test_a_text_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
     def fail(descriptor):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(shards.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="no space"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
