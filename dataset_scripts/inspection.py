@@ -1,7 +1,7 @@
 """Look at a data set before training on it: counts, captions, image sizes, what cannot be read, what leaks."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -331,11 +331,3 @@ def _content(value: Any) -> bytes:
     if value is None:
         raise TypeError("there is no image")
     return value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
-
-
-def sample_rows(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
-    """Samples by split."""
-    by_split: dict[str, list[Sample]] = {}
-    for sample in samples:
-        by_split.setdefault(sample.split, []).append(sample)
-    return by_split

@@ -1,12 +1,13 @@
 """A few persons of each split with their captions, as one picture."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from PIL import Image, ImageDraw
 
-from modeling_gadms.drawing import FAINT_INK, INK, PAPER, font_for, paste_fitted, printable, wrap
+from modeling_gadms.drawing import FAINT_INK, INK, PAPER, font_for, paste_on_card, printable, wrap
 
-from .inspection import Sample, sample_rows
+from .inspection import Sample
 
 
 _CELL_WIDTH = 220
@@ -16,7 +17,6 @@ _CAPTION_LINES = 9
 _GAP = 18
 _MARGIN = 28
 _HEAD = 34
-_CARD = (243, 243, 245)
 
 
 def draw_sample_sheet(title: str, samples: Sequence[Sample]) -> Image.Image:
@@ -29,7 +29,7 @@ def draw_sample_sheet(title: str, samples: Sequence[Sample]) -> Image.Image:
     Returns:
         `PIL.Image.Image` in mode RGB.
     """
-    by_split = sample_rows(samples)
+    by_split = {split: list(row) for split, row in groupby(samples, key=lambda sample: sample.split)}
     columns = max((len(row) for row in by_split.values()), default=1)
     cell_height = _PICTURE_HEIGHT + (_CAPTION_LINES + 2) * _LINE
     width = 2 * _MARGIN + max(columns, 2) * (_CELL_WIDTH + _GAP) - _GAP
@@ -49,8 +49,7 @@ def draw_sample_sheet(title: str, samples: Sequence[Sample]) -> Image.Image:
 
 def _draw_sample(sheet: Image.Image, sample: Sample, left: int, top: int) -> None:
     draw = ImageDraw.Draw(sheet)
-    draw.rounded_rectangle((left, top, left + _CELL_WIDTH, top + _PICTURE_HEIGHT), radius=8, fill=_CARD)
-    paste_fitted(sheet, sample.content, left + 8, top + 8, (_CELL_WIDTH - 16, _PICTURE_HEIGHT - 16))
+    paste_on_card(sheet, sample.content, left, top, (_CELL_WIDTH, _PICTURE_HEIGHT))
     text = " | ".join(sample.captions)
     font = font_for(text, 13)
     name = f"row {sample.row}" + (f", person {sample.person}" if sample.person else "")

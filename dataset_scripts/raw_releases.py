@@ -17,6 +17,8 @@ import datasets
 
 from modeling_gadms.files import file_digest
 
+from .missing_images import check_on_missing_images, report_missing_images
+
 
 VERSION = "1.0.1"  # raise it whenever a row changes: it is part of the cache's name
 SPLITS = ("train", "validation", "test")
@@ -24,7 +26,6 @@ IMAGES = "imgs"
 """Folder of the images, in all three releases."""
 _SPLIT_NAMES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 _ROWS_PER_SHARD = 500
-_NAMED = 10  # of many missing images, as many are named
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,7 @@ class RawReleaseConfig(datasets.BuilderConfig):
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
         """Returns: a name made of the options that bear on the rows."""
-        if self.on_missing_images not in ("error", "skip"):
-            raise ValueError(f"on_missing_images = {self.on_missing_images!r} must be 'error' or 'skip'")
+        check_on_missing_images(self.on_missing_images)
         options = {key: value for key, value in config_kwargs.items() if key != "check_counts"}
         name: str = super().create_config_id(options, custom_features)
         return name
@@ -321,13 +321,7 @@ def _with_images(entries: list[Entry], file: Path, on_missing_images: str) -> li
     missing = [entry.path for entry in entries if entry.path not in on_disk]
     if not missing:
         return entries
-    problem = (
-        f"{len(missing):,} of {len(entries):,} images of {file} are not in {folder}: {', '.join(missing[:_NAMED])}"
-        f"{', ...' if len(missing) > _NAMED else ''}"
-    )
-    if on_missing_images == "error" or len(missing) == len(entries):
-        raise FileNotFoundError(f"{problem}. Complete them, or leave some out with on_missing_images='skip'")
-    warnings.warn(f"{problem}. Their rows are left out", UserWarning, stacklevel=2)
+    report_missing_images(missing, len(entries), file, folder, on_missing_images)
     return [entry for entry in entries if entry.path in on_disk]
 
 

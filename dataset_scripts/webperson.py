@@ -25,6 +25,7 @@ from datasets.builder import Key
 from datasets.fingerprint import Hasher
 from datasets.packaged_modules.parquet.parquet import Parquet, ParquetConfig
 
+from .missing_images import check_on_missing_images
 from .webperson_files import download_files, find_local_files, find_published_files, read_annotations, resolve_commit
 
 
@@ -65,8 +66,7 @@ class WebPersonConfig(ParquetConfig):
     def _resolve_data_files(self, base_path: str, download_config: datasets.DownloadConfig) -> None:
         if self.data_files is not None:  # type: ignore[has-type]
             raise ValueError("webperson finds its files itself: give `data_dir`, not `data_files`")
-        if self.on_missing_images not in ("error", "skip"):
-            raise ValueError(f"on_missing_images = {self.on_missing_images!r} must be 'error' or 'skip'")
+        check_on_missing_images(self.on_missing_images)
         if self.data_dir is not None:
             if self.revision is not None:
                 raise ValueError(f"a folder has no revisions: leave out revision={self.revision!r} or `data_dir`")

@@ -3,12 +3,10 @@
 import glob
 import json
 import os
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 import datasets
 import pyarrow as pa
@@ -18,11 +16,10 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from tqdm.auto import tqdm
 from tqdm.contrib.concurrent import thread_map
 
+from modeling_gadms.retrying import try_again
 
-Answer = TypeVar("Answer")
+from .missing_images import report_missing_images
 
-ATTEMPTS = 5
-"""How often a server that answers with a failure of its own is asked; the waits are 1, 2, 4 and 8 seconds."""
 
 ROWS_PER_TABLE = 1000
 """Of the JSON file, which is handed out to processes in such pieces. Not stated: chosen."""
@@ -44,7 +41,7 @@ def resolve_commit(repo_id: str, revision: str | None, token: str | bool | None 
     place = f"{repo_id}, revision {revision or 'main'}"
     try:
         api = HfApi(datasets.config.HF_ENDPOINT, token=token)
-        info = _again_if_it_fails(partial(api.dataset_info, repo_id, revision=revision, timeout=100.0))
+        info = try_again(partial(api.dataset_info, repo_id, revision=revision, timeout=100.0), _may_pass)
     except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError) as error:
         raise FileNotFoundError(
             f"{place}, cannot be found on the Hub, or not by you ({type(error).__name__}). Check its name; accept its "
@@ -92,20 +89,14 @@ def download_files(
         repo_id, _, place = file.removeprefix("hf://datasets/").partition("@")
         revision, _, path = place.partition("/")
         download = partial(api.hf_hub_download, repo_type="dataset", revision=revision, force_download=force)
-        _again_if_it_fails(partial(download, repo_id, path))
+        try_again(partial(download, repo_id, path), _may_pass)
 
     thread_map(fetch, files, max_workers=num_threads or 1, desc="Downloading", unit="file", disable=None)
 
 
-def _again_if_it_fails(ask: Callable[[], Answer]) -> Answer:
-    for attempt in range(ATTEMPTS - 1):
-        try:
-            return ask()
-        except HfHubHTTPError as error:
-            if error.response.status_code < 500:
-                raise
-            time.sleep(2**attempt)
-    return ask()
+def _may_pass(error: Exception) -> bool:
+    """Whether it is a failure of the server's own."""
+    return isinstance(error, HfHubHTTPError) and error.response.status_code >= 500
 
 
 def find_local_files(data_dir: str) -> DataFilesDict:
@@ -184,13 +175,7 @@ def read_annotations(file: str, on_missing_images: str) -> Iterator[pa.Table]:
         if not os.path.isfile(folder / path)
     ]
     if missing:
-        problem = (
-            f"{len(missing)} of {len(rows)} images of {file} are not in {folder}: {', '.join(missing[:_NAMED])}"
-            f"{', ...' if len(missing) > _NAMED else ''}"
-        )
-        if on_missing_images == "error" or len(missing) == len(rows):
-            raise FileNotFoundError(f"{problem}. Complete them, or leave some out with on_missing_images='skip'")
-        warnings.warn(f"{problem}. Their rows are left out", UserWarning, stacklevel=2)
+        report_missing_images(missing, len(rows), file, folder, on_missing_images)
         for path in missing:
             del rows[path]
     paths = list(rows)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from .drawing import FAINT_INK, INK, PAPER, font_for, paste_fitted, printable, shorten, wrap
+from .drawing import FAINT_INK, INK, PAPER, font_for, paste_on_card, printable, shorten, wrap
 from .gallery import SearchResult
 
 
@@ -17,7 +17,6 @@ _GAP = 16
 _MARGIN = 28
 _TITLE_LINE = 30
 _TITLE_LINES = 4
-_CARD = (243, 243, 245)
 
 
 def draw_contact_sheet(query: str, results: Sequence[SearchResult]) -> Image.Image:
@@ -57,8 +56,7 @@ def place_and_time(result: SearchResult) -> str:
 
 def _draw_result(sheet: Image.Image, result: SearchResult, left: int, top: int) -> None:
     draw = ImageDraw.Draw(sheet)
-    draw.rounded_rectangle((left, top, left + _CELL_WIDTH, top + _PICTURE_HEIGHT), radius=8, fill=_CARD)
-    paste_fitted(sheet, result.thumbnail, left + 8, top + 8, (_CELL_WIDTH - 16, _PICTURE_HEIGHT - 16))
+    paste_on_card(sheet, result.thumbnail, left, top, (_CELL_WIDTH, _PICTURE_HEIGHT))
 
     name = Path(result.source).name
     font, small = font_for("", 16), font_for(name, 13)

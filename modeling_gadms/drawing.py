@@ -5,7 +5,7 @@ import unicodedata
 from functools import lru_cache
 from typing import cast
 
-from PIL import Image, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 
 Font = ImageFont.FreeTypeFont
@@ -13,6 +13,7 @@ Font = ImageFont.FreeTypeFont
 INK = (28, 28, 30)
 FAINT_INK = (120, 120, 128)
 PAPER = (255, 255, 255)
+CARD = (243, 243, 245)
 
 # Common fonts of Linux, macOS and Windows; those that hold Chinese, Japanese and Korean come last, as their Latin
 # letters are the plainer ones. Pillow's own font is the last resort.
@@ -82,6 +83,22 @@ def paste_fitted(sheet: Image.Image, content: bytes, left: int, top: int, size: 
         fitted = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         resized = picture.convert("RGB").resize(fitted, Image.Resampling.LANCZOS)
     sheet.paste(resized, (left + (size[0] - fitted[0]) // 2, top + (size[1] - fitted[1]) // 2))
+
+
+def paste_on_card(
+    sheet: Image.Image, content: bytes, left: int, top: int, size: tuple[int, int], *, margin: int = 8, radius: int = 8
+) -> None:
+    """Put a picture, the content of an image file, on a card with round corners.
+
+    Args:
+        sheet (`PIL.Image.Image`): in mode RGB.
+        left, top (`int`), size (`tuple[int, int]`): of the card, (width, height).
+        margin (`int`), radius (`int`): of the card, around the picture and at its corners.
+    """
+    width, height = size
+    draw = ImageDraw.Draw(sheet)
+    draw.rounded_rectangle((left, top, left + width, top + height), radius=radius, fill=CARD)
+    paste_fitted(sheet, content, left + margin, top + margin, (width - 2 * margin, height - 2 * margin))
 
 
 def _fitting(text: str, font: Font, width: int, ending: str = "") -> str:

@@ -11,7 +11,6 @@ be replayed to go on in the middle of an epoch, every process knows how many ste
 by two of them (but for the row groups in which one process ends and the next begins).
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,12 +29,11 @@ from transformers.utils import logging
 
 from .data import DatasetColumns, ImageCaptionPair, choose_caption
 from .images import load_image
+from .retrying import ATTEMPTS, try_again
 
 
 logger = logging.get_logger(__name__)
 
-READ_ATTEMPTS = 5
-"""How often a row group is read before a failing server or disk ends the run; the waits are 1, 2, 4 and 8 seconds."""
 _FOOTER_THREADS = 16
 
 
@@ -112,7 +110,7 @@ class ParquetRows:
             names (`Sequence[str]`, *optional*): the columns to read instead.
 
         Raises:
-            OSError: if the file cannot be read after [`READ_ATTEMPTS`] attempts.
+            OSError: if the file cannot be read after [`ATTEMPTS`] attempts.
             ValueError: if it is damaged.
         """
         columns = self.columns
@@ -370,18 +368,17 @@ def _footer(file: str) -> tuple[pq.FileMetaData, pa.Schema]:
 
 
 def _again_if_it_fails(read: Callable[[], Any], what: str) -> Any:
-    for attempt in range(READ_ATTEMPTS):
-        try:
-            return read()
-        except FileNotFoundError:
-            raise
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{what} is no sound Parquet: {error}") from error
-        except Exception as error:  # of whatever library stands behind the address
-            if attempt == READ_ATTEMPTS - 1:
-                raise OSError(
-                    f"{what} cannot be read ({type(error).__name__}: {error}), {READ_ATTEMPTS} times"
-                ) from error
-            logger.warning(f"{what} cannot be read ({type(error).__name__}: {error}); trying again")
-            time.sleep(2**attempt)
-    raise AssertionError  # not reached
+    def may_pass(error: Exception) -> bool:
+        if isinstance(error, (FileNotFoundError, pa.ArrowInvalid)):
+            return False
+        logger.warning(f"{what} cannot be read ({type(error).__name__}: {error}); trying again")
+        return True
+
+    try:
+        return try_again(read, may_pass)
+    except FileNotFoundError:
+        raise
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{what} is no sound Parquet: {error}") from error
+    except Exception as error:  # of whatever library stands behind the address
+        raise OSError(f"{what} cannot be read ({type(error).__name__}: {error}), {ATTEMPTS} times") from error

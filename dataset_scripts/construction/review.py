@@ -6,13 +6,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from modeling_gadms.drawing import FAINT_INK, INK, PAPER, font_for, paste_fitted, shorten
+from modeling_gadms.drawing import FAINT_INK, INK, PAPER, font_for, paste_on_card, shorten
 
 
 PERSONS_A_ROW = 12
 _CELL = (84, 176)
 _GAP, _MARGIN, _LABEL = 8, 28, 44
-_CARD = (243, 243, 245)
 
 
 def draw_review(root: Path) -> Image.Image:
@@ -48,8 +47,7 @@ def draw_review(root: Path) -> Image.Image:
         draw.text((width - _MARGIN, top + 10), shown, font=small, fill=FAINT_INK, anchor="ra")
         for column, content in enumerate(pictures):
             left, cell_top = _MARGIN + column * (_CELL[0] + _GAP), top + _LABEL
-            draw.rounded_rectangle((left, cell_top, left + _CELL[0], cell_top + _CELL[1]), radius=5, fill=_CARD)
-            paste_fitted(sheet, content, left, cell_top, _CELL)
+            paste_on_card(sheet, content, left, cell_top, _CELL, margin=0, radius=5)
     return sheet
 
 

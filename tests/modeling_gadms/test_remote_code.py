@@ -31,7 +31,7 @@ STAGES = [
     {"token_scoring_gadms"},
     {"modeling_gadms"},
     {"processing_gadms"},
-    {"images", "drawing", "vocabulary", "queries", "loading", "settings_file", "files"},
+    {"images", "drawing", "vocabulary", "queries", "loading", "settings_file", "files", "retrying"},
     {"data", "encoding", "detection", "video", "fingerprint", "conversion"},
     {"streaming"},
     {"training_callbacks"},

@@ -294,7 +294,7 @@ class Flaky(LocalFileSystem):
 @pytest.fixture
 def flaky(monkeypatch):
     waits = []
-    monkeypatch.setattr("modeling_gadms.streaming.time.sleep", waits.append)
+    monkeypatch.setattr("modeling_gadms.retrying.time.sleep", waits.append)
     monkeypatch.setattr(Flaky, "asked", [])
     fsspec.register_implementation("flaky", Flaky, clobber=True)
     return waits
