@@ -1,10 +1,16 @@
 """Text-based person retrieval with GA-DMS, native to Hugging Face.
 
-Importing this package registers the model with `AutoConfig`, `AutoModel`, `AutoModelForPreTraining` and
-`AutoProcessor`.
+Importing this package registers the model with `AutoConfig`, `AutoModel`, `AutoModelForPreTraining`,
+`AutoModelForZeroShotImageClassification` and `AutoProcessor`.
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForZeroShotImageClassification,
+    AutoProcessor,
+)
 
 from .configuration_gadms import GADMSConfig
 from .modeling_gadms import GADMSForPreTraining, GADMSModel
@@ -16,6 +22,7 @@ __version__ = "0.1.0"
 AutoConfig.register(GADMSConfig.model_type, GADMSConfig)
 AutoModel.register(GADMSConfig, GADMSModel)
 AutoModelForPreTraining.register(GADMSConfig, GADMSForPreTraining)
+AutoModelForZeroShotImageClassification.register(GADMSConfig, GADMSModel)
 AutoProcessor.register(GADMSConfig, GADMSProcessor)
 
 # `save_pretrained` copies the code beside the weights, so that a folder loads where this package is not installed.

@@ -15,6 +15,11 @@ EncoderConfig = TypeVar("EncoderConfig", CLIPTextConfig, CLIPVisionConfig)
 TOKEN_SCORES = ("gass", "cosine", "random", "none")
 ALIGNMENTS = ("sdm", "itc")
 
+# A configuration may come from anywhere. Beyond these, which no encoder reaches, it is a mistake or an attack on the
+# memory of who loads it.
+_MOST_LAYERS = 1_000
+_MOST_PARAMETERS = 50_000_000_000
+
 # Keys that transformers itself writes into or passes through a configuration without declaring them as fields.
 _BASE_KEYS = frozenset(
     {
@@ -126,8 +131,8 @@ class GADMSConfig(PreTrainedConfig):
 
     Raises:
         ValueError: for an unknown key, or an image size that is neither a number nor a pair of them.
-        huggingface_hub.errors.StrictDataclassError: for a value of the wrong type or outside its range, or an image
-            that patches do not divide.
+        huggingface_hub.errors.StrictDataclassError: for a value of the wrong type or outside its range, an image that
+            patches do not divide, or sizes beyond any model.
     """
 
     model_type = "gadms"
@@ -176,6 +181,8 @@ class GADMSConfig(PreTrainedConfig):
             "AutoConfig": "configuration_gadms.GADMSConfig",
             "AutoModel": "modeling_gadms.GADMSModel",
             "AutoModelForPreTraining": "modeling_gadms.GADMSForPreTraining",
+            # For `pipeline("zero-shot-image-classification")`: which of some descriptions fits a person.
+            "AutoModelForZeroShotImageClassification": "modeling_gadms.GADMSModel",
             "AutoProcessor": "processing_gadms.GADMSProcessor",
         }
 
@@ -271,6 +278,28 @@ class GADMSConfig(PreTrainedConfig):
         for name in ("mtp_weight", "identity_weight", "num_identities", "fusion_num_hidden_layers"):
             if not getattr(self, name) >= 0:  # also refuses NaN
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
+        self._validate_sizes()
+
+    def _validate_sizes(self) -> None:
+        text, vision, width = self.text_config, self.vision_config, self.projection_dim
+        stacks = {
+            "text_config.num_hidden_layers": (text.num_hidden_layers, text.hidden_size, text.intermediate_size),
+            "vision_config.num_hidden_layers": (vision.num_hidden_layers, vision.hidden_size, vision.intermediate_size),
+            "fusion_num_hidden_layers": (self.fusion_num_hidden_layers, width, self.fusion_intermediate_size),
+        }
+        for name, (layers, _, _) in stacks.items():
+            if layers > _MOST_LAYERS:
+                raise ValueError(f"{name} = {layers} is more than the {_MOST_LAYERS} layers that can be meant")
+        rows, columns = self.patch_grid
+        parameters = sum(layers * size * (4 * size + 2 * wide) for layers, size, wide in stacks.values())
+        parameters += text.hidden_size * (text.vocab_size + text.max_position_embeddings + width)
+        parameters += vision.hidden_size * (rows * columns + 3 * cast(int, vision.patch_size) ** 2 + width)
+        parameters += width * (text.vocab_size + self.num_identities)
+        if parameters > _MOST_PARAMETERS:
+            raise ValueError(
+                f"these sizes make a model of {parameters:,} parameters, more than the {_MOST_PARAMETERS:,} that can "
+                "be meant; look for a size with too many digits"
+            )
 
 
 def _height_and_width(image_size: int | list[int] | tuple[int, int] | None) -> tuple[int, int]:

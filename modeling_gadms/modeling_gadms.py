@@ -45,7 +45,7 @@ class GADMSOutput(ModelOutput):
 
     Args:
         logits_per_image (`torch.FloatTensor` of shape `(num_images, num_captions)`):
-            Cosine similarity over temperature.
+            Cosine similarity over temperature. Like all fields in float32, whatever the weights are in.
         logits_per_text (`torch.FloatTensor` of shape `(num_captions, num_images)`):
             Its transpose.
         image_embeds (`torch.FloatTensor` of shape `(num_images, projection_dim)`): L2-normalised.
@@ -63,9 +63,10 @@ class GADMSForPreTrainingOutput(ModelOutput):
     """Output of [`GADMSForPreTraining`].
 
     Args:
-        image_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`): L2-normalised.
+        image_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`):
+            L2-normalised, in float32 whatever the weights are in.
         text_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`):
-            L2-normalised; of the noise-masked caption where noise masking is active.
+            The same of the caption, noise-masked where noise masking is active.
         temperature (`torch.FloatTensor` of shape `()`): tau of the alignment.
         mtp_loss (`torch.FloatTensor` of shape `()`, *optional*):
             Cross-entropy in nats, mean over this batch's masked tokens.
@@ -131,6 +132,13 @@ class GADMSPreTrainedModel(CLIPPreTrainedModel):
     config: GADMSConfig  # type: ignore[assignment]
     base_model_prefix = "gadms"
     _no_split_modules = ["CLIPEncoderLayer", "GADMSVisionEmbeddings"]
+    # A temperature of three digits would scale every similarity of a half-precision checkpoint wrongly.
+    _keep_in_fp32_modules_strict = ["logit_scale"]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights. Overridden: the first of the parameters, which would tell, is one that stays float32."""
+        return next(parameter.dtype for name, parameter in self.named_parameters() if "logit_scale" not in name)
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -326,8 +334,8 @@ class GADMSModel(GADMSPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
     ) -> GADMSOutput:
         """Compare every image with every caption; see [`GADMSOutput`]. The numbers of each may differ."""
-        image_embeds = _unit_length(self.get_image_features(pixel_values))
-        text_embeds = _unit_length(self.get_text_features(input_ids, attention_mask))
+        image_embeds = _unit_length(self.get_image_features(pixel_values)["pooler_output"])
+        text_embeds = _unit_length(self.get_text_features(input_ids, attention_mask)["pooler_output"])
         logits_per_text = text_embeds @ image_embeds.T / self.temperature
         return GADMSOutput(
             logits_per_image=logits_per_text.T,
@@ -508,8 +516,8 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             )
 
         return GADMSForPreTrainingOutput(
-            image_embeds=nn.functional.normalize(image_embeds, dim=-1),
-            text_embeds=nn.functional.normalize(text_embeds, dim=-1),
+            image_embeds=_unit_length(image_embeds),
+            text_embeds=_unit_length(text_embeds),
             temperature=self.gadms.temperature,
             mtp_loss=mtp_loss,
             identity_loss=classification_loss,
@@ -537,8 +545,9 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         )
 
 
-def _unit_length(features: BaseModelOutputWithPooling) -> torch.Tensor:
-    return nn.functional.normalize(features["pooler_output"], dim=-1)
+def _unit_length(embeds: torch.Tensor) -> torch.Tensor:
+    # Ranks are differences of similarities that half precision, with its steps of 0.001 to 0.008, would round away.
+    return nn.functional.normalize(embeds.float(), dim=-1)
 
 
 def append_mean_row(embedding: torch.Tensor) -> torch.Tensor:
@@ -546,23 +555,33 @@ def append_mean_row(embedding: torch.Tensor) -> torch.Tensor:
     return torch.cat([embedding, embedding.mean(dim=0, keepdim=True)])
 
 
-def resize_patch_positions(positions: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Resize position embeddings of a class token and a square patch grid to a rectangular grid.
+def resize_patch_positions(
+    positions: torch.Tensor, grid: tuple[int, int], source_grid: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """Resize position embeddings of a class token and a patch grid to another grid.
 
     Args:
-        positions (`torch.FloatTensor` of shape `(1 + side ** 2, hidden_size)`)
+        positions (`torch.FloatTensor` of shape `(1 + num_patches, hidden_size)`)
         grid (`tuple[int, int]`): patches down, patches across.
+        source_grid (`tuple[int, int]`, *optional*): those of `positions`; a square by default.
 
     Returns:
         `torch.FloatTensor` of shape `(1 + grid[0] * grid[1], hidden_size)`.
+
+    Raises:
+        ValueError: if the positions do not fill `source_grid`, or are no square where none is given.
     """
     class_position, patches = positions[:1], positions[1:]
-    side = math.isqrt(len(patches))
-    if side * side != len(patches):
-        raise ValueError(f"{len(patches)} patch positions are not a square grid")
-    if grid == (side, side):
+    if source_grid is None:
+        side = math.isqrt(len(patches))
+        if side * side != len(patches):
+            raise ValueError(f"{len(patches)} patch positions are not a square grid")
+        source_grid = (side, side)
+    if source_grid[0] * source_grid[1] != len(patches):
+        raise ValueError(f"{len(patches)} patch positions do not fill a grid of {source_grid[0]}x{source_grid[1]}")
+    if grid == source_grid:
         return positions
-    patches = patches.T.reshape(1, -1, side, side).float()
+    patches = patches.T.reshape(1, -1, *source_grid).float()
     patches = nn.functional.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
     patches = patches.flatten(2)[0].T.to(positions.dtype)
     return torch.cat([class_position, patches])
