@@ -1,72 +1,44 @@
-"""A Hub on 127.0.0.1, good enough for the real `huggingface_hub` and `datasets` clients to read from.
+"""A Hub on 127.0.0.1, good enough for the real clients (`huggingface_hub`, `datasets`, `transformers`) to use.
 
 ```python
 with HubServer() as hub:
     commit = hub.commit("me/webperson", {"README.md": b"...", "data/train-00000-of-00001.parquet": b"..."})
     hub.tag("me/webperson", "v1", commit)
     hub.fail_once(".parquet", "unavailable")
-    subprocess.run([...], env=os.environ | hub.environment(home))
+    hub.add_token("hf_of_mine", write=True, namespaces=["me"])
+    subprocess.run([...], env=os.environ | hub.environment(home, token="hf_of_mine"))
     hub.requests  # what was asked, and how it was answered
+    hub.files("me/model", "v1", repo_type="model")  # what was pushed
 ```
 
 A client reads its endpoint when it is imported, so it is to run in a process of its own, with `environment`.
+`hub_state.py` is what a Hub holds, `hub_uploads.py` what may be written to it and how, `hub_cards.py` what it checks
+of a card.
 """
 
-import hashlib
-import json
 import re
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-
-LFS_SUFFIXES = (".parquet", ".safetensors", ".bin", ".jpg", ".png")
-"""Files that the Hub would keep outside git: their ETag is their SHA-256."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request and its answer."""
-
-    method: str
-    path: str
-    range: str | None
-    status: int
-    sent: int
+from tests.hub_state import Answer, HubState, Refusal, Request, entries, etag, is_large
+from tests.hub_uploads import WRITING, Call, json_answer, tell_user
 
 
-@dataclass
-class Repository:
-    """All commits of a repository, and what its branches and tags stand for."""
+class HubServer(HubState):
+    """Repositories in memory, served from when it is entered to when it is left.
 
-    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    refs: dict[str, str] = field(default_factory=dict)
+    Args:
+        part_size (`int`, *optional*): larger files of the kind kept outside git are to be sent in parts of so many
+            bytes; by default every one is sent whole.
+    """
 
-    def sha(self, revision: str) -> str | None:
-        return self.refs.get(revision) or (revision if revision in self.commits else None)
-
-
-@dataclass
-class Fault:
-    """The first request for the content of each file goes wrong: answered with 503, or cut off half-way."""
-
-    suffix: str
-    kind: Literal["unavailable", "cut"]
-    struck: set[str] = field(default_factory=set)
-
-
-class HubServer:
-    """Repositories in memory, served from when it is entered to when it is left."""
-
-    def __init__(self) -> None:
-        self.repositories: dict[tuple[str, str], Repository] = {}
-        self.requests: list[Request] = []
-        self.faults: list[Fault] = []
-        self.lock = threading.Lock()
+    def __init__(self, part_size: int | None = None) -> None:
+        super().__init__()
+        self.part_size = part_size
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.daemon_threads = True
         self._server.hub = self  # type: ignore[attr-defined]
@@ -80,11 +52,12 @@ class HubServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def environment(self, home: Path) -> dict[str, str]:
+    def environment(self, home: Path, token: str = "") -> dict[str, str]:
         """What a client's process needs to talk to this server and keep its caches in `home`."""
         return {
             "HF_ENDPOINT": self.endpoint,
             "HF_HOME": str(home),
+            "HF_TOKEN": token,
             "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -92,179 +65,170 @@ class HubServer:
             "no_proxy": "127.0.0.1",
         }
 
-    def commit(
-        self, repo_id: str, files: Mapping[str, bytes], *, repo_type: str = "dataset", branch: str = "main"
-    ) -> str:
-        """Make `files` all that a branch holds. Returns: the commit, the same for the same history."""
-        repository = self.repositories.setdefault((repo_type, repo_id), Repository())
-        digest = hashlib.sha1(f"{repo_type} {repo_id} {repository.refs.get(branch)}".encode())
-        for path, content in sorted(files.items()):
-            digest.update(path.encode() + hashlib.sha1(content).digest())
-        repository.commits[digest.hexdigest()] = dict(files)
-        repository.refs[branch] = digest.hexdigest()
-        return digest.hexdigest()
 
-    def tag(self, repo_id: str, tag: str, commit: str, *, repo_type: str = "dataset") -> None:
-        self.repositories[repo_type, repo_id].refs[tag] = commit
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading.
+# ---------------------------------------------------------------------------------------------------------------------
+def _describe(hub: HubState, call: Call, repo_type: str, repo_id: str, revision: str | None) -> Answer:
+    repository = hub.find(repo_type, repo_id, call.token)
+    sha = _sha(hub, call, repo_type, repo_id, revision or "main")
+    return json_answer(
+        {
+            "id": repo_id,
+            "sha": sha,
+            "lastModified": "2025-01-01T00:00:00.000Z",
+            "private": repository.private,
+            "gated": False,
+            "disabled": False,
+            "tags": [],
+            "siblings": [{"rfilename": path} for path in sorted(repository.commits[sha].files)],
+        }
+    )
 
-    def fail_once(self, suffix: str, kind: Literal["unavailable", "cut"]) -> Fault:
-        """Plan a fault for each file whose `repository/path` ends so. Returns: it, which tells where it struck."""
-        self.faults.append(Fault(suffix, kind))
-        return self.faults[-1]
 
-    def contents_sent(self, repo_id: str) -> list[Request]:
-        """Requests for the content of a repository's files."""
-        return [
-            request for request in self.requests if request.method == "GET" and f"{repo_id}/resolve/" in request.path
+def _tree(hub: HubState, call: Call, repo_type: str, repo_id: str, revision: str, inside: str | None) -> Answer:
+    sha = _sha(hub, call, repo_type, repo_id, revision)
+    files = hub.repositories[repo_type, repo_id].commits[sha].files
+    recursive = call.query.get("recursive", ["false"])[0].lower() == "true"
+    found = entries(files, (inside or "").strip("/"), recursive)
+    if inside and not found:
+        raise Refusal(404, f"{inside} does not exist in {repo_id} at {revision}", "EntryNotFound")
+    return json_answer(found)
+
+
+def _paths_info(hub: HubState, call: Call, repo_type: str, repo_id: str, revision: str) -> Answer:
+    sha = _sha(hub, call, repo_type, repo_id, revision)
+    files = hub.repositories[repo_type, repo_id].commits[sha].files
+    everything = {entry["path"]: entry for entry in entries(files, "", recursive=True)}
+    paths = parse_qs(call.body.decode()).get("paths", [])
+    return json_answer([everything[path] for path in paths if path in everything])
+
+
+def _refs(hub: HubState, call: Call, repo_type: str, repo_id: str) -> Answer:
+    repository = hub.find(repo_type, repo_id, call.token)
+    branches = [
+        {"name": name, "ref": f"refs/heads/{name}", "targetCommit": sha} for name, sha in repository.branches.items()
+    ]
+    tags = [
+        {"name": name, "ref": f"refs/tags/{name}", "targetCommit": tag.commit} for name, tag in repository.tags.items()
+    ]
+    return json_answer({"branches": branches, "converts": [], "tags": tags, "pullRequests": []})
+
+
+def _commits(hub: HubState, call: Call, repo_type: str, repo_id: str, revision: str) -> Answer:
+    _sha(hub, call, repo_type, repo_id, revision)
+    repository = hub.repositories[repo_type, repo_id]
+    return json_answer(
+        [
+            {
+                "id": sha,
+                "title": repository.commits[sha].message,
+                "message": "",
+                "authors": [{"user": repository.commits[sha].author}],
+                "date": "2025-01-01T00:00:00.000Z",
+            }
+            for sha in repository.history(revision)
         ]
+    )
+
+
+def _content(hub: HubState, call: Call, repo_type: str | None, repo_id: str, revision: str, inside: str) -> Answer:
+    sha = _sha(hub, call, repo_type or "model", repo_id, revision)
+    files = hub.repositories[repo_type or "model", repo_id].commits[sha].files
+    if inside not in files:
+        message = f"{inside} does not exist in {repo_id} at {revision}"
+        raise Refusal(404, message, "EntryNotFound", {"X-Repo-Commit": sha})
+    content = files[inside]
+    fault = hub.due_fault("download", f"{repo_id}/{inside}") if call.method == "GET" else None
+    if fault == "unavailable":
+        return Answer(503, b"try again")
+    headers = {"ETag": f'"{etag(inside, content)}"', "X-Repo-Commit": sha, "Accept-Ranges": "bytes"}
+    if is_large(inside, len(content)):
+        headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(content))}
+    if match := re.fullmatch(r"bytes=(\d+)-(\d*)", call.range or ""):
+        start, stop = int(match[1]), min(int(match[2] or len(content)) + 1, len(content))
+        if start >= len(content):
+            return Answer(416, b"", {"Content-Range": f"bytes */{len(content)}"})
+        part = content[start:stop]
+        headers["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(content)}"
+        return Answer(206, part, headers, cut=fault == "cut")
+    return Answer(200, content, headers, cut=fault == "cut")
+
+
+def _sha(hub: HubState, call: Call, repo_type: str, repo_id: str, revision: str) -> str:
+    sha = hub.find(repo_type, repo_id, call.token).sha(revision)
+    if sha is None:
+        raise Refusal(404, f"{repo_id} has no revision {revision}", "RevisionNotFound")
+    return sha
+
+
+_REPO = r"/api/(model|dataset|space)s/([^/]+/[^/]+)"
+_ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
+    ("GET", rf"{_REPO}(?:/revision/([^/]+))?", _describe),
+    ("GET", rf"{_REPO}/tree/([^/]+)(?:/(.*))?", _tree),
+    ("POST", rf"{_REPO}/paths-info/([^/]+)", _paths_info),
+    ("GET", rf"{_REPO}/refs", _refs),
+    ("GET", rf"{_REPO}/commits/([^/]+)", _commits),
+    ("GET", r"/(?:(dataset|space)s/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", _content),
+    ("GET", r"/api/whoami-v2", tell_user),
+    *WRITING,
+]
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    _API = re.compile(r"/api/(model|dataset|space)s/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?")
-    _FILE = re.compile(r"/(?:(dataset|space)s/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
     @property
     def hub(self) -> HubServer:
         return self.server.hub  # type: ignore[attr-defined, no-any-return]
 
-    def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        # A branch named `refs/pr/1` comes with its slashes quoted.
-        path = urlsplit(self.path).path
-        if match := self._API.fullmatch(path):
-            repo_type, repo_id, action, revision, inside = match.groups()
-            self._answer_api(repo_type, repo_id, action, unquote(revision or "main"), unquote(inside or ""), body)
-        elif match := self._FILE.fullmatch(path):
-            repo_type, repo_id, revision, inside = match.groups()
-            self._answer_file(repo_type or "model", repo_id, unquote(revision), unquote(inside))
-        else:
-            self._refuse("EntryNotFound", f"this server knows no {path}")
-
-    do_GET = do_HEAD = do_POST = _answer
-
-    def _answer_api(
-        self, repo_type: str, repo_id: str, action: str | None, revision: str, inside: str, body: bytes
-    ) -> None:
-        if (found := self._find(repo_type, repo_id, revision)) is None:
+    def _serve(self) -> None:
+        url = urlsplit(self.path)
+        length = int(self.headers.get("Content-Length") or 0)
+        upload = re.fullmatch(r"/upload/(?:model|dataset|space)/([^/]+/[^/]+/\w+)(?:/\d+)?", url.path)
+        if self.command == "PUT" and upload and (fault := self.hub.due_fault("upload", upload[1])):
+            self.rfile.read(length // 2 if fault == "cut" else length)
+            self._reply(Answer(503, b"try again", lost=fault == "cut"))
             return
-        sha, files = found
-        query = parse_qs(urlsplit(self.path).query)
-        if action == "tree":
-            recursive = query.get("recursive", ["false"])[0].lower() == "true"
-            entries = _entries(files, inside.strip("/"), recursive)
-            if inside and not entries:
-                self._refuse("EntryNotFound", f"{inside} does not exist in {repo_id} at {revision}")
-            else:
-                self._reply_json(entries)
-        elif action == "paths-info":
-            everything = {entry["path"]: entry for entry in _entries(files, "", recursive=True)}
-            paths = parse_qs(body.decode()).get("paths", [])
-            self._reply_json([everything[path] for path in paths if path in everything])
-        else:
-            self._reply_json(
-                {
-                    "id": repo_id,
-                    "sha": sha,
-                    "lastModified": "2025-01-01T00:00:00.000Z",
-                    "private": False,
-                    "gated": False,
-                    "disabled": False,
-                    "tags": [],
-                    "siblings": [{"rfilename": path} for path in sorted(files)],
-                }
-            )
+        authorization = self.headers.get("Authorization")
+        call = Call(
+            self.command,
+            parse_qs(url.query),
+            self.rfile.read(length),
+            authorization.removeprefix("Bearer ") if authorization else None,
+            self.headers.get("Range"),
+        )
+        try:
+            self._reply(self._answer(url.path, call))
+        except Refusal as refusal:
+            self._reply(refusal.answer)
 
-    def _answer_file(self, repo_type: str, repo_id: str, revision: str, inside: str) -> None:
-        if (found := self._find(repo_type, repo_id, revision)) is None:
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve
+
+    def _answer(self, path: str, call: Call) -> Answer:
+        method = "GET" if call.method == "HEAD" else call.method
+        for verb, pattern, function in _ROUTES:
+            if method == verb and (match := re.fullmatch(pattern, path)):
+                # A branch named `refs/pr/1` comes with its slashes quoted.
+                arguments: list[Any] = [group and unquote(group) for group in match.groups()]
+                return function(self.hub, call, *arguments)
+        raise Refusal(404, f"this server knows no {call.method} {path}", "EntryNotFound")
+
+    def _reply(self, answer: Answer) -> None:
+        content = b"" if self.command == "HEAD" or answer.lost else answer.content
+        sent = content[: len(content) // 2] if answer.cut else content
+        # Before the content: whoever has read it may look at the log.
+        self.hub.requests.append(
+            Request(self.command, unquote(self.path), self.headers.get("Range"), answer.status, len(sent))
+        )
+        self.close_connection = self.close_connection or answer.cut or answer.lost
+        if answer.lost:
             return
-        sha, files = found
-        if inside not in files:
-            self._refuse(
-                "EntryNotFound", f"{inside} does not exist in {repo_id} at {revision}", {"X-Repo-Commit": sha}
-            )
-            return
-        content = files[inside]
-        fault = self._due_fault(f"{repo_id}/{inside}") if self.command == "GET" else None
-        if fault == "unavailable":
-            self._reply(503, b"try again", {})
-            return
-        headers = {"ETag": f'"{_etag(inside, content)}"', "X-Repo-Commit": sha, "Accept-Ranges": "bytes"}
-        if inside.endswith(LFS_SUFFIXES):
-            headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(content))}
-        status, part = 200, content
-        if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
-            start, stop = int(match[1]), min(int(match[2] or len(content)) + 1, len(content))
-            if start >= len(content):
-                self._reply(416, b"", {"Content-Range": f"bytes */{len(content)}"})
-                return
-            status, part = 206, content[start:stop]
-            headers["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(content)}"
-        self._reply(status, part, headers, cut=fault == "cut")
-
-    def _due_fault(self, file: str) -> str | None:
-        with self.hub.lock:
-            for fault in self.hub.faults:
-                if file.endswith(fault.suffix) and file not in fault.struck:
-                    fault.struck.add(file)
-                    return fault.kind
-        return None
-
-    def _find(self, repo_type: str, repo_id: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
-        repository = self.hub.repositories.get((repo_type, repo_id))
-        if repository is None:
-            self._refuse("RepoNotFound", f"{repo_type} {repo_id} does not exist")
-            return None
-        sha = repository.sha(revision)
-        if sha is None:
-            self._refuse("RevisionNotFound", f"{repo_id} has no revision {revision}")
-            return None
-        return sha, repository.commits[sha]
-
-    def _refuse(self, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
-        self._reply(404, b"", {"X-Error-Code": code, "X-Error-Message": message, **(headers or {})})
-
-    def _reply_json(self, value: Any) -> None:
-        self._reply(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
-    def _reply(self, status: int, content: bytes, headers: Mapping[str, str], *, cut: bool = False) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+        self.send_response(answer.status)
+        for name, value in {"Content-Length": str(len(answer.content)), **answer.headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        sent = b"" if self.command == "HEAD" else content[: len(content) // 2] if cut else content
-        # Before the content: whoever has read it may look at the log.
-        request = Request(self.command, unquote(self.path), self.headers.get("Range"), status, len(sent))
-        self.hub.requests.append(request)
         self.wfile.write(sent)
-        self.close_connection = self.close_connection or cut
 
     def log_message(self, *_: object) -> None:
         pass  # `HubServer.requests` is the log
-
-
-def _etag(path: str, content: bytes) -> str:
-    """The name of a file's content: its SHA-256 for large files, as git names it for others."""
-    if path.endswith(LFS_SUFFIXES):
-        return hashlib.sha256(content).hexdigest()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def _entries(files: Mapping[str, bytes], folder: str, recursive: bool) -> list[dict[str, Any]]:
-    """Files and folders below a folder, as the Hub lists them."""
-    prefix = f"{folder}/" if folder else ""
-    entries: dict[str, dict[str, Any]] = {}
-    for path, content in sorted(files.items()):
-        if not path.startswith(prefix):
-            continue
-        parts = path.removeprefix(prefix).split("/")
-        for depth in range(1, len(parts) if recursive else min(len(parts), 2)):
-            above = prefix + "/".join(parts[:depth])
-            oid = hashlib.sha1(above.encode()).hexdigest()
-            entries[above] = {"type": "directory", "path": above, "oid": oid, "size": 0}
-        if recursive or len(parts) == 1:
-            etag = _etag(path, content)
-            entries[path] = {"type": "file", "path": path, "oid": etag, "size": len(content)}
-            if path.endswith(LFS_SUFFIXES):
-                entries[path]["lfs"] = {"oid": etag, "size": len(content), "pointerSize": 134}
-    return list(entries.values())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from modeling_gadms.files import replacing, write_atomically
+from modeling_gadms.hub import push_folder
 
 from .caption import public_name
 from .funnel import Stage, draw_funnel, format_funnel
@@ -21,7 +22,15 @@ if TYPE_CHECKING:
 
 PUBLISHED = ("README.md", "funnel.json", "funnel.png", "data/train-*.parquet")
 """What of a run's folder goes to the Hub. Work files and rejected rows stay."""
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+_SIZES = (
+    (10**3, "n<1K"),
+    (10**4, "1K<n<10K"),
+    (10**5, "10K<n<100K"),
+    (10**6, "100K<n<1M"),
+    (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"),
+    (10**9, "100M<n<1B"),
+)
 _CARD_TEMPLATE = Path(__file__).with_name("card_template.md")
 
 
@@ -67,7 +76,7 @@ def write_card(config: "BuildConfig", stages: Sequence[Stage], persons: int) -> 
         language=["en"],
         license=card.license,
         pretty_name=card.title,
-        size_categories=[next((name for limit, name in _SIZES if persons < limit), "n>10M")],
+        size_categories=[next((name for limit, name in _SIZES if persons < limit), "1B<n<10B")],
         task_categories=["text-to-image", "image-to-text", "zero-shot-image-classification"],
         tags=["person-retrieval", "text-based-person-search", "image-text-retrieval"],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
@@ -96,56 +105,33 @@ def write_card(config: "BuildConfig", stages: Sequence[Stage], persons: int) -> 
 
 
 def push_dataset(root: Path, repo_id: str, *, private: bool = False) -> str:
-    """Upload a finished run to the Hub, in one commit, which replaces the files of an earlier one.
+    """Upload a finished run to the Hub, in one commit, which replaces the data of an earlier one.
 
     Args:
         root (`Path`): the run's folder.
         repo_id (`str`): `namespace/name`.
-        private (`bool`): make the repository private where it is new.
+        private (`bool`): make a new repository private, and refuse one that is public.
 
     Returns:
         `str`: the commit's address.
 
     Raises:
         FileNotFoundError: if the run is not finished.
-        ValueError: if `repo_id` is no name of a repository.
+        ValueError: if `repo_id` is no name of a repository, or the repository is public and should not be.
         OSError: if the Hub cannot be reached or refuses, as without a token that may write there.
     """
-    from huggingface_hub import HfApi
-
     _check_finished(root)
-    api = HfApi()
-    try:
-        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo_id,
-            repo_type="dataset",
-            folder_path=root,
-            allow_patterns=list(PUBLISHED),
-            # An earlier build with more shards would be read along with this one.
-            delete_patterns=["data/*"],
-            commit_message="Build of the data set",
-        )
-    except ValueError:
-        raise
-    except Exception as error:  # of a refused connection, whatever class the Hub's HTTP library has for it
-        problem = f"{repo_id} was not pushed ({type(error).__name__}: {error})"
-        raise OSError(f"{problem}. The data set is whole in {root}: push it again") from error
-    return str(commit.commit_url)
-
-
-def check_push_target(repo_id: str) -> None:
-    """Refuse, before a run that may take days, what could not be pushed to at its end.
-
-    Raises:
-        ValueError: if `repo_id` is no name of a repository, or there is no token for the Hub.
-    """
-    from huggingface_hub import get_token
-    from huggingface_hub.utils import validate_repo_id
-
-    validate_repo_id(repo_id)
-    if not get_token():
-        raise ValueError(f"there is no token to push {repo_id} with: run `hf auth login`, or set HF_TOKEN")
+    report = push_folder(
+        root,
+        repo_id,
+        repo_type="dataset",
+        message="Build of the data set",
+        files=PUBLISHED,
+        # An earlier build with more shards would be read along with this one.
+        replace=["data/*"],
+        private=private,
+    )
+    return report.url
 
 
 def _check_finished(root: Path) -> None:

@@ -1,17 +1,10 @@
 """What a run publishes: a card, an account and Parquet that `load_dataset` opens, and nothing of its machine."""
 
-import base64
 import dataclasses
-import hashlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import datasets
@@ -27,13 +20,10 @@ from dataset_scripts.construction.crop import CropSettings
 from dataset_scripts.construction.detectors import DetectorSettings
 from dataset_scripts.construction.funnel import Stage, format_funnel
 from dataset_scripts.construction.pipeline import build_webperson
-from dataset_scripts.construction.publish import (
-    CardSettings,
-    check_push_target,
-    push_dataset,
-    write_account,
-    write_card,
-)
+from dataset_scripts.construction.publish import CardSettings, push_dataset, write_account, write_card
+from tests.hub_cards import check_card
+from tests.hub_client import HubClient
+from tests.hub_server import HubServer
 
 
 ROOT = Path(__file__).parents[3]
@@ -143,7 +133,7 @@ def test_lines_of_the_template_are_no_wider_than_code():
 
 @pytest.mark.parametrize(
     ("persons", "size"),
-    [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (5_002_723, "1M<n<10M"), (10_000_000, "n>10M")],
+    [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (5_002_723, "1M<n<10M"), (10_000_000, "10M<n<100M")],
 )
 def test_the_size_category_is_that_of_the_number_of_persons(run, tmp_path, persons, size):
     assert f"- {size}\n" in written_card(run, tmp_path, persons=persons)
@@ -220,166 +210,54 @@ def test_card_account_and_data_tell_nothing_of_the_machine_the_server_or_a_key(r
             assert secret.encode() not in content, f"{name} holds {secret}"
 
 
-class FakeHub(ThreadingHTTPServer):
-    """As much of the Hub as an upload asks: a repository that holds a file of an earlier build with more shards."""
-
-    daemon_threads = True
-    OLD = "data/train-00007-of-00009.parquet"
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _HubHandler)
-        self.created: list[dict] = []
-        self.uploaded: dict[str, bytes] = {}  # by the digest under which Git LFS has them
-        self.commits: list[list[dict]] = []
-        self.tokens: set[str | None] = set()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _HubHandler(BaseHTTPRequestHandler):
-    server: FakeHub
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        if self.path.startswith("/api/datasets/me/street/tree/main"):
-            names = [".gitattributes", "README.md", FakeHub.OLD]
-            self._reply([{"type": "file", "path": name, "size": 1, "oid": "0"} for name in names])
-        else:
-            self._reply({"error": f"nothing at {self.path}"}, 404)
-
-    def do_PUT(self) -> None:
-        self.server.uploaded[self.path.removeprefix("/put/")] = self._body()
-        self._reply({})
-
-    def do_POST(self) -> None:
-        body = self._body()
-        self.server.tokens.add(self.headers["Authorization"])
-        if self.path == "/api/repos/create":
-            self.server.created.append(json.loads(body))
-            self._reply({"url": f"{self.server.url}/datasets/me/street"})
-        elif self.path == "/api/validate-yaml":
-            self._reply({"errors": [], "warnings": []})
-        elif self.path == "/api/datasets/me/street/preupload/main":
-            names = [file["path"] for file in json.loads(body)["files"]]
-            modes = {name: "lfs" if name.endswith((".parquet", ".png")) else "regular" for name in names}
-            self._reply({"files": [{"path": n, "uploadMode": m, "shouldIgnore": False} for n, m in modes.items()]})
-        elif self.path == "/datasets/me/street.git/info/lfs/objects/batch":
-            objects = [
-                file | {"actions": {"upload": {"href": f"{self.server.url}/put/{file['oid']}"}}}
-                for file in json.loads(body)["objects"]
-            ]
-            self._reply({"transfer": "basic", "objects": objects})
-        elif self.path == "/api/datasets/me/street/commit/main":
-            self.server.commits.append([json.loads(line) for line in body.splitlines()])
-            url = f"{self.server.url}/datasets/me/street/commit/abc"
-            self._reply({"success": True, "commitOid": "abc", "commitUrl": url})
-        else:
-            self._reply({"error": f"nothing at {self.path}"}, 404)
-
-    def _body(self) -> bytes:
-        return self.rfile.read(int(self.headers["Content-Length"] or 0))
-
-    def _reply(self, value: object, status: int = 200) -> None:
-        content = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-PUSHES = """
-import json, sys
-from pathlib import Path
-from huggingface_hub import constants
-from dataset_scripts.construction.publish import push_dataset
-root, hub, told = Path(sys.argv[1]), constants.ENDPOINT, {}
-for name, endpoint, repo_id in (
-    ("pushed", hub, "me/street"),
-    ("refused", hub, "somebody_else/street"),
-    ("unreachable", "http://127.0.0.1:9", "me/x"),
-):
-    constants.ENDPOINT = endpoint
-    try:
-        told[name] = push_dataset(root, repo_id, private=True)
-    except OSError as error:
-        told[name] = str(error)
-print(json.dumps(told))
-"""
+OLD = {"data/train-00007-of-00009.parquet": b"of an earlier build with more shards", "NOTES.md": b"by hand"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Pushes:
-    hub: FakeHub
-    told: dict[str, str]
+    """A push over an earlier build, and one to somebody else's name."""
+
+    address: str
+    files: dict[str, bytes]
+    history: list[str]
+    refused: str
 
 
 @pytest.fixture(scope="module")
-def pushes(run, tmp_path_factory) -> Iterator[Pushes]:
-    """One push that works and two that do not, by a process of its own: libraries read the environment only once."""
+def pushes(run, tmp_path_factory) -> Pushes:
     leftover = run.root / "data" / ".part-0a1b2c3d-train-00000-of-00002.parquet"
     leftover.write_text("what a killed writer left")
-    with FakeHub() as hub:
-        thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        environment = os.environ | {
-            "HF_ENDPOINT": hub.url,
-            "HF_TOKEN": "hf_of_a_test",
-            "HF_HOME": str(tmp_path_factory.mktemp("hub")),
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "NO_PROXY": "127.0.0.1",
-            "PYTHONPATH": str(ROOT),
-        }
-        command = [sys.executable, "-c", PUSHES, str(run.root)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-        hub.shutdown()
-        thread.join()
+    push = "dataset_scripts.construction.publish.push_dataset"
+    with HubServer() as hub, HubClient(hub.environment(tmp_path_factory.mktemp("hub"))) as client:
+        hub.add_token("hf_of_a_test", write=True, namespaces=["me"])
+        hub.commit("me/street", OLD, private=True)
+        address = client.ask(push, run.root, "me/street", token="hf_of_a_test", private=True)
+        refused = client.refusal(push, run.root, "somebody_else/street", token="hf_of_a_test")
+        history = hub.repositories["dataset", "me/street"].history("main")
+        files = dict(hub.files("me/street"))
     leftover.unlink()
-    assert done.returncode == 0, done.stderr
-    yield Pushes(hub, json.loads(done.stdout.splitlines()[-1]))
+    return Pushes(address.removeprefix(hub.endpoint), files, history, refused.message)
 
 
-def test_a_push_makes_a_private_repository_and_tells_the_address_of_its_commit(pushes):
-    created = pushes.hub.created[0]
-    assert (created["name"], created["type"], created["visibility"]) == ("street", "dataset", "private")
-    assert pushes.told["pushed"] == f"{pushes.hub.url}/datasets/me/street/commit/abc"
-    assert "Bearer hf_of_a_test" in pushes.hub.tokens
+def test_a_push_is_one_commit_and_tells_its_address(pushes):
+    assert len(pushes.history) == 2
+    assert pushes.address == f"/datasets/me/street/commit/{pushes.history[0]}"
 
 
-def test_a_push_is_one_commit_of_card_account_and_data_and_nothing_else(run, pushes):
-    (commit,) = pushes.hub.commits
-    content: dict[str, bytes] = {}
-    for entry in commit:
-        if entry["key"] == "file":
-            content[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
-        elif entry["key"] == "lfsFile":
-            content[entry["value"]["path"]] = pushes.hub.uploaded[entry["value"]["oid"]]
+def test_a_push_is_card_account_and_data_in_place_of_earlier_data_and_nothing_else(run, pushes):
     data = [f"data/train-0000{number}-of-00002.parquet" for number in range(2)]
-    assert sorted(content) == sorted(["README.md", "funnel.json", "funnel.png", *data])
-    for name, uploaded in content.items():
-        assert uploaded == (run.root / name).read_bytes()
-    assert all(hashlib.sha256(value).hexdigest() == digest for digest, value in pushes.hub.uploaded.items())
+    assert sorted(pushes.files) == sorted(["NOTES.md", "README.md", "funnel.json", "funnel.png", *data])
+    for name in pushes.files.keys() - OLD.keys():
+        assert pushes.files[name] == (run.root / name).read_bytes()
 
 
-def test_a_push_takes_the_data_of_an_earlier_build_away(pushes):
-    (commit,) = pushes.hub.commits
-    assert [entry["value"]["path"] for entry in commit if entry["key"] == "deletedFile"] == [FakeHub.OLD]
+def test_the_hub_has_nothing_to_say_against_the_card(run):
+    assert check_card((run.root / "README.md").read_text(encoding="utf-8"), "dataset") == ([], [])
 
 
-def test_a_hub_that_cannot_be_reached_is_an_error_that_says_the_data_are_whole(run, pushes):
-    told = pushes.told["unreachable"]
-    assert told.startswith("me/x was not pushed (ConnectError") and f"is whole in {run.root}: push it again" in told
-
-
-def test_a_hub_that_refuses_is_an_error_that_says_why(pushes):
-    told = pushes.told["refused"]
-    assert told.startswith("somebody_else/street was not pushed (") and "404" in told
+def test_a_hub_that_refuses_is_an_error_that_says_why_and_that_the_data_are_whole(run, pushes):
+    assert pushes.refused.startswith("somebody_else/street was not pushed (") and "403" in pushes.refused
+    assert f"{run.root} is whole: use a token that may write there" in pushes.refused
 
 
 @pytest.mark.parametrize(
@@ -399,14 +277,3 @@ def test_a_run_that_is_not_finished_is_not_pushed(run, tmp_path, missing, told):
     shutil.rmtree(root / missing) if missing == "data" else (root / missing).unlink()
     with pytest.raises(FileNotFoundError, match=f"copy holds no finished run: {told}. Run the pipeline to its end"):
         push_dataset(root, "me/street")
-
-
-def test_what_could_not_be_pushed_to_is_refused_before_the_run(monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
-    check_push_target("me/street")
-    with pytest.raises(ValueError, match="me/my street"):
-        check_push_target("me/my street")
-    monkeypatch.setenv("HF_TOKEN", "")
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", "/nowhere")
-    with pytest.raises(ValueError, match="no token to push me/street with: run `hf auth login`"):
-        check_push_target("me/street")

@@ -1,0 +1,112 @@
+"""A process that calls functions against the Hub that its environment names, as a test asks it to.
+
+```python
+with HubClient(hub.environment(home)) as client:
+    client.ask("huggingface_hub.create_repo", token="hf_of_mine", repo_id="me/model")
+```
+
+A client's libraries read the endpoint when they are imported; one process serves a whole file of tests. It does not
+wait between the client's own attempts.
+"""
+
+import json
+import os
+import pydoc
+import subprocess
+import sys
+import time
+import types
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a call came to: a result, as JSON gives it back, or an error with the names of its classes."""
+
+    result: Any
+    error: tuple[str, ...]
+    message: str
+    warnings: tuple[str, ...]
+
+
+class HubClient:
+    """The process, from when it is made to when the `with` ends."""
+
+    def __init__(self, environment: dict[str, str]):
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__))],
+            env=os.environ | environment | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> "HubClient":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate(timeout=60)
+
+    def call(self, function: str, *arguments: Any, token: str = "", **named: Any) -> Reply:
+        """Call `module.function`, with the token in the environment."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        request = {"function": function, "arguments": arguments, "named": named, "token": token}
+        print(json.dumps(request, default=str), file=self.process.stdin, flush=True)  # noqa: T201
+        answer = json.loads(self.process.stdout.readline())
+        return Reply(answer["result"], tuple(answer["error"]), answer["message"], tuple(answer["warnings"]))
+
+    def ask(self, function: str, *arguments: Any, token: str = "", **named: Any) -> Any:
+        """What a call returns that is to succeed."""
+        reply = self.call(function, *arguments, token=token, **named)
+        assert not reply.error, reply
+        return reply.result
+
+    def refusal(self, function: str, *arguments: Any, token: str = "", **named: Any) -> Reply:
+        """What a call comes to that is to fail."""
+        reply = self.call(function, *arguments, token=token, **named)
+        assert reply.error, reply
+        return reply
+
+
+def _perform(request: dict[str, Any]) -> dict[str, Any]:
+    os.environ["HF_TOKEN"] = request["token"]
+    answer: dict[str, Any] = {"result": None, "error": [], "message": ""}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            result = _call(request["function"], request["arguments"], request["named"])
+            answer["result"] = asdict(result) if is_dataclass(result) else result
+        except Exception as error:
+            answer["error"] = [kind.__name__ for kind in type(error).__mro__]
+            answer["message"] = str(error)
+    shown = [warning for warning in told if issubclass(warning.category, UserWarning)]
+    return answer | {"warnings": [str(warning.message) for warning in shown]}
+
+
+def _call(name: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
+    function: Any = pydoc.locate(name)
+    # JSON knows no paths: what starts like one was one.
+    paths = [Path(value) if isinstance(value, str) and value.startswith("/") else value for value in arguments]
+    return function(*paths, **named)
+
+
+def main() -> None:
+    from huggingface_hub.utils import _http, disable_progress_bars
+
+    _http.time = types.SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})  # type: ignore[assignment]
+    disable_progress_bars()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever libraries print is no answer
+    for line in sys.stdin:
+        print(json.dumps(_perform(json.loads(line)), default=str), file=answers, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
