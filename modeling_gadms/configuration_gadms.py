@@ -283,13 +283,16 @@ class GADMSConfig(PreTrainedConfig):
     def _validate_sizes(self) -> None:
         text, vision, width = self.text_config, self.vision_config, self.projection_dim
         stacks = {
-            "text_config.num_hidden_layers": (text.num_hidden_layers, text.hidden_size, text.intermediate_size),
-            "vision_config.num_hidden_layers": (vision.num_hidden_layers, vision.hidden_size, vision.intermediate_size),
-            "fusion_num_hidden_layers": (self.fusion_num_hidden_layers, width, self.fusion_intermediate_size),
+            "text": (text.num_hidden_layers, text.hidden_size, text.intermediate_size),
+            "image": (vision.num_hidden_layers, vision.hidden_size, vision.intermediate_size),
+            "fusion": (self.fusion_num_hidden_layers, width, self.fusion_intermediate_size),
         }
         for name, (layers, _, _) in stacks.items():
             if layers > _MOST_LAYERS:
-                raise ValueError(f"{name} = {layers} is more than the {_MOST_LAYERS} layers that can be meant")
+                raise ValueError(
+                    f"num_hidden_layers of the {name} encoder = {layers} is more than the {_MOST_LAYERS} that can be "
+                    "meant"
+                )
         rows, columns = self.patch_grid
         parameters = sum(layers * size * (4 * size + 2 * wide) for layers, size, wide in stacks.values())
         parameters += text.hidden_size * (text.vocab_size + text.max_position_embeddings + width)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,26 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(f".part-{uuid.uuid4().hex[:8]}-{path.name}")
     yield part
     move_into_place(part, path)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Where to write a folder that is to be whole at `path` or not there: it is moved at the end of the `with`.
+
+    Raises:
+        FileExistsError: if there is something already, be it a file or a folder that is not empty.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(f"{path} is there already; give a new or an empty folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        part.mkdir()
+        yield part
+        part.replace(path)  # of an empty folder nothing is lost
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def move_into_place(part: Path, path: Path) -> None:

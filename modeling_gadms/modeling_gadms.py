@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar, cast
 
 import torch
@@ -20,7 +20,7 @@ from transformers.models.clip.modeling_clip import (
 )
 from transformers.utils import ModelOutput
 
-from .configuration_gadms import GADMSConfig
+from .configuration_gadms import EncoderConfig, GADMSConfig
 from .losses_gadms import identity_loss, masked_token_prediction_loss
 from .masking_gadms import (
     apply_mask,
@@ -192,8 +192,8 @@ class GADMSPreTrainedModel(CLIPPreTrainedModel):
             # Half-precision weights are copied into float32 ones; left here, the encoders alone would be half.
             encoder_config.pop("dtype", None)
         config = GADMSConfig(
-            text_config=CLIPTextConfig.from_dict(text_config),
-            vision_config=CLIPVisionConfig.from_dict(vision_config),
+            text_config=_declared_settings(CLIPTextConfig, text_config),
+            vision_config=_declared_settings(CLIPVisionConfig, vision_config),
             projection_dim=clip.visual_projection.out_features,
             mask_token_id=vocab_size,
             **config_kwargs,
@@ -543,6 +543,11 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         return informative_mask_probability(
             scores, rate=rate, sharpness=self.config.mask_sharpness, threshold=self.config.informative_mask_threshold
         )
+
+
+def _declared_settings(config_class: type[EncoderConfig], values: dict[str, Any]) -> EncoderConfig:
+    """OpenAI's configurations list every setting that transformers once had; what nobody reads, ours refuses."""
+    return config_class(**{field.name: values[field.name] for field in fields(config_class) if field.name in values})
 
 
 def _unit_length(embeds: torch.Tensor) -> torch.Tensor:
