@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from modeling_gadms.cli import user_errors
+from modeling_gadms.user_errors import user_errors
 
 
 def inspect_dataset(
@@ -26,22 +26,15 @@ def inspect_dataset(
     gadms inspect --dataset cuhk_pedes --dataset-args data_dir=data/CUHK-PEDES --tokenizer my_model --out sample.png
     """
     with user_errors():
-        import yaml
         from transformers import AutoTokenizer
 
         from modeling_gadms.files import write_json
 
         from .inspection import choose_columns, inspect_splits
         from .inspection_sheet import draw_sample_sheet
-        from .opening import open_dataset
+        from .opening import dataset_arguments, open_dataset
 
-        arguments = {}
-        for text in dataset_args or []:
-            key, separator, value = text.partition("=")
-            if not (key and separator):
-                raise ValueError(f"--dataset-args {text!r} must read KEY=VALUE")
-            arguments[key] = yaml.safe_load(value)
-        splits = open_dataset(dataset, **arguments)
+        splits = open_dataset(dataset, **dataset_arguments(dataset_args or ()))
         columns = choose_columns(next(iter(splits.values())).column_names, image, captions or (), person_id)
         found = inspect_splits(splits, columns, AutoTokenizer.from_pretrained(tokenizer) if tokenizer else None)
         typer.echo(found.to_text())

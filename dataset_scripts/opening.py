@@ -1,10 +1,11 @@
 """Open a data set by name: one of ours, a folder on disk, or whatever `load_dataset` knows."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import datasets
+import yaml
 
 
 Split = TypeVar("Split")
@@ -29,6 +30,27 @@ def find_benchmarks(root: Path) -> dict[str, Path]:
     if not found:
         raise FileNotFoundError(f"{root} holds none of the folders {', '.join(BENCHMARKS.values())}")
     return found
+
+
+def dataset_arguments(texts: Iterable[str]) -> dict[str, Any]:
+    """Arguments of a data set as people type them, for [`open_dataset`].
+
+    >>> dataset_arguments(["seed=1", "data_dir=data/CUHK-PEDES", "check_counts=false"])
+    {'seed': 1, 'data_dir': 'data/CUHK-PEDES', 'check_counts': False}
+
+    Raises:
+        ValueError: for one that is no key and value, the value in YAML.
+    """
+    arguments = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not (key and separator):
+            raise ValueError(f"--dataset-args {text!r} must read KEY=VALUE, as seed=1")
+        try:
+            arguments[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--dataset-args {text!r}: the value is not valid YAML: {error}") from error
+    return arguments
 
 
 def open_dataset(dataset: str, /, **builder_arguments: Any) -> datasets.DatasetDict:

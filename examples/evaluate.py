@@ -25,10 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import yaml
 from safetensors import SafetensorError
 
-from dataset_scripts.opening import BENCHMARKS, choose_split, find_benchmarks, open_dataset
+from dataset_scripts.opening import BENCHMARKS, choose_split, dataset_arguments, find_benchmarks, open_dataset
 from modeling_gadms.data import DatasetColumns
 from modeling_gadms.evaluation import evaluate_retrieval
 from modeling_gadms.files import write_json
@@ -49,11 +48,12 @@ def main(arguments: argparse.Namespace) -> None:
             )
 
     # 2. The measurements
+    builder_arguments = dataset_arguments(arguments.dataset_args)
     if arguments.benchmarks is None:
         if len(arguments.model) > 1:
             raise ValueError("several models are measured on --benchmarks; on one data set, call this once for each")
         arguments.captions = arguments.captions or ["caption1", "caption2"]
-        split, builder_arguments = arguments.split or "test", dict(arguments.dataset_args)
+        split = arguments.split or "test"
         record = measure(arguments.model[0], arguments.dataset, builder_arguments, split, arguments)
         write_json(arguments.output, record)
     else:
@@ -62,7 +62,7 @@ def main(arguments: argparse.Namespace) -> None:
                 raise ValueError(f"--{option.replace('_', '-')} goes with --dataset: those of --benchmarks are known")
         arguments.captions, arguments.person_id = ["captions"], "person_id"
         cells = [
-            measure(folder, name, {"data_dir": str(place)} | dict(arguments.dataset_args), "test", arguments)
+            measure(folder, name, {"data_dir": str(place)} | builder_arguments, "test", arguments)
             for name, place in find_benchmarks(arguments.benchmarks).items()
             for folder in arguments.model
         ]
@@ -109,13 +109,6 @@ def load_split(name: str, split: str, builder_arguments: dict[str, Any]) -> data
     return choose_split(name, splits, split)
 
 
-def key_value(text: str) -> tuple[str, Any]:
-    key, separator, value = text.partition("=")
-    if not (key and separator):
-        raise argparse.ArgumentTypeError(f"{text!r} must read key=value")
-    return key, yaml.safe_load(value)  # numbers become numbers
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
@@ -125,7 +118,6 @@ if __name__ == "__main__":
     what.add_argument("--benchmarks", type=Path, help="folder with CUHK-PEDES, ICFG-PEDES and RSTPReid")
     option(
         "--dataset-args",
-        type=key_value,
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
@@ -139,6 +131,6 @@ if __name__ == "__main__":
     option("--output", type=Path, default=Path("runs/metrics.json"), help="default: runs/metrics.json")
     try:
         main(parser.parse_args())
-    except (OSError, ValueError, TypeError, SafetensorError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, ImportError, SafetensorError) as error:
         print(f"evaluate.py: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

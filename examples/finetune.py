@@ -4,12 +4,17 @@
         model.from_pretrained=runs/webperson/model data.dataset_args.data_dir=/data/CUHK-PEDES
     python examples/finetune.py --config examples/configs/finetune_rstpreid.yaml \\
         model.from_clip=openai/clip-vit-base-patch16 data.dataset_args.data_dir=/data/RSTPReid
+    accelerate launch examples/finetune.py --config examples/configs/finetune_cuhk_pedes_lora.yaml \\
+        model.from_pretrained=runs/webperson/model data.dataset_args.data_dir=/data/CUHK-PEDES
 
 The same run files and overrides as examples/train.py. What fine-tuning adds: persons are known, so that all captions
 and images of a person belong together, and a classifier tells the training persons apart (SDM + MTP + identity loss).
 Its size is counted here; `model.identity_weight=0` takes its loss out. The model kept in <output_dir>/model is the
 best of the validation split where the run file says `load_best_model_at_end: true`; test splits are for
 examples/evaluate.py alone. A run that was cut off goes on with `--resume`.
+
+With a section `adapter` (finetune_cuhk_pedes_lora.yaml) the base stays as it is, and <output_dir>/model holds the
+adapter alone, which examples/evaluate.py and `gadms index` take as they take a model.
 
 Expected time, an estimate: 1.5 hours for CUHK-PEDES from CLIP ViT-B/16 on one A100, 60 epochs.
 """
@@ -23,8 +28,10 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
 from dataset_scripts.opening import choose_split, open_dataset
+from modeling_gadms.adapters import add_adapter
 from modeling_gadms.building import build_model_and_processor
 from modeling_gadms.data import ImageCaptionPairs, PersonAugmentation, cache_pixels
+from modeling_gadms.footprint import describe_parameters
 from modeling_gadms.run_config import load_run_config, train_and_save
 from modeling_gadms.trainer import GADMSTrainer
 
@@ -55,6 +62,10 @@ def main(arguments: argparse.Namespace) -> None:
     fields = {"num_identities": pairs.num_identities} | run.model.config
     run = replace(run, model=replace(run.model, config=fields))
     model, processor = build_model_and_processor(run.model, columns.captions_of(train_rows))
+    if run.adapter:
+        model = add_adapter(model, run.adapter, run.model.from_pretrained)
+    if run.training.process_index == 0:
+        print(describe_parameters(model), flush=True)
     if run.data.cache_images:
         pairs.pixel_cache = cache_pixels(train_rows, columns, processor)
     eval_dataset = None
@@ -82,5 +93,5 @@ if __name__ == "__main__":
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that replace the file's")
     try:
         main(parser.parse_args())
-    except (ValueError, OSError, StrictDataclassError) as error:
+    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
         sys.exit(f"finetune.py: {error}")

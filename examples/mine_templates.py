@@ -19,9 +19,6 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from dataset_scripts.construction.chat import ChatConfigurationError, ChatOutageError, ChatSettings, build_chat
 from dataset_scripts.construction.chat_journal import JournalledChat
@@ -35,11 +32,11 @@ from dataset_scripts.construction.text_embedding import (
     TransformersEmbedder,
     TransformersEmbedderSettings,
 )
-from dataset_scripts.opening import choose_split, open_dataset
+from dataset_scripts.opening import choose_split, dataset_arguments, open_dataset
 from modeling_gadms.data import DatasetColumns
 
 
-EXPECTED = (OSError, ValueError, TypeError, ImportError, ChatConfigurationError, ChatOutageError, yaml.YAMLError)
+EXPECTED = (OSError, ValueError, TypeError, ImportError, ChatConfigurationError, ChatOutageError)
 
 
 def mine(arguments: argparse.Namespace) -> None:
@@ -57,7 +54,7 @@ def mine(arguments: argparse.Namespace) -> None:
         arguments.split,
         DatasetColumns(captions=tuple(arguments.captions)),
         revision=arguments.revision,
-        arguments=dict(arguments.dataset_args),
+        arguments=dataset_arguments(arguments.dataset_args),
         forbidden_captions=forbidden,
         max_captions=arguments.max_captions,
         seed=arguments.seed,
@@ -101,13 +98,6 @@ def finish(arguments: argparse.Namespace) -> None:
     print(f"{len(templates.templates)} templates, version {templates.version}: {arguments.output}")
 
 
-def key_value(text: str) -> tuple[str, Any]:
-    key, separator, value = text.partition("=")
-    if not (key and separator):
-        raise argparse.ArgumentTypeError(f"{text!r} must read key=value")
-    return key, yaml.safe_load(value)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="{mine,finish}")
@@ -115,7 +105,7 @@ if __name__ == "__main__":
     command.set_defaults(run=mine)
     option = command.add_argument
     option("--dataset", required=True, help="synthetic_persons, a save_to_disk folder, or a name load_dataset takes")
-    option("--dataset-args", type=key_value, nargs="+", default=[], metavar="KEY=VALUE", help="such as data_dir=raw")
+    option("--dataset-args", nargs="+", default=[], metavar="KEY=VALUE", help="such as data_dir=raw")
     option("--split", default="train", help="train or slices of it, such as train[:1%%] (default: train)")
     option("--revision", help="commit of a data set on the Hub")
     option("--captions", nargs="+", default=["caption1", "caption2"], help="columns (default: caption1 caption2)")

@@ -4,7 +4,7 @@
     accelerate launch examples/train.py --config examples/configs/webperson.yaml data.dataset=/data/webperson
     python examples/train.py --config examples/configs/demo.yaml model.token_score=random training.max_steps=100
 
-Anything after the file is an override, `section.key=value`. The keys of the three sections:
+Anything after the file is an override, `section.key=value`. The keys of the sections:
 
     model      from_pretrained, from_clip + image_size, or sizes for random weights; and every field of GADMSConfig:
                token_score (gass | cosine | random | none), noise_masking, masked_token_prediction,
@@ -13,6 +13,8 @@ Anything after the file is an override, `section.key=value`. The keys of the thr
                (modeling_gadms/run_config.py)
     training   every field of transformers.TrainingArguments, and masking_start, contrastive_start,
                new_module_lr_multiplier (modeling_gadms/trainer.py)
+    adapter    method (lora | dora), rank, alpha, dropout, encoders, targets, train_new_modules: with this section only
+               an adapter of model.from_pretrained is trained, and saved (modeling_gadms/adapters.py)
 
 The final model, with its processor and code, is written to <output_dir>/model. A run that was cut off goes on from
 its last checkpoint with `--resume`. On a CPU add `--num_cpu_threads_per_process 8` (your cores) after `accelerate
@@ -27,8 +29,10 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
 from dataset_scripts.opening import choose_split, open_dataset, open_parquet_split, parquet_files
+from modeling_gadms.adapters import add_adapter
 from modeling_gadms.building import build_model_and_processor
 from modeling_gadms.data import ImageCaptionPairs, PersonAugmentation, cache_pixels
+from modeling_gadms.footprint import describe_parameters
 from modeling_gadms.run_config import load_run_config, train_and_save
 from modeling_gadms.streaming import ParquetRows, StreamedPairs
 from modeling_gadms.trainer import GADMSTrainer
@@ -61,8 +65,10 @@ def main(arguments: argparse.Namespace) -> None:
 
     # 3. The model, and the processor that goes with it
     model, processor = build_model_and_processor(run.model, captions)
+    if run.adapter:
+        model = add_adapter(model, run.adapter, run.model.from_pretrained)
     if run.training.process_index == 0:
-        print(f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters", flush=True)
+        print(describe_parameters(model), flush=True)
 
     # 4. Pairs of images and captions
     pair_options = {"captions_per_image": data.captions_per_image, "seed": run.training.seed}
@@ -96,5 +102,5 @@ if __name__ == "__main__":
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that replace the file's")
     try:
         main(parser.parse_args())
-    except (ValueError, OSError, StrictDataclassError) as error:
+    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
         sys.exit(f"train.py: {error}")

@@ -1,11 +1,13 @@
 """From the `model` section of a run to a model and its processor."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer
 
+from .adapter_folders import ADAPTER_CONFIG
 from .configuration_gadms import GADMSConfig
 from .loading import refuse_missing_weights
 from .modeling_gadms import GADMSForPreTraining
@@ -29,7 +31,7 @@ def build_model_and_processor(
 
     Raises:
         ValueError: if two sources are named, an image size where a configuration already gives it, or a checkpoint
-            lacks weights of the encoders or has others than its configuration says.
+            is an adapter, lacks weights of the encoders or has others than its configuration says.
     """
     if arguments.from_pretrained and arguments.from_clip:
         raise ValueError("section `model` names both from_pretrained and from_clip; keep one")
@@ -37,6 +39,11 @@ def build_model_and_processor(
         raise ValueError("model.image_size goes with model.from_clip; else set model.vision_config.image_size")
 
     if arguments.from_pretrained:
+        if Path(arguments.from_pretrained, ADAPTER_CONFIG).is_file():
+            raise ValueError(
+                f"{arguments.from_pretrained} holds an adapter; training goes on from a whole model, which "
+                f"`gadms convert {arguments.from_pretrained} FOLDER` makes of it"
+            )
         # The identities of another data set are nothing to this one: its classifier begins anew.
         fields = {"num_identities": 0} | arguments.config
         config = GADMSConfig.from_pretrained(arguments.from_pretrained, **fields)

@@ -13,6 +13,7 @@ from typing import Any
 
 import datasets
 
+from .adapter_folders import find_adapter
 from .data import DatasetColumns
 from .evaluation import RetrievalReport, metric_label
 from .files import file_digest
@@ -46,19 +47,22 @@ def make_record(
         name (`str`), arguments (`dict`), split (`str`): how the data set was opened.
 
     Returns:
-        `dict`: for JSON. Under `training` the seed and the settings that the model was trained with, and under its
-        `started_from` those of the model it went on from; `None` where a model's folder does not tell.
+        `dict`: for JSON. Under `model`, if that is an adapter, also the `base_model` it was merged into. Under
+        `training` the seed and the settings that the model was trained with, and under its `started_from` those of
+        the model it went on from; `None` where a model's folder does not tell.
 
     Raises:
         ValueError: if the folder's account of its training is no JSON.
     """
+    adapter = find_adapter(folder)
     return report.to_dict() | {
         "model": {
             "folder": str(folder),
             "class": type(model).__name__,
             "dtype": str(model.dtype).removeprefix("torch."),
             "weights_sha256": {file.name: file_digest(file) for file in sorted(folder.glob("*.safetensors"))},
-        },
+        }
+        | ({} if adapter is None else {"base_model": asdict(adapter.base)}),
         "training": _training(folder),
         "dataset": {
             "name": name,
@@ -228,4 +232,6 @@ def _training(folder: Path) -> Record | None:
     except ValueError as error:
         raise ValueError(f"{run} is no JSON: {error}") from error
     start = training.get("config", {}).get("model", {}).get("from_pretrained")
-    return training | {"started_from": _training(Path(start)) if start else None}
+    before = _training(Path(start)) if start else None
+    # A downloaded model's record holds that of the model before it, which is not on this machine.
+    return training | {"started_from": before or training.get("started_from")}

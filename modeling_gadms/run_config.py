@@ -1,15 +1,25 @@
-"""A training run as one YAML file: sections `model`, `data` and `training`, with overrides from the command line."""
+"""A training run as one YAML file: sections `model`, `data`, `training` and, if only an adapter is trained, `adapter`;
+with overrides from the command line."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from torch import nn
+
+from .adapter_folders import RUN_RECORD, BaseModel
+from .adapters import AdapterArguments, trained_base
 from .configuration_gadms import GADMSConfig, check_keys
 from .data import DatasetColumns
 from .files import write_json
+from .footprint import Footprint
 from .settings_file import apply_overrides, check_types, field_names, read_settings
 from .trainer import GADMSTrainer, GADMSTrainingArguments, last_checkpoint
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,18 +89,47 @@ class DataArguments:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole run."""
+    """A whole run.
+
+    Args:
+        model ([`ModelArguments`]), data ([`DataArguments`]), training ([`GADMSTrainingArguments`]): its sections.
+        adapter ([`AdapterArguments`], *optional*): train an adapter only.
+
+    Raises:
+        ValueError: if there is an adapter and nothing that it could belong to, or encoders that are not its base's.
+    """
 
     model: ModelArguments
     data: DataArguments
     training: GADMSTrainingArguments
+    adapter: AdapterArguments | None = None
+
+    def __post_init__(self) -> None:
+        if self.adapter is None:
+            return
+        if self.model.from_clip:
+            raise ValueError(
+                "an adapter belongs to a GA-DMS model that stays as it is: convert the CLIP checkpoint first, with "
+                f"`gadms convert {self.model.from_clip} FOLDER`, and set model.from_pretrained=FOLDER instead of "
+                "model.from_clip"
+            )
+        if not self.model.from_pretrained:
+            raise ValueError(
+                "an adapter belongs to a model that exists, and these weights would be random: set "
+                "model.from_pretrained, or leave out section `adapter`"
+            )
+        for name in ("text_config", "vision_config"):
+            # Dropout alone is no part of what an encoder computes when it is used.
+            changed = sorted(set(self.model.config.get(name) or {}) - {"attention_dropout"})
+            if changed:
+                raise ValueError(f"model.{name}.{changed[0]} is given by the base of an adapter: leave it out")
 
 
 def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a run from YAML.
 
     Args:
-        path (`str` or `Path`): file with the sections `model`, `data` and `training`.
+        path (`str` or `Path`): file with the sections `model`, `data` and `training`, and perhaps `adapter`.
         overrides (`Sequence[str]`, *optional*):
             `section.key=value`, the value in YAML; as `model.token_score=random` or `data.dataset_args.seed=1`.
 
@@ -104,8 +143,9 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
     """
     settings = read_settings(path, "the sections model, data and training")
     apply_overrides(settings, overrides, "training.learning_rate=1e-4")
-    check_keys(settings, ("model", "data", "training"), str(path))
-    sections = {name: settings.get(name) or {} for name in ("model", "data", "training")}
+    names = ("model", "data", "training", "adapter")
+    check_keys(settings, names, str(path))
+    sections = {name: settings.get(name) or {} for name in names}
     for name, section in sections.items():
         if not isinstance(section, dict):
             raise ValueError(f"section `{name}` of {path} must hold keys and values; it holds {section!r}")
@@ -115,11 +155,13 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
     check_keys(sections["model"], own_keys | config_keys, f"section `model` of {path}")
     check_keys(sections["data"], field_names(DataArguments), f"section `data` of {path}")
     check_keys(sections["training"], field_names(GADMSTrainingArguments), f"section `training` of {path}")
+    check_keys(sections["adapter"], field_names(AdapterArguments), f"section `adapter` of {path}")
     for name, record in (
         ("model", ModelArguments),
         ("model", GADMSConfig),
         ("data", DataArguments),
         ("training", GADMSTrainingArguments),
+        ("adapter", AdapterArguments),
     ):
         check_types(sections[name], record, f"section `{name}` of {path}")
     if "dataset" not in sections["data"]:
@@ -131,19 +173,19 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
         ),
         data=DataArguments(**sections["data"]),
         training=GADMSTrainingArguments(**sections["training"]),
+        # An empty section is an adapter with the defaults, `adapter: null` is none.
+        adapter=AdapterArguments(**sections["adapter"]) if settings.get("adapter") is not None else None,
     )
 
 
-RUN_RECORD = "run.json"
-"""Name of the file beside the weights that tells how they were trained."""
-
-
-def save_run_record(run: RunConfig, folder: str | Path) -> None:
-    """Write the seed and all settings of a run beside the weights it made, for whoever measures them.
+def save_run_record(run: RunConfig, folder: str | Path, footprint: Footprint, base: BaseModel | None) -> None:
+    """Write the seed, all settings and the cost of a run beside the weights it made, for whoever measures them.
 
     Args:
         run ([`RunConfig`]): the run.
         folder (`str` or `Path`): of the model.
+        footprint ([`Footprint`]): what training took.
+        base ([`BaseModel`], *optional*): of an adapter, what it was trained on.
     """
     config = {
         "model": asdict(run.model) | run.model.config,
@@ -151,11 +193,16 @@ def save_run_record(run: RunConfig, folder: str | Path) -> None:
         "training": run.training.to_dict(),
     }
     del config["model"]["config"]
-    write_json(Path(folder, RUN_RECORD), {"seed": run.training.seed, "config": config})
+    if run.adapter is not None:
+        config["adapter"] = asdict(run.adapter)
+    record = {"seed": run.training.seed, "config": config, "footprint": asdict(footprint)}
+    if base is not None:
+        record["base_model"] = asdict(base)
+    write_json(Path(folder, RUN_RECORD), record)
 
 
 def train_and_save(run: RunConfig, trainer: GADMSTrainer, *, resume: bool) -> None:
-    """Train, and leave the best or last model in `<output_dir>/model`, with its record written last.
+    """Train, and leave the best or last model, or adapter, in `<output_dir>/model`, with its record written last.
 
     Args:
         run ([`RunConfig`]): the run that `trainer` was made for.
@@ -164,8 +211,16 @@ def train_and_save(run: RunConfig, trainer: GADMSTrainer, *, resume: bool) -> No
     """
     output_dir = str(run.training.output_dir)
     folder = str(Path(output_dir) / "model")
+    model = cast(nn.Module, trainer.model)
+    # Before training, which may outlast the base.
+    base = trained_base(model)
     trainer.train(resume_from_checkpoint=last_checkpoint(output_dir) if resume else None)
     trainer.save_model(folder)
     trainer.save_state()
     if trainer.is_world_process_zero():
-        save_run_record(run, folder)
+        if base is not None:
+            # A card of peft, with nothing but blanks to fill in.
+            Path(folder, "README.md").unlink(missing_ok=True)
+        footprint = Footprint.of(model)
+        logger.info("%s", footprint)
+        save_run_record(run, folder, footprint, base)

@@ -154,7 +154,7 @@ class GADMSTrainer(Trainer):
     Sharded parameters (FSDP, DeepSpeed ZeRO-3) are not supported: scoring reads the text encoder's weights.
 
     Args:
-        model ([`GADMSForPreTraining`])
+        model ([`GADMSForPreTraining`], or a `peft.PeftModel` of [`~modeling_gadms.adapters.add_adapter`])
         args ([`GADMSTrainingArguments`])
         processing_class ([`GADMSProcessor`]): saved with each checkpoint.
         train_dataset ([`ImageCaptionPairs`] or [`StreamedPairs`], *optional*)
@@ -382,7 +382,7 @@ class GADMSTrainer(Trainer):
         return loss, embeddings, (inputs["person_ids"], inputs["image_indices"])
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Overridden for a second learning rate; norms, biases and scalars are not decayed."""
+        """Overridden for a second learning rate; norms, biases, scalars and DoRA's lengths are not decayed."""
         if self.optimizer is not None:
             return self.optimizer
         model = cast(PreTrainedModel, self.model if model is None else model)
@@ -391,7 +391,8 @@ class GADMSTrainer(Trainer):
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 is_new = bool(NEW_MODULES & set(name.split(".")))
-                groups[is_new, name in decayed and parameter.ndim > 0].append(parameter)
+                is_decayed = name in decayed and parameter.ndim > 0 and "lora_magnitude_vector" not in name
+                groups[is_new, is_decayed].append(parameter)
         optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
         self.optimizer = optimizer_class(
             [

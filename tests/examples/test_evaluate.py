@@ -170,7 +170,7 @@ def test_a_damaged_model_folder_is_one_line_and_exit_code_2(run, model_folder, d
         (["--split", "dev"], "has no split `dev`; it has train, test"),
         (["--captions", "legend"], "no column `legend`"),
         (["--batch-size", "0"], "batch_size must be positive, not 0"),
-        (["--dataset-args", "seed"], "'seed' must read key=value"),
+        (["--dataset-args", "seed"], "'seed' must read KEY=VALUE"),
         (["--output", "."], "--output . is a folder"),
     ],
 )
