@@ -1,18 +1,19 @@
-"""`gadms`: index persons, search them by description, explain a caption, and what other packages add.
+"""`gadms`: index persons, search them by description, convert and publish models, and what other packages add.
 
 Only what `--help` needs is imported here; each command imports what it runs.
 """
 
 import json
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from .conversion_cli import convert, export
+from .publishing_cli import publish_model
+from .user_errors import user_errors
 
 
 if TYPE_CHECKING:
@@ -28,11 +29,19 @@ app = typer.Typer(
 )
 
 ModelOption = Annotated[str, typer.Option(help="Folder or Hub name of a GA-DMS model.")]
+RUNTIME_HELP = "What runs the model: torch, or for an ONNX export onnx or onnx-int8."
 GalleryOption = Annotated[str, typer.Option(help="Folder or URI of the gallery.")]
 
 
+publish = typer.Typer(help="Put a model or a data set on the Hub, with its card.", no_args_is_help=True)
+publish.command("model")(publish_model)
+app.add_typer(publish, name="publish")
+app.command()(convert)
+app.command()(export)
+
 COMMANDS = "gadms.commands"
-"""Group of entry points by which other packages add commands: a name, and the function that typer is to run."""
+"""Group of entry points by which other packages add commands: a name, and the function that typer is to run. The name
+`publish.x` makes it `gadms publish x`."""
 
 
 def main() -> None:
@@ -41,21 +50,31 @@ def main() -> None:
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add the commands of other packages. One that does not load, or takes a name that is taken, is left out with a
-    warning: the other commands must not suffer for it."""
-    taken = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    """Add the commands of other packages. One that does not load, takes a name that is taken, or belongs to a group
+    that is not there, is left out with a warning: the other commands must not suffer for it."""
+    groups = {"": app} | {group.name: group.typer_instance for group in app.registered_groups if group.name}
+    taken = {f"{name}.{command}" for name, group in groups.items() if group for command in _names_of(group)}
+    taken |= {f".{name}" for name in groups}
     for entry_point in entry_points(group=COMMANDS):
-        problem = "that name is taken" if entry_point.name in taken else None
+        group_name, _, name = entry_point.name.rpartition(".")
+        group = groups.get(group_name)
+        problem = "that name is taken" if f"{group_name}.{name}" in taken else None
+        if group is None:
+            problem = f"there is no group {group_name}"
         try:
             command = entry_point.load()
         except Exception as error:  # whatever the import of foreign code may raise
             problem = f"{type(error).__name__}: {error}"
-        if problem:
+        if problem or group is None:
             place = f"{entry_point.name} ({entry_point.value})"
-            typer.echo(f"Warning: the command {place} is left out: {' '.join(problem.split())}", err=True)
+            typer.echo(f"Warning: the command {place} is left out: {' '.join(str(problem).split())}", err=True)
             continue
-        taken.add(entry_point.name)
-        app.command(entry_point.name)(command)
+        taken.add(f"{group_name}.{name}")
+        group.command(name)(command)
+
+
+def _names_of(group: typer.Typer) -> list[str]:
+    return [str(command.name or getattr(command.callback, "__name__", "")) for command in group.registered_commands]
 
 
 @app.command()
@@ -75,6 +94,7 @@ def index(
     min_confidence: Annotated[float, typer.Option(help="Of the detector, from 0 to 1.")] = 0.5,
     batch_size: Annotated[int, typer.Option(help="Persons embedded at once.", min=1)] = 64,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a gallery that is there.")] = False,
+    runtime: Annotated[str, typer.Option(help=RUNTIME_HELP)] = "torch",
 ) -> None:
     """Embed the persons of a folder or a video into a new gallery.
 
@@ -94,7 +114,7 @@ def index(
         detector: PersonDetector | None = None
         if detect or (detect is None and frames.is_video):
             detector = SsdMobileNetDetector(plausible=PlausiblePerson(min_confidence=min_confidence))
-        loaded, processor = load_model_and_processor(model)
+        loaded, processor = load_model_and_processor(model, runtime=runtime)
         new_gallery = PersonGallery.create(gallery, loaded, processor, overwrite=overwrite)
         report = index_frames(new_gallery, frames, detector=detector, batch_size=batch_size)
         typer.echo(str(report))
@@ -111,6 +131,9 @@ def search(
     top_k: Annotated[int, typer.Option(help="How many persons to show.")] = 10,
     out: Annotated[Path, typer.Option(help="Picture of the persons found, to be written.")] = Path("result.png"),
     as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
+    runtime: Annotated[
+        str | None, typer.Option(help=f"{RUNTIME_HELP} By default the one that the gallery was built with.")
+    ] = None,
 ) -> None:
     """Find persons from a description: prints rows, writes a contact sheet.
 
@@ -122,7 +145,8 @@ def search(
         from .gallery import PersonGallery, gallery_model
         from .loading import load_model_and_processor
 
-        loaded, processor = load_model_and_processor(model or gallery_model(gallery).name)
+        built_with = gallery_model(gallery)
+        loaded, processor = load_model_and_processor(model or built_with.name, runtime=runtime or built_with.runtime)
         results = PersonGallery.open(gallery, loaded, processor).search(text, top_k)
         _save(draw_contact_sheet(text, results), out)
         if as_json:
@@ -178,28 +202,6 @@ def aggregate(
                 by_dataset.setdefault((record["dataset"]["name"], record["dataset"]["split"]), []).append(record)
         for records in by_dataset.values():
             typer.echo(aggregate_records(records).to_table())
-
-
-@contextmanager
-def user_errors(*errors: type[Exception]) -> Iterator[None]:
-    """Errors and warnings about what the user gave, as one line each on standard error; errors exit with code 2.
-
-    Args:
-        errors (`type[Exception]`): further kinds of errors that are for the user.
-    """
-    for_the_user: tuple[type[Exception], ...] = (ValueError, OSError, ImportError, *errors)
-    with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
-        try:
-            yield
-        except for_the_user as error:
-            typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(2) from error
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    if issubclass(category, UserWarning):  # others are for developers
-        typer.echo(f"Warning: {message}", err=True)
 
 
 def _save(picture: "Image.Image", out: Path) -> None:

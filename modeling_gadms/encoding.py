@@ -9,12 +9,12 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .modeling_gadms import GADMSModel
+from .onnx_model import RetrievalModel
 from .processing_gadms import GADMSProcessor
 
 
 def encode_images(
-    model: GADMSModel,
+    model: RetrievalModel,
     processor: GADMSProcessor,
     images: Iterable[Image.Image],
     *,
@@ -27,8 +27,8 @@ def encode_images(
     The model runs on its own device, in evaluation mode and without gradients; its mode is restored afterwards.
 
     Args:
-        model ([`GADMSModel`], or any model with CLIP's `get_image_features`): of a [`GADMSForPreTraining`] its
-            `base_model`.
+        model ([`GADMSModel`], [`OnnxModel`] or any model with CLIP's `get_image_features`): of a
+            [`GADMSForPreTraining`] its `base_model`.
         processor ([`GADMSProcessor`]): the model's own.
         images (`Iterable[PIL.Image.Image]`): may be a generator that decodes as it goes.
         batch_size (`int`): images encoded at once.
@@ -64,7 +64,7 @@ def encode_images(
 
 
 def encode_captions(
-    model: GADMSModel,
+    model: RetrievalModel,
     processor: GADMSProcessor,
     captions: Sequence[str],
     *,
@@ -76,8 +76,8 @@ def encode_captions(
     The model runs on its own device, in evaluation mode and without gradients; its mode is restored afterwards.
 
     Args:
-        model ([`GADMSModel`], or any model with CLIP's `get_text_features`): of a [`GADMSForPreTraining`] its
-            `base_model`.
+        model ([`GADMSModel`], [`OnnxModel`] or any model with CLIP's `get_text_features`): of a
+            [`GADMSForPreTraining`] its `base_model`.
         processor ([`GADMSProcessor`]): the model's own.
         captions (`Sequence[str]`): longer ones than the tokenizer's maximum are cut there, with EOS kept.
         batch_size (`int`): captions encoded at once.
@@ -117,7 +117,7 @@ def encode_captions(
 
 
 @contextmanager
-def _inference(model: GADMSModel) -> Iterator[None]:
+def _inference(model: RetrievalModel) -> Iterator[None]:
     # Module by module: a frozen encoder may be in evaluation mode inside a model in training mode.
     modes = {module: module.training for module in model.modules()}
     model.eval()

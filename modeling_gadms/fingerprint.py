@@ -6,7 +6,7 @@ import json
 import torch
 from PIL import Image
 
-from .modeling_gadms import GADMSModel
+from .onnx_model import OnnxModel, RetrievalModel
 from .processing_gadms import GADMSProcessor
 
 
@@ -17,16 +17,18 @@ _PROBE_TEXT = "A woman in a red coat, carrying a black backpack."
 _PROBE_COLOUR = (30, 120, 210)
 
 
-def model_fingerprint(model: GADMSModel, processor: GADMSProcessor) -> str:
+def model_fingerprint(model: RetrievalModel, processor: GADMSProcessor) -> str:
     """A digest of everything an embedding depends on: weights, architecture and preprocessing.
 
     The preprocessing enters as it acts on a sentence and on a picture of one colour, not as its settings are spelled.
-    The same weights in another precision count as another model.
+    The same weights in another precision or runtime count as another model. An ONNX export enters as its files.
 
     Returns:
         `str`: 16 hexadecimal digits.
     """
     digest = hashlib.sha256()
+    if isinstance(model, OnnxModel):
+        digest.update(json.dumps([model.runtime, model.digests]).encode())
     for config in (model.config.text_config, model.config.vision_config):
         digest.update(json.dumps([getattr(config, field, None) for field in _ENCODER_FIELDS]).encode())
     for name, tensor in sorted(model.state_dict().items()):

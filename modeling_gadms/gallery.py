@@ -18,7 +18,7 @@ from .detection import PersonBox
 from .encoding import encode_captions, encode_images
 from .fingerprint import model_fingerprint
 from .images import to_jpeg
-from .modeling_gadms import GADMSModel
+from .onnx_model import RUNTIMES, RetrievalModel, runtime_of
 from .processing_gadms import GADMSProcessor
 from .queries import check_query
 
@@ -69,10 +69,20 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class GalleryModel:
-    """The model a gallery was built with, as stored in the table: where it was loaded from, and its fingerprint."""
+    """The model a gallery was built with, as stored in the table.
+
+    Attributes:
+        name (`str`): where it was loaded from.
+        fingerprint (`str`): of [`~modeling_gadms.fingerprint.model_fingerprint`].
+        runtime (`str`): what ran it; galleries from before there was a choice do not tell, and are of torch.
+    """
 
     name: str
     fingerprint: str
+    runtime: str = RUNTIMES[0]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.fingerprint}, run by {self.runtime})"
 
 
 class PersonGallery:
@@ -85,7 +95,7 @@ class PersonGallery:
             print(result.rank, result.score, result.source)
     """
 
-    def __init__(self, location: str, table: Table, model: GADMSModel, processor: GADMSProcessor):
+    def __init__(self, location: str, table: Table, model: RetrievalModel, processor: GADMSProcessor):
         self.location = location
         self._table = table
         self._model = model
@@ -93,7 +103,7 @@ class PersonGallery:
 
     @classmethod
     def create(
-        cls, location: str | Path, model: GADMSModel, processor: GADMSProcessor, *, overwrite: bool = False
+        cls, location: str | Path, model: RetrievalModel, processor: GADMSProcessor, *, overwrite: bool = False
     ) -> "PersonGallery":
         """Make an empty gallery.
 
@@ -113,27 +123,24 @@ class PersonGallery:
                 f"There is a gallery of {persons} persons in {location} already: give another place, or --overwrite "
                 "(in Python overwrite=True) to replace it"
             )
-        used = GalleryModel(_name_of(model), model_fingerprint(model, processor))
-        schema = _schema(model.config.projection_dim, used)
+        schema = _schema(model.config.projection_dim, _described(model, processor))
         table = database.create_table(_TABLE, schema=schema, mode="overwrite" if exists else "create")
         return cls(location, table, model, processor)
 
     @classmethod
-    def open(cls, location: str | Path, model: GADMSModel, processor: GADMSProcessor) -> "PersonGallery":
-        """Open a gallery with the model that it was built with.
+    def open(cls, location: str | Path, model: RetrievalModel, processor: GADMSProcessor) -> "PersonGallery":
+        """Open a gallery with the model that it was built with, in the same runtime.
 
         Raises:
             FileNotFoundError: if there is no gallery.
-            ValueError: if another model built it.
+            ValueError: if another model built it, or the same in another runtime.
         """
         table = _open_table(str(location))
-        built_with = _model_of(table)
-        fingerprint = model_fingerprint(model, processor)
-        if fingerprint != built_with.fingerprint:
+        built_with, given = _model_of(table), _described(model, processor)
+        if given.fingerprint != built_with.fingerprint:
             raise ValueError(
-                f"The gallery in {location} was built by the model {built_with.name} ({built_with.fingerprint}), "
-                f"and the model given is {_name_of(model)} ({fingerprint}): their embeddings cannot be compared. "
-                "Give the first model, or index anew with the second"
+                f"The gallery in {location} was built by the model {built_with}, and the model given is {given}: "
+                "their embeddings cannot be compared. Give the first model and runtime, or index anew with the second"
             )
         return cls(str(location), table, model, processor)
 
@@ -236,7 +243,11 @@ def _model_of(table: Table) -> GalleryModel:
     return GalleryModel(**json.loads(table.schema.metadata[_METADATA_KEY]))
 
 
-def _name_of(model: GADMSModel) -> str:
+def _described(model: RetrievalModel, processor: GADMSProcessor) -> GalleryModel:
+    return GalleryModel(_name_of(model), model_fingerprint(model, processor), runtime_of(model))
+
+
+def _name_of(model: RetrievalModel) -> str:
     """Where the model was loaded from; a folder as an absolute path, so that a search can find it from anywhere."""
     name = model.name_or_path
     return str(Path(name).resolve()) if name and Path(name).is_dir() else name or "(not loaded from anywhere)"

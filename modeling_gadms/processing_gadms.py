@@ -96,8 +96,9 @@ class GADMSProcessor(ProcessorMixin):
             for index, caption in enumerate(text):
                 if not isinstance(caption, str) or not caption.strip():
                     raise ValueError(f"caption {index} is empty ({caption!r}); give a description of the person")
-            kwargs.setdefault("padding", True)
-            kwargs.setdefault("truncation", True)
+            # What a caller gives by kind may not be given flat as well.
+            for name in {"padding", "truncation"} - set(kwargs.get("text_kwargs") or ()):
+                kwargs.setdefault(name, True)
         kwargs.setdefault("return_tensors", "pt")
         return super().__call__(images=images, text=text, **kwargs)
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from modeling_gadms.cli import user_errors
+from modeling_gadms.user_errors import user_errors
 
 
 def build_webperson(
@@ -17,7 +17,9 @@ def build_webperson(
         str | None, typer.Option(help="local (datasets) or ray (Ray Data), instead of the file's.")
     ] = None,
     push: Annotated[str | None, typer.Option(help="Upload the finished data set to this Hub name.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository on the Hub private.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository on the Hub private; refuse a public one.")
+    ] = False,
 ) -> None:
     """Turn images into a data set of captioned persons; run it again to go on where it was cut off.
 
@@ -26,17 +28,19 @@ def build_webperson(
     gadms build-webperson --config examples/configs/build_webperson.yaml --engine ray --push my_name/webperson
     """
     with user_errors(RuntimeError):
+        from modeling_gadms.hub import check_push_target
+
         from .config import load_build_config
         from .funnel import format_funnel
         from .pipeline import REVIEW_FILE
         from .pipeline import build_webperson as build
-        from .publish import check_push_target, push_dataset
+        from .publish import push_dataset
 
         settings = load_build_config(config, [*(overrides or []), *([f"run.engine={engine}"] if engine else [])])
         if push and not settings.captioners:
             raise ValueError(f"{config} names no captioners: there will be no captioned persons to push to {push}")
         if push:
-            check_push_target(push)
+            check_push_target(push, repo_type="dataset", private=private)
         report = build(settings)
         typer.echo(format_funnel(report.stages))
         typer.echo(f"Rejected rows, with their reasons: {report.root / 'work' / 'rejects'}")

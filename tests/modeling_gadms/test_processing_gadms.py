@@ -180,6 +180,13 @@ def test_nothing_to_prepare_is_refused(processor, given):
         processor(**given)
 
 
+def test_padding_and_truncation_can_be_chosen_for_text_alone(processor):
+    """As libraries call a processor of any modality."""
+    inputs = processor(text=["a man", "red " * 50], text_kwargs={"padding": "max_length"})
+    assert inputs["input_ids"].shape == (2, 24)
+    assert len(processor(text=["red " * 50], text_kwargs={"truncation": False})["input_ids"][0]) > 50
+
+
 def test_padding_truncation_and_tensors_can_be_chosen(processor):
     longest = processor(text="a man", padding="max_length")["input_ids"]
     assert longest.shape == (1, processor.tokenizer.model_max_length)

@@ -31,14 +31,21 @@ STAGES = [
     {"token_scoring_gadms"},
     {"modeling_gadms"},
     {"processing_gadms"},
-    {"images", "drawing", "vocabulary", "queries", "loading", "settings_file", "files", "retrying"},
-    {"data", "encoding", "detection", "video", "fingerprint", "conversion"},
-    {"streaming"},
-    {"training_callbacks"},
+    {"images", "drawing", "vocabulary", "queries", "settings_file"},
+    {"files", "footprint", "retrying", "hub", "user_errors"},
+    {"data", "detection", "video", "weight_files", "adapter_folders", "onnx_model", "patch_grids"},
+    {"checkpoint_files", "foreign_vocabulary", "openai_layout", "conversion_reports", "staging"},
+    {"loading", "encoding", "fingerprint", "streaming", "provenance", "sentence_transformers_module"},
+    {"training_callbacks", "conversion", "openai_export", "onnx_export", "sentence_transformers_export"},
     {"trainer", "evaluation", "gallery", "explain"},
-    {"run_config", "indexing", "contact_sheet"},
-    {"building", "reports"},
-    {"publishing", "cli"},
+    {"adapters", "indexing", "contact_sheet"},
+    {"run_config"},
+    {"building", "reports", "conversion_cli"},
+    {"card_metrics"},
+    {"model_card"},
+    {"publishing"},
+    {"publishing_cli"},
+    {"cli"},
 ]
 
 
@@ -105,24 +112,37 @@ else:
 """
 
 UNTRUSTED = """
+import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor
 
-for auto_class in (AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor):
+task = "zero-shot-image-classification"
+loaders = {
+    "AutoConfig": AutoConfig.from_pretrained,
+    "AutoModel": AutoModel.from_pretrained,
+    "AutoModelForPreTraining": AutoModelForPreTraining.from_pretrained,
+    "AutoModelForZeroShotImageClassification":
+        transformers.AutoModelForZeroShotImageClassification.from_pretrained,
+    "AutoProcessor": AutoProcessor.from_pretrained,
+    "pipeline": lambda folder, **options: transformers.pipeline(task, model=folder, **options),
+}
+for name, load in loaders.items():
     for trust in (None, False):
         try:
-            auto_class.from_pretrained(FOLDER, trust_remote_code=trust)
+            load(FOLDER, trust_remote_code=trust)
         except ValueError as error:
             assert "trust_remote_code=True" in str(error), error
         else:
-            sys.exit(f"{auto_class.__name__} loaded with trust_remote_code={trust}")
+            sys.exit(f"{name} loaded with trust_remote_code={trust}")
 assert not [name for name in sys.modules if name.startswith("transformers_modules.")], "code was executed"
 """
 
 EMBED = """
 import torch
+import transformers
 from PIL import Image
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor
 
+task = "zero-shot-image-classification"
 config = AutoConfig.from_pretrained(FOLDER, trust_remote_code=True)
 model = AutoModel.from_pretrained(FOLDER, trust_remote_code=True).eval()
 training_model = AutoModelForPreTraining.from_pretrained(FOLDER, trust_remote_code=True).train()
@@ -137,6 +157,12 @@ with torch.inference_mode():
     outputs = model(**inputs)
     scores = model.score_tokens(inputs["input_ids"], inputs["attention_mask"], outputs.image_embeds)
 training_model(**inputs).mtp_loss.backward()
+classify = transformers.pipeline(task, model=FOLDER, trust_remote_code=True)
+descriptions = ["a man in a red coat", "a woman"]
+labelled = classify(images[0], candidate_labels=descriptions, hypothesis_template="{}")
+shares = {entry["label"]: entry["score"] for entry in labelled}
+expected = outputs.logits_per_image[0].softmax(-1)
+torch.testing.assert_close(torch.tensor([shares[text] for text in descriptions]), expected)
 torch.save({"image": outputs.image_embeds, "text": outputs.text_embeds, "scores": scores}, RESULT)
 """
 

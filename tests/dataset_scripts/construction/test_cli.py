@@ -21,7 +21,7 @@ from dataset_scripts.construction.chat import ChatConfigurationError, ChatOutage
 from dataset_scripts.construction.cli import build_webperson
 from dataset_scripts.construction.phases import LostRowsError
 from dataset_scripts.construction.shards import lock_folder
-from modeling_gadms import cli
+from modeling_gadms import cli, hub
 from modeling_gadms.cli import COMMANDS, add_commands
 
 
@@ -128,10 +128,14 @@ def test_a_finished_run_is_pushed_where_the_user_says(settings, chat, monkeypatc
         pushed.append((root, repo_id, private))
         return "https://hub/commit/abc"
 
-    monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
+    def check(repo_id: str, *, repo_type: str, private: bool) -> None:
+        assert not (tmp_path / "out").exists(), "it is to be known before the run"
+        pushed.append(("checked", repo_type, repo_id, private))
+
+    monkeypatch.setattr(hub, "check_push_target", check)
     monkeypatch.setattr(publish, "push_dataset", push)
     result = run("--config", settings, "--push", "me/street", "--private")
-    assert pushed == [(tmp_path / "out", "me/street", True)]
+    assert pushed == [("checked", "dataset", "me/street", True), (tmp_path / "out", "me/street", True)]
     assert result.stdout.splitlines()[-1] == "Pushed: https://hub/commit/abc"
 
 
@@ -219,6 +223,30 @@ def test_a_command_does_not_take_the_name_of_another(gadms, monkeypatch, capsys)
     add_commands(gadms)
     assert len(gadms.registered_commands) == 2
     assert capsys.readouterr().err.count("left out: that name is taken") == 2
+
+
+def test_a_command_of_another_package_joins_a_group(gadms, monkeypatch, capsys):
+    group = typer.Typer()
+    group.command("model")(cli.publish_model)
+    gadms.add_typer(group, name="publish")
+    points = [
+        EntryPoint("publish.dataset", "dataset_scripts.publishing_cli:publish_dataset", COMMANDS),
+        EntryPoint("publish.model", "os:getpid", COMMANDS),
+        EntryPoint("publish", "os:getpid", COMMANDS),
+        EntryPoint("burn.dataset", "os:getpid", COMMANDS),
+        EntryPoint("dataset", "os:getpid", COMMANDS),
+    ]
+    monkeypatch.setattr(cli, "entry_points", lambda group: points)
+    add_commands(gadms)
+    assert [command.name for command in group.registered_commands] == ["model", "dataset"]
+    assert [command.name for command in gadms.registered_commands] == ["dataset"]
+    assert CliRunner().invoke(gadms, ["publish", "dataset", "--help"]).exit_code == 0
+    warnings = capsys.readouterr().err.splitlines()
+    assert [warning.partition(" is left out: ")[::2] for warning in warnings] == [
+        ("Warning: the command publish.model (os:getpid)", "that name is taken"),
+        ("Warning: the command publish (os:getpid)", "that name is taken"),
+        ("Warning: the command burn.dataset (os:getpid)", "there is no group burn"),
+    ]
 
 
 def test_the_declared_entry_points_are_commands():
