@@ -57,6 +57,7 @@ def convert(
     image_size: tuple[int, int] | None = None,
     source_image_size: tuple[int, int] | None = None,
     tokenizer: str | Path | None = None,
+    revision: str | None = None,
 ) -> ConversionReport:
     """Write a foreign checkpoint as a folder of ours: weights in float32, configuration, code and processor.
 
@@ -77,6 +78,7 @@ def convert(
         tokenizer (`str` or `Path`, *optional*):
             Folder or Hub name of the tokenizer. By default that of the source, and for a weight file with 49,408
             tokens OpenAI's.
+        revision (`str`, *optional*): commit, branch or tag of a Hub name, for its tokenizer too.
 
     Returns:
         [`ConversionReport`]
@@ -89,7 +91,7 @@ def convert(
     target = Path(target)
     # From the start, since a target that is taken is better refused before the work than after it.
     with new_folder(target) as folder:
-        converted = _convert(source, image_size, source_image_size, tokenizer)
+        converted = _convert(source, image_size, source_image_size, tokenizer, revision)
         config, changes = converted.model.config, list(converted.changes)
         context_length = cast(CLIPTextConfig, config.text_config).max_position_embeddings
         if converted.tokenizer.model_max_length != context_length:
@@ -116,13 +118,18 @@ def _convert(
     image_size: tuple[int, int] | None,
     source_image_size: tuple[int, int] | None,
     tokenizer: str | Path | None,
+    revision: str | None,
 ) -> _Converted:
-    if Path(source).is_file() or Path(source).suffix in WEIGHT_SUFFIXES:
+    is_weight_file = Path(source).is_file() or Path(source).suffix in WEIGHT_SUFFIXES
+    if revision is not None and (is_weight_file or Path(source).is_dir()):
+        raise ValueError(f"{source} is on this disk, and revision = {revision!r} goes with a Hub name")
+    if is_weight_file:
         file = read_weight_file(Path(source))
         with _errors_of(source):
             return _from_weight_file(file, image_size, source_image_size, tokenizer)
     with _errors_of(source):
-        return _from_transformers(str(source), image_size, source_image_size, tokenizer)
+        where: dict[str, Any] = {} if revision is None else {"revision": revision}
+        return _from_transformers(str(source), image_size, source_image_size, tokenizer, where)
 
 
 def _from_transformers(
@@ -130,8 +137,9 @@ def _from_transformers(
     image_size: tuple[int, int] | None,
     source_image_size: tuple[int, int] | None,
     tokenizer: str | Path | None,
+    where: dict[str, Any],
 ) -> _Converted:
-    model_type = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+    model_type = PreTrainedConfig.get_config_dict(source, **where)[0].get("model_type")
     if model_type == "gadms":
         raise ValueError("it is a GA-DMS model already: there is nothing to convert")
     if model_type != "clip":
@@ -139,19 +147,19 @@ def _from_transformers(
         raise ValueError(f"it holds {found}; only CLIP models are converted, or give a weight file")
     if source_image_size:
         raise ValueError("source_image_size goes with weight files; this model's own configuration has it")
-    clip, unexpected = _load_clip(source)
+    clip, unexpected = _load_clip(source, where)
     config: Any = clip.config
     state = {name: _as_float32(name, tensor) for name, tensor in clip.state_dict().items()}
     image_size = image_size or PERSON_SIZE
     grid = patch_grid("image_size", image_size, config.vision_config.patch_size)
-    fitted, mask_note = fit_tokenizer(
-        _load_tokenizer(tokenizer or source), config.text_config.vocab_size, research=False
-    )
+    its_tokenizer = _load_tokenizer(tokenizer) if tokenizer else _load_tokenizer(source, **where)
+    fitted, mask_note = fit_tokenizer(its_tokenizer, config.text_config.vocab_size, research=False)
     side = config.vision_config.image_size // config.vision_config.patch_size
     # It loads CLIP once more; so there is one way from transformers' CLIP to ours.
     model = GADMSModel.from_clip(
         source,
         image_size=image_size,
+        clip_kwargs=where,
         temperature=_temperature(state["logit_scale"]),
         score_layers=min(8, config.text_config.num_hidden_layers),
         masked_token_prediction=False,
@@ -168,9 +176,9 @@ def _from_transformers(
     return _Converted("transformers", model, fitted, len(state), ignored, changes)
 
 
-def _load_clip(source: str) -> tuple[CLIPModel, list[str]]:
+def _load_clip(source: str, where: dict[str, Any]) -> tuple[CLIPModel, list[str]]:
     """The model, and the names of tensors that it has no use for."""
-    config: Any = CLIPConfig.from_pretrained(source)
+    config: Any = CLIPConfig.from_pretrained(source, **where)
     # Refused here if there is no such model: CLIP's own configuration takes any size.
     text_config = {**config.text_config.to_dict(), "eos_token_id": config.text_config.vocab_size - 1}
     GADMSConfig(
@@ -184,14 +192,14 @@ def _load_clip(source: str) -> tuple[CLIPModel, list[str]]:
     try:
         # First without memory, which a configuration could claim more of than there is.
         loaded: Any = CLIPModel.from_pretrained(
-            source, device_map="meta", ignore_mismatched_sizes=True, output_loading_info=True
+            source, device_map="meta", ignore_mismatched_sizes=True, output_loading_info=True, **where
         )
         loading = loaded[1]
         if missing := sorted(loading["missing_keys"]):
             raise ValueError(f"it lacks {len(missing)} weights of transformers' CLIP, such as {missing[0]}")
         if differing := sorted(key for key, *_ in loading["mismatched_keys"]):
             raise ValueError(f"{len(differing)} weights have another size than its configuration, as {differing[0]}")
-        return CLIPModel.from_pretrained(source), sorted(loading["unexpected_keys"])
+        return CLIPModel.from_pretrained(source, **where), sorted(loading["unexpected_keys"])
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"its weights are damaged, or more than weights ({reason}); download them again") from error
@@ -298,9 +306,9 @@ def _temperature(log_scale: torch.Tensor) -> float:
     return math.exp(-log_scale.item())
 
 
-def _load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+def _load_tokenizer(name: str | Path, **where: Any) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, **where)
     except OSError as error:
         raise OSError(f"the tokenizer {name} cannot be loaded; give another one (--tokenizer): {error}") from error
 

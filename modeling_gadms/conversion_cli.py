@@ -43,6 +43,7 @@ def convert(
         str | None,
         typer.Option(help="Folder or Hub name. By default the source's, or OpenAI's for its 49,408 tokens."),
     ] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit, branch or tag of a Hub name.")] = None,
 ) -> None:
     """Write a foreign checkpoint as a GA-DMS folder, which everything here loads. Nothing that it brings is run.
 
@@ -59,13 +60,14 @@ def convert(
         sizes = {"image_size": image_size, "source_image_size": source_image_size}
         parsed = {name: _height_and_width(name, value) for name, value in sizes.items() if value is not None}
         if find_adapter(source):
-            if parsed or tokenizer:
-                raise ValueError(f"{source} is an adapter: image sizes and tokenizer are those of its base")
+            if parsed or tokenizer or revision:
+                raise ValueError(f"{source} is an adapter: sizes, tokenizer and revision are those of its base")
             from .adapters import merge_adapter
 
             typer.echo(merge_adapter(source, target).to_text())
             return
-        typer.echo(convert_checkpoint(source, target, tokenizer=tokenizer, **parsed).to_text())
+        report = convert_checkpoint(source, target, tokenizer=tokenizer, revision=revision, **parsed)
+        typer.echo(report.to_text())
         typer.echo(f"Now try: gadms index --source PERSONS --gallery my_gallery --model {target}")
 
 

@@ -12,8 +12,10 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from transformers import CLIPConfig, CLIPModel
 
 from modeling_gadms import GADMSModel, GADMSProcessor
+from modeling_gadms.vocabulary import train_tokenizer
 from tests.hub_client import HubClient
 from tests.hub_server import HubServer
 from tests.modeling_gadms.hub_stories import COLORS, TEXTS, embeddings
@@ -216,3 +218,30 @@ def test_an_adapter_is_published_by_itself(hub, client, two_models):
     files = hub.files("me/adapter", repo_type="model")
     assert "adapter_model.safetensors" in files and "model.safetensors" not in files
     assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "me/base"
+
+
+def test_clip_is_converted_from_a_revision_of_the_hub(hub, client, tmp_path):
+    tokenizer = train_tokenizer(TEXTS * 3, vocab_size=530, max_length=24)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config={"vocab_size": len(tokenizer), "max_position_embeddings": 24, "eos_token_id": 2, **sizes},
+        vision_config={"image_size": 16, "patch_size": 8, **sizes},
+        projection_dim=16,
+    )
+    models = {}
+    for version, seed in (("old", 0), ("new", 1)):
+        torch.manual_seed(seed)
+        models[version] = CLIPModel(config)
+        models[version].save_pretrained(tmp_path / version)
+        tokenizer.save_pretrained(tmp_path / version)
+        files = {path.name: path.read_bytes() for path in (tmp_path / version).iterdir()}
+        hub.tag("me/clip", version, hub.commit("me/clip", files, repo_type="model"), repo_type="model")
+    for revision, version in ((None, "new"), ("old", "old")):
+        target = tmp_path / f"converted-{version}"
+        client.ask("modeling_gadms.conversion.convert", "me/clip", str(target), image_size=(24, 8), revision=revision)
+        ours, theirs = GADMSModel.from_pretrained(target), models[version]
+        assert torch.equal(ours.visual_projection.weight, theirs.visual_projection.weight)
+    refused = client.refusal(
+        "modeling_gadms.conversion.convert", str(tmp_path / "old"), str(tmp_path / "x"), revision="old"
+    )
+    assert "revision = 'old' goes with a Hub name" in refused.message
