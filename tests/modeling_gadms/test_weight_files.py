@@ -138,6 +138,15 @@ def test_a_shard_of_another_model_is_noticed(sharded_folder):
         load_model_and_processor(sharded_folder)
 
 
+def test_a_weight_in_another_shard_than_the_index_says_is_noticed(sharded_folder):
+    index = sharded_folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"][WEIGHT] = next(name for name in content["weight_map"].values() if "00001" in name)
+    index.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"1 weights are not where .* says, such as {WEIGHT}"):
+        load_model_and_processor(sharded_folder)
+
+
 @pytest.mark.parametrize("content", ["[]", "{", '{"weight_map": 3}', '{"weight_map": {"a": 1}}', '{"weights": {}}'])
 def test_an_index_of_another_form_is_refused(sharded_folder, content):
     index = sharded_folder / "model.safetensors.index.json"
