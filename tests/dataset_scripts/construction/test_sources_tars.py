@@ -388,7 +388,16 @@ def test_archives_that_are_only_joined_do_not_lose_the_second_in_silence(tar):
     assert "behind the end" in rows[-1]["detail"]
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>" * 200, gzip.compress(GOOD + END), bytes(range(256)) * 8])
+@pytest.mark.parametrize(
+    "content",
+    # Named, as a gzip file holds the time of its making: two processes would collect two tests.
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"<html>" * 200, id="HTML"),
+        pytest.param(gzip.compress(GOOD + END), id="gzip"),
+        pytest.param(bytes(range(256)) * 8, id="bytes"),
+    ],
+)
 def test_what_is_no_tar_is_a_damaged_archive(tar, content):
     tar.write_bytes(content)
     assert reasons(read(tar)) == [SourceProblem.DAMAGED_ARCHIVE]
