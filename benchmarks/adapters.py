@@ -34,7 +34,11 @@ from construction_report import spread, table, write_section
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 WAYS = {"full": "all weights", "lora": "LoRA", "dora": "DoRA"}
-RATES = {"full": ("2e-4", "5e-4", "1e-3"), "lora": ("1e-3", "2e-3", "4e-3"), "dora": ("1e-3", "2e-3", "4e-3")}
+RATES = {
+    "full": ("2e-4", "5e-4", "1e-3", "2e-3"),
+    "lora": ("1e-3", "2e-3", "4e-3", "8e-3"),
+    "dora": ("1e-3", "2e-3", "4e-3", "8e-3"),
+}
 NEW_MODULE_RATE = 1e-3
 """Of fusion encoder, token head and classifier, whichever way the encoders are trained."""
 RANK = {"demo": 8, "vit-b-16": 16}

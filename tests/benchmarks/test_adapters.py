@@ -74,7 +74,7 @@ class Fake:
         return ""
 
 
-RATES = {"2e-4": 10.0, "5e-4": 30.0, "1e-3": 20.0, "2e-3": 25.0, "4e-3": 40.0}
+RATES = {"2e-4": 10.0, "5e-4": 30.0, "1e-3": 20.0, "2e-3": 25.0, "4e-3": 40.0, "8e-3": 5.0}
 
 
 def test_rates_are_chosen_on_validation_persons_and_nothing_is_repeated(tmp_path, monkeypatch):
@@ -84,10 +84,10 @@ def test_rates_are_chosen_on_validation_persons_and_nothing_is_repeated(tmp_path
     monkeypatch.setattr(adapters, "_run", fake)
     first = adapters.Bench(tmp_path, "ci").quality([0, 1, 2])
     assert first["chosen_rate"] == {"full": "5e-4", "lora": "4e-3", "dora": "4e-3"}
-    assert first["validation_r1_by_rate"]["lora"] == {"1e-3": 20.0, "2e-3": 25.0, "4e-3": 40.0}
+    assert first["validation_r1_by_rate"]["lora"] == {"1e-3": 20.0, "2e-3": 25.0, "4e-3": 40.0, "8e-3": 5.0}
     assert {way: len(runs) for way, runs in first["runs"].items()} == {"full": 3, "lora": 3, "dora": 3}
     tuned = [call for call in fake.calls if call[1].endswith("finetune.py")]
-    assert len(tuned) == 9 + 6, "nine to choose the rates with one seed, six for the others"
+    assert len(tuned) == 12 + 6, "twelve to choose the rates with one seed, six for the others"
     done = len(fake.calls)
     assert adapters.Bench(tmp_path, "ci").quality([0, 1, 2]) == first
     assert [call[1].endswith("reproduce.py") for call in fake.calls[done:]] == [True], "which repeats nothing either"
