@@ -45,7 +45,7 @@ class GADMSOutput(ModelOutput):
 
     Args:
         logits_per_image (`torch.FloatTensor` of shape `(num_images, num_captions)`):
-            Cosine similarity over temperature. Like all fields in float32, whatever the weights are in.
+            Cosine similarity over temperature. Like all fields in float32 or better, whatever the weights are in.
         logits_per_text (`torch.FloatTensor` of shape `(num_captions, num_images)`):
             Its transpose.
         image_embeds (`torch.FloatTensor` of shape `(num_images, projection_dim)`): L2-normalised.
@@ -64,7 +64,7 @@ class GADMSForPreTrainingOutput(ModelOutput):
 
     Args:
         image_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`):
-            L2-normalised, in float32 whatever the weights are in.
+            L2-normalised, in float32 or better, whatever the weights are in.
         text_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`):
             The same of the caption, noise-masked where noise masking is active.
         temperature (`torch.FloatTensor` of shape `()`): tau of the alignment.
@@ -552,7 +552,8 @@ def _declared_settings(config_class: type[EncoderConfig], values: dict[str, Any]
 
 def _unit_length(embeds: torch.Tensor) -> torch.Tensor:
     # Ranks are differences of similarities that half precision, with its steps of 0.001 to 0.008, would round away.
-    return nn.functional.normalize(embeds.float(), dim=-1)
+    at_least_float32 = torch.promote_types(embeds.dtype, torch.float32)
+    return nn.functional.normalize(embeds.to(at_least_float32), dim=-1)
 
 
 def append_mean_row(embedding: torch.Tensor) -> torch.Tensor:
