@@ -1,7 +1,7 @@
 """Adapters against the training of all weights: accuracy on another rendering, parameters, memory and time of a step.
 
-    python benchmarks/adapters.py                   # about 25 minutes on two cores, and 20 if the bases are absent
-    python benchmarks/adapters.py --part cost       # memory and time of a step alone: about 10 minutes
+    python benchmarks/adapters.py                   # 45 minutes on two cores, an estimate, and 20 more if the bases are absent
+    python benchmarks/adapters.py --part cost       # memory and time of a step alone: 7 minutes
 
 Accuracy: models that were pre-trained on drawn WebPerson are fine-tuned on drawn CUHK-PEDES through
 examples/finetune.py: an adapter by LoRA, one by DoRA, or all weights, over the same steps, in processes of their own,
@@ -261,16 +261,21 @@ def _quality_text(part: Results) -> list[str]:
         "",
         "Models pre-trained on drawn WebPerson, fine-tuned on drawn CUHK-PEDES for "
         f"{runs['full'][0]['steps']:,} steps, rank {part['rank']}; measured on {counts['captions']:,} captions and "
-        f"{counts['images']:,} images of {counts['identities']:,} other persons, captions to images, in percent. Mean "
-        f"and sample deviation over seeds {seeds}, of which each has a base of its own.",
+        f"{counts['images']:,} images of {counts['identities']:,} other persons, captions to images, in percent. "
+        + (
+            f"Seed {seeds}."
+            if len(part["seeds"]) == 1
+            else f"Mean and sample deviation over seeds {seeds}, of which each has a base of its own."
+        ),
         "",
         table(["", "learning rate", "R@1", "mAP", "trained parameters", "saved MB", "peak MB"], rows),
         "",
         f"R@1 over the training of all weights, by seed: {told}.",
         "",
         f"The learning rates are those with the best R@1 on the validation persons, seed {part['seeds'][0]} "
-        f"({candidates}); new modules learn at {part['new_module_rate']:g} throughout. Peak memory is resident, with "
-        "libraries and the cached pictures.",
+        f"({candidates}); new modules learn at {part['new_module_rate']:g} throughout. Where the best rate is the "
+        "highest that was tried, a higher one may be better still. Peak memory is resident, with libraries and the "
+        "cached pictures.",
     ]
 
 
@@ -326,6 +331,8 @@ def main(arguments: argparse.Namespace) -> None:
         steps, repetitions = ({"demo": 1}, 1) if arguments.size == "ci" else (COST_STEPS, REPETITIONS)
         results["cost"] = bench.cost(steps, repetitions, os.cpu_count() or 1)
     results["command"] = "python benchmarks/adapters.py" + (" --size ci" if arguments.size == "ci" else "")
+    if seeds := results.get("quality", {}).get("seeds", []):
+        results["command"] += f" --seeds {' '.join(map(str, seeds))}"
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
     results["machine"] = f"two cores of a shared {platform.machine()} server, no GPU; {libraries}"
     file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
