@@ -1,6 +1,6 @@
 """Adapters against the training of all weights: accuracy on another rendering, parameters, memory and time of a step.
 
-    python benchmarks/adapters.py                   # 45 minutes on two cores, an estimate, and 20 more if the bases are absent
+    python benchmarks/adapters.py                   # 45 minutes on two cores, and 20 more if bases are absent: estimates
     python benchmarks/adapters.py --part cost       # memory and time of a step alone: 7 minutes
 
 Accuracy: models that were pre-trained on drawn WebPerson are fine-tuned on drawn CUHK-PEDES through
