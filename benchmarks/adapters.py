@@ -1,7 +1,7 @@
 """Adapters against the training of all weights: accuracy on another rendering, parameters, memory and time of a step.
 
-    python benchmarks/adapters.py                   # 45 minutes on two cores, and 20 more if bases are absent: estimates
-    python benchmarks/adapters.py --part cost       # memory and time of a step alone: 7 minutes
+    python benchmarks/adapters.py                # 45 minutes on two cores, 20 more without bases: estimates
+    python benchmarks/adapters.py --part cost    # memory and time of a step alone: 7 minutes
 
 Accuracy: models that were pre-trained on drawn WebPerson are fine-tuned on drawn CUHK-PEDES through
 examples/finetune.py: an adapter by LoRA, one by DoRA, or all weights, over the same steps, in processes of their own,
