@@ -214,7 +214,7 @@ class GADMSConfig(PreTrainedConfig):
         if isinstance(value, dict):
             check_keys(value, _field_names(config_class), f"GADMSConfig.{name}")
             # A partial dictionary changes our defaults (the paper's sizes), not CLIP's.
-            return config_class(**{**_declared(defaults), **value})
+            return config_class(**{**declared_settings(defaults), **value})
         return value
 
     def validate_architecture(self) -> None:
@@ -316,7 +316,13 @@ def _height_and_width(image_size: int | list[int] | tuple[int, int] | None) -> t
     return height, width
 
 
-def _declared(config: PreTrainedConfig) -> dict[str, Any]:
+def encoder_configs(config: GADMSConfig) -> tuple[CLIPTextConfig, CLIPVisionConfig]:
+    """The configurations of the text and the image encoder, which are no dictionaries once a configuration is made."""
+    return cast(CLIPTextConfig, config.text_config), cast(CLIPVisionConfig, config.vision_config)
+
+
+def declared_settings(config: PreTrainedConfig) -> dict[str, Any]:
+    """The settings that a configuration's own class declares, without those of the base class and unknown ones."""
     base = {field.name for field in fields(PreTrainedConfig)}
     return {field.name: getattr(config, field.name) for field in fields(config) if field.name not in base}
 

@@ -6,16 +6,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel, PreTrainedConfig, PreTrainedTokenizerBase
-from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
 
 from .checkpoint_files import WEIGHT_SUFFIXES, WeightFile, read_weight_file
-from .configuration_gadms import GADMSConfig
+from .configuration_gadms import GADMSConfig, declared_settings, encoder_configs
 from .conversion_reports import ConversionReport
 from .files import new_folder
 from .foreign_vocabulary import fit_tokenizer
@@ -93,7 +92,7 @@ def convert(
     with new_folder(target) as folder:
         converted = _convert(source, image_size, source_image_size, tokenizer, revision)
         config, changes = converted.model.config, list(converted.changes)
-        context_length = cast(CLIPTextConfig, config.text_config).max_position_embeddings
+        context_length = encoder_configs(config)[0].max_position_embeddings
         if converted.tokenizer.model_max_length != context_length:
             converted.tokenizer.model_max_length = context_length
             note = f"captions: the tokenizer now cuts at {context_length} tokens, as the model has positions"
@@ -165,7 +164,7 @@ def _from_transformers(
         masked_token_prediction=False,
         fusion_num_attention_heads=default_fusion_heads(config.projection_dim),
     )
-    ours = (cast(CLIPTextConfig, model.config.text_config).eos_token_id, model.config.mask_token_id)
+    ours = (encoder_configs(model.config)[0].eos_token_id, model.config.mask_token_id)
     if (fitted.eos_token_id, fitted.mask_token_id) != ours:
         raise ValueError(
             f"its tokenizer has EOS {fitted.eos_token_id} and mask {fitted.mask_token_id}, and the model would have "
@@ -180,10 +179,9 @@ def _load_clip(source: str, where: dict[str, Any]) -> tuple[CLIPModel, list[str]
     """The model, and the names of tensors that it has no use for."""
     config: Any = CLIPConfig.from_pretrained(source, **where)
     # Refused here if there is no such model: CLIP's own configuration takes any size.
-    text_config = {**config.text_config.to_dict(), "eos_token_id": config.text_config.vocab_size - 1}
     GADMSConfig(
-        text_config=CLIPTextConfig.from_dict(text_config),
-        vision_config=CLIPVisionConfig.from_dict(config.vision_config.to_dict()),
+        text_config=declared_settings(config.text_config) | {"eos_token_id": config.text_config.vocab_size - 1},
+        vision_config=declared_settings(config.vision_config),
         projection_dim=config.projection_dim,
         mask_token_id=0,
         score_layers=1,

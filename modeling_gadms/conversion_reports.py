@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
 
-from .configuration_gadms import GADMSConfig
+from .configuration_gadms import GADMSConfig, encoder_configs
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class ConversionReport:
     def to_text(self) -> str:
         """The report in lines for people."""
         config = self.config
-        text, vision = cast(CLIPTextConfig, config.text_config), cast(CLIPVisionConfig, config.vision_config)
+        text, vision = encoder_configs(config)
         (height, width), (down, across) = config.image_size, config.patch_grid
         fusion = "none"
         if config.masked_token_prediction:

@@ -1,15 +1,14 @@
 """A model that was trained or downloaded, ready to search and to be measured."""
 
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, overload
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
-from transformers.models.clip.configuration_clip import CLIPTextConfig
 
 from .adapter_folders import find_adapter
-from .configuration_gadms import GADMSConfig
+from .configuration_gadms import GADMSConfig, encoder_configs
 from .modeling_gadms import GADMSModel
 from .onnx_model import MANIFEST, RUNTIMES, OnnxModel, RetrievalModel
 from .processing_gadms import GADMSProcessor
@@ -68,7 +67,7 @@ def load_model_and_processor(name: str | Path, *, runtime: str = RUNTIMES[0]) ->
             adapter.merge_into(model)
             model.name_or_path = str(name)
     processor = GADMSProcessor.from_pretrained(adapter.folder if adapter else name)
-    known, expected = len(processor.tokenizer), cast(CLIPTextConfig, config.text_config).vocab_size
+    known, expected = len(processor.tokenizer), encoder_configs(config)[0].vocab_size
     if known != expected:  # transformers makes up a tokenizer of three tokens where the vocabulary is missing
         raise ValueError(f"{name}: its tokenizer has {known} tokens, its model {expected}; save both there again")
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor

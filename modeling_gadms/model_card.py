@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from .card_metrics import DIRECTIONS, METRICS, Measurement, eval_results
-from .configuration_gadms import GADMSConfig, check_keys
+from .configuration_gadms import GADMSConfig, check_keys, encoder_configs
 from .provenance import Provenance, TrainingStage
 from .settings_file import check_types, read_settings
 
@@ -152,7 +152,7 @@ def render_card(facts: CardFacts) -> ModelCard:
         `huggingface_hub.ModelCard`: the measurements as `model-index`, exact; in its text rounded.
     """
     config, adapter, stages = facts.config, facts.adapter, tuple(reversed(facts.provenance.stages))
-    text, vision = config.text_config, config.vision_config
+    text, vision = encoder_configs(config)
     height, width = config.image_size
     return ModelCard.from_template(
         _metadata(facts),
@@ -162,12 +162,12 @@ def render_card(facts: CardFacts) -> ModelCard:
         adapter=adapter,
         auto_class=adapter.auto_class if adapter else "AutoModel",
         base_model=facts.base_model,
-        vision_layers=vision.num_hidden_layers,  # type: ignore[union-attr]
-        text_layers=text.num_hidden_layers,  # type: ignore[union-attr]
+        vision_layers=vision.num_hidden_layers,
+        text_layers=text.num_hidden_layers,
         image_size=f"{height} x {width}",
-        patch_size=f"{vision.patch_size} x {vision.patch_size}",  # type: ignore[union-attr]
-        token_limit=text.max_position_embeddings,  # type: ignore[union-attr]
-        vocabulary=f"{text.vocab_size:,}",  # type: ignore[union-attr]
+        patch_size=f"{vision.patch_size} x {vision.patch_size}",
+        token_limit=text.max_position_embeddings,
+        vocabulary=f"{text.vocab_size:,}",
         embedding_size=config.projection_dim,
         parameters=f"{facts.encoder_parameters:,}",
         parameters_in_files=f"{facts.stored_parameters:,}",

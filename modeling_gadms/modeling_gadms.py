@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
@@ -20,7 +20,7 @@ from transformers.models.clip.modeling_clip import (
 )
 from transformers.utils import ModelOutput
 
-from .configuration_gadms import EncoderConfig, GADMSConfig
+from .configuration_gadms import GADMSConfig, declared_settings
 from .losses_gadms import identity_loss, masked_token_prediction_loss
 from .masking_gadms import (
     apply_mask,
@@ -114,11 +114,7 @@ class GADMSVisionEmbeddings(nn.Module):
         self.position_embedding = nn.Embedding(num_positions, config.hidden_size)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        if tuple(pixel_values.shape[-2:]) != self.image_size:
-            raise ValueError(
-                f"pixel_values are {pixel_values.shape[-2]}x{pixel_values.shape[-1]} (height x width), the model "
-                f"takes {self.image_size[0]}x{self.image_size[1]}; prepare images with the model's own processor"
-            )
+        check_image_size(pixel_values, self.image_size)
         patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
         patches = patches.flatten(2).transpose(1, 2)  # (batch_size, num_patches, hidden_size)
         class_token = self.class_embedding.expand(len(patches), 1, -1)
@@ -182,18 +178,19 @@ class GADMSPreTrainedModel(CLIPPreTrainedModel):
                     f"from_clip takes `{key}` from the CLIP checkpoint; leave it out, or leave out from_clip"
                 )
         clip = CLIPModel.from_pretrained(pretrained_model_name_or_path, **(clip_kwargs or {}))
-        text_config, vision_config = clip.config.text_config.to_dict(), clip.config.vision_config.to_dict()
+        # OpenAI's configurations list every setting that transformers once had: what nobody reads, ours refuses. Nor
+        # does the precision come along: half-precision weights are copied into float32 ones.
+        clip_config: Any = clip.config
+        text_config = declared_settings(clip_config.text_config)
+        vision_config = declared_settings(clip_config.vision_config)
         vocab_size = text_config["vocab_size"]
         text_config["vocab_size"] = vocab_size + 1
         if text_config["eos_token_id"] == 2:
             text_config["eos_token_id"] = vocab_size - 1
         vision_config["image_size"] = tuple(image_size)
-        for encoder_config in (text_config, vision_config):
-            # Half-precision weights are copied into float32 ones; left here, the encoders alone would be half.
-            encoder_config.pop("dtype", None)
         config = GADMSConfig(
-            text_config=_declared_settings(CLIPTextConfig, text_config),
-            vision_config=_declared_settings(CLIPVisionConfig, vision_config),
+            text_config=text_config,
+            vision_config=vision_config,
             projection_dim=clip.visual_projection.out_features,
             mask_token_id=vocab_size,
             **config_kwargs,
@@ -545,9 +542,21 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         )
 
 
-def _declared_settings(config_class: type[EncoderConfig], values: dict[str, Any]) -> EncoderConfig:
-    """OpenAI's configurations list every setting that transformers once had; what nobody reads, ours refuses."""
-    return config_class(**{field.name: values[field.name] for field in fields(config_class) if field.name in values})
+def check_image_size(pixel_values: torch.Tensor, image_size: tuple[int, int]) -> None:
+    """Refuse images that were prepared for another model.
+
+    Args:
+        pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`)
+        image_size (`tuple[int, int]`): (height, width) in pixels that the model takes.
+
+    Raises:
+        ValueError: naming both sizes.
+    """
+    if tuple(pixel_values.shape[-2:]) != image_size:
+        raise ValueError(
+            f"pixel_values are {pixel_values.shape[-2]}x{pixel_values.shape[-1]} (height x width), the model takes "
+            f"{image_size[0]}x{image_size[1]}; prepare images with the model's own processor"
+        )
 
 
 def _unit_length(embeds: torch.Tensor) -> torch.Tensor:

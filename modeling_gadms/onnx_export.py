@@ -12,9 +12,8 @@ from typing import Any, cast
 import torch
 from PIL import Image
 from torch import nn
-from transformers.models.clip.configuration_clip import CLIPTextConfig
 
-from .configuration_gadms import GADMSConfig
+from .configuration_gadms import GADMSConfig, encoder_configs
 from .encoding import encode_captions, encode_images
 from .files import file_digest, new_folder
 from .loading import load_model_and_processor
@@ -173,7 +172,7 @@ def _export_encoder(model: GADMSModel, encoder: Encoder, path: Path) -> None:
         wrapped, inputs = _ImageEncoder(model), {"pixel_values": torch.zeros(2, 3, height, width)}
         shapes = {"pixel_values": {0: "batch"}}
     else:
-        text = cast(CLIPTextConfig, model.config.text_config)
+        text, _ = encoder_configs(model.config)
         length = text.max_position_embeddings - 1  # one that is no other size of the graph by design
         ids = torch.full((2, length), cast(int, text.eos_token_id))
         wrapped, inputs = _TextEncoder(model), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -8,12 +8,11 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.utils import cached_file
 
-from .configuration_gadms import GADMSConfig
+from .configuration_gadms import GADMSConfig, encoder_configs
 from .files import file_digest, write_json
-from .modeling_gadms import GADMSModel
+from .modeling_gadms import GADMSModel, check_image_size
 
 
 MANIFEST = "onnx_export.json"
@@ -132,12 +131,7 @@ class OnnxModel(nn.Module):
         Raises:
             ValueError: for another image size than the configuration's.
         """
-        height, width = self.config.image_size
-        if tuple(pixel_values.shape[-2:]) != (height, width):
-            raise ValueError(
-                f"pixel_values are {pixel_values.shape[-2]}x{pixel_values.shape[-1]} (height x width), the model "
-                f"takes {height}x{width}; prepare images with the model's own processor"
-            )
+        check_image_size(pixel_values, self.config.image_size)
         return self._run(self._image, pixel_values=pixel_values.float())
 
     def get_text_features(
@@ -156,7 +150,7 @@ class OnnxModel(nn.Module):
         Raises:
             ValueError: for captions longer than the model has positions, or of tokens outside the vocabulary.
         """
-        text = cast(CLIPTextConfig, self.config.text_config)
+        text, _ = encoder_configs(self.config)
         if input_ids.shape[-1] > text.max_position_embeddings:
             raise ValueError(
                 f"captions of {input_ids.shape[-1]} tokens are longer than the model's {text.max_position_embeddings} "

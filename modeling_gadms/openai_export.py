@@ -9,7 +9,7 @@ from transformers import AutoConfig
 from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
 
 from .checkpoint_files import TORCH_SUFFIXES, write_weight_file
-from .configuration_gadms import GADMSConfig
+from .configuration_gadms import GADMSConfig, encoder_configs
 from .conversion_reports import ExportReport
 from .foreign_vocabulary import MASK_FROM_END
 from .modeling_gadms import GADMSForPreTraining, GADMSModel
@@ -51,7 +51,7 @@ def export_checkpoint(
         raise FileExistsError(f"{target} is there already; give another name, or remove it")
     model, changes = _load(source)
     config, research = model.config, layout == "research"
-    text, vision = _encoder_configs(config)
+    text, vision = encoder_configs(config)
     encoders = model if isinstance(model, GADMSModel) else model.gadms
     state = model.state_dict()
     if isinstance(model, GADMSModel):
@@ -99,7 +99,7 @@ def _load(source: str | Path) -> tuple[GADMSModel | GADMSForPreTraining, list[st
 
 
 def _refuse_other_arithmetic(source: str | Path, config: GADMSConfig, parts: Parts) -> None:
-    text, vision = _encoder_configs(config)
+    text, vision = encoder_configs(config)
     problems = []
     widths = [
         ("text encoder", text.hidden_size, text.num_attention_heads),
@@ -122,7 +122,7 @@ def _refuse_other_arithmetic(source: str | Path, config: GADMSConfig, parts: Par
 
 def _token_order(source: str | Path, config: GADMSConfig, research: bool) -> tuple[list[int], str]:
     """Which of our tokens each one there is, and what to say of it."""
-    text, _ = _encoder_configs(config)
+    text, _ = encoder_configs(config)
     tokens, mask, eos = text.vocab_size, config.mask_token_id, cast(int, text.eos_token_id)
     appended = mask == tokens - 1
     if eos != tokens - (2 if appended else 1):
@@ -146,10 +146,6 @@ def _token_order(source: str | Path, config: GADMSConfig, research: bool) -> tup
             f"{source}: research code has its mask token at {last_piece} of {tokens} tokens, and here it is {mask}"
         )
     return order, f"mask token: {mask}"
-
-
-def _encoder_configs(config: GADMSConfig) -> tuple[CLIPTextConfig, CLIPVisionConfig]:
-    return cast(CLIPTextConfig, config.text_config), cast(CLIPVisionConfig, config.vision_config)
 
 
 def _logit_scale(model: GADMSModel) -> torch.Tensor:
