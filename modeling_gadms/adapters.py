@@ -16,13 +16,10 @@ from typing import Any, Literal
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig
 
 from .adapter_folders import ADAPTER_CONFIG, RUN_RECORD, Adapter, BaseModel, find_adapter, require_peft
-from .configuration_gadms import GADMSConfig
 from .files import new_folder
-from .loading import refuse_missing_weights
+from .loading import load_config, refuse_missing_weights
 from .modeling_gadms import GADMSForPreTraining, GADMSModel
 from .processing_gadms import GADMSProcessor
 from .trainer import NEW_MODULES
@@ -205,12 +202,7 @@ def _merged_model(
 ) -> tuple[GADMSModel | GADMSForPreTraining, tuple[str, ...], tuple[str, ...]]:
     """The base with the adapter in it, the modules that were replaced, and those that found no place."""
     name, options = adapter.base.name, adapter.base.revision_argument
-    try:
-        config = AutoConfig.from_pretrained(name, **options)
-    except StrictDataclassError as error:
-        raise ValueError(f"{name}, the base of {adapter.folder}: its config.json is invalid: {error}") from error
-    if not isinstance(config, GADMSConfig):
-        raise ValueError(f"{name}, the base of {adapter.folder}, is of type {config.model_type!r}, not GA-DMS")
+    config = load_config(name, **options)
     check_weights(name, GADMSModel, config, **options)
     whole = adapter.whole_modules
     loading: Any = {"dtype": torch.float32, "use_safetensors": True, **options}

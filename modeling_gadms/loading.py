@@ -48,12 +48,7 @@ def load_model_and_processor(name: str | Path, *, runtime: str = RUNTIMES[0]) ->
     options: dict[str, Any] = {}
     if adapter := find_adapter(name):
         source, options = adapter.base.name, adapter.base.revision_argument
-    try:
-        config = AutoConfig.from_pretrained(source, **options)
-    except StrictDataclassError as error:
-        raise ValueError(f"{source}: its config.json is invalid: {error}") from error
-    if not isinstance(config, GADMSConfig):
-        raise ValueError(f"{source} holds a model of type {config.model_type!r}, not a GA-DMS one")
+    config = load_config(source, **options)
     model: Any
     if runtime != RUNTIMES[0]:
         model = OnnxModel(name, config, runtime)
@@ -71,6 +66,26 @@ def load_model_and_processor(name: str | Path, *, runtime: str = RUNTIMES[0]) ->
     if known != expected:  # transformers makes up a tokenizer of three tokens where the vocabulary is missing
         raise ValueError(f"{name}: its tokenizer has {known} tokens, its model {expected}; save both there again")
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
+
+
+def load_config(name: str | Path, **options: Any) -> GADMSConfig:
+    """The configuration of a GA-DMS model.
+
+    Args:
+        name (`str` or `Path`): folder or Hub name.
+        options: passed to `AutoConfig.from_pretrained` (`revision`, ...).
+
+    Raises:
+        ValueError: if it is invalid, or that of another kind of model.
+        OSError: if there is none.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, **options)
+    except StrictDataclassError as error:
+        raise ValueError(f"{name}: its config.json is invalid: {error}") from error
+    if not isinstance(config, GADMSConfig):
+        raise ValueError(f"{name} holds a model of type {config.model_type!r}, not a GA-DMS one")
+    return config
 
 
 def _refuse_onnx_export(name: str | Path) -> None:

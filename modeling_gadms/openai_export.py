@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from transformers import AutoConfig
 from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
 
 from .checkpoint_files import TORCH_SUFFIXES, write_weight_file
 from .configuration_gadms import GADMSConfig, encoder_configs
 from .conversion_reports import ExportReport
 from .foreign_vocabulary import MASK_FROM_END
+from .loading import load_config
 from .modeling_gadms import GADMSForPreTraining, GADMSModel
 from .openai_layout import HEAD_WIDTH, RESEARCH_PREFIX, Parts
 from .weight_files import check_weights
@@ -87,9 +87,7 @@ def export_checkpoint(
 
 def _load(source: str | Path) -> tuple[GADMSModel | GADMSForPreTraining, list[str]]:
     """With what training adds, where the checkpoint has it."""
-    config = AutoConfig.from_pretrained(source)
-    if not isinstance(config, GADMSConfig):
-        raise ValueError(f"{source} holds a model of type {config.model_type!r}, not a GA-DMS one")
+    config = load_config(source)
     trained = "GADMSForPreTraining" in (config.architectures or ())
     model_class: Any = GADMSForPreTraining if trained else GADMSModel
     check_weights(source, model_class, config)
