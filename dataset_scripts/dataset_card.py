@@ -12,6 +12,7 @@ from modeling_gadms.data import DatasetColumns
 from modeling_gadms.provenance import dataset_name, public_arguments
 from modeling_gadms.staging import readable_size
 
+from .card_metadata import TAGS, TASK_CATEGORIES, size_category
 from .inspection import SHARED, Inspection, SplitInspection
 from .parquet_shards import WrittenSplit
 from .webperson import COLUMNS as WEBPERSON_COLUMNS
@@ -20,7 +21,6 @@ from .webperson import COLUMNS as WEBPERSON_COLUMNS
 DRAWN = "synthetic_persons"
 """The data set that shows nobody."""
 _TEMPLATE = Path(__file__).with_name("dataset_card.md")
-_SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
 _MEANINGS = {
     "image_path": "a stable path of the image",
     "source_id": "number of the person in the release it comes from",
@@ -120,9 +120,9 @@ def _metadata(facts: DatasetFacts, images: int) -> DatasetCardData:
         language=[facts.settings.language],
         license=facts.license,
         pretty_name=_title(facts),
-        size_categories=[next((name for power, name in enumerate(_SIZES, 3) if images < 10**power), "10B<n<100B")],
-        task_categories=["text-to-image", "image-to-text", "zero-shot-image-classification"],
-        tags=["person-retrieval", "text-based-person-search", "image-text-retrieval"],
+        size_categories=[size_category(images)],
+        task_categories=list(TASK_CATEGORIES),
+        tags=list(TAGS),
         configs=[{"config_name": "default", "data_files": data_files}],
     )
     splits = {name: datasets.SplitInfo(name, split.num_bytes, split.rows) for name, split in facts.written.items()}

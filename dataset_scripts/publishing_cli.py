@@ -1,10 +1,10 @@
 """The command `gadms publish dataset`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from modeling_gadms.publishing_cli import DryRunOption, PrivateOption, RepoArgument, RevisionOption, TagOption
 from modeling_gadms.user_errors import user_errors
 
 
@@ -12,7 +12,7 @@ def publish_dataset(
     source: Annotated[
         str, typer.Argument(help="Folder of a finished `gadms build-webperson`, or a name or folder of a data set.")
     ],
-    repo_id: Annotated[str, typer.Argument(help="Where it goes on the Hub: namespace/name.")],
+    repo_id: RepoArgument,
     dataset_args: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the data set, such as seed=1; repeatable.")
     ] = None,
@@ -34,12 +34,10 @@ def publish_dataset(
         bool,
         typer.Option("--i-may-redistribute", help="I have the permission of the authors of this benchmark."),
     ] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch to push to, made if it is not there.")] = None,
-    tag: Annotated[str | None, typer.Option(help="Name for the commit, such as v1.0.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
-    dry_run: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write what would be pushed there, and push nothing.")
-    ] = None,
+    revision: RevisionOption = None,
+    tag: TagOption = None,
+    private: PrivateOption = False,
+    dry_run: DryRunOption = None,
 ) -> None:
     """Push a data set as Parquet that `load_dataset` opens by itself, with its card.
 

@@ -12,15 +12,16 @@ import torch
 from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 
-from .adapter_folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RUN_RECORD, read_adapter
+from .adapter_folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RUN_RECORD, BaseModel, read_adapter
 from .card_metrics import base_weights, read_measurements
 from .files import file_digest, write_json
 from .hub import check_push_target, push_folder
-from .loading import load_model_and_processor, refuse_missing_weights
+from .loading import load_model_and_processor
 from .model_card import AdapterFacts, CardFacts, TrainingCost, render_card
 from .modeling_gadms import GADMSForPreTraining, GADMSModel
 from .provenance import Provenance, is_local, read_provenance
 from .staging import CARD, LeftOut, Publication, list_files, refuse_own_places, staging_folder
+from .weight_files import check_weights
 
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -105,15 +106,16 @@ def publish_model(
     provenance = read_provenance(folder)
     with staging_folder(dry_run) as staging:
         weights = _copy_weights(source, staging)
-        base = base_weights(read_adapter(folder).base.weights_sha256) if source.is_adapter else {}
-        measured = read_measurements([Path(file) for file in metrics], weights | base, folder)
+        base = read_adapter(folder).base if source.is_adapter else None
+        measured_on = weights | (base_weights(base.weights_sha256) if base else {})
+        measured = read_measurements([Path(file) for file in metrics], measured_on, folder)
         renewed = _copy_rest(source, staging)
         if source.is_adapter:
             base_model, adapter = _name_the_base(source, staging, base_model)
-            model = _load(folder, folder)  # its base is where the folder says
+            model = _load(folder, folder, base)  # which is where the folder says
         else:
             base_model, adapter = base_model or provenance.base_model, None
-            model = _load(staging, folder)
+            model = _load(staging, folder, None)
         _write_record(provenance, staging, base_model if adapter else None)
         precision, stored = _stored([staging / name for name in source.weights])
         facts = CardFacts(
@@ -278,16 +280,16 @@ def _name_the_base(source: _Source, staging: Path, base_model: str | None) -> tu
     return base_model, AdapterFacts(method + rank, auto_class, config.get("revision"))
 
 
-def _load(place: Path, folder: Path) -> GADMSModel:
+def _load(place: Path, folder: Path, base: BaseModel | None) -> GADMSModel:
     """Loads what is published, as whoever downloads it will; errors tell of the folder that it was made from."""
+    weights, revision = (base.name, base.revision) if base else (place, None)
     try:
         model, _ = load_model_and_processor(place)
+        if (model.config.architectures or [""])[0] == GADMSForPreTraining.__name__:
+            # Whoever trains on finds what retrieval does without.
+            check_weights(weights, GADMSForPreTraining, model.config, revision)
     except (ValueError, OSError) as error:
         raise ValueError(f"{folder} does not load: {str(error).replace(str(place), str(folder))}") from error
-    if (model.config.architectures or [""])[0] == GADMSForPreTraining.__name__:
-        # Whoever trains on finds what retrieval does without.
-        loaded: Any = GADMSForPreTraining.from_pretrained(place, output_loading_info=True)
-        refuse_missing_weights(folder, *loaded)
     return model
 
 

@@ -8,9 +8,18 @@ import typer
 from .user_errors import user_errors
 
 
+RepoArgument = Annotated[str, typer.Argument(help="Where it goes on the Hub: namespace/name.")]
+RevisionOption = Annotated[str | None, typer.Option(help="Branch to push to, made if it is not there.")]
+TagOption = Annotated[str | None, typer.Option(help="Name for the commit, such as v1.0.")]
+PrivateOption = Annotated[bool, typer.Option("--private", help="Make the repository private.")]
+DryRunOption = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Write what would be pushed there, and push nothing.")
+]
+
+
 def publish_model(
     folder: Annotated[Path, typer.Argument(help="Folder of a model or an adapter, such as runs/demo/model.")],
-    repo_id: Annotated[str, typer.Argument(help="Where it goes on the Hub: namespace/name.")],
+    repo_id: RepoArgument,
     metrics: Annotated[
         list[Path] | None,
         typer.Option(help="JSON file of examples/evaluate.py, measured on these weights; repeatable."),
@@ -27,12 +36,10 @@ def publish_model(
         Path | None,
         typer.Option(help="YAML file of hardware, hours, emissions_grams, emissions_source and location."),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch to push to, made if it is not there.")] = None,
-    tag: Annotated[str | None, typer.Option(help="Name for the commit, such as v1.0.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
-    dry_run: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write what would be pushed there, and push nothing.")
-    ] = None,
+    revision: RevisionOption = None,
+    tag: TagOption = None,
+    private: PrivateOption = False,
+    dry_run: DryRunOption = None,
 ) -> None:
     """Push a model with its card: what it was trained on, what was measured, what it is not for.
 

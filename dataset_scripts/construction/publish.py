@@ -11,6 +11,7 @@ import yaml
 from modeling_gadms.files import replacing, write_atomically
 from modeling_gadms.hub import push_folder
 
+from ..card_metadata import TAGS, TASK_CATEGORIES, size_category
 from .caption import public_name
 from .funnel import Stage, draw_funnel, format_funnel
 from .phases import data_file
@@ -22,15 +23,6 @@ if TYPE_CHECKING:
 
 PUBLISHED = ("README.md", "funnel.json", "funnel.png", "data/train-*.parquet")
 """What of a run's folder goes to the Hub. Work files and rejected rows stay."""
-_SIZES = (
-    (10**3, "n<1K"),
-    (10**4, "1K<n<10K"),
-    (10**5, "10K<n<100K"),
-    (10**6, "100K<n<1M"),
-    (10**7, "1M<n<10M"),
-    (10**8, "10M<n<100M"),
-    (10**9, "100M<n<1B"),
-)
 _CARD_TEMPLATE = Path(__file__).with_name("card_template.md")
 
 
@@ -76,9 +68,9 @@ def write_card(config: "BuildConfig", stages: Sequence[Stage], persons: int) -> 
         language=["en"],
         license=card.license,
         pretty_name=card.title,
-        size_categories=[next((name for limit, name in _SIZES if persons < limit), "1B<n<10B")],
-        task_categories=["text-to-image", "image-to-text", "zero-shot-image-classification"],
-        tags=["person-retrieval", "text-based-person-search", "image-text-retrieval"],
+        size_categories=[size_category(persons)],
+        task_categories=list(TASK_CATEGORIES),
+        tags=list(TAGS),
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
     )
     captioners = {
