@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 
 # Before any Hugging Face library is imported: a test that reaches for the network is to fail, not to wait.
@@ -22,6 +23,8 @@ from PIL import Image
 
 from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSProcessor
 from modeling_gadms.vocabulary import train_tokenizer
+from tests.hub_client import MINE, READING, HubClient
+from tests.hub_server import HubServer
 
 
 # The same examples in every run.
@@ -95,6 +98,22 @@ def tiny_model(tiny_config):
         return GADMSForPreTraining(tiny_config(**fields))
 
     return make
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    """A Hub on which a token may write to the namespace `me`, and another read from it."""
+    with HubServer() as server:
+        server.add_token(MINE, write=True, namespaces=["me"])
+        server.add_token(READING, write=False, namespaces=["me"])
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubClient]:
+    """A process with the real client, which talks to `hub`."""
+    with HubClient(hub.environment(tmp_path_factory.mktemp("home"))) as process:
+        yield process
 
 
 @pytest.fixture

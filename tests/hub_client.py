@@ -24,6 +24,8 @@ from typing import Any
 
 
 ROOT = Path(__file__).parents[1]
+MINE, READING = "hf_mine", "hf_reading"
+"""Tokens of the fixture `hub`."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,14 @@ class HubClient:
         reply = self.call(function, *arguments, token=token, **named)
         assert reply.error, reply
         return reply
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """Make a folder to push. Returns: it."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
 
 
 def _perform(request: dict[str, Any]) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.hub_cards import check_card
-from tests.hub_client import HubClient, Reply
+from tests.hub_client import MINE, READING, HubClient, Reply, write_files
 from tests.hub_server import HubServer
 from tests.hub_state import FIRST_FILES
 
 
 PART_SIZE = 1000
-MINE, READING, THEIRS = "hf_mine", "hf_reading", "hf_theirs"
+THEIRS = "hf_theirs"
 FILES = {
     "README.md": b"---\nlicense: mit\n---\n# A model\n",
     "model.safetensors": bytes(range(256)) * 14,
@@ -33,12 +33,6 @@ def hub() -> Iterator[HubServer]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def client(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubClient]:
-    with HubClient(hub.environment(tmp_path_factory.mktemp("home"))) as process:
-        yield process
-
-
 @pytest.fixture
 def faults(hub: HubServer) -> Iterator[HubServer]:
     yield hub
@@ -47,14 +41,7 @@ def faults(hub: HubServer) -> Iterator[HubServer]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("folder"), FILES)
-
-
-def write(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
+    return write_files(tmp_path_factory.mktemp("folder"), FILES)
 
 
 def create(client: HubClient, repo_id: str, token: str = MINE, **arguments) -> None:
@@ -302,6 +289,6 @@ def test_a_card_is_taken_with_a_warning():
 
 def test_the_client_refuses_to_upload_a_card_that_the_hub_refuses(hub, client, tmp_path):
     create(client, "me/bad-card")
-    write(tmp_path, {"README.md": b"---\nlicense: mine\n---\n", "model.bin": b"1"})
+    write_files(tmp_path, {"README.md": b"---\nlicense: mine\n---\n", "model.bin": b"1"})
     refused = upload(client, "me/bad-card", tmp_path)
     assert "ValueError" in refused.error and "not 'mine'" in refused.message and hub.writes("me/bad-card") == []

@@ -1,7 +1,6 @@
 """What a published data set is: Parquet that opens by itself, a card of what it holds, and what is refused."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,11 @@ from dataset_scripts.publishing_cli import publish_dataset as command
 from modeling_gadms.data import DatasetColumns
 from modeling_gadms.staging import Publication
 from modeling_gadms.streaming import ParquetRows
-from tests.hub_client import HubClient
+from tests.hub_client import MINE
 from tests.hub_server import HubServer
 from tests.hub_state import FIRST_FILES
 
 
-TOKEN = "hf_mine"
 CARD = DatasetCardSettings(license="cc-by-4.0")
 
 
@@ -481,19 +479,6 @@ def test_a_mistake_is_one_line_and_exit_code_2(persons, tmp_path, monkeypatch, a
 # ---------------------------------------------------------------------------------------------------------------------
 # On a Hub.
 # ---------------------------------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with HubServer() as server:
-        server.add_token(TOKEN, write=True, namespaces=["me"])
-        yield server
-
-
-@pytest.fixture(scope="module")
-def client(hub, tmp_path_factory) -> Iterator[HubClient]:
-    with HubClient(hub.environment(tmp_path_factory.mktemp("home"))) as process:
-        yield process
-
-
 STORIES = "tests.dataset_scripts.publishing_stories"
 PUBLISH, READ, READ_AS_WEBPERSON = (f"{STORIES}.{name}" for name in ("publish", "read", "read_as_webperson"))
 
@@ -506,7 +491,7 @@ def test_what_is_pushed_is_the_dry_run_and_opens_by_its_name(hub, client, tmp_pa
     source = tmp_path / "persons"
     datasets.DatasetDict(train=as_dataset(rows(5)), test=as_dataset(rows(3, 5))).save_to_disk(source)
     out, _, _ = dry(source, tmp_path, shard_bytes=2500)
-    report = client.ask(PUBLISH, source, "me/persons", token=TOKEN, shard_bytes=2500, tag="v1")
+    report = client.ask(PUBLISH, source, "me/persons", token=MINE, shard_bytes=2500, tag="v1")
     assert len(list((out / "data").glob("train-*"))) > 1
     assert held(hub, "me/persons") == held(hub, "me/persons", "v1") == contents(out)
     repository = hub.repositories["dataset", "me/persons"]
@@ -524,7 +509,7 @@ def test_what_is_pushed_is_the_dry_run_and_opens_by_its_name(hub, client, tmp_pa
 
 def test_a_run_is_pushed_as_its_dry_run_is(hub, client, run, tmp_path):
     out, _, _ = dry(run, tmp_path, card=None)
-    client.ask(PUBLISH, run, "me/persons-of-a-run", token=TOKEN, license=None)
+    client.ask(PUBLISH, run, "me/persons-of-a-run", token=MINE, license=None)
     pushed = held(hub, "me/persons-of-a-run")
     assert {name: content for name, content in pushed.items() if name != "README.md"} == {
         name: content for name, content in contents(out).items() if name != "README.md"
@@ -534,15 +519,15 @@ def test_a_run_is_pushed_as_its_dry_run_is(hub, client, run, tmp_path):
 
 def test_a_private_data_set_is_private(hub, client, tmp_path):
     as_dataset(rows(2)).save_to_disk(tmp_path / "persons")
-    client.ask(PUBLISH, tmp_path / "persons", "me/secret", token=TOKEN, private=True, revision="draft")
+    client.ask(PUBLISH, tmp_path / "persons", "me/secret", token=MINE, private=True, revision="draft")
     assert hub.repositories["dataset", "me/secret"].private and held(hub, "me/secret") == {}
     assert client.refusal(READ, "me/secret", revision="draft").error
-    assert len(client.ask(READ, "me/secret", revision="draft", token=TOKEN)["train"]) == 2
+    assert len(client.ask(READ, "me/secret", revision="draft", token=MINE)["train"]) == 2
 
 
 def test_a_refusal_pushes_nothing(hub, client, tmp_path):
     as_dataset(rows(2)).save_to_disk(tmp_path / "persons")
-    refusal = client.refusal(PUBLISH, tmp_path / "persons", "me/refused", token=TOKEN, license=None)
+    refusal = client.refusal(PUBLISH, tmp_path / "persons", "me/refused", token=MINE, license=None)
     assert "ValueError" in refusal.error and "under which licence" in refusal.message
     assert hub.writes("me/refused") == [] and ("dataset", "me/refused") not in hub.repositories
     refusal = client.refusal(PUBLISH, tmp_path / "persons", "me/refused", token="hf_wrong")

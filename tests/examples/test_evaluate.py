@@ -3,9 +3,9 @@
 import hashlib
 import json
 import os
-import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -50,20 +50,8 @@ def data_folder(tmp_path):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the program in this process; gives its exit code, and what it wrote to stdout and stderr."""
-
-    def call(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [str(PROGRAM), *map(str, arguments)])
-        code = 0
-        try:
-            runpy.run_path(str(PROGRAM), run_name="__main__")
-        except SystemExit as stop:
-            code = stop.code
-        output = capsys.readouterr()
-        return code, output.out, output.err
-
-    return call
+def run(run_program):
+    return partial(run_program, PROGRAM)
 
 
 @pytest.mark.integration

@@ -2,9 +2,9 @@
 
 import json
 import os
-import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -51,21 +51,10 @@ def arguments(tmp_path, tiny_model, processor, drawn) -> list[str]:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run the program in this process, in a folder of its own; gives its exit code, and what it wrote."""
-
-    def call(*arguments) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [str(PROGRAM), *map(str, arguments)])
-        code = 0
-        try:
-            runpy.run_path(str(PROGRAM), run_name="__main__")
-        except SystemExit as stop:
-            code = stop.code
-        output = capsys.readouterr()
-        return code, output.out, output.err
-
-    return call
+def run(run_program, monkeypatch, tmp_path):
+    """Run the program in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return partial(run_program, PROGRAM)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -6,32 +6,17 @@ from pathlib import Path
 import pytest
 
 from modeling_gadms.hub import check_push_target, push_folder
-from tests.hub_client import HubClient, Reply
+from tests.hub_client import MINE, READING, HubClient, Reply, write_files
 from tests.hub_server import HubServer
 from tests.hub_state import FIRST_FILES
 
 
-MINE, READING = "hf_mine", "hf_reading"
 FILES = {
     "README.md": b"---\nlicense: mit\n---\n# A model\n",
     "config.json": b"{}",
     "model.safetensors": bytes(range(256)) * 8,
     "deep/er/notes.txt": b"deep",
 }
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with HubServer() as server:
-        server.add_token(MINE, write=True, namespaces=["me"])
-        server.add_token(READING, write=False, namespaces=["me"])
-        yield server
-
-
-@pytest.fixture(scope="module")
-def client(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubClient]:
-    with HubClient(hub.environment(tmp_path_factory.mktemp("home"))) as process:
-        yield process
 
 
 @pytest.fixture
@@ -43,14 +28,7 @@ def faults(hub: HubServer) -> Iterator[HubServer]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write(tmp_path / "folder", FILES)
-
-
-def write(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
+    return write_files(tmp_path / "folder", FILES)
 
 
 def push(client: HubClient, folder: Path, repo_id: str, token: str = MINE, **arguments) -> Reply:
@@ -119,7 +97,7 @@ def test_pushing_the_same_again_makes_no_commit(hub, client, folder):
 
 
 def test_hidden_files_stay_and_that_is_told(hub, client, folder):
-    write(folder, {".cache/huggingface/x": b"1", ".git/config": b"2", ".env": b"SECRET=1", "deep/.part-x": b"3"})
+    write_files(folder, {".cache/huggingface/x": b"1", ".git/config": b"2", ".env": b"SECRET=1", "deep/.part-x": b"3"})
     reply = push(client, folder, "me/hidden")
     assert held(hub, "me/hidden") == FILES
     assert f"hidden files and folders of {folder} stay here: 4, such as .cache, .env, .git" in reply.warnings
@@ -318,7 +296,7 @@ def test_a_folder_that_lacks_what_is_to_be_pushed_is_refused(tmp_path, folder):
 
 @pytest.mark.parametrize("link", ["model.bin", "deep/link", "linked"])
 def test_links_are_refused_where_they_would_be_pushed(tmp_path, folder, link):
-    target = write(tmp_path / "elsewhere", {"secret.txt": b"1"})
+    target = write_files(tmp_path / "elsewhere", {"secret.txt": b"1"})
     (folder / link).symlink_to(target if link == "linked" else target / "secret.txt")
     with pytest.raises(ValueError, match=f"{folder / link} is a link"):
         push_folder(folder, "me/x", repo_type="model", message="m")

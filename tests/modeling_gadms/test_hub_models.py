@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
@@ -16,29 +15,14 @@ from transformers import CLIPConfig, CLIPModel
 
 from modeling_gadms import GADMSModel, GADMSProcessor
 from modeling_gadms.vocabulary import train_tokenizer
-from tests.hub_client import HubClient
+from tests.hub_client import MINE, READING
 from tests.hub_server import HubServer
 from tests.modeling_gadms.hub_stories import COLORS, TEXTS, embeddings
 
 
-MINE, READING = "hf_mine", "hf_reading"
 STORIES = "tests.modeling_gadms.hub_stories"
 ALONE = ("transformers", "torch", "pillow", "safetensors", "tokenizers")
 """All that a user of a published model has installed, with what these require."""
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with HubServer() as server:
-        server.add_token(MINE, write=True, namespaces=["me"])
-        server.add_token(READING, write=False, namespaces=["me"])
-        yield server
-
-
-@pytest.fixture(scope="module")
-def client(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubClient]:
-    with HubClient(hub.environment(tmp_path_factory.mktemp("home"))) as process:
-        yield process
 
 
 def closure(names: tuple[str, ...]) -> set[str]:
@@ -129,7 +113,7 @@ def embed(name, **arguments):
 found = {"new": embed("me/model"), "v1": embed("me/model", revision="v1")}
 found["commit"] = embed("me/model", revision=COMMIT)
 refuses(OSError, "me/secret", AutoModel, "me/secret", trust_remote_code=True)
-found["secret"] = embed("me/secret", token=TOKEN)
+found["secret"] = embed("me/secret", token=MINE)
 torch.save(found, RESULT)
 """
 
@@ -190,7 +174,7 @@ def test_a_published_model_loads_with_transformers_alone_at_each_of_its_versions
         EMBED,
         RESULT=str(tmp_path / "found.pt"),
         COMMIT=commit,
-        TOKEN=READING,
+        MINE=READING,
         COLORS=COLORS,
         TEXTS=TEXTS,
     )

@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -33,7 +32,7 @@ from modeling_gadms.publishing_cli import publish_model as command
 from modeling_gadms.reports import make_record
 from modeling_gadms.run_config import ModelArguments
 from modeling_gadms.staging import Publication
-from tests.hub_client import HubClient
+from tests.hub_client import MINE
 from tests.hub_server import HubServer
 from tests.hub_state import FIRST_FILES
 from tests.modeling_gadms.hub_stories import embeddings
@@ -41,7 +40,6 @@ from tests.modeling_gadms.hub_stories import embeddings
 
 PACKAGE = Path(modeling_gadms.__file__).parent
 CODE = {path.name for path in PACKAGE.glob("*_gadms.py")}
-TOKEN = "hf_mine"
 CLIP = "openai/clip-vit-base-patch16"
 
 
@@ -616,19 +614,6 @@ def test_a_mistake_is_one_line_and_exit_code_2(model_folder, tmp_path, monkeypat
 # ---------------------------------------------------------------------------------------------------------------------
 # On a Hub.
 # ---------------------------------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with HubServer() as server:
-        server.add_token(TOKEN, write=True, namespaces=["me"])
-        yield server
-
-
-@pytest.fixture(scope="module")
-def client(hub, tmp_path_factory) -> Iterator[HubClient]:
-    with HubClient(hub.environment(tmp_path_factory.mktemp("home"))) as process:
-        yield process
-
-
 PUBLISH = "modeling_gadms.publishing.publish_model"
 
 
@@ -657,7 +642,7 @@ def test_what_is_pushed_is_the_dry_run_in_one_commit_and_loads(hub, client, trai
     out = tmp_path / "out"
     options = {"metrics": [str(metrics)], "license": "mit"}
     publish_model(trained, "me/demo", dry_run=out, **options)
-    report = client.ask(PUBLISH, trained, "me/demo", token=TOKEN, tag="v1", **options)
+    report = client.ask(PUBLISH, trained, "me/demo", token=MINE, tag="v1", **options)
     assert held(hub, "me/demo") == contents(out)
     repository = hub.repositories["model", "me/demo"]
     assert len(repository.history("main")) == 2 and report["pushed"]["commit"] == repository.sha("main")
@@ -681,8 +666,8 @@ def test_what_is_pushed_is_the_dry_run_in_one_commit_and_loads(hub, client, trai
 
 
 def test_the_code_of_a_published_card_runs(hub, client, model_folder, adapter_folder):
-    client.ask(PUBLISH, model_folder, "me/base", token=TOKEN)
-    client.ask(PUBLISH, adapter_folder, "me/adapter", token=TOKEN, base_model="me/base")
+    client.ask(PUBLISH, model_folder, "me/base", token=MINE)
+    client.ask(PUBLISH, adapter_folder, "me/adapter", token=MINE, base_model="me/base")
     for repo_id, folder in (("me/base", model_folder), ("me/adapter", adapter_folder)):
         card = held(hub, repo_id)["README.md"].decode()
         scores = client.ask("tests.modeling_gadms.test_publishing.run_card", card)
@@ -691,22 +676,22 @@ def test_the_code_of_a_published_card_runs(hub, client, model_folder, adapter_fo
 
 
 def test_the_hub_looks_over_the_card_before_anything_is_sent(hub, client, model_folder):
-    refusal = client.refusal(PUBLISH, model_folder, "me/odd", token=TOKEN, license="my own")
+    refusal = client.refusal(PUBLISH, model_folder, "me/odd", token=MINE, license="my own")
     assert "ValueError" in refusal.error and "must be one of the known identifiers, not 'my own'" in refusal.message
     assert hub.writes("me/odd") == [] and ("model", "me/odd") not in hub.repositories
 
 
 def test_a_private_model_is_private(hub, client, model_folder):
-    client.ask(PUBLISH, model_folder, "me/secret", token=TOKEN, private=True)
+    client.ask(PUBLISH, model_folder, "me/secret", token=MINE, private=True)
     assert hub.repositories["model", "me/secret"].private
     assert client.refusal("tests.modeling_gadms.hub_stories.load", "me/secret").error
-    assert client.ask("tests.modeling_gadms.hub_stories.load", "me/secret", token=TOKEN)["image"]
+    assert client.ask("tests.modeling_gadms.hub_stories.load", "me/secret", token=MINE)["image"]
 
 
 def test_foreign_metrics_push_nothing(hub, client, model_folder, measure, tiny_model):
     metrics, _ = measure(model_folder)
     tiny_model(seed=1).save_pretrained(model_folder)
-    refusal = client.refusal(PUBLISH, model_folder, "me/foreign", token=TOKEN, metrics=[str(metrics)])
+    refusal = client.refusal(PUBLISH, model_folder, "me/foreign", token=MINE, metrics=[str(metrics)])
     assert "ValueError" in refusal.error and "other weights" in refusal.message
     assert hub.writes("me/foreign") == [] and ("model", "me/foreign") not in hub.repositories
 
@@ -717,5 +702,5 @@ def test_without_a_token_nothing_is_read_even(client, model_folder):
 
 
 def test_a_model_goes_to_a_branch(hub, client, model_folder):
-    client.ask(PUBLISH, model_folder, "me/branches", token=TOKEN, revision="candidate")
+    client.ask(PUBLISH, model_folder, "me/branches", token=MINE, revision="candidate")
     assert held(hub, "me/branches") == {} and "config.json" in held(hub, "me/branches", "candidate")

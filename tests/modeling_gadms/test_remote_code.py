@@ -1,8 +1,6 @@
 """A saved folder carries its code: what ships, what that imports, and that it runs where this package is absent."""
 
 import ast
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from PIL import Image
 
 import modeling_gadms
 from modeling_gadms import GADMSModel
+from tests.modeling_gadms.without_package import run_without_package
 
 
 PACKAGE = Path(modeling_gadms.__file__).parent
@@ -94,23 +93,6 @@ def test_imports_point_one_way(path):
 # ---------------------------------------------------------------------------------------------------------------------
 # A folder without the package.
 # ---------------------------------------------------------------------------------------------------------------------
-ABSENT_PACKAGE = """
-import importlib.abc, sys
-
-class Absent(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("modeling_gadms", "dataset_scripts"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Absent())
-try:
-    import modeling_gadms
-except ModuleNotFoundError:
-    pass
-else:
-    sys.exit("the package is importable: this test would prove nothing")
-"""
-
 UNTRUSTED = """
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor
@@ -172,30 +154,6 @@ processor.save_pretrained(AGAIN)
 """
 
 
-def run(tmp_path: Path, program: str, **paths: Path) -> None:
-    """In a new interpreter, elsewhere, without network, the package or anybody to answer a question."""
-    home = tmp_path / "home"
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir(exist_ok=True)
-    constants = "".join(f"{name} = {str(path)!r}\n" for name, path in paths.items())
-    finished = subprocess.run(
-        [sys.executable, "-I", "-c", ABSENT_PACKAGE + constants + program],
-        cwd=elsewhere,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={
-            "PATH": os.environ.get("PATH", ""),
-            "HF_HOME": str(home),
-            "HF_HUB_OFFLINE": "1",
-            "HOME": str(home),
-            "OMP_NUM_THREADS": "1",
-        },
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-
-
 @pytest.fixture
 def folder(tmp_path, tiny_model, processor) -> Path:
     model = tiny_model()
@@ -218,9 +176,11 @@ def test_a_retrieval_model_alone_ships_its_code(tmp_path, tiny_model):
 def test_a_folder_runs_where_the_package_is_absent(tmp_path, folder, processor):
     """Not before it is trusted; then equal to here; and once more after being saved from there."""
     again = tmp_path / "again"
-    run(tmp_path, UNTRUSTED + EMBED + SAVE_AGAIN, FOLDER=folder, RESULT=tmp_path / "first.pt", AGAIN=again)
+    run_without_package(
+        tmp_path, UNTRUSTED + EMBED + SAVE_AGAIN, FOLDER=folder, RESULT=tmp_path / "first.pt", AGAIN=again
+    )
     assert {path.name for path in again.glob("*.py")} == SHIPPED
-    run(tmp_path, EMBED, FOLDER=again, RESULT=tmp_path / "second.pt")
+    run_without_package(tmp_path, EMBED, FOLDER=again, RESULT=tmp_path / "second.pt")
 
     images = [Image.new("RGB", (20, 50), color) for color in ("red", "green")]
     inputs = processor(images=images, text=["a man in a red coat", "a woman"])

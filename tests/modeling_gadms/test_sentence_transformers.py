@@ -2,9 +2,6 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,27 +14,11 @@ from modeling_gadms.encoding import encode_captions, encode_images
 from modeling_gadms.loading import load_model_and_processor
 from modeling_gadms.sentence_transformers_export import export_sentence_transformers
 from modeling_gadms.sentence_transformers_module import GADMSEncoder
+from tests.modeling_gadms.without_package import run_without_package
 
 
 SHIPPED = {path.name for path in Path(modeling_gadms.__file__).parent.glob("*_gadms.py")}
 CAPTIONS = ["a woman in a red coat", "a man", "someone with a green shirt, grey trousers and a yellow bag " * 3]
-
-ABSENT_PACKAGE = """
-import importlib.abc, sys
-
-class Absent(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("modeling_gadms", "dataset_scripts"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Absent())
-try:
-    import modeling_gadms
-except ModuleNotFoundError:
-    pass
-else:
-    sys.exit("the package is importable: this test would prove nothing")
-"""
 
 PROGRAM = """
 import numpy as np
@@ -92,31 +73,15 @@ def test_captions_and_images_share_a_space_where_the_package_is_absent(
     tmp_path, exported, picture_files, model, processor
 ):
     """Not before the folder is trusted; equal to here, of unit length, and the same after being saved from there."""
-    constants = {
-        "FOLDER": str(exported),
-        "AGAIN": str(tmp_path / "again"),
-        "RESULT": str(tmp_path / "result.npz"),
-        "IMAGES": [str(path) for path in picture_files],
-        "CAPTIONS": CAPTIONS,
-    }
-    assignments = "".join(f"{name} = {value!r}\n" for name, value in constants.items())
-    home = str(tmp_path / "home")
-    finished = subprocess.run(
-        [sys.executable, "-I", "-c", ABSENT_PACKAGE + assignments + PROGRAM],
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={
-            "PATH": os.environ.get("PATH", ""),
-            "HF_HOME": home,
-            "HOME": home,
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-        },
+    run_without_package(
+        tmp_path,
+        PROGRAM,
+        FOLDER=exported,
+        AGAIN=tmp_path / "again",
+        RESULT=tmp_path / "result.npz",
+        IMAGES=[str(path) for path in picture_files],
+        CAPTIONS=CAPTIONS,
     )
-    assert finished.returncode == 0, finished.stderr[-3000:]
     there = {name: torch.from_numpy(value) for name, value in np.load(tmp_path / "result.npz").items()}
     captions = encode_captions(model, processor, CAPTIONS, progress=False)
     images = encode_images(model, processor, [Image.open(path) for path in picture_files], progress=False)
