@@ -9,11 +9,11 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 from .evaluation import metric_label
+from .metrics.person_retrieval.ranking import METRIC_NAMES
 from .provenance import dataset_name, public_arguments
 from .reports import Record, read_records
 
 
-METRICS = ("r1", "r5", "r10", "map", "minp")
 DIRECTIONS = {"text_to_image": "text-to-image", "image_to_text": "image-to-text"}
 _COUNTS = ("images", "captions", "identities", "truncated_captions")
 
@@ -137,7 +137,7 @@ def eval_results(measurements: Sequence[Measurement]) -> list[EvalResult]:
         )
         for measurement in measurements
         for direction, name in DIRECTIONS.items()
-        for metric in METRICS
+        for metric in METRIC_NAMES
     ]
 
 
@@ -205,7 +205,7 @@ def _count(values: Any, key: str, file: Path) -> int:
 
 def _values(values: Any, direction: str, file: Path) -> dict[str, float]:
     found = {}
-    for metric in METRICS:
+    for metric in METRIC_NAMES:
         value = values.get(metric) if isinstance(values, dict) else None
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is None or not is_number or not 0 <= value <= 100:  # which NaN is not

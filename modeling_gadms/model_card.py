@@ -9,8 +9,9 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from .card_metrics import DIRECTIONS, METRICS, Measurement, eval_results
+from .card_metrics import DIRECTIONS, Measurement, eval_results
 from .configuration_gadms import GADMSConfig, check_keys, encoder_configs
+from .metrics.person_retrieval.ranking import METRIC_NAMES
 from .provenance import Provenance, TrainingStage
 from .settings_file import check_types, read_settings
 
@@ -233,7 +234,7 @@ def _plain(value: Any) -> str:
 def _result_rows(measurements: Sequence[Measurement]) -> list[list[str]]:
     return [
         [_plain(f"{measurement.dataset}, {measurement.config}"), measurement.split, name]
-        + [f"{measurement.values[direction][metric]:.2f}" for metric in METRICS]
+        + [f"{measurement.values[direction][metric]:.2f}" for metric in METRIC_NAMES]
         for measurement in measurements
         for direction, name in DIRECTIONS.items()
     ]

@@ -22,7 +22,7 @@ from transformers import (
 
 from .data import ImageCaptionPairs, PairCollator
 from .losses_gadms import image_text_contrastive_loss, similarity_distribution_matching_loss
-from .metrics.person_retrieval.ranking import rank_metrics
+from .metrics.person_retrieval.ranking import METRIC_NAMES, rank_metrics
 from .modeling_gadms import GADMSForPreTraining, GADMSForPreTrainingOutput
 from .processing_gadms import GADMSProcessor
 from .streaming import BatchStream, StreamedPairs
@@ -30,8 +30,7 @@ from .training_callbacks import KeepStreamOrder, SeedEachProcess, TellEpoch
 
 
 NEW_MODULES = frozenset({"fusion", "token_head", "classifier"})
-_METRICS = ("r1", "r5", "r10", "map", "minp")
-EVALUATION_METRICS = ("loss", *_METRICS, *(f"image_to_text_{name}" for name in _METRICS))
+EVALUATION_METRICS = ("loss", *METRIC_NAMES, *(f"image_to_text_{name}" for name in METRIC_NAMES))
 
 
 @dataclass

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+METRIC_NAMES = ("r1", "r5", "r10", "map", "minp")
+"""Keys of [`RetrievalMetrics.to_dict`], unless other k of R@k are asked for."""
+
 PersonIds = Sequence[int | str] | np.ndarray | torch.Tensor  # all integers or all strings
 
 
