@@ -28,7 +28,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from construction_report import spread, table, write_section
+from measuring import spread, table, write_section
 
 
 ROOT = Path(__file__).parents[1]

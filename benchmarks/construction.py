@@ -38,7 +38,8 @@ from typing import Any
 import psutil
 import yaml
 from construction_frames import FRAME_SIZE, FrameSampler, write_frames
-from construction_report import draw_memory, section_text, summary, write_section
+from construction_report import draw_memory, section_text, summary
+from measuring import write_section
 
 
 ROOT = Path(__file__).resolve().parents[1]

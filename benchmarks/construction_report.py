@@ -1,18 +1,13 @@
 """What the runs of `construction.py` come to: medians, a section of `RESULTS.md`, a picture."""
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+from measuring import spread, spread_text, table
 
-PREAMBLE = """\
-# Results of the benchmarks
 
-Written by the scripts of this folder from the files in `results/`, a section each; run a script to renew its section.
-"""
 # What is compared within one repetition: (more, than).
 RATIOS = (("local 2", "local 1"), ("ray 2", "ray 1"), ("ray 1", "local 1"), ("ray 2", "local 2"))
 _Values = dict[str, Any]
@@ -53,15 +48,6 @@ def summary(part: str, runs: Sequence[_Values]) -> _Values:
     }
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and most.
-
-    >>> spread([3, 1, 2])
-    {'median': 2, 'min': 1, 'max': 3}
-    """
-    return {name: round(of(values), 4) for name, of in (("median", median), ("min", min), ("max", max))}
-
-
 def _block_speeds(runs: Sequence[_Values]) -> _Values:
     """Of each block its rows, the milliseconds that a process takes for one, and how many that is a second."""
     speeds = {}
@@ -99,19 +85,6 @@ def section_text(results: _Values) -> str:
         f"{text(results[part])}\n\n{_provenance(results[part])}" for part, text in texts.items() if part in results
     ]
     return "## Construction of a data set of persons\n\n" + "\n\n".join(parts)
-
-
-def write_section(path: Path, name: str, text: str) -> None:
-    """Write a section of the file of results in place of the one of that name, or at its end."""
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    section = f"{begin}\n{text.rstrip()}\n{end}"
-    whole = path.read_text(encoding="utf-8") if path.is_file() else PREAMBLE
-    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-    if pattern.search(whole):
-        whole = pattern.sub(lambda _: section, whole)
-    else:
-        whole = f"{whole.rstrip()}\n\n{section}\n"
-    path.write_text(whole, encoding="utf-8")
 
 
 def draw_memory(runs: Sequence[_Values], path: Path) -> None:
@@ -212,24 +185,19 @@ def _speed_table(numbers: _Values, unit: str) -> str:
     rows = [
         [
             name,
-            _text(steady),
-            _text(numbers["whole_rows_per_second"][name]),
+            spread_text(steady),
+            spread_text(numbers["whole_rows_per_second"][name]),
             f"{numbers['peak_mb'][name]['median']:,.0f}",
         ]
         for name, steady in numbers["steady_rows_per_second"].items()
     ]
-    text = table(["engine and workers", f"{unit}, steady", f"{unit}, whole", "peak MB"], rows)
-    ratios = ", ".join(f"{name}: {_text(ratio, 2)}" for name, ratio in numbers["steady_ratios"].items())
-    return f"{text}\n\nRatios of steady speeds within a repetition: {ratios}." if ratios else text
+    speeds = table(["engine and workers", f"{unit}, steady", f"{unit}, whole", "peak MB"], rows)
+    ratios = ", ".join(f"{name}: {spread_text(ratio, 2)}" for name, ratio in numbers["steady_ratios"].items())
+    return f"{speeds}\n\nRatios of steady speeds within a repetition: {ratios}." if ratios else speeds
 
 
 def _rate(blocks: _Values, name: str) -> str:
     return f"{blocks[name]['rows_per_second']:,.0f}" if name in blocks else "-"
-
-
-def _text(values: dict[str, float], digits: int = 1) -> str:
-    middle, least, most = (f"{values[name]:.{digits}f}" for name in ("median", "min", "max"))
-    return middle if least == most else f"{middle} ({least} to {most})"
 
 
 def _provenance(part: _Values) -> str:
@@ -241,9 +209,3 @@ def _provenance(part: _Values) -> str:
         f"`{part['command']}` (seed {part['seed']}) on {machine['cores']} cores of {machine['cpu']} with "
         f"{machine['memory_gb']} GB; {libraries}."
     )
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are aligned right."""
-    lines = [headings, [":--", *["--:"] * (len(headings) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

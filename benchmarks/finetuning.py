@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from construction_report import write_section
+from measuring import write_section
 
 from modeling_gadms.reports import MeanAndDeviation
 

@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ import datasets
 import onnxruntime
 import torch
 import yaml
-from construction_report import spread, table, write_section
+from measuring import in_turn, ratio, spread, spread_text, table, write_section
 from PIL import Image
 from transformers import CLIPTokenizer
 
@@ -44,8 +43,6 @@ ROOT = Path(__file__).parents[1]
 THREADS = 2
 BATCHES = (1, 32)
 CLIP_TOKENS = 49_408
-REST = 0.02
-"""Seconds before each call: the threads of the one before wait actively for a while, and would take its cores."""
 NAMES = dict(zip(RUNTIMES, ("PyTorch float32", "ONNX float32", "ONNX int8"), strict=True))
 
 
@@ -148,7 +145,7 @@ def measure(source: Path, folder: Path, persons: Persons, *, ranked: bool, repet
             for runtime, (images, captions) in embeds.items()
         }
     result["milliseconds"] = {
-        f"{kind} {batch}": time_in_turn(calls_of(kind, batch, models, processor, persons), repetitions[batch])
+        f"{kind} {batch}": milliseconds_in_turn(calls_of(kind, batch, models, processor, persons), repetitions[batch])
         for kind in ("captions", "images")
         for batch in BATCHES
     }
@@ -167,18 +164,10 @@ def calls_of(
     return {runtime: lambda model=model: model.get_text_features(ids, mask) for runtime, model in models.items()}
 
 
-@torch.inference_mode()
-def time_in_turn(calls: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, list[float]]:
-    """Milliseconds of each call, all in turn in each repetition, after one that is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for repetition in range(repetitions + 1):
-        for name, call in calls.items():
-            time.sleep(REST)
-            start = time.perf_counter()
-            call()
-            if repetition:
-                times[name].append(1000 * (time.perf_counter() - start))
-    return times
+def milliseconds_in_turn(calls: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, list[float]]:
+    """Milliseconds of each call without gradients, all in turn in each repetition."""
+    with torch.inference_mode():
+        return {name: [1000 * value for value in values] for name, values in in_turn(calls, repetitions).items()}
 
 
 def report(results: dict[str, Any]) -> str:
@@ -238,16 +227,9 @@ def _speeds(models: list[dict[str, Any]]) -> str:
     for model in models:
         for what, times in model["milliseconds"].items():
             kind, batch = what.split()
-            ratios = [
-                _text(spread([a / b for a, b in zip(times["torch"], times[runtime], strict=True)]), 2)
-                for runtime in RUNTIMES[1:]
-            ]
-            rows.append([model["name"], kind, batch, _text(spread(times["torch"]), 1), *ratios])
+            ratios = [spread_text(ratio(times["torch"], over=times[runtime]), 2) for runtime in RUNTIMES[1:]]
+            rows.append([model["name"], kind, batch, spread_text(spread(times["torch"]), 1), *ratios])
     return table(["model", "of", "batch", "PyTorch, ms", "ONNX float32", "ONNX int8"], rows)
-
-
-def _text(values: dict[str, float], digits: int) -> str:
-    return "{median:,.{d}f} ({min:,.{d}f} to {max:,.{d}f})".format(d=digits, **values)
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import webdataset
-from construction_report import spread, write_section
+from measuring import spread, write_section
 from PIL import Image
 from torch.utils.data import DataLoader
 

@@ -148,7 +148,7 @@ def test_ratios_are_taken_within_a_repetition():
 
 
 def test_the_section_of_another_script_is_left_alone(tmp_path):
-    from construction_report import write_section
+    from measuring import write_section
 
     path = tmp_path / "RESULTS.md"
     write_section(path, "other", "of another \\1 script")
