@@ -1,4 +1,4 @@
-"""What the benchmarks share: runs in turn, ratios within a run, peak memory, and the files that results are kept in."""
+"""What the benchmarks share: runs in turn, ratios within a run, peak memory, and the files of results."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def in_turn(
     calls: dict[str, Callable[[], Any]], repetitions: int, *, rest: float = 0.02, warm_ups: int = 1
 ) -> dict[str, list[float]]:
-    """Time several calls, all of them one after the other within each repetition, so that a slow minute meets them all.
+    """Time several calls, one after the other within each repetition, so that a slow minute meets them all.
 
     Args:
         calls (`dict[str, Callable]`): what to time, by name.
