@@ -1,0 +1,136 @@
+"""What a trained model is asked in the study: whom it finds, and what its scores know of the planted noise."""
+
+from dataclasses import dataclass
+
+import torch
+from data import Captions, Persons
+from scores import (
+    ScoreVariant,
+    embedding_gradient_scores,
+    gather_evidence,
+    leave_one_out_scores,
+    signed_scores,
+)
+from sklearn.metrics import roc_auc_score
+
+from modeling_gadms import GADMSForPreTraining, GADMSModel
+from modeling_gadms.metrics.person_retrieval.ranking import rank_metrics
+from modeling_gadms.token_scoring_gadms import token_image_cosine_scores
+
+
+CHUNK = 250
+SCALES = ((1,), (2,), (1, 2), (1, 2, 4))
+PAPER = ScoreVariant()
+VARIANTS = {
+    "GASS": PAPER,
+    "no ReLU": ScoreVariant(rectified="none"),
+    "ReLU in each layer": ScoreVariant(rectified="layer"),
+    "no attention factor": ScoreVariant(rectified="none", attention=False),
+    "no importance factor": ScoreVariant(rectified="none", importance=False),
+    "neither factor": ScoreVariant(rectified="none", attention=False, importance=False),
+    **{f"scales {' '.join(map(str, scales))}": ScoreVariant(rectified="none", scales=scales) for scales in SCALES},
+    **{
+        f"last {count} layers": ScoreVariant(layers=tuple(range(4 - count, 4)), rectified="none")
+        for count in (1, 2, 3)
+    },
+    **{f"layer {layer + 1} alone": ScoreVariant(layers=(layer,), rectified="none") for layer in range(4)},
+}
+"""Scores to compare with one another; those after the first keep their sign, so that one thing changes at a time."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Captions to score, one of each image.
+
+    Attributes:
+        pixels (`torch.FloatTensor` of shape `(N, 3, height, width)`): normalised.
+        input_ids, attention_mask (`torch.LongTensor` of shape `(N, sequence_length)`)
+        attribute, noise (`torch.BoolTensor` of shape `(N, sequence_length)`): see [`Captions`].
+    """
+
+    pixels: torch.Tensor
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    attribute: torch.Tensor
+    noise: torch.Tensor
+
+    @classmethod
+    def of(cls, captions: Captions, pixels: torch.Tensor, size: int) -> "Sample":
+        """The first captions of the first images."""
+        lengths = captions.lengths[:size, 0]
+        longest = int(lengths.max())
+        return cls(
+            pixels[:size],
+            captions.input_ids[:size, 0, :longest].long(),
+            (torch.arange(longest) < lengths[:, None]).long(),
+            captions.attribute[:size, 0, :longest],
+            captions.noise[:size, 0, :longest],
+        )
+
+    def chunks(self) -> list["Sample"]:
+        parts = zip(*(part.split(CHUNK) for part in vars(self).values()), strict=True)
+        return [Sample(*part) for part in parts]
+
+
+@torch.inference_mode()
+def embed_images(model: GADMSModel, pixels: torch.Tensor) -> torch.Tensor:
+    return torch.cat([model.get_image_features(part)["pooler_output"] for part in pixels.split(CHUNK)]).clone()
+
+
+@torch.inference_mode()
+def embed_captions(model: GADMSModel, captions: Captions) -> torch.Tensor:
+    """Of both captions of each image, one after the other: (2 * N, projection_dim)."""
+    ids, lengths = captions.input_ids.flatten(0, 1).long(), captions.lengths.flatten()
+    embeds = []
+    for part, of in zip(ids.split(CHUNK), lengths.split(CHUNK), strict=True):
+        longest = int(of.max())
+        mask = (torch.arange(longest) < of[:, None]).long()
+        embeds.append(model.get_text_features(part[:, :longest], mask)["pooler_output"])
+    return torch.cat(embeds)
+
+
+def retrieval(model: GADMSForPreTraining, test: Persons, pixels: torch.Tensor) -> dict[str, float]:
+    """Text-to-image metrics on clean captions of persons that training has not seen, in percent."""
+    was_training = model.training
+    model.eval()
+    images, captions = embed_images(model.gadms, pixels), embed_captions(model.gadms, test.captions[0.0])
+    model.train(was_training)
+    return rank_metrics(captions, images, test.person_ids.repeat_interleave(2), test.person_ids).to_dict()
+
+
+def score_quality(model: GADMSForPreTraining, sample: Sample, *, oracle: bool) -> dict[str, dict[str, float]]:
+    """AUROC of "this attribute word is planted noise" by each score, low scores meaning noise.
+
+    Args:
+        model ([`GADMSForPreTraining`])
+        sample ([`Sample`]): captions with noise at `TEST_NOISE`.
+        oracle (`bool`): whether also by leaving each word out, which takes a pass a word.
+
+    Returns:
+        `dict`: by name of the score `own`, with the similarity to the caption's image, and `centred`, with that to
+        the image less the mean of all; among the tokens of attribute words alone.
+    """
+    was_training = model.training
+    model.eval()
+    results: dict[str, dict[str, float]] = {}
+    for centred in (False, True):
+        scores: dict[str, list[torch.Tensor]] = {}
+        for part in sample.chunks():
+            images = embed_images(model.gadms, part.pixels)
+            arguments = (model.gadms, part.input_ids, part.attention_mask, images)
+            evidence = gather_evidence(*arguments, centred=centred, scales=SCALES)
+            found = {name: signed_scores(evidence, variant) for name, variant in VARIANTS.items()}
+            found["embedding gradient"] = embedding_gradient_scores(*arguments, centred=centred)
+            if not centred:
+                encoders = (model.gadms.text_model, model.gadms.text_projection)
+                found["cosine"] = token_image_cosine_scores(*encoders, *arguments[1:])
+            if oracle:
+                found["leave one out"] = leave_one_out_scores(*arguments, part.attribute, centred=centred)
+            for name, values in found.items():
+                scores.setdefault(name, []).append(values[part.attribute])
+        noise = sample.noise[sample.attribute].numpy()
+        for name, parts in scores.items():
+            value = roc_auc_score(noise, -torch.cat(parts).numpy())
+            results.setdefault(name, {})["centred" if centred else "own"] = round(float(value), 4)
+    model.train(was_training)
+    return results

@@ -1,0 +1,214 @@
+"""Token scores of the study: GASS with any of its parts changed, its sign kept, and what it approximates.
+
+The package computes GASS as the paper has it. Here the same quantities are put together in other ways, to find out
+which of them matter; the first test of this study is that the paper's way gives the package's score.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from modeling_gadms import GADMSModel
+from modeling_gadms.masking_gadms import apply_mask, caption_token_mask
+from modeling_gadms.token_scoring_gadms import (
+    _attention_row,
+    _frozen_float32,
+    _scoring_mode,
+    _tapped,
+    pooling_operator,
+    scale_within_caption,
+)
+
+
+@dataclass(frozen=True)
+class ScoreVariant:
+    """A way to compute the score; as it stands, the paper's with all four layers.
+
+    Attributes:
+        layers (`tuple[int, ...]`): which text layers, from the first, 0.
+        scales (`tuple[int, ...]`): of the multi-scale pooling.
+        attention (`bool`): whether eq. 3 is a factor; without it all tokens attend alike.
+        importance (`bool`): whether eq. 1 is a factor.
+        rectified (`str`): `"sum"`, the ReLU of eq. 4 after the mean over layers; `"layer"`, before it; `"none"`.
+        centred (`bool`): whether the similarity is that to the image less the mean of the batch's images.
+        scaled (`str`): to [0, 1] over each `"caption"`, or over all captions of the `"batch"`.
+    """
+
+    layers: tuple[int, ...] = (0, 1, 2, 3)
+    scales: tuple[int, ...] = (1, 2)
+    attention: bool = True
+    importance: bool = True
+    rectified: str = "sum"
+    centred: bool = False
+    scaled: str = "caption"
+
+
+@dataclass
+class Evidence:
+    """What a caption's tokens contribute to the similarity, layer by layer.
+
+    Attributes:
+        own_tokens (`torch.BoolTensor` of shape `(batch_size, sequence_length)`)
+        gradient_value (`list[torch.FloatTensor]`): per layer g . v, the sum over channels of eq. 2 without importance.
+        attention (`list[torch.FloatTensor]`): per layer the EOS row of attention, averaged over heads (eq. 3).
+        importance (`dict[tuple[int, ...], list[torch.FloatTensor]]`): by scales, per layer eq. 1.
+
+    All of shape `(batch_size, sequence_length)`.
+    """
+
+    own_tokens: torch.Tensor
+    gradient_value: list[torch.Tensor] = field(default_factory=list)
+    attention: list[torch.Tensor] = field(default_factory=list)
+    importance: dict[tuple[int, ...], list[torch.Tensor]] = field(default_factory=dict)
+
+
+def gather_evidence(
+    model: GADMSModel,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    image_embeds: torch.Tensor,
+    *,
+    centred: bool,
+    scales: tuple[tuple[int, ...], ...] = ((1, 2),),
+) -> Evidence:
+    """One forward and one backward pass over all layers, as GASS takes it.
+
+    Args:
+        model ([`GADMSModel`]), input_ids, attention_mask, image_embeds: as in
+            [`~modeling_gadms.token_scoring_gadms.gradient_attention_scores`].
+        centred (`bool`): see [`ScoreVariant`].
+        scales (`tuple[tuple[int, ...], ...]`): the choices of scales to compute eq. 1 for.
+    """
+    text_model = model.text_model
+    layers = list(text_model.encoder.layers)
+    images = _targets(image_embeds, centred)
+    with _scoring_mode(text_model), _tapped(layers) as taps:
+        outputs = functional_call(
+            text_model, _frozen_float32(text_model), kwargs={"input_ids": input_ids, "attention_mask": attention_mask}
+        )
+        texts = functional_call(model.text_projection, _frozen_float32(model.text_projection), outputs.pooler_output)
+        similarity = (nn.functional.normalize(texts, dim=-1) * images).sum(dim=-1)
+        gradients = torch.autograd.grad(similarity.sum(), [tap.output for tap in taps])
+    with torch.no_grad():
+        eos_token_id = text_model.config.eos_token_id
+        own_tokens = caption_token_mask(input_ids, eos_token_id, attention_mask)
+        eos = (input_ids == eos_token_id).int().argmax(dim=1)
+        rows = torch.arange(len(input_ids))
+        up_to_eos = torch.arange(input_ids.shape[1]) <= eos[:, None]
+        evidence = Evidence(own_tokens, importance={choice: [] for choice in scales})
+        pooling = {choice: pooling_operator(eos + 1, input_ids.shape[1], choice) for choice in scales}
+        for layer, tap, gradient in zip(layers, taps, gradients, strict=True):
+            evidence.gradient_value.append(torch.einsum("bd,btd->bt", gradient[rows, eos], tap.value))
+            heads = layer.self_attn.num_heads
+            attention = _attention_row(tap.query[rows, eos], tap.key, up_to_eos, heads)
+            evidence.attention.append(attention / attention.sum(dim=1, keepdim=True))
+            for choice, operator in pooling.items():
+                query = torch.einsum("bt,btd->bd", operator[rows, eos], tap.query)
+                importance = torch.einsum("bd,btd->bt", query, operator @ tap.key)
+                evidence.importance[choice].append(scale_within_caption(importance, own_tokens))
+    return evidence
+
+
+def signed_scores(evidence: Evidence, variant: ScoreVariant) -> torch.Tensor:
+    """The score before it is scaled, `torch.FloatTensor` of shape `(batch_size, sequence_length)`."""
+    total = torch.zeros(evidence.own_tokens.shape)
+    for layer in variant.layers:
+        score = evidence.gradient_value[layer]
+        if variant.importance:
+            score = score * evidence.importance[variant.scales][layer]
+        if variant.attention:
+            score = score * evidence.attention[layer]
+        total += torch.relu(score) if variant.rectified == "layer" else score
+    total /= len(variant.layers)
+    return torch.relu(total) if variant.rectified == "sum" else total
+
+
+def variant_scores(
+    model: GADMSModel,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    image_embeds: torch.Tensor,
+    variant: ScoreVariant,
+) -> torch.Tensor:
+    """The scores as masks take them: `torch.FloatTensor` of shape `(batch_size, sequence_length)`, in [0, 1]."""
+    evidence = gather_evidence(
+        model, input_ids, attention_mask, image_embeds, centred=variant.centred, scales=(variant.scales,)
+    )
+    scores = signed_scores(evidence, variant)
+    if variant.scaled == "caption":
+        return scale_within_caption(scores, evidence.own_tokens)
+    return scale_within_caption(scores.reshape(1, -1), evidence.own_tokens.reshape(1, -1)).reshape(scores.shape)
+
+
+def embedding_gradient_scores(
+    model: GADMSModel,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    image_embeds: torch.Tensor,
+    *,
+    centred: bool,
+) -> torch.Tensor:
+    """First-order estimate of what masking a token takes from the similarity: gradient times (token less mask).
+
+    Of shape `(batch_size, sequence_length)`, with its sign. One backward pass, to the token embeddings.
+    """
+    text_model = model.text_model
+    embedding = text_model.embeddings.token_embedding
+    kept: list[torch.Tensor] = []
+
+    def keep(module: nn.Module, arguments: tuple, result: torch.Tensor) -> torch.Tensor:
+        kept.append(result.detach().requires_grad_())
+        return kept[0]
+
+    with _scoring_mode(text_model):
+        handle = embedding.register_forward_hook(keep)
+        try:
+            outputs = functional_call(
+                text_model,
+                _frozen_float32(text_model),
+                kwargs={"input_ids": input_ids, "attention_mask": attention_mask},
+            )
+        finally:
+            handle.remove()
+        texts = model.text_projection(outputs.pooler_output)
+        similarity = (nn.functional.normalize(texts, dim=-1) * _targets(image_embeds, centred)).sum(dim=-1)
+        (gradient,) = torch.autograd.grad(similarity.sum(), kept)
+    change = kept[0] - embedding.weight[model.config.mask_token_id]
+    return (gradient * change).sum(dim=-1).detach()
+
+
+@torch.no_grad()
+def leave_one_out_scores(
+    model: GADMSModel,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    image_embeds: torch.Tensor,
+    chosen: torch.Tensor,
+    *,
+    centred: bool,
+) -> torch.Tensor:
+    """What masking each token of `chosen` takes from the similarity: the oracle, a forward pass a token.
+
+    Of shape `(batch_size, sequence_length)`, zero where nothing was chosen.
+    """
+    images = _targets(image_embeds, centred)
+
+    def similarity(ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        texts = model.get_text_features(ids, attention_mask[rows])["pooler_output"]
+        return (nn.functional.normalize(texts, dim=-1) * images[rows]).sum(dim=-1)
+
+    whole = torch.cat([similarity(input_ids[rows], rows) for rows in torch.arange(len(input_ids)).split(256)])
+    scores = torch.zeros(input_ids.shape)
+    for rows, columns in zip(*(part.split(256) for part in chosen.nonzero(as_tuple=True)), strict=True):
+        one = torch.zeros(len(rows), input_ids.shape[1], dtype=torch.bool)
+        one[torch.arange(len(rows)), columns] = True
+        masked = apply_mask(input_ids[rows], one, model.config.mask_token_id)
+        scores[rows, columns] = whole[rows] - similarity(masked, rows)
+    return scores
+
+
+def _targets(image_embeds: torch.Tensor, centred: bool) -> torch.Tensor:
+    images = nn.functional.normalize(image_embeds.detach(), dim=-1)
+    return images - images.mean(dim=0) if centred else images
