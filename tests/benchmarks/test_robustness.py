@@ -1,0 +1,266 @@
+"""The robustness study: its scores against the package's and naive ones, its trainings, its whole run in small."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+
+ROOT = Path(__file__).parents[2]
+STUDY = ROOT / "benchmarks" / "robustness"
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(STUDY))
+
+
+@pytest.fixture
+def model(tiny_model):
+    """Four text layers, whose weights are large enough for scores that differ."""
+    model = tiny_model(text_config={"num_hidden_layers": 4}, score_layers=4).eval()
+    with torch.no_grad():
+        for parameter in model.gadms.text_model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(3.0)
+    return model.gadms
+
+
+@pytest.fixture
+def image_embeds(model, batch) -> torch.Tensor:
+    return model.get_image_features(batch["pixel_values"]).pooler_output.detach()
+
+
+@pytest.fixture(scope="module")
+def laboratory(tmp_path_factory):
+    """A study in small, and its trunk of seed 0."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        patch.syspath_prepend(str(STUDY))
+        from laboratory import Laboratory
+        from study import QUICK
+
+        made = Laboratory(tmp_path_factory.mktemp("study"), QUICK, processes=1)
+        assert not made.has_trunk(0)
+        made.trunk = made.train_trunk(0)
+    return made
+
+
+@pytest.mark.parametrize(("layers", "scales"), [((0, 1, 2, 3), (1, 2)), ((2, 3), (1,))])
+def test_the_paper_s_way_gives_the_score_of_the_package(model, batch, image_embeds, layers, scales):
+    from scores import ScoreVariant, variant_scores
+
+    model.config.score_layers, model.config.score_scales = len(layers), scales
+    inputs = (batch["input_ids"], batch["attention_mask"], image_embeds)
+    ours = variant_scores(model, *inputs, ScoreVariant(layers=layers, scales=scales))
+    torch.testing.assert_close(ours, model.score_tokens(*inputs))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"attention": False}, {"importance": False}, {"rectified": "layer"}, {"rectified": "none"}, {"centred": True},
+     {"scaled": "batch"}, {"layers": (3,)}],
+)  # fmt: skip
+def test_each_part_of_the_score_can_be_changed_alone(model, batch, image_embeds, change):
+    from scores import ScoreVariant, variant_scores
+
+    inputs = (batch["input_ids"], batch["attention_mask"], image_embeds)
+    paper, changed = (variant_scores(model, *inputs, variant) for variant in (ScoreVariant(), ScoreVariant(**change)))
+    assert not torch.allclose(paper, changed)
+    assert changed.min() >= 0 and changed.max() == 1
+    assert torch.equal((changed > 0) & (batch["attention_mask"] == 0), torch.zeros_like(changed, dtype=torch.bool))
+
+
+def test_scores_over_the_batch_have_one_least_and_one_greatest(model, batch, image_embeds):
+    from scores import ScoreVariant, gather_evidence, signed_scores, variant_scores
+
+    inputs = (model, batch["input_ids"], batch["attention_mask"], image_embeds)
+    scaled = variant_scores(*inputs, ScoreVariant(rectified="none", scaled="batch"))
+    evidence = gather_evidence(*inputs, centred=False)
+    raw, own = signed_scores(evidence, ScoreVariant(rectified="none")), evidence.own_tokens
+    expected = (raw[own] - raw[own].min()) / (raw[own].max() - raw[own].min())
+    torch.testing.assert_close(scaled[own], expected)
+
+
+def test_leaving_a_word_out_is_what_masking_it_alone_does(model, batch, image_embeds):
+    from scores import leave_one_out_scores
+
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    chosen = torch.zeros(ids.shape, dtype=torch.bool)
+    chosen[0, 2], chosen[0, 3], chosen[2, 1] = True, True, True
+    scores = leave_one_out_scores(model, ids, mask, image_embeds, chosen, centred=False)
+    for row, place in chosen.nonzero().tolist():
+        similarities = []
+        for masked in (False, True):
+            one = ids[row : row + 1].clone()
+            if masked:
+                one[0, place] = model.config.mask_token_id
+            text = model.get_text_features(one, mask[row : row + 1]).pooler_output[0]
+            similarities.append(nn.functional.cosine_similarity(text, image_embeds[row], dim=0))
+        torch.testing.assert_close(scores[row, place], similarities[0] - similarities[1])
+    assert torch.count_nonzero(scores[~chosen]) == 0
+
+
+def test_the_embedding_gradient_is_the_slope_towards_the_mask(model, batch, image_embeds):
+    from scores import embedding_gradient_scores
+
+    model = model.double()
+    ids, mask, image_embeds = batch["input_ids"], batch["attention_mask"], image_embeds.double()
+    scores = embedding_gradient_scores(model, ids, mask, image_embeds, centred=False)
+    table = model.text_model.embeddings.token_embedding
+    row, place, step = 0, 3, 1e-5
+    similarities = []
+    for moved in (0.0, step):
+
+        def move(module, arguments, result, moved=moved):
+            result = result.clone()
+            result[0, place] += moved * (table.weight[model.config.mask_token_id] - result[0, place])
+            return result
+
+        handle = table.register_forward_hook(move)
+        text = model.get_text_features(ids[row : row + 1], mask[row : row + 1]).pooler_output[0]
+        handle.remove()
+        similarities.append(nn.functional.cosine_similarity(text, image_embeds[row], dim=0))
+    assert scores[row, place].item() == pytest.approx((similarities[0] - similarities[1]).item() / step, rel=1e-3)
+
+
+def test_all_rates_share_pictures_and_true_captions(laboratory):
+    from data import LENGTH
+    from study import RATES
+
+    split = laboratory.train_split
+    true = split.captions[0.0]
+    assert not true.noise.any() and true.attribute.any()
+    wrong = [split.captions[rate].noise.float().mean() for rate in RATES]
+    assert wrong == sorted(wrong) and wrong[-1] > wrong[1] > 0
+    for rate in RATES:
+        captions = split.captions[rate]
+        assert captions.input_ids.shape == (len(split.pixels), 2, LENGTH)
+        assert torch.equal(captions.noise & ~captions.attribute, torch.zeros_like(captions.noise))
+        ids, lengths = captions.input_ids.long(), captions.lengths
+        ends = ids.gather(-1, (lengths - 1)[..., None])
+        assert (ends == laboratory.processor.tokenizer.eos_token_id).all()
+        assert ((ids == laboratory.processor.tokenizer.eos_token_id).sum(-1) == LENGTH - lengths + 1).all()
+
+
+def test_planted_noise_is_where_captions_differ(laboratory):
+    """Where all exchanged words kept their numbers of tokens, the ids differ at their places and nowhere else."""
+    split = laboratory.train_split
+    true, noisy = split.captions[0.0], split.captions[0.45]
+    alike = true.lengths == noisy.lengths
+    compared = 0
+    for row, which in alike.nonzero().tolist():
+        differs = true.input_ids[row, which] != noisy.input_ids[row, which]
+        if (differs & ~noisy.noise[row, which]).any():
+            continue  # two words changed their lengths against one another, or "a" became "an"
+        compared += bool(noisy.noise[row, which].any())
+    assert compared > 5
+
+
+def test_batches_are_a_function_of_seed_and_step_alone(laboratory):
+    first, second = laboratory._batches(0.3, 0), laboratory._batches(0.3, 0)
+    step = laboratory.scale.schedule.trunk_steps + 1
+    for other in (9, 0, 2):
+        second[other]
+    (ours, noise), (theirs, _) = first[step], second[step]
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert noise.shape == ours["input_ids"].shape
+    cleaner, _ = laboratory._batches(0.0, 0)[step]
+    assert torch.equal(cleaner["pixel_values"], ours["pixel_values"])
+    assert not torch.equal(laboratory._batches(0.3, 1)[step][0]["person_ids"], ours["person_ids"])
+
+
+def test_an_epoch_shows_each_image_once(laboratory):
+    batches = laboratory._batches(0.3, 0)
+    shown = torch.cat([batches[step][0]["pixel_values"] for step in range(batches.per_epoch)])
+    pixels = laboratory.train_pixels
+    assert len(shown) == batches.per_epoch * batches.batch_size <= len(pixels)
+    assert len(torch.unique(shown.flatten(1), dim=0)) == len(shown)
+
+
+def test_captions_in_the_trunk_have_its_noise(laboratory):
+    from study import TRUNK_RATE
+
+    step = laboratory.scale.schedule.trunk_steps - 1
+    ours, _ = laboratory._batches(0.45, 0)[step]
+    trunk, _ = laboratory._batches(TRUNK_RATE, 0)[step]
+    assert torch.equal(ours["input_ids"], trunk["input_ids"])
+
+
+def test_a_branch_repeats_itself(laboratory):
+    from study import Run
+
+    run = Run("gass-both", 0.3, 0)
+    first, second = laboratory.train_branch(run), laboratory.train_branch(run)
+    for result in (first, second):
+        del result["training"]["seconds_per_step"]
+    assert first == second
+    assert len(first["examples"]) == 6
+
+
+def test_alignment_only_masks_nothing_and_masks_that_know_the_noise_take_it_alone(laboratory):
+    from study import Run
+
+    assert "masking" not in laboratory.train_branch(Run("none", 0.3, 0))
+    known = laboratory.train_branch(Run("truth-strong", 0.3, 0))["masking"]["noise_mask"]
+    assert known["planted"] == pytest.approx(1 / (1 + np.exp(-2)), abs=1e-3)  # alpha_n = 1, lambda (1 - gamma_n) = 2
+    assert known["true"] < 1e-4 and known["other"] < 1e-4
+
+
+def test_masks_that_begin_with_the_trunk_s_end_train_only_the_branch(laboratory):
+    """The trunk is the same whatever follows; a branch from its start sees the trunk's steps too."""
+    from study import Run
+
+    late, early = (laboratory.train_branch(Run(name, 0.3, 0)) for name in ("gass-both", "start-0"))
+    assert late["metrics"] != early["metrics"]
+
+
+def test_the_auroc_of_the_truth_is_one(laboratory):
+    from sklearn.metrics import roc_auc_score
+
+    sample = laboratory.judged
+    truth = (~sample.noise).float()[sample.attribute].numpy()
+    assert roc_auc_score(sample.noise[sample.attribute].numpy(), -truth) == 1.0
+
+
+def test_differences_are_of_the_same_seed():
+    from report import differences
+
+    def runs(values):
+        return {seed: {"metrics": {"r1": value}} for seed, value in values.items()}
+
+    found = {("gass-both", 0.3): runs({0: 5.0, 1: 7.0, 2: 1.0}), ("none", 0.3): runs({2: 2.0, 0: 4.0})}
+    assert differences(found, "gass-both", "none", 0.3) == [1.0, -1.0]
+
+
+@pytest.mark.integration
+def test_the_study_runs_in_small_and_does_not_repeat_what_it_has(tmp_path):
+    command = [sys.executable, STUDY / "run.py", "--quick", "--processes", "1"]
+    command += ["--folder", tmp_path / "runs", "--output", tmp_path / "output"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    call = {"env": environment, "capture_output": True, "text": True, "timeout": 400}
+    done = subprocess.run([str(part) for part in command], **call)
+    assert done.returncode == 0, done.stderr[-4000:]
+    results = tmp_path / "output" / "results" / "robustness"
+    names = {path.name for path in results.glob("*.json")}
+    assert {"trunk-seed0.json", "time.json", "gass-both-noise0.3-seed0.json", "none-noise0.3-seed0.json"} <= names
+    text = (tmp_path / "output" / "RESULTS.md").read_text()
+    run = json.loads((results / "gass-both-noise0.3-seed0.json").read_text())
+    assert f"| GASS both | {run['metrics']['r1']:.2f} |" in text.replace("| - ", "").replace(" | - |", " |")
+    for picture in ("robustness-r1", "robustness-scores", "robustness-captions"):
+        assert (tmp_path / "output" / "images" / f"{picture}.png").stat().st_size > 10_000
+
+    before = {path: path.stat().st_mtime_ns for path in results.glob("*-seed*.json")}
+    (results / "gass-both-noise0.3-seed0.json").unlink()
+    again = subprocess.run([str(part) for part in command] + ["--part", "grid"], **call)
+    assert again.returncode == 0, again.stderr[-4000:]
+    assert json.loads((results / "gass-both-noise0.3-seed0.json").read_text())["metrics"] == run["metrics"]
+    changed = [path.name for path, when in before.items() if path.stat().st_mtime_ns != when]
+    assert changed == ["gass-both-noise0.3-seed0.json"]
