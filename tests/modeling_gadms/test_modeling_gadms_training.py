@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel
+from transformers.activations import GELUActivation, QuickGELUActivation
+from transformers.models.clip.modeling_clip import CLIPMLP
 
 from modeling_gadms import GADMSForPreTraining, GADMSModel
 from modeling_gadms.losses_gadms import similarity_distribution_matching_loss
-from modeling_gadms.modeling_gadms import GADMSForPreTrainingOutput
+from modeling_gadms.modeling_gadms import GADMSForPreTrainingOutput, QuickGELU, pack_captions
 
 
 def randomised(model: nn.Module, seed: int = 0, scale: float = 0.12) -> nn.Module:
@@ -157,7 +159,7 @@ def test_random_masking_scores_nothing(tiny_model, batch, monkeypatch):
 
 
 def test_images_are_encoded_once_and_both_captions_together(model, batch):
-    """Text: once to score, once for the two masked captions in one batch."""
+    """Text: once to score, once for the two masked captions in one batch, the short ones sharing rows."""
     sizes = {"image": [], "text": []}
     model.gadms.vision_model.encoder.register_forward_hook(
         lambda *args: sizes["image"].append(len(args[-1].last_hidden_state))
@@ -166,7 +168,7 @@ def test_images_are_encoded_once_and_both_captions_together(model, batch):
         lambda *args: sizes["text"].append(len(args[-1].last_hidden_state))
     )
     model.train()(**batch)
-    assert sizes == {"image": [4], "text": [4, 8]}
+    assert sizes == {"image": [4], "text": [4, 6]}
 
 
 def test_the_token_head_runs_on_masked_positions_alone(model, batch):
@@ -388,6 +390,122 @@ def test_a_step_in_another_precision(model, batch, dtype):
     assert outputs.token_scores.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert outputs.noise_mask.dtype == torch.bool
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Captions that share rows, and the activation function.
+# ---------------------------------------------------------------------------------------------------------------------
+def padded_captions(lengths: list[int], eos: int, seed: int = 0, width: int | None = None):
+    """Random tokens, EOS last, and zeros behind it."""
+    generator = torch.Generator().manual_seed(seed)
+    position = torch.arange(width or max(lengths))
+    last = torch.tensor(lengths)[:, None] - 1
+    input_ids = torch.randint(1, 30, (len(lengths), len(position)), generator=generator)
+    input_ids = input_ids.masked_fill(position == last, eos).masked_fill(position > last, 0)
+    return input_ids, (position <= last).long()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    "lengths",
+    [[9], [24, 24], [3, 3, 3], [5, 24, 7, 12, 11, 3, 18], [10, 6, 8, 8, 9, 7, 23, 4, 4]],
+)
+def test_packed_captions_and_their_gradients_are_those_of_each_caption_alone(tiny_config, attention, lengths):
+    model = randomised(GADMSModel._from_config(tiny_config(), attn_implementation=attention)).double()
+    input_ids, attention_mask = padded_captions(lengths, model.config.text_config.eos_token_id)
+    # transformers' eager attention takes its softmax in float32.
+    precision = {"rtol": 1e-4, "atol": 1e-5} if attention == "eager" else {"rtol": 1e-7, "atol": 1e-9}
+    weights = torch.linspace(0.5, 2.0, 16, dtype=torch.float64)  # a gradient that tells the channels apart
+
+    def gradients(loss: torch.Tensor) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        loss.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    packed = model.get_packed_text_features(input_ids, attention_mask)
+    assert packed.last_hidden_state.shape == (*input_ids.shape, 16)
+    alone = [model.get_text_features(row[None, :length]) for row, length in zip(input_ids, lengths, strict=True)]
+    for row, length in enumerate(lengths):
+        torch.testing.assert_close(
+            packed.last_hidden_state[row, :length], alone[row].last_hidden_state[0], **precision
+        )
+        torch.testing.assert_close(packed.pooler_output[row], alone[row].pooler_output[0], **precision)
+    own = packed.last_hidden_state[attention_mask.bool()]
+    actual = gradients((own * weights).sum() + (packed.pooler_output.square() * weights).sum())
+    expected = gradients(
+        sum((one.last_hidden_state * weights).sum() + (one.pooler_output.square() * weights).sum() for one in alone)
+    )
+    assert actual.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert torch.allclose(actual[name], gradient, **precision), name
+
+
+def test_rows_of_packed_captions_are_nearly_full():
+    """Captions of 22 to 52 tokens in rows of at most 77: two a row, and not a token of padding."""
+    input_ids, attention_mask = padded_captions([22, 52, 48, 26, 31, 43, 35, 39], eos=31)
+    packed = pack_captions(input_ids, attention_mask, capacity=77, dtype=torch.float32)
+    assert packed.input_ids.shape == (4, 74)
+    own = attention_mask.bool()
+    assert torch.equal(packed.input_ids.flatten()[packed.places][own], input_ids[own])
+    assert packed.places[own].unique().numel() == own.sum() == 4 * 74
+    positions = torch.arange(52).expand_as(input_ids)
+    assert torch.equal(packed.position_ids.flatten()[packed.places][own], positions[own])
+    visible = packed.attention_mask == 0  # each token sees the earlier ones of its caption and itself
+    assert torch.equal(visible.sum(dim=-1)[:, 0], packed.position_ids + 1)
+
+
+@pytest.mark.parametrize("hidden", [(0, 0), (0, 5), (2, 3)])
+def test_a_token_that_the_attention_mask_hides_inside_a_caption_is_hidden_in_a_row_too(model, hidden):
+    input_ids, attention_mask = padded_captions([12, 9, 6], model.config.text_config.eos_token_id)
+    attention_mask[hidden] = 0
+    packed = model.gadms.get_packed_text_features(input_ids, attention_mask)
+    padded = model.gadms.get_text_features(input_ids, attention_mask)
+    seen = attention_mask.bool()
+    torch.testing.assert_close(packed.last_hidden_state[seen], padded.last_hidden_state[seen])
+    torch.testing.assert_close(packed.pooler_output, padded.pooler_output)
+
+
+def test_without_an_attention_mask_captions_are_not_packed(model):
+    input_ids, _ = padded_captions([12, 9, 6], model.config.text_config.eos_token_id)
+    torch.testing.assert_close(
+        model.gadms.get_packed_text_features(input_ids).last_hidden_state,
+        model.gadms.get_text_features(input_ids).last_hidden_state,
+        rtol=0,
+        atol=0,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_quick_gelu_and_its_slope_are_those_of_transformers(dtype):
+    exact = torch.linspace(-12, 12, 4001, dtype=torch.float64).to(dtype).double().requires_grad_()
+    expected = QuickGELUActivation()(exact)
+    expected.sum().backward()
+    x = exact.detach().to(dtype).requires_grad_()
+    actual = QuickGELU()(x)
+    actual.sum().backward()
+    tolerance = 16 * torch.finfo(dtype).eps
+    torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(x.grad.double(), exact.grad, rtol=tolerance, atol=tolerance)
+
+
+def test_quick_gelu_keeps_one_tensor_for_the_backward_pass():
+    def kept(activation: nn.Module) -> int:
+        storages = set()
+        hidden_states = 1.0 * torch.randn(7, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: storages.add(t.data_ptr()) or t, lambda t: t):
+            activation(hidden_states)
+        return len(storages)
+
+    assert (kept(QuickGELU()), kept(QuickGELUActivation())) == (1, 2)
+
+
+def test_every_encoder_has_the_lean_activation_and_other_activations_stay(tiny_model):
+    def activations(model: nn.Module) -> set[type]:
+        return {type(module.activation_fn) for module in model.modules() if isinstance(module, CLIPMLP)}
+
+    assert activations(tiny_model()) == {QuickGELU}
+    model = tiny_model(text_config={"hidden_act": "gelu"}, vision_config={"hidden_act": "gelu"})
+    assert activations(model) == {GELUActivation}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
