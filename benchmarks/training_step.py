@@ -20,10 +20,10 @@ from unittest.mock import patch
 import torch
 from measuring import ROOT, in_turn, machine, output_of, provenance, ratio, save, spread, spread_text, table
 from training_step_parts import PARTS, timed_parts
-from training_step_worker import ACTIVATION_STEP, STEPS, Batch, Step, make_batch, make_step, set_activation
-from transformers.activations import QuickGELUActivation
+from training_step_worker import PLAIN_BLOCKS, STEPS, Batch, Step, make_batch, make_step, set_blocks
+from transformers.models.clip.modeling_clip import CLIPMLP
 
-from modeling_gadms.modeling_gadms import QuickGELU
+from modeling_gadms.modeling_gadms import GADMSMLP
 
 
 TARGETS = {"time_ratio": 0.67, "memory_ratio": 0.75, "non_image_time_ratio": 0.35, "over_sdm_ratio": 1.3}
@@ -101,7 +101,7 @@ def measure_parts(steps: dict[str, Step], batch: Batch, repetitions: int) -> dic
 
 def measure_memory(size: str, threads: int) -> dict[str, dict[str, int]]:
     worker = [sys.executable, str(Path(__file__).with_name("training_step_worker.py"))]
-    return {name: output_of([*worker, name, size, "3"], threads=threads) for name in (*STEPS, ACTIVATION_STEP)}
+    return {name: output_of([*worker, name, size, "3"], threads=threads) for name in (*STEPS, PLAIN_BLOCKS)}
 
 
 class Changes:
@@ -163,10 +163,10 @@ class Changes:
 
         return step
 
-    def with_activation(self, activation: Callable[[], torch.nn.Module], call: Callable[[], None]) -> None:
-        set_activation(self.step.model, activation)
+    def with_plain_blocks(self, call: Callable[[], None]) -> None:
+        set_blocks(self.step.model, CLIPMLP)
         call()
-        set_activation(self.step.model, QuickGELU)
+        set_blocks(self.step.model, GADMSMLP)
 
     def with_patches_in_channels_last(self) -> None:
         embedding = self.gadms.vision_model.embeddings.patch_embedding
@@ -193,16 +193,8 @@ class Changes:
             "captions: both masked versions in one batch": (True, self.separate, self.padded),
             "captions: packed into rows, after that": (True, self.padded, self.packed),
             "captions: micro-batches by length instead": (False, self.padded, self.sorted_halves),
-            "captions: QuickGELU by SiLU": (
-                True,
-                lambda: self.with_activation(QuickGELUActivation, self.packed),
-                self.packed,
-            ),
-            "image: QuickGELU by SiLU": (
-                True,
-                lambda: self.with_activation(QuickGELUActivation, self.image),
-                self.image,
-            ),
+            "captions: activations computed again": (True, lambda: self.with_plain_blocks(self.packed), self.packed),
+            "image: activations computed again": (True, lambda: self.with_plain_blocks(self.image), self.image),
             "image: patches in channels_last": (False, self.image, self.with_patches_in_channels_last),
             "score: on the trimmed batch": (True, self.score_untrimmed, self.score),
             "score: weights are constants": (True, self.score_saving, self.score),
@@ -286,8 +278,8 @@ def report(results: Results) -> str:
             "",
             table(["", "seconds a step", "peak MB", "without libraries"], step_rows),
             "",
-            f"Without the libraries' share the ratio of memory is {net[0] / net[1]:.2f}. With QuickGELU as "
-            f"transformers writes it, our peak is {memory[ACTIVATION_STEP]['peak_bytes'] / 1e6:,.0f} MB.",
+            f"Without the libraries' share the ratio of memory is {net[0] / net[1]:.2f}. With the feed-forward "
+            f"blocks of transformers our peak is {memory[PLAIN_BLOCKS]['peak_bytes'] / 1e6:,.0f} MB.",
             "",
             "Seconds of each part, forward and backward, in steps whose graph is cut between the parts:",
             "",
@@ -310,8 +302,9 @@ def report(results: Results) -> str:
 
 NOTES = (
     "One batch for both masked versions, trimmed captions and constant weights in the scoring pass were there before; "
-    "the fused optimizer is the default of transformers. SiLU, which is QuickGELU but for a factor, is kept for its "
-    "memory. Packing captions into rows replaces micro-batches by length. `torch.compile` of the layers is not kept: "
+    "the fused optimizer is the default of transformers. Computing the activation function again in the backward pass "
+    "is kept for its memory. Packing captions into rows replaces micro-batches by length. `torch.compile` of the "
+    "layers is not kept: "
     "the time is in matrix products, which it leaves as they are, and each new width of a batch may compile again; "
     "nor is channels_last, which changes one convolution. Not tried, for what they could give is below 2 %: packing "
     "in the scoring pass, and leaving out rows of the last layers that nobody reads.",
@@ -319,8 +312,7 @@ NOTES = (
     "Of the peak, libraries, weights, gradients and Adam's two averages are the floor, the same for both and at this "
     "size 3.6 GB. The rest is what the image encoder keeps for its backward pass, and memory that the C library holds "
     "after the first step: freed pieces of the size of a gradient, which the next step's activations do not fit into. "
-    "Recomputing the activation function in the backward pass would spare 0.3 GB at most; gradient checkpointing, "
-    "which the trainer offers, spares more and costs a third forward pass.",
+    "Gradient checkpointing, which the trainer offers, spares more and costs a third forward pass.",
     "",
     "It does not show GPUs, half precision, larger batches, or captions as people write them, of which a batch may "
     "have more padding and packing more to gain. Random weights have no bearing on time. Clipping of gradients, data "

@@ -1,6 +1,6 @@
 """Training steps for `training_step.py`, which also starts this file in a process of its own to measure memory.
 
-    python benchmarks/training_step_worker.py <step: ours, quick-gelu, reference, sdm> <size: vit-b-16, small> <steps>
+    python benchmarks/training_step_worker.py <step: ours, plain-blocks, reference, sdm> <size: vit-b-16, small> <steps>
 
 Prints one line of JSON: the most that the process had resident, before the model was made and in all. Weights,
 pictures and captions are random: neither time nor memory depends on them.
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from measuring import peak_memory_bytes
 from training_step_reference import ReferenceStep
-from transformers.activations import QuickGELUActivation
 from transformers.models.clip.modeling_clip import CLIPMLP
 
 from modeling_gadms.configuration_gadms import GADMSConfig
@@ -27,8 +26,8 @@ from modeling_gadms.vocabulary import train_tokenizer
 
 
 STEPS = ("ours", "reference", "sdm")
-ACTIVATION_STEP = "quick-gelu"
-"""Ours with the activation function as transformers writes it: measured for its memory alone."""
+PLAIN_BLOCKS = "plain-blocks"
+"""Ours with the feed-forward blocks of transformers: measured for its memory alone."""
 SIZES = ("vit-b-16", "small")
 BATCH_SIZE = 8
 CAPTION_TOKENS = (20, 50)
@@ -100,7 +99,7 @@ def make_batch(config: GADMSConfig) -> Batch:
 
 
 def make_step(name: str, size: str) -> Step:
-    """One of `STEPS` (ours, the literal one, ours of plain SDM) or `ACTIVATION_STEP`, on the same random weights."""
+    """One of `STEPS` (ours, the literal one, ours of plain SDM) or `PLAIN_BLOCKS`, on the same random weights."""
     plain = {"token_score": "none", "noise_masking": False, "masked_token_prediction": False}
     torch.manual_seed(0)
     model = GADMSForPreTraining(make_config(size, **(plain if name == "sdm" else {}))).train()
@@ -108,8 +107,8 @@ def make_step(name: str, size: str) -> Step:
         reference = ReferenceStep(model)
         optimizer = reference.optimizer(lr=LEARNING_RATE, eps=EPSILON, weight_decay=WEIGHT_DECAY)
         return Step(model, optimizer, reference.loss, reference, "scores")
-    if name == ACTIVATION_STEP:
-        set_activation(model, QuickGELUActivation)
+    if name == PLAIN_BLOCKS:
+        set_blocks(model, CLIPMLP)
     trainer = make_trainer(model)
     return Step(
         model,
@@ -120,10 +119,11 @@ def make_step(name: str, size: str) -> Step:
     )
 
 
-def set_activation(model: GADMSForPreTraining, activation: Callable[[], torch.nn.Module]) -> None:
+def set_blocks(model: GADMSForPreTraining, block: type[CLIPMLP]) -> None:
+    """Have all feed-forward blocks compute as those of a class."""
     for module in model.modules():
         if isinstance(module, CLIPMLP):
-            module.activation_fn = activation()
+            module.__class__ = block
 
 
 def make_trainer(model: GADMSForPreTraining) -> GADMSTrainer:
@@ -153,7 +153,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=[*STEPS, ACTIVATION_STEP])
+    parser.add_argument("step", choices=[*STEPS, PLAIN_BLOCKS])
     parser.add_argument("size", choices=SIZES)
     parser.add_argument("steps", type=int)
     main(parser.parse_args())

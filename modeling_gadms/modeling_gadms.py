@@ -7,9 +7,10 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import CLIPModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN, QuickGELUActivation
+from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
 from transformers.models.clip.modeling_clip import (
@@ -94,15 +95,22 @@ class GADMSForPreTrainingOutput(ModelOutput):
     informative_mask: torch.Tensor | None = None
 
 
-class QuickGELU(nn.Module):
-    """`x * sigmoid(1.702 x)`, which CLIP computes with.
+class GADMSMLP(CLIPMLP):
+    """CLIP's feed-forward block, of whose wide tensors training keeps one.
 
-    Written as `x * sigmoid(1.702 * x)`, its two factors are kept for the backward pass. SiLU keeps one, and divides in
-    place: of the widest tensor of each layer, training holds two copies instead of three.
+    The backward pass computes the activation function again, rather than keeping what goes into it, what it makes of
+    that and what comes out. It stops there: the product of `fc2`, which nobody needs, is not computed twice.
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return nn.functional.silu(1.702 * hidden_states).div_(1.702)
+        hidden_states = self.fc1(hidden_states)
+        # Not while scoring, in evaluation mode, whose weights are in place for the forward pass alone.
+        if self.training and torch.is_grad_enabled():
+            return checkpoint(self._activate_and_project, hidden_states, use_reentrant=False)
+        return self._activate_and_project(hidden_states)
+
+    def _activate_and_project(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation_fn(hidden_states))
 
 
 class GADMSVisionEmbeddings(nn.Module):
@@ -144,10 +152,10 @@ class GADMSPreTrainedModel(CLIPPreTrainedModel):
     _keep_in_fp32_modules_strict = ["logit_scale"]
 
     def post_init(self) -> None:
-        """Overridden for an activation function that trains in less memory and time."""
+        """Overridden for feed-forward blocks that train in less memory."""
         for module in self.modules():
-            if isinstance(module, CLIPMLP) and isinstance(module.activation_fn, QuickGELUActivation):
-                module.activation_fn = QuickGELU()
+            if type(module) is CLIPMLP:
+                module.__class__ = GADMSMLP  # the same weights under the same names
         super().post_init()
 
     @property

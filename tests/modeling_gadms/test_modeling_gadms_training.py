@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
-from transformers.activations import GELUActivation, QuickGELUActivation
 from transformers.models.clip.modeling_clip import CLIPMLP
 
 from modeling_gadms import GADMSForPreTraining, GADMSModel
 from modeling_gadms.losses_gadms import similarity_distribution_matching_loss
-from modeling_gadms.modeling_gadms import GADMSForPreTrainingOutput, QuickGELU, pack_captions
+from modeling_gadms.modeling_gadms import GADMSMLP, GADMSForPreTrainingOutput, pack_captions
 
 
 def randomised(model: nn.Module, seed: int = 0, scale: float = 0.12) -> nn.Module:
@@ -393,7 +393,7 @@ def test_a_step_in_another_precision(model, batch, dtype):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Captions that share rows, and the activation function.
+# Captions that share rows, and feed-forward blocks.
 # ---------------------------------------------------------------------------------------------------------------------
 def padded_captions(lengths: list[int], eos: int, seed: int = 0, width: int | None = None):
     """Random tokens, EOS last, and zeros behind it."""
@@ -475,37 +475,47 @@ def test_without_an_attention_mask_captions_are_not_packed(model):
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_quick_gelu_and_its_slope_are_those_of_transformers(dtype):
-    exact = torch.linspace(-12, 12, 4001, dtype=torch.float64).to(dtype).double().requires_grad_()
-    expected = QuickGELUActivation()(exact)
-    expected.sum().backward()
-    x = exact.detach().to(dtype).requires_grad_()
-    actual = QuickGELU()(x)
-    actual.sum().backward()
-    tolerance = 16 * torch.finfo(dtype).eps
-    torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(x.grad.double(), exact.grad, rtol=tolerance, atol=tolerance)
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+def test_feed_forward_blocks_train_as_those_of_transformers(tiny_model, activation):
+    model = tiny_model(text_config={"hidden_act": activation}, vision_config={"hidden_act": activation})
+    blocks = [module for module in model.modules() if isinstance(module, CLIPMLP)]
+    assert {type(block) for block in blocks} == {GADMSMLP}
+    assert len(blocks) == 3 + 2 + 1  # text, image and fusion layers
+    for ours in blocks:
+        theirs = CLIPMLP(ours.config)
+        theirs.load_state_dict(ours.state_dict())
+        results = []
+        for block in (ours.train(), theirs.train()):
+            hidden_states = torch.linspace(-3, 3, 5 * block.fc1.in_features).reshape(5, -1).requires_grad_()
+            output = block(hidden_states)
+            output.square().sum().backward()
+            results.append([output, hidden_states.grad, *(parameter.grad for parameter in block.parameters())])
+        for actual, expected in zip(*results, strict=True):
+            torch.testing.assert_close(actual, expected)
 
 
-def test_quick_gelu_keeps_one_tensor_for_the_backward_pass():
-    def kept(activation: nn.Module) -> int:
-        storages = set()
-        hidden_states = 1.0 * torch.randn(7, requires_grad=True)
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: storages.add(t.data_ptr()) or t, lambda t: t):
-            activation(hidden_states)
-        return len(storages)
+def test_a_feed_forward_block_keeps_one_wide_tensor_and_computes_no_product_again(tiny_model):
+    def kept_and_computed(block: nn.Module) -> tuple[int, int]:
+        wide: list[torch.Tensor] = []
+        hidden_states = torch.ones(5, block.fc1.in_features, requires_grad=True)
 
-    assert (kept(QuickGELU()), kept(QuickGELUActivation())) == (1, 2)
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            # Once for each storage; weights have another first dimension.
+            if tensor.shape == (5, block.fc1.out_features) and all(tensor is not other for other in wide):
+                wide.append(tensor)
+            return tensor
 
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = block(hidden_states)
+        with FlopCounterMode(display=False) as counter:
+            output.sum().backward()
+        return len(wide), counter.get_total_flops()
 
-def test_every_encoder_has_the_lean_activation_and_other_activations_stay(tiny_model):
-    def activations(model: nn.Module) -> set[type]:
-        return {type(module.activation_fn) for module in model.modules() if isinstance(module, CLIPMLP)}
-
-    assert activations(tiny_model()) == {QuickGELU}
-    model = tiny_model(text_config={"hidden_act": "gelu"}, vision_config={"hidden_act": "gelu"})
-    assert activations(model) == {GELUActivation}
+    ours = tiny_model().gadms.text_model.encoder.layers[0].mlp.train()
+    theirs = CLIPMLP(ours.config).train()
+    (our_tensors, our_flops), (their_tensors, their_flops) = kept_and_computed(ours), kept_and_computed(theirs)
+    assert our_tensors == 1 < their_tensors
+    assert our_flops == their_flops > 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
