@@ -2,10 +2,12 @@
 
 import io
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from lancedb.index import BTree, IvfRq
 from PIL import Image
 
 from modeling_gadms import GADMSModel, gallery
@@ -111,16 +113,41 @@ def test_equal_scores_are_ordered_by_source_and_frame(tmp_path, model, processor
     assert [(r.source, r.frame) for r in made.search(QUERY)] == [("a", 3), ("a", 9), ("b", 1), ("b", 2)]
 
 
-def test_a_large_gallery_is_indexed_by_itself_with_high_recall(tmp_path, model, processor, monkeypatch):
+def directions(rows: int, dimension: int = 16) -> torch.Tensor:
+    """Unit vectors that fill the space: a harder case for an index than the embeddings of persons."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.nn.functional.normalize(torch.randn(rows, dimension, generator=generator), dim=-1)
+
+
+@pytest.fixture
+def embedded(monkeypatch):
+    """Makes galleries take given vectors for the embeddings of the persons added; returns the persons."""
+
+    def prepare(vectors: torch.Tensor) -> list[PersonRecord]:
+        remaining = iter(vectors)
+        monkeypatch.setattr(
+            gallery, "encode_images", lambda m, p, images, **_: torch.stack([next(remaining) for _ in images])
+        )
+        image = Image.new("RGB", (16, 32))
+        return [PersonRecord(image, str(number)) for number in range(len(vectors))]
+
+    return prepare
+
+
+def found_of_40(made: PersonGallery, vectors: torch.Tensor, model, processor) -> int:
+    """How many of the ten nearest four searches find, each."""
+    hits = 0
+    for query in ("a red coat", "a woman with a black bag", "blue jeans", "a green shirt and a hat"):
+        expected = (vectors @ encode_captions(model, processor, [query], progress=False)[0]).topk(10).indices
+        found = {int(result.source) for result in made.search(query, 10)}
+        hits += len(found & set(expected.tolist()))
+    return hits
+
+
+def test_a_large_gallery_is_indexed_by_itself_with_high_recall(tmp_path, model, processor, monkeypatch, embedded):
     monkeypatch.setattr(gallery, "INDEX_FROM_ROWS", 600)
-    # Embeddings of real persons are not needed here: directions that fill the space are the harder case.
-    vectors = torch.nn.functional.normalize(torch.randn(900, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
-    remaining = iter(vectors)
-    monkeypatch.setattr(
-        gallery, "encode_images", lambda m, p, images, **_: torch.stack([next(remaining) for _ in images])
-    )
-    image = Image.new("RGB", (16, 32))
-    rows = [PersonRecord(image, str(number)) for number in range(900)]
+    vectors = directions(900)
+    rows = embedded(vectors)
     made = PersonGallery.create(tmp_path / "gallery", model, processor)
     made.add(rows[:599])
     assert not list(made._table.list_indices())
@@ -129,13 +156,41 @@ def test_a_large_gallery_is_indexed_by_itself_with_high_recall(tmp_path, model, 
     assert made._table.index_stats(index.name).num_indexed_rows == 700
     made.add(rows[700:])  # too few for a new index: found by scanning
     assert made._table.index_stats(index.name).num_unindexed_rows == 200
+    assert found_of_40(made, vectors, model, processor) >= 39
 
-    hits = 0
-    for query in ("a red coat", "a woman with a black bag", "blue jeans", "a green shirt and a hat"):
-        expected = (vectors @ encode_captions(model, processor, [query], progress=False)[0]).topk(10).indices
-        found = {int(result.source) for result in made.search(query, 10)}
-        hits += len(found & set(expected.tolist()))
-    assert hits >= 39  # of 40
+
+def test_no_part_of_the_index_of_half_a_million_is_left_out_of_a_search(
+    tmp_path, model, processor, monkeypatch, embedded
+):
+    monkeypatch.setattr(gallery, "INDEX_FROM_ROWS", 600)
+    monkeypatch.setattr(gallery, "IvfRq", partial(IvfRq, num_partitions=120))  # as many as half a million has
+    vectors = directions(2000)
+    made = PersonGallery.create(tmp_path / "gallery", model, processor)
+    made.add(embedded(vectors))
+    assert found_of_40(made, vectors, model, processor) >= 39
+
+
+def test_an_index_of_another_column_does_not_count(tmp_path, model, processor, monkeypatch, embedded):
+    monkeypatch.setattr(gallery, "INDEX_FROM_ROWS", 300)
+    rows = embedded(directions(600))
+    made = PersonGallery.create(tmp_path / "gallery", model, processor)
+    made.add(rows[:299])
+    made._table.create_index("source", config=BTree())
+    made.add(rows[299:500])  # fewer than it takes, beyond the rows of that index
+    (index,) = [index for index in made._table.list_indices() if index.columns == ["vector"]]
+    assert made._table.index_stats(index.name).num_indexed_rows == 500
+
+
+def test_a_large_gallery_of_a_width_that_cannot_be_indexed_is_scanned(
+    tmp_path, tiny_model, processor, monkeypatch, embedded
+):
+    monkeypatch.setattr(gallery, "INDEX_FROM_ROWS", 100)
+    model = tiny_model(projection_dim=20).base_model.eval()
+    vectors = directions(200, dimension=20)
+    made = PersonGallery.create(tmp_path / "gallery", model, processor)
+    made.add(embedded(vectors))
+    assert not list(made._table.list_indices())
+    assert found_of_40(made, vectors, model, processor) == 40
 
 
 def test_another_model_is_refused_by_name(filled, tmp_path, tiny_model, processor):
