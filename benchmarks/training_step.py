@@ -306,8 +306,9 @@ NOTES = (
     "is kept for its memory. Packing captions into rows replaces micro-batches by length. `torch.compile` of the "
     "layers is not kept: "
     "the time is in matrix products, which it leaves as they are, and each new width of a batch may compile again; "
-    "nor is channels_last, which changes one convolution. Not tried, for what they could give is below 2 %: packing "
-    "in the scoring pass, and leaving out rows of the last layers that nobody reads.",
+    "nor is channels_last, which changes one convolution. Captions are not packed in the scoring pass: there a pair "
+    "that is not a number would reach its neighbours in the row. Not tried, for it could give less than 2 %: leaving "
+    "out rows of the last layers that nobody reads.",
     "",
     "Of the peak, libraries, weights, gradients and Adam's two averages are the floor, the same for both and at this "
     "size 3.6 GB. The rest is what the image encoder keeps for its backward pass, and memory that the C library holds "

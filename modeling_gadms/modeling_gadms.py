@@ -31,6 +31,7 @@ from .masking_gadms import (
     informative_mask_probability,
     noise_mask_probability,
 )
+from .packing_gadms import pack_captions
 from .token_scoring_gadms import gradient_attention_scores, token_image_cosine_scores
 
 
@@ -364,10 +365,8 @@ class GADMSModel(GADMSPreTrainedModel):
             return self.get_text_features(input_ids, attention_mask)
         capacity = cast(int, self.config.text_config.max_position_embeddings)
         packed = pack_captions(input_ids, attention_mask, capacity=capacity, dtype=self.dtype)
-        outputs = self.text_model(
-            input_ids=packed.input_ids, position_ids=packed.position_ids, attention_mask=packed.attention_mask
-        )
-        tokens = self.text_projection(outputs.last_hidden_state).flatten(0, 1)[packed.places]
+        states = self.text_model(**packed.inputs()).last_hidden_state
+        tokens = packed.unpack(self.text_projection(states))
         eos = (input_ids == self.config.text_config.eos_token_id).int().argmax(dim=1)
         return BaseModelOutputWithPooling(
             last_hidden_state=tokens,  # (num_captions, sequence_length, projection_dim)
@@ -613,70 +612,6 @@ def _unit_length(embeds: torch.Tensor) -> torch.Tensor:
     # Ranks are differences of similarities that half precision, with its steps of 0.001 to 0.008, would round away.
     at_least_float32 = torch.promote_types(embeds.dtype, torch.float32)
     return nn.functional.normalize(embeds.to(at_least_float32), dim=-1)
-
-
-@dataclass
-class PackedCaptions:
-    """A batch of captions, several in a row, none of which sees another.
-
-    Args:
-        input_ids, position_ids (`torch.LongTensor` of shape `(num_rows, width)`)
-        attention_mask (`torch.FloatTensor` of shape `(num_rows, 1, width, width)`): causal, additive.
-        places (`torch.LongTensor` of shape `(num_captions, sequence_length)`):
-            Where each token of the batch stands in the rows laid end to end; 0 for padding.
-    """
-
-    input_ids: torch.Tensor
-    position_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    places: torch.Tensor
-
-
-def pack_captions(
-    input_ids: torch.Tensor, attention_mask: torch.Tensor, *, capacity: int, dtype: torch.dtype
-) -> PackedCaptions:
-    """Put captions into as few rows as hold them, the longest first, each into the first row with space for it.
-
-    Args:
-        input_ids (`torch.LongTensor` of shape `(num_captions, sequence_length)`)
-        attention_mask (`torch.LongTensor` of shape `(num_captions, sequence_length)`): 0 for tokens that none sees.
-        capacity (`int`): most tokens in a row, at least `sequence_length`.
-        dtype (`torch.dtype`): of the mask.
-
-    Returns:
-        [`PackedCaptions`]
-    """
-    caption = torch.arange(len(input_ids), device=input_ids.device)
-    position = torch.arange(input_ids.shape[1], device=input_ids.device)
-    lengths = (attention_mask * (position + 1)).amax(dim=1)  # up to the last token that is seen
-
-    used: list[int] = []  # of each row
-    slots = {}  # row and start of each caption
-    for index, length in sorted(enumerate(lengths.tolist()), key=lambda item: -item[1]):
-        row = next((row for row, tokens in enumerate(used) if tokens + length <= capacity), len(used))
-        used += [0] * (row == len(used))
-        slots[index] = (row, used[row])
-        used[row] += length
-    width = max(used)
-    rows, starts = torch.tensor([slots[index] for index in range(len(slots))], device=input_ids.device).T
-    places = (rows * width + starts)[:, None] + position
-    is_padding = position >= lengths[:, None]
-
-    def pack(values: torch.Tensor, filler: int) -> torch.Tensor:
-        # Padding goes to one place behind the rows.
-        packed = values.new_full((len(used) * width + 1,), filler)
-        packed.scatter_(0, places.masked_fill(is_padding, len(used) * width).flatten(), values.flatten())
-        return packed[:-1].view(len(used), width)
-
-    owner = pack(caption[:, None].masked_fill(attention_mask == 0, -1), -1)
-    visible = (owner[:, :, None] == owner[:, None, :]).tril()
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return PackedCaptions(
-        input_ids=pack(input_ids, 0),
-        position_ids=pack(position.expand_as(input_ids), 0),
-        attention_mask=mask.masked_fill(~visible, torch.finfo(dtype).min)[:, None],
-        places=places.masked_fill(is_padding, 0),
-    )
 
 
 def append_mean_row(embedding: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,8 @@ from transformers.models.clip.modeling_clip import CLIPMLP
 
 from modeling_gadms import GADMSForPreTraining, GADMSModel
 from modeling_gadms.losses_gadms import similarity_distribution_matching_loss
-from modeling_gadms.modeling_gadms import GADMSMLP, GADMSForPreTrainingOutput, pack_captions
+from modeling_gadms.modeling_gadms import GADMSMLP, GADMSForPreTrainingOutput
+from modeling_gadms.packing_gadms import pack_captions
 
 
 def randomised(model: nn.Module, seed: int = 0, scale: float = 0.12) -> nn.Module:

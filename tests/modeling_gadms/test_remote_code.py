@@ -19,6 +19,7 @@ SHIPPED = {
     "losses_gadms.py",
     "masking_gadms.py",
     "modeling_gadms.py",
+    "packing_gadms.py",
     "processing_gadms.py",
     "token_scoring_gadms.py",
 }
@@ -26,7 +27,7 @@ SHIPPED_IMPORTS = {"torch", "transformers", "huggingface_hub"} | set(sys.stdlib_
 
 # Each module imports from stages above its own only.
 STAGES = [
-    {"configuration_gadms", "losses_gadms", "masking_gadms"},
+    {"configuration_gadms", "losses_gadms", "masking_gadms", "packing_gadms"},
     {"token_scoring_gadms"},
     {"modeling_gadms"},
     {"processing_gadms"},
