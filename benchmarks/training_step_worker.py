@@ -1,6 +1,6 @@
 """Training steps for `training_step.py`, which also starts this file in a process of its own to measure memory.
 
-    python benchmarks/training_step_worker.py <step: ours, plain-blocks, reference, sdm> <size: vit-b-16, small> <steps>
+    python benchmarks/training_step_worker.py <ours, plain-blocks, reference or sdm> <vit-b-16 or small> <steps>
 
 Prints one line of JSON: the most that the process had resident, before the model was made and in all. Weights,
 pictures and captions are random: neither time nor memory depends on them.

@@ -36,12 +36,14 @@ class Captions:
         input_ids (`torch.ShortTensor` of shape `(N, 2, LENGTH)`): padded.
         lengths (`torch.LongTensor` of shape `(N, 2)`): tokens from BOS to EOS, both included.
         attribute (`torch.BoolTensor` of shape `(N, 2, LENGTH)`): tokens of words that tell an attribute.
+        colour (`torch.BoolTensor` of shape `(N, 2, LENGTH)`): those among them that tell a colour.
         noise (`torch.BoolTensor` of shape `(N, 2, LENGTH)`): those among them that tell it wrong.
     """
 
     input_ids: torch.Tensor
     lengths: torch.Tensor
     attribute: torch.Tensor
+    colour: torch.Tensor
     noise: torch.Tensor
 
 
@@ -127,11 +129,11 @@ def _draw(
     pixels = torch.from_numpy(np.stack([picture for picture, _ in rows])).permute(0, 3, 1, 2).contiguous()
     captions = {}
     for place, rate in enumerate(rates):
-        ids, attribute, noise = (
+        ids, *masks = (
             torch.from_numpy(np.stack(part)) for part in zip(*(written[place] for _, written in rows), strict=True)
         )
         lengths = (ids == ids[0, 0, -1]).int().argmax(dim=-1)  # the padding is EOS
-        captions[rate] = Captions(ids, lengths + 1, attribute, noise)
+        captions[rate] = Captions(ids, lengths + 1, *masks)
     return Persons(pixels, torch.arange(persons).repeat_interleave(images), captions)
 
 
@@ -140,27 +142,35 @@ def _prepare(tokenizer_folder: str, rates: tuple[float, ...]) -> None:
     _tokenizer, _rates = CLIPTokenizer.from_pretrained(tokenizer_folder), rates
 
 
-def _row(split: str, person: int, image: int) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
-    """A picture, and by rate its captions' ids, tokens of attributes and of planted noise, each (2, LENGTH)."""
+def _row(split: str, person: int, image: int) -> tuple[np.ndarray, list[tuple[np.ndarray, ...]]]:
+    """A picture, and by rate the fields of [`Captions`] but the lengths, each (2, LENGTH)."""
     sampler = PersonSampler(0, split)
     picture, _ = sampler.draw(person, image, IMAGE_SIZE)
     written = [_tokens(sampler.captions(person, image, noise=rate)) for rate in _rates]
     return np.asarray(picture), written
 
 
-def _tokens(captions: tuple[Caption, Caption]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _tokens(captions: tuple[Caption, Caption]) -> tuple[np.ndarray, ...]:
     texts = [caption.text for caption in captions]
     ids = _tokenizer(texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="np")["input_ids"]
-    attribute, noise = (
-        np.array(
-            [
-                word_mask_to_token_mask(caption.text, getattr(caption, places), _tokenizer, LENGTH)
-                for caption in captions
-            ]
-        )
-        for places in ("attribute_positions", "noise_positions")
-    )
-    return ids.astype(np.int16), attribute, noise
+    masks = [
+        np.array([word_mask_to_token_mask(caption.text, places(caption), _tokenizer, LENGTH) for caption in captions])
+        for places in (_attributes, _colours, _noise)
+    ]
+    return ids.astype(np.int16), *masks
+
+
+def _attributes(caption: Caption) -> list[int]:
+    return caption.attribute_positions
+
+
+def _colours(caption: Caption) -> list[int]:
+    mentions = (mention for mention in caption.mentions if "color" in mention.field)
+    return sorted(place for mention in mentions for place in mention.positions)
+
+
+def _noise(caption: Caption) -> list[int]:
+    return caption.noise_positions
 
 
 def _plain(persons: Persons) -> dict[str, Any]:

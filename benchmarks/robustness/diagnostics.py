@@ -25,9 +25,12 @@ VARIANTS = {
     "GASS": PAPER,
     "no ReLU": ScoreVariant(rectified="none"),
     "ReLU in each layer": ScoreVariant(rectified="layer"),
-    "no attention factor": ScoreVariant(rectified="none", attention=False),
+    "no attention factor": ScoreVariant(rectified="none", attention="none"),
     "no importance factor": ScoreVariant(rectified="none", importance=False),
-    "neither factor": ScoreVariant(rectified="none", attention=False, importance=False),
+    "attention of each head": ScoreVariant(rectified="none", attention="heads"),
+    "halfway": ScoreVariant(rectified="none", towards=0.5),
+    "attention of each head, halfway": ScoreVariant(rectified="none", attention="heads", towards=0.5),
+    "neither factor": ScoreVariant(rectified="none", attention="none", importance=False),
     **{f"scales {' '.join(map(str, scales))}": ScoreVariant(rectified="none", scales=scales) for scales in SCALES},
     **{
         f"last {count} layers": ScoreVariant(layers=tuple(range(4 - count, 4)), rectified="none")
@@ -45,13 +48,14 @@ class Sample:
     Attributes:
         pixels (`torch.FloatTensor` of shape `(N, 3, height, width)`): normalised.
         input_ids, attention_mask (`torch.LongTensor` of shape `(N, sequence_length)`)
-        attribute, noise (`torch.BoolTensor` of shape `(N, sequence_length)`): see [`Captions`].
+        attribute, colour, noise (`torch.BoolTensor` of shape `(N, sequence_length)`): see [`Captions`].
     """
 
     pixels: torch.Tensor
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     attribute: torch.Tensor
+    colour: torch.Tensor
     noise: torch.Tensor
 
     @classmethod
@@ -64,6 +68,7 @@ class Sample:
             captions.input_ids[:size, 0, :longest].long(),
             (torch.arange(longest) < lengths[:, None]).long(),
             captions.attribute[:size, 0, :longest],
+            captions.colour[:size, 0, :longest],
             captions.noise[:size, 0, :longest],
         )
 
@@ -99,16 +104,17 @@ def retrieval(model: GADMSForPreTraining, test: Persons, pixels: torch.Tensor) -
 
 
 def score_quality(model: GADMSForPreTraining, sample: Sample, *, oracle: bool) -> dict[str, dict[str, float]]:
-    """AUROC of "this attribute word is planted noise" by each score, low scores meaning noise.
+    """AUROC of "this word is planted noise" by each score, low scores meaning noise.
 
     Args:
         model ([`GADMSForPreTraining`])
-        sample ([`Sample`]): captions with noise at `TEST_NOISE`.
+        sample ([`Sample`]): captions with planted noise.
         oracle (`bool`): whether also by leaving each word out, which takes a pass a word.
 
     Returns:
-        `dict`: by name of the score `own`, with the similarity to the caption's image, and `centred`, with that to
-        the image less the mean of all; among the tokens of attribute words alone.
+        `dict`: by name of the score, among the tokens of words that tell an `attribute`, and of those that tell a
+        `colour`; `centred attribute` and `centred colour`, where the similarity is that to the image less the mean of
+        all images.
     """
     was_training = model.training
     model.eval()
@@ -116,21 +122,29 @@ def score_quality(model: GADMSForPreTraining, sample: Sample, *, oracle: bool) -
     for centred in (False, True):
         scores: dict[str, list[torch.Tensor]] = {}
         for part in sample.chunks():
-            images = embed_images(model.gadms, part.pixels)
-            arguments = (model.gadms, part.input_ids, part.attention_mask, images)
-            evidence = gather_evidence(*arguments, centred=centred, scales=SCALES)
-            found = {name: signed_scores(evidence, variant) for name, variant in VARIANTS.items()}
-            found["embedding gradient"] = embedding_gradient_scores(*arguments, centred=centred)
-            if not centred:
-                encoders = (model.gadms.text_model, model.gadms.text_projection)
-                found["cosine"] = token_image_cosine_scores(*encoders, *arguments[1:])
-            if oracle:
-                found["leave one out"] = leave_one_out_scores(*arguments, part.attribute, centred=centred)
-            for name, values in found.items():
-                scores.setdefault(name, []).append(values[part.attribute])
-        noise = sample.noise[sample.attribute].numpy()
+            for name, values in _signed_scores(model.gadms, part, centred=centred, oracle=oracle).items():
+                scores.setdefault(name, []).append(values)
         for name, parts in scores.items():
-            value = roc_auc_score(noise, -torch.cat(parts).numpy())
-            results.setdefault(name, {})["centred" if centred else "own"] = round(float(value), 4)
+            values = torch.cat(parts)
+            for kind, words in (("attribute", sample.attribute), ("colour", sample.colour)):
+                value = roc_auc_score(sample.noise[words].numpy(), -values[words].numpy())
+                results.setdefault(name, {})["centred " * centred + kind] = round(float(value), 4)
     model.train(was_training)
     return results
+
+
+def _signed_scores(model: GADMSModel, part: Sample, *, centred: bool, oracle: bool) -> dict[str, torch.Tensor]:
+    images = embed_images(model, part.pixels)
+    arguments = (model, part.input_ids, part.attention_mask, images)
+    scores = {}
+    for towards in (0.0, 0.5):
+        evidence = gather_evidence(*arguments, centred=centred, towards=towards, scales=SCALES)
+        variants = {name: variant for name, variant in VARIANTS.items() if variant.towards == towards}
+        scores |= {name: signed_scores(evidence, variant) for name, variant in variants.items()}
+    scores["embedding gradient"] = embedding_gradient_scores(*arguments, centred=centred)
+    scores["embedding gradient, halfway"] = embedding_gradient_scores(*arguments, centred=centred, towards=0.5)
+    if not centred:
+        scores["cosine"] = token_image_cosine_scores(model.text_model, model.text_projection, *arguments[1:])
+    if oracle:
+        scores["leave one out"] = leave_one_out_scores(*arguments, part.attribute, centred=centred)
+    return scores

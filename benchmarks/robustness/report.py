@@ -118,25 +118,36 @@ def _quality_text(trunks: Sequence[dict[str, Any]]) -> str:
         return ""
     stages = list(trunks[0]["stages"])
     names = list(trunks[0]["stages"][stages[-1]]["score_quality"])
-    rows = []
-    for name in names:
-        cells = []
-        for stage in stages:
-            cells.append(_mean([trunk["stages"][stage]["score_quality"][name]["own"] for trunk in trunks], 3))
-        centred = [trunk["stages"][stages[-1]]["score_quality"][name].get("centred") for trunk in trunks]
-        rows.append([name, *cells, "" if None in centred else _mean(centred, 3)])
+
+    def cell(stage: str, name: str, kind: str) -> str:
+        values = [trunk["stages"][stage]["score_quality"][name].get(kind) for trunk in trunks]
+        return "" if None in values else _mean(values, 3)
+
+    kinds = ("colour", "attribute", "centred colour", "centred attribute")
+    rows = [
+        [
+            name,
+            *(cell(stage, name, "colour") for stage in stages[:-1]),
+            *(cell(stages[-1], name, kind) for kind in kinds),
+        ]
+        for name in names
+    ]
+    headings = [f"colours, {int(stage):,} steps" for stage in stages]
+    headings += ["all attributes", "colours, less the mean image", "all attributes, less the mean image"]
     accuracy = ", ".join(
         f"{_mean([trunk['stages'][stage]['metrics']['r1'] for trunk in trunks])} after {int(stage):,} steps"
         for stage in stages
     )
     return (
-        'AUROC of "this word is planted noise", a low score meaning noise, among tokens of attribute words alone, '
-        "in captions of unseen persons with noise at 0.3, by the trunks while they learn (R@1 "
+        'AUROC of "this word is planted noise", a low score meaning noise, among tokens of words that tell a colour, '
+        "or any attribute, in captions of unseen persons with noise at 0.3, by the trunks while they learn (R@1 "
         f"{accuracy}, the learning rate still high). GASS is the paper's, of all four layers; those below keep "
-        "the sign, without the ReLU, and change one thing more. `Leave one out` masks each word by itself, at a pass "
-        "a word; `embedding gradient` estimates that by the gradient of the token embeddings times their distance to "
-        "the mask's. In the last column the similarity is that to the image less the mean of all images.\n\n"
-        + table(["score", *(f"{int(stage):,} steps" for stage in stages), "less the mean image"], rows)
+        "the sign, without the ReLU, and change one thing more. `Attention of each head` weighs each head's channels "
+        "of g . v by its own attention instead of by the mean of all heads. `Embedding gradient` is the gradient by "
+        "the token embeddings times their distance to the mean embedding; `halfway` takes it where the whole caption has "
+        "gone half of that way. `Leave one out` masks each word by itself, at a pass a word: the oracle. `Less the "
+        "mean image`: the similarity is that to the image less the mean of all images.\n\n"
+        + table(["score", *headings], rows)
     )
 
 

@@ -4,16 +4,18 @@ The package computes GASS as the paper has it. Here the same quantities are put 
 which of them matter; the first test of this study is that the paper's way gives the package's score.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torch.func import functional_call
+from transformers import CLIPTextModel
 
 from modeling_gadms import GADMSModel
 from modeling_gadms.masking_gadms import apply_mask, caption_token_mask
 from modeling_gadms.token_scoring_gadms import (
-    _attention_row,
     _frozen_float32,
     _scoring_mode,
     _tapped,
@@ -29,19 +31,23 @@ class ScoreVariant:
     Attributes:
         layers (`tuple[int, ...]`): which text layers, from the first, 0.
         scales (`tuple[int, ...]`): of the multi-scale pooling.
-        attention (`bool`): whether eq. 3 is a factor; without it all tokens attend alike.
+        attention (`str`): `"mean"`, the factor of eq. 3, averaged over heads; `"heads"`, each head's own attention
+            to its own channels of g . v, which is what the token adds to the similarity there; `"none"`, no factor.
         importance (`bool`): whether eq. 1 is a factor.
         rectified (`str`): `"sum"`, the ReLU of eq. 4 after the mean over layers; `"layer"`, before it; `"none"`.
         centred (`bool`): whether the similarity is that to the image less the mean of the batch's images.
+        towards (`float`): how far the caption's tokens have gone towards no meaning, from 0 to 1, where the score is
+            taken; see [`embedding_gradient_scores`].
         scaled (`str`): to [0, 1] over each `"caption"`, or over all captions of the `"batch"`.
     """
 
     layers: tuple[int, ...] = (0, 1, 2, 3)
     scales: tuple[int, ...] = (1, 2)
-    attention: bool = True
+    attention: str = "mean"
     importance: bool = True
     rectified: str = "sum"
     centred: bool = False
+    towards: float = 0.0
     scaled: str = "caption"
 
 
@@ -53,6 +59,7 @@ class Evidence:
         own_tokens (`torch.BoolTensor` of shape `(batch_size, sequence_length)`)
         gradient_value (`list[torch.FloatTensor]`): per layer g . v, the sum over channels of eq. 2 without importance.
         attention (`list[torch.FloatTensor]`): per layer the EOS row of attention, averaged over heads (eq. 3).
+        by_head (`list[torch.FloatTensor]`): per layer, g . v weighed by the attention of each head, summed over heads.
         importance (`dict[tuple[int, ...], list[torch.FloatTensor]]`): by scales, per layer eq. 1.
 
     All of shape `(batch_size, sequence_length)`.
@@ -61,6 +68,7 @@ class Evidence:
     own_tokens: torch.Tensor
     gradient_value: list[torch.Tensor] = field(default_factory=list)
     attention: list[torch.Tensor] = field(default_factory=list)
+    by_head: list[torch.Tensor] = field(default_factory=list)
     importance: dict[tuple[int, ...], list[torch.Tensor]] = field(default_factory=dict)
 
 
@@ -71,6 +79,7 @@ def gather_evidence(
     image_embeds: torch.Tensor,
     *,
     centred: bool,
+    towards: float = 0.0,
     scales: tuple[tuple[int, ...], ...] = ((1, 2),),
 ) -> Evidence:
     """One forward and one backward pass over all layers, as GASS takes it.
@@ -78,13 +87,14 @@ def gather_evidence(
     Args:
         model ([`GADMSModel`]), input_ids, attention_mask, image_embeds: as in
             [`~modeling_gadms.token_scoring_gadms.gradient_attention_scores`].
-        centred (`bool`): see [`ScoreVariant`].
+        centred (`bool`), towards (`float`): see [`ScoreVariant`].
         scales (`tuple[tuple[int, ...], ...]`): the choices of scales to compute eq. 1 for.
     """
     text_model = model.text_model
     layers = list(text_model.encoder.layers)
     images = _targets(image_embeds, centred)
-    with _scoring_mode(text_model), _tapped(layers) as taps:
+    tokens, _ = _on_the_way(model, input_ids, attention_mask, towards)
+    with _scoring_mode(text_model), _tapped(layers) as taps, _embedded_as(text_model, tokens):
         outputs = functional_call(
             text_model, _frozen_float32(text_model), kwargs={"input_ids": input_ids, "attention_mask": attention_mask}
         )
@@ -100,10 +110,15 @@ def gather_evidence(
         evidence = Evidence(own_tokens, importance={choice: [] for choice in scales})
         pooling = {choice: pooling_operator(eos + 1, input_ids.shape[1], choice) for choice in scales}
         for layer, tap, gradient in zip(layers, taps, gradients, strict=True):
-            evidence.gradient_value.append(torch.einsum("bd,btd->bt", gradient[rows, eos], tap.value))
-            heads = layer.self_attn.num_heads
-            attention = _attention_row(tap.query[rows, eos], tap.key, up_to_eos, heads)
-            evidence.attention.append(attention / attention.sum(dim=1, keepdim=True))
+            split = (layer.self_attn.num_heads, -1)
+            query, slope = (tensor[rows, eos].unflatten(-1, split) for tensor in (tap.query, gradient))
+            key, value = (tensor.unflatten(-1, split) for tensor in (tap.key, tap.value))
+            logits = torch.einsum("bhd,bthd->bht", query, key) * query.shape[-1] ** -0.5
+            attention = logits.masked_fill(~up_to_eos[:, None], -torch.inf).softmax(dim=-1)
+            contribution = torch.einsum("bhd,bthd->bht", slope, value)
+            evidence.gradient_value.append(contribution.sum(dim=1))
+            evidence.attention.append(attention.mean(dim=1))
+            evidence.by_head.append((attention * contribution).sum(dim=1))
             for choice, operator in pooling.items():
                 query = torch.einsum("bt,btd->bd", operator[rows, eos], tap.query)
                 importance = torch.einsum("bd,btd->bt", query, operator @ tap.key)
@@ -115,10 +130,10 @@ def signed_scores(evidence: Evidence, variant: ScoreVariant) -> torch.Tensor:
     """The score before it is scaled, `torch.FloatTensor` of shape `(batch_size, sequence_length)`."""
     total = torch.zeros(evidence.own_tokens.shape)
     for layer in variant.layers:
-        score = evidence.gradient_value[layer]
+        score = evidence.by_head[layer] if variant.attention == "heads" else evidence.gradient_value[layer]
         if variant.importance:
             score = score * evidence.importance[variant.scales][layer]
-        if variant.attention:
+        if variant.attention == "mean":
             score = score * evidence.attention[layer]
         total += torch.relu(score) if variant.rectified == "layer" else score
     total /= len(variant.layers)
@@ -134,7 +149,13 @@ def variant_scores(
 ) -> torch.Tensor:
     """The scores as masks take them: `torch.FloatTensor` of shape `(batch_size, sequence_length)`, in [0, 1]."""
     evidence = gather_evidence(
-        model, input_ids, attention_mask, image_embeds, centred=variant.centred, scales=(variant.scales,)
+        model,
+        input_ids,
+        attention_mask,
+        image_embeds,
+        centred=variant.centred,
+        towards=variant.towards,
+        scales=(variant.scales,),
     )
     scores = signed_scores(evidence, variant)
     if variant.scaled == "caption":
@@ -149,34 +170,55 @@ def embedding_gradient_scores(
     image_embeds: torch.Tensor,
     *,
     centred: bool,
+    towards: float = 0.0,
 ) -> torch.Tensor:
-    """First-order estimate of what masking a token takes from the similarity: gradient times (token less mask).
+    """What effacing a token takes from the similarity, estimated by one gradient.
 
-    Of shape `(batch_size, sequence_length)`, with its sign. One backward pass, to the token embeddings.
+    The gradient of the similarity by the token embeddings, times their distance to the mean embedding of the
+    vocabulary (at which the mask token starts from CLIP weights). It is taken where all of the caption's own tokens
+    have gone the share `towards` of that way: at 0 a tangent, at 0.5 integrated gradients (Sundararajan et al., 2017)
+    with one step.
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch_size, sequence_length)`, with its sign. One forward and one backward pass.
     """
     text_model = model.text_model
-    embedding = text_model.embeddings.token_embedding
-    kept: list[torch.Tensor] = []
-
-    def keep(module: nn.Module, arguments: tuple, result: torch.Tensor) -> torch.Tensor:
-        kept.append(result.detach().requires_grad_())
-        return kept[0]
-
-    with _scoring_mode(text_model):
-        handle = embedding.register_forward_hook(keep)
-        try:
-            outputs = functional_call(
-                text_model,
-                _frozen_float32(text_model),
-                kwargs={"input_ids": input_ids, "attention_mask": attention_mask},
-            )
-        finally:
-            handle.remove()
+    tokens, to_no_meaning = _on_the_way(model, input_ids, attention_mask, towards)
+    tokens.requires_grad_()
+    with _scoring_mode(text_model), _embedded_as(text_model, tokens):
+        outputs = functional_call(
+            text_model, _frozen_float32(text_model), kwargs={"input_ids": input_ids, "attention_mask": attention_mask}
+        )
         texts = model.text_projection(outputs.pooler_output)
         similarity = (nn.functional.normalize(texts, dim=-1) * _targets(image_embeds, centred)).sum(dim=-1)
-        (gradient,) = torch.autograd.grad(similarity.sum(), kept)
-    change = kept[0] - embedding.weight[model.config.mask_token_id]
-    return (gradient * change).sum(dim=-1).detach()
+        (gradient,) = torch.autograd.grad(similarity.sum(), tokens)
+    return -(gradient * to_no_meaning).sum(dim=-1)
+
+
+def _on_the_way(
+    model: GADMSModel, input_ids: torch.Tensor, attention_mask: torch.Tensor, towards: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token embeddings, the caption's own moved to the vocabulary's mean, and the whole way there.
+
+    Both of shape `(batch_size, sequence_length, hidden_size)`.
+    """
+    text_model = model.text_model
+    table = text_model.embeddings.token_embedding.weight.detach()
+    tokens = table[input_ids]
+    # The mask token, the last of all, is not of the vocabulary that captions are written in.
+    way = table[: model.config.mask_token_id].mean(dim=0) - tokens
+    own_tokens = caption_token_mask(input_ids, text_model.config.eos_token_id, attention_mask)
+    return tokens + towards * own_tokens[..., None] * way, way
+
+
+@contextmanager
+def _embedded_as(text_model: CLIPTextModel, tokens: torch.Tensor) -> Iterator[None]:
+    embedding = text_model.embeddings.token_embedding
+    handle = embedding.register_forward_hook(lambda module, arguments, result: tokens)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @torch.no_grad()

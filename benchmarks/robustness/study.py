@@ -76,7 +76,7 @@ ABLATIONS = {
     "last-layer": Objective("last layer alone", {"score_layers": 1}),
     "last-two": Objective("last two layers", {"score_layers": 2}),
     "scale-1": Objective("MSP scale 1 alone", {"score_scales": (1,)}),
-    "no-attention": Objective("no attention factor", variant=ScoreVariant(attention=False)),
+    "no-attention": Objective("no attention factor", variant=ScoreVariant(attention="none")),
     "relu-layer": Objective("ReLU in each layer", variant=ScoreVariant(rectified="layer")),
     "batch-scaled": Objective("scaled over the batch", variant=ScoreVariant(scaled="batch")),
     "signed": Objective("no ReLU", variant=SIGNED),

@@ -65,8 +65,8 @@ def test_the_paper_s_way_gives_the_score_of_the_package(model, batch, image_embe
 
 @pytest.mark.parametrize(
     "change",
-    [{"attention": False}, {"importance": False}, {"rectified": "layer"}, {"rectified": "none"}, {"centred": True},
-     {"scaled": "batch"}, {"layers": (3,)}],
+    [{"attention": "none"}, {"attention": "heads"}, {"towards": 0.5}, {"importance": False}, {"rectified": "layer"},
+     {"rectified": "none"}, {"centred": True}, {"scaled": "batch"}, {"layers": (3,)}],
 )  # fmt: skip
 def test_each_part_of_the_score_can_be_changed_alone(model, batch, image_embeds, change):
     from scores import ScoreVariant, variant_scores
@@ -108,26 +108,31 @@ def test_leaving_a_word_out_is_what_masking_it_alone_does(model, batch, image_em
     assert torch.count_nonzero(scores[~chosen]) == 0
 
 
-def test_the_embedding_gradient_is_the_slope_towards_the_mask(model, batch, image_embeds):
+@pytest.mark.parametrize("towards", [0.0, 0.5])
+def test_the_embedding_gradient_is_the_slope_towards_no_meaning(model, batch, image_embeds, towards):
     from scores import embedding_gradient_scores
 
     model = model.double()
-    ids, mask, image_embeds = batch["input_ids"], batch["attention_mask"], image_embeds.double()
-    scores = embedding_gradient_scores(model, ids, mask, image_embeds, centred=False)
+    ids, mask, images = batch["input_ids"], batch["attention_mask"], image_embeds.double()
+    scores = embedding_gradient_scores(model, ids, mask, images, centred=False, towards=towards)
     table = model.text_model.embeddings.token_embedding
+    effaced = table.weight[: model.config.mask_token_id].mean(dim=0)
     row, place, step = 0, 3, 1e-5
+    length = int(mask[row].sum())
     similarities = []
     for moved in (0.0, step):
 
         def move(module, arguments, result, moved=moved):
             result = result.clone()
-            result[0, place] += moved * (table.weight[model.config.mask_token_id] - result[0, place])
+            token = result[0, place].clone()
+            result[0, 1 : length - 1] += towards * (effaced - result[0, 1 : length - 1])  # not BOS, not EOS
+            result[0, place] += moved * (effaced - token)
             return result
 
         handle = table.register_forward_hook(move)
         text = model.get_text_features(ids[row : row + 1], mask[row : row + 1]).pooler_output[0]
         handle.remove()
-        similarities.append(nn.functional.cosine_similarity(text, image_embeds[row], dim=0))
+        similarities.append(nn.functional.cosine_similarity(text, images[row], dim=0))
     assert scores[row, place].item() == pytest.approx((similarities[0] - similarities[1]).item() / step, rel=1e-3)
 
 
@@ -143,7 +148,9 @@ def test_all_rates_share_pictures_and_true_captions(laboratory):
     for rate in RATES:
         captions = split.captions[rate]
         assert captions.input_ids.shape == (len(split.pixels), 2, LENGTH)
-        assert torch.equal(captions.noise & ~captions.attribute, torch.zeros_like(captions.noise))
+        assert captions.colour.any() and not (captions.attribute & captions.colour).equal(captions.attribute)
+        for part in (captions.noise, captions.colour):
+            assert not (part & ~captions.attribute).any()
         ids, lengths = captions.input_ids.long(), captions.lengths
         ends = ids.gather(-1, (lengths - 1)[..., None])
         assert (ends == laboratory.processor.tokenizer.eos_token_id).all()
