@@ -1,8 +1,11 @@
 """Turn images and captions into the vectors that retrieval compares."""
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from itertools import islice
+from typing import TypeVar, cast
 
 import torch
 from PIL import Image
@@ -11,6 +14,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .onnx_model import RetrievalModel
 from .processing_gadms import GADMSProcessor
+
+
+BATCHES_AHEAD = 2
+"""Batches of images that are prepared while one is encoded: 38 MB each, with 64 images of 384x128."""
+
+Item = TypeVar("Item")
 
 
 def encode_images(
@@ -22,7 +31,10 @@ def encode_images(
     progress: bool = True,
     total: int | None = None,
 ) -> torch.Tensor:
-    """Encode images, of which only one batch is held at a time.
+    """Encode images, of which only a few batches are held at a time.
+
+    While a batch is encoded, a thread takes the next ones from `images` and prepares them. So a generator that reads
+    and decodes as it goes does that beside the model; it runs in that thread, from the first image to the last.
 
     The model runs on its own device, in evaluation mode and without gradients; its mode is restored afterwards.
 
@@ -30,7 +42,7 @@ def encode_images(
         model ([`GADMSModel`], [`OnnxModel`] or any model with CLIP's `get_image_features`): of a
             [`GADMSForPreTraining`] its `base_model`.
         processor ([`GADMSProcessor`]): the model's own.
-        images (`Iterable[PIL.Image.Image]`): may be a generator that decodes as it goes.
+        images (`Iterable[PIL.Image.Image]`): at most `BATCHES_AHEAD` batches are taken before they are needed.
         batch_size (`int`): images encoded at once.
         progress (`bool`): show a progress bar.
         total (`int`, *optional*): number of images, for the bar, where `images` has no length.
@@ -42,24 +54,22 @@ def encode_images(
     Raises:
         ValueError: if an embedding is not finite, naming the image's index, or `batch_size` is not positive.
         TypeError: if an item is not a PIL image, naming its index.
+        Exception: what `images` raises.
     """
     if total is None and isinstance(images, Sized):
         total = len(images)
     embeds: list[torch.Tensor] = []
     done = 0
-    with _inference(model), tqdm(total=total, desc="Encoding images", unit="image", disable=not progress) as bar:
-        for batch in _batches(images, batch_size):
-            for index, image in enumerate(batch, start=done):
-                if not isinstance(image, Image.Image):
-                    raise TypeError(
-                        f"image {index} is a {type(image).__name__}, not a PIL image; "
-                        "open files with modeling_gadms.images.load_image"
-                    )
-            inputs = processor(images=batch, return_tensors="pt").to(model.device)
-            outputs = model.get_image_features(pixel_values=inputs["pixel_values"])
-            embeds.append(_unit_rows(outputs, range(done, done + len(batch)), "image"))
-            done += len(batch)
-            bar.update(len(batch))
+    with (
+        _inference(model),
+        closing(_ahead(_prepared(processor, images, batch_size), BATCHES_AHEAD)) as prepared,
+        tqdm(total=total, desc="Encoding images", unit="image", disable=not progress) as bar,
+    ):
+        for pixel_values in prepared:
+            outputs = model.get_image_features(pixel_values=pixel_values.to(model.device))
+            embeds.append(_unit_rows(outputs, range(done, done + len(pixel_values)), "image"))
+            done += len(pixel_values)
+            bar.update(len(pixel_values))
     return torch.cat(embeds) if embeds else torch.empty(0, model.config.projection_dim)
 
 
@@ -127,6 +137,37 @@ def _inference(model: RetrievalModel) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def _prepared(processor: GADMSProcessor, images: Iterable[Image.Image], batch_size: int) -> Iterator[torch.Tensor]:
+    """Yield the pixels of each batch, of shape `(batch_size, 3, height, width)`."""
+    done = 0
+    for batch in _batches(images, batch_size):
+        for index, image in enumerate(batch, start=done):
+            if not isinstance(image, Image.Image):
+                raise TypeError(
+                    f"image {index} is a {type(image).__name__}, not a PIL image; "
+                    "open files with modeling_gadms.images.load_image"
+                )
+        done += len(batch)
+        yield processor(images=batch, return_tensors="pt")["pixel_values"]
+
+
+def _ahead(items: Iterator[Item], count: int) -> Generator[Item, None, None]:
+    """Yield `items`, of which a thread makes up to `count` before they are asked for.
+
+    What `items` raises is raised here, in its place in the order. The thread is gone once this generator is exhausted
+    or closed; closing waits for the item in the making.
+    """
+    end = object()
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead")
+    try:
+        made = deque(pool.submit(next, items, end) for _ in range(count))
+        while (item := made.popleft().result()) is not end:
+            made.append(pool.submit(next, items, end))
+            yield cast(Item, item)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _batches(items: Iterable, size: int) -> Iterator[list]:

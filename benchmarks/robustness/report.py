@@ -144,9 +144,9 @@ def _quality_text(trunks: Sequence[dict[str, Any]]) -> str:
         f"{accuracy}, the learning rate still high). GASS is the paper's, of all four layers; those below keep "
         "the sign, without the ReLU, and change one thing more. `Attention of each head` weighs each head's channels "
         "of g . v by its own attention instead of by the mean of all heads. `Embedding gradient` is the gradient by "
-        "the token embeddings times their distance to the mean embedding; `halfway` takes it where the whole caption has "
-        "gone half of that way. `Leave one out` masks each word by itself, at a pass a word: the oracle. `Less the "
-        "mean image`: the similarity is that to the image less the mean of all images.\n\n"
+        "the token embeddings times their distance to the mean embedding; `halfway` takes it where the whole caption "
+        "has gone half of that way. `Leave one out` masks each word by itself, at a pass a word: the oracle. `Less "
+        "the mean image`: the similarity is that to the image less the mean of all images.\n\n"
         + table(["score", *headings], rows)
     )
 

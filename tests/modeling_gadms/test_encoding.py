@@ -1,12 +1,15 @@
 """Encoding: the given order, whatever the batches; the model as it was found; errors that name the item."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor
-from modeling_gadms.encoding import encode_captions, encode_images
+from modeling_gadms.encoding import BATCHES_AHEAD, encode_captions, encode_images
 from modeling_gadms.vocabulary import train_tokenizer
 
 
@@ -115,13 +118,68 @@ def test_captions_of_similar_length_share_a_batch(model, processor, monkeypatch)
     assert len(shapes) == 3 and lengths == sorted(lengths) and lengths[0] < lengths[-1]
 
 
-def test_only_one_batch_of_images_is_read_ahead(model, processor, images, monkeypatch):
+def test_images_are_read_while_others_are_encoded_but_no_more_than_two_batches_ahead(
+    model, processor, images, monkeypatch
+):
     read = []
-    seen = []
+    third_batch_began = threading.Event()
     original = model.get_image_features
-    monkeypatch.setattr(model, "get_image_features", lambda **inputs: seen.append(len(read)) or original(**inputs))
-    encode_images(model, processor, (read.append(1) or image for image in images), batch_size=4, progress=False)
-    assert seen == [4, 8, 9]
+
+    def source():
+        for number in range(40):
+            read.append(number)
+            if len(read) > 8:
+                third_batch_began.set()
+            yield images[number % 9]
+
+    def encode(**inputs):
+        # The first batch is not encoded before the third is being read: one after the other, this would not end.
+        assert third_batch_began.wait(timeout=60)
+        batches.append(len(read))
+        time.sleep(0.05)  # for a thread that reads too much
+        assert len(read) <= 4 * (len(batches) + BATCHES_AHEAD)
+        return original(**inputs)
+
+    batches = []
+    monkeypatch.setattr(model, "get_image_features", encode)
+    embeds = encode_images(model, processor, source(), batch_size=4, progress=False)
+    assert len(batches) == 10 and len(embeds) == 40 and read == list(range(40))
+    torch.testing.assert_close(embeds[:9], embeds[27:36], atol=1e-5, rtol=0)
+
+
+def threads_that_read() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+def test_what_the_source_raises_is_raised_after_the_images_before_it(model, processor, images, monkeypatch):
+    encoded = []
+    original = model.get_image_features
+    monkeypatch.setattr(model, "get_image_features", lambda **inputs: encoded.append(1) or original(**inputs))
+
+    def source():
+        yield from images[:5]
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        encode_images(model, processor, source(), batch_size=2, progress=False)
+    assert len(encoded) == 2
+    assert threads_that_read() == []
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_no_thread_outlives_an_error_and_nothing_more_is_read(model, processor, images, monkeypatch, error):
+    read = []
+
+    def interrupted(**inputs):
+        raise error
+
+    monkeypatch.setattr(model, "get_image_features", interrupted)
+    with pytest.raises(error) as raised:  # which keeps the frames, and so what they hold
+        encode_images(
+            model, processor, (read.append(1) or image for image in images * 9), batch_size=2, progress=False
+        )
+    assert threads_that_read() == []
+    assert raised.value is not None and len(read) <= 2 * (1 + BATCHES_AHEAD)
 
 
 def test_dropout_is_off_and_each_module_gets_its_mode_back(model, processor, images):

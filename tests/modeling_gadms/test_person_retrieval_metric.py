@@ -14,7 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_gadms.metrics.person_retrieval.person_retrieval import PersonRetrieval
-from modeling_gadms.metrics.person_retrieval.ranking import rank_metrics, rank_metrics_from_similarity
+from modeling_gadms.metrics.person_retrieval.ranking import (
+    COUNTED_POSITIVES,
+    rank_metrics,
+    rank_metrics_from_similarity,
+)
 
 
 METRIC_FOLDER = Path(__file__).parents[2] / "modeling_gadms" / "metrics" / "person_retrieval"
@@ -68,6 +72,19 @@ def test_metrics_of_a_heavily_tied_matrix_equal_those_of_a_stable_full_sort(retr
     similarity, query_ids, gallery_ids = retrieval
     ours = rank_metrics_from_similarity(torch.tensor(similarity), query_ids, gallery_ids).to_dict()
     assert ours == pytest.approx(naive_metrics(similarity, query_ids, gallery_ids))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([-0.5, 0.0, 0.25, 0.5, 1.0]), min_size=3, max_size=20), st.booleans())
+def test_more_positives_than_are_counted_rank_as_few_do(scores, tied):
+    # Enough gallery rows of one person that the row is sorted; and as many of another, between them.
+    row = np.repeat(scores, COUNTED_POSITIVES).astype(np.float32)
+    if not tied:
+        row += np.random.default_rng(0).permutation(len(row)).astype(np.float32) / 2**16
+    gallery_ids = [position % 2 for position in range(len(row))]
+    assert len(row) // 2 > COUNTED_POSITIVES
+    ours = rank_metrics_from_similarity(row[None], [1], gallery_ids).to_dict()
+    assert ours == pytest.approx(naive_metrics([row.tolist()], [1], gallery_ids))
 
 
 AXIS_ROWS = st.tuples(st.integers(0, 3), st.sampled_from([-2.0, 1.0, 3.0]), st.integers(0, 4))  # axis, length, person
@@ -163,6 +180,21 @@ def test_peak_memory_does_not_grow_with_queries_times_gallery():
     small, large = peak(500), peak(2000)
     assert large < 5 * small  # 4 times the rows: 4 times the memory, not 16
     assert large < 2000 * 2000 * 4 / 4  # a quarter of the similarity matrix alone
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_peak_memory_does_not_grow_with_the_queries(dtype):
+    def peak(rows: int) -> int:
+        queries = torch.ones(rows, 512, dtype=dtype)
+        tracemalloc.start()
+        try:
+            rank_metrics(queries, torch.ones(4, 512), np.zeros(rows, int), [0] * 4, chunk_size=16)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(100)  # what is loaded once
+    assert peak(4000) - peak(100) < 4000 * 512 * 4 / 10  # a tenth of a float32 copy: ids and ranks, no embeddings
 
 
 EMBEDS = torch.eye(3)

@@ -1,8 +1,9 @@
 """R@k, mAP and mINP of a retrieval, exact and without ever sorting the whole similarity matrix.
 
 Every metric here is a function of the ranks of a query's positives (the gallery rows with the query's person id).
-So nothing but those ranks is computed: one chunk of queries at a time, each similarity row is sorted by value alone,
-without indices, and the positives are looked up in it. Memory is that of one chunk.
+So nothing but those ranks is computed, one chunk of queries at a time: the rank of a positive is one more than the
+number of gallery rows before it, and those are counted; only the row of a query with very many positives is sorted, by
+value alone. Memory is that of one chunk.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,9 @@ import torch
 
 METRIC_NAMES = ("r1", "r5", "r10", "map", "minp")
 """Keys of [`RetrievalMetrics.to_dict`], unless other k of R@k are asked for."""
+
+COUNTED_POSITIVES = 64
+"""Of a query with more positives the row is sorted, which costs as much as to count for some 70."""
 
 PersonIds = Sequence[int | str] | np.ndarray | torch.Tensor  # all integers or all strings
 
@@ -45,7 +49,7 @@ def rank_metrics(
     gallery_ids: PersonIds,
     *,
     ks: Sequence[int] = (1, 5, 10),
-    chunk_size: int = 256,
+    chunk_size: int = 512,
 ) -> RetrievalMetrics:
     """Rank a gallery for every query by cosine similarity and measure where the query's person is found.
 
@@ -71,7 +75,8 @@ def rank_metrics(
         query_ids (`Sequence[int]` or `Sequence[str]` of length `num_queries`): person id of each query.
         gallery_ids (of the same type, of length `num_gallery`): person id of each gallery row.
         ks (`Sequence[int]`): the k of R@k. A k beyond the gallery's size counts the whole gallery.
-        chunk_size (`int`): queries ranked at once; memory is `4 * chunk_size * num_gallery` bytes.
+        chunk_size (`int`): queries ranked at once; memory is `4 * chunk_size * (num_gallery + projection_dim)` bytes
+            and a float32 copy of the gallery, however many the queries.
 
     Returns:
         [`RetrievalMetrics`]: in percent.
@@ -82,20 +87,21 @@ def rank_metrics(
         TypeError: if ids are not all integers or all strings.
     """
     _check_positive("chunk_size", [chunk_size])
-    queries = _normalised_rows(query_embeds, "query_embeds")
-    gallery = _normalised_rows(gallery_embeds, "gallery_embeds")
-    if queries.shape[1] != gallery.shape[1]:
+    queries, rows = _matrix(query_embeds, "query_embeds"), _matrix(gallery_embeds, "gallery_embeds")
+    if queries.shape[1] != rows.shape[1]:
         raise ValueError(
-            f"query_embeds have {queries.shape[1]} dimensions and gallery_embeds {gallery.shape[1]}; "
+            f"query_embeds have {queries.shape[1]} dimensions and gallery_embeds {rows.shape[1]}; "
             "encode both with the same model"
         )
-    gallery, copy_of = _distinct_rows(gallery)
+    # Queries are looked at before the first is ranked, so that an error does not come after minutes.
+    for name, embeds in (("query_embeds", queries), ("gallery_embeds", rows)):
+        _check_rows(embeds, name, chunk_size)
+    gallery, copy_of = _distinct_rows(np.concatenate(list(_unit_chunks(rows, chunk_size))))
     has_duplicates = len(gallery) < len(copy_of)
 
     def similarity_rows() -> Iterator[np.ndarray]:
-        for start in range(0, len(queries), chunk_size):
-            chunk = queries[start : start + chunk_size] @ gallery.T  # (chunk_size, number of distinct gallery rows)
-            for row in chunk:
+        for chunk in _unit_chunks(queries, chunk_size):
+            for row in chunk @ gallery.T:  # (number of distinct gallery rows,)
                 yield row[copy_of] if has_duplicates else row
 
     return _metrics(similarity_rows(), (len(queries), len(copy_of)), query_ids, gallery_ids, ks)
@@ -117,7 +123,7 @@ def rank_metrics_from_similarity(
         similarity (`torch.FloatTensor` of shape `(num_queries, num_gallery)`): higher is better; compared as given.
         query_ids, gallery_ids, ks: as in [`rank_metrics`], and so are ties, return value and errors.
     """
-    matrix = _matrix(similarity, "similarity")
+    matrix = _to_numpy(_matrix(similarity, "similarity"))
     bad_rows = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
     if len(bad_rows):
         raise ValueError(f"similarity has NaN or infinity in row {bad_rows[0]} ({len(bad_rows)} such rows)")
@@ -170,8 +176,15 @@ def _metrics(
 
 def _positive_ranks(row: np.ndarray, positives: np.ndarray) -> np.ndarray:
     """Return the ranks, from 1 and ascending, that `positives` hold in a stable descending sort of `row`."""
-    ascending = np.sort(row)  # values alone: several times faster than an argsort
     scores = row[positives]
+    if len(positives) <= COUNTED_POSITIVES:
+        # Before a positive stand the rows that are better, and the rows of lower index that are as good.
+        before = [
+            np.count_nonzero(row[:position] >= score) + np.count_nonzero(row[position + 1 :] > score)
+            for position, score in zip(positives, scores, strict=True)
+        ]
+        return np.sort(before) + 1
+    ascending = np.sort(row)  # values alone: several times faster than an argsort
     not_above = np.searchsorted(ascending, scores, side="right")
     below = np.searchsorted(ascending, scores, side="left")
     if np.all(not_above - below == 1):  # each positive is alone at its score
@@ -181,29 +194,41 @@ def _positive_ranks(row: np.ndarray, positives: np.ndarray) -> np.ndarray:
     return np.sort(rank_of[positives])
 
 
-def _matrix(values: torch.Tensor | np.ndarray, name: str) -> np.ndarray:
-    matrix = torch.as_tensor(values).detach().cpu()
+def _matrix(values: torch.Tensor | np.ndarray, name: str) -> torch.Tensor:
+    matrix = torch.as_tensor(values).detach()
     if matrix.dim() != 2 or 0 in matrix.shape:
         raise ValueError(f"{name} has shape {tuple(matrix.shape)}; a non-empty matrix, one row an item, is needed")
-    if not matrix.is_floating_point():
-        matrix = matrix.double()
-    elif matrix.dtype != torch.float64:
-        matrix = matrix.float()  # NumPy has no bfloat16
-    return matrix.numpy()
+    return matrix
 
 
-def _normalised_rows(embeds: torch.Tensor | np.ndarray, name: str) -> np.ndarray:
-    rows = _matrix(embeds, name).astype(np.float32)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+def _to_numpy(matrix: torch.Tensor) -> np.ndarray:
+    """Return `matrix` in float64 if it holds that or whole numbers, else in float32."""
+    wide = matrix.dtype == torch.float64 or not matrix.is_floating_point()
+    values: np.ndarray = matrix.cpu().to(torch.float64 if wide else torch.float32).numpy()  # NumPy has no bfloat16
+    return values
+
+
+def _check_rows(embeds: torch.Tensor, name: str, chunk_size: int) -> None:
+    norms = np.concatenate([_float32_and_norms(chunk)[1][:, 0] for chunk in embeds.split(chunk_size)])
     bad_rows = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
     if len(bad_rows):
         fault = "is zero" if norms[bad_rows[0]] == 0 else "has NaN or infinity in float32"
         raise ValueError(
-            f"{name}: row {bad_rows[0]} {fault} ({len(bad_rows)} of {len(rows)} rows cannot be ranked); "
+            f"{name}: row {bad_rows[0]} {fault} ({len(bad_rows)} of {len(norms)} rows cannot be ranked); "
             "look at the model and the input that gave this row"
         )
-    np.divide(rows, norms, out=rows)
-    return np.add(rows, 0.0, out=rows)  # -0.0 becomes 0.0, so that equal rows have equal bytes
+
+
+def _unit_chunks(embeds: torch.Tensor, chunk_size: int) -> Iterator[np.ndarray]:
+    """Yield arrays of shape `(chunk_size, projection_dim)`, the last one shorter: the rows in float32, of length 1."""
+    for chunk in embeds.split(chunk_size):
+        rows, norms = _float32_and_norms(chunk)
+        yield rows / norms + 0.0  # -0.0 becomes 0.0, so that equal rows have equal bytes
+
+
+def _float32_and_norms(chunk: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    rows = chunk.cpu().float().numpy()
+    return rows, np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def _distinct_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
