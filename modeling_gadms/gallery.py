@@ -3,9 +3,9 @@
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import lancedb
 import pyarrow as pa
@@ -161,9 +161,10 @@ class PersonGallery:
         """
         records = iter(records)
         added = 0
-        while rows := self._embed(islice(records, WRITE_ROWS), batch_size):
-            self._table.add(pa.Table.from_batches(rows))
-            added += sum(batch.num_rows for batch in rows)
+        for first in records:
+            rows = self._embed(chain([first], islice(records, WRITE_ROWS - 1)), batch_size)
+            self._table.add(pa.Table.from_pylist(rows, schema=self._table.schema))
+            added += len(rows)
         self._index_if_large()
         return added
 
@@ -190,17 +191,17 @@ class PersonGallery:
         found.sort(key=lambda row: (row["_distance"], row["source"], row["frame"] or 0, row["left"] or 0))
         return [_to_result(rank, row) for rank, row in enumerate(found, start=1)]
 
-    def _embed(self, records: Iterator[PersonRecord], batch_size: int) -> list[pa.RecordBatch]:
-        batches = []
-        while batch := list(islice(records, batch_size)):
-            images = [record.image for record in batch]
-            vectors = encode_images(self._model, self._processor, images, batch_size=batch_size, progress=False)
-            rows = [
-                {"vector": vector, "thumbnail": _thumbnail(record.image), **_metadata(record)}
-                for vector, record in zip(vectors.numpy(), batch, strict=True)
-            ]
-            batches.append(pa.RecordBatch.from_pylist(rows, schema=self._table.schema))
-        return batches
+    def _embed(self, records: Iterator[PersonRecord], batch_size: int) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+
+        def images() -> Iterator[Image.Image]:
+            # `encode_images` reads it beside the model: so thumbnails are made there too, and no picture is kept.
+            for record in records:
+                rows.append({"thumbnail": _thumbnail(record.image), **_metadata(record)})
+                yield record.image
+
+        vectors = encode_images(self._model, self._processor, images(), batch_size=batch_size, progress=False)
+        return [{**row, "vector": vector} for row, vector in zip(rows, vectors.numpy(), strict=True)]
 
     def _index_if_large(self) -> None:
         if self._model.config.projection_dim % 8:
