@@ -9,7 +9,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-video demo-build bench-construction fetch-env test test-lowest torture lint format clean
+.PHONY: help demo demo-video demo-build bench bench-construction fetch-env test test-lowest torture lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ demo-build: $(VENV)/.installed-demo-build  ## build a data set of persons from t
 	$(PYTHON) -m venv .venv-fetch
 	.venv-fetch/bin/python -m pip install --disable-pip-version-check --quiet --requirement constraints-fetch.txt
 	@touch $@
+
+bench: $(VENV)/.installed-benchmark  ## the benchmarks in small, against the committed ratios: 10 minutes on two idle cores
+	$(OFFLINE) $(BIN)/python benchmarks/bench.py
 
 bench-construction: $(VENV)/.installed-benchmark  ## speed and memory of building a data set: about 18 minutes
 	$(OFFLINE) $(BIN)/python benchmarks/construction.py
