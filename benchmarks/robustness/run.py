@@ -84,6 +84,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.quick:
         runs = [run for run in runs if run in QUICK_RUNS]
     runs = [run for run in runs if not arguments.only or run.objective in arguments.only]
+    runs.sort(key=lambda run: run.seed)  # what is cut short has its first seeds complete
     branches = [(run, results / f"{run.name}.json") for run in runs]
     tasks: list[tuple[int | Run, Path]] = [(run, path) for run, path in branches if not path.is_file()]
     if tasks:

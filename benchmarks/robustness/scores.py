@@ -39,6 +39,8 @@ class ScoreVariant:
         towards (`float`): how far the caption's tokens have gone towards no meaning, from 0 to 1, where the score is
             taken; see [`embedding_gradient_scores`].
         scaled (`str`): to [0, 1] over each `"caption"`, or over all captions of the `"batch"`.
+        of (`str`): what the gradient is by: `"values"` of each layer, as in GASS, or the token `"embeddings"`, to
+            which layers, scales and factors mean nothing.
     """
 
     layers: tuple[int, ...] = (0, 1, 2, 3)
@@ -49,6 +51,7 @@ class ScoreVariant:
     centred: bool = False
     towards: float = 0.0
     scaled: str = "caption"
+    of: str = "values"
 
 
 @dataclass
@@ -148,19 +151,18 @@ def variant_scores(
     variant: ScoreVariant,
 ) -> torch.Tensor:
     """The scores as masks take them: `torch.FloatTensor` of shape `(batch_size, sequence_length)`, in [0, 1]."""
-    evidence = gather_evidence(
-        model,
-        input_ids,
-        attention_mask,
-        image_embeds,
-        centred=variant.centred,
-        towards=variant.towards,
-        scales=(variant.scales,),
-    )
-    scores = signed_scores(evidence, variant)
+    arguments = (model, input_ids, attention_mask, image_embeds)
+    way = {"centred": variant.centred, "towards": variant.towards}
+    if variant.of == "embeddings":
+        scores = embedding_gradient_scores(*arguments, **way)
+        scores = torch.relu(scores) if variant.rectified == "sum" else scores
+        own_tokens = caption_token_mask(input_ids, model.text_model.config.eos_token_id, attention_mask)
+    else:
+        evidence = gather_evidence(*arguments, **way, scales=(variant.scales,))
+        scores, own_tokens = signed_scores(evidence, variant), evidence.own_tokens
     if variant.scaled == "caption":
-        return scale_within_caption(scores, evidence.own_tokens)
-    return scale_within_caption(scores.reshape(1, -1), evidence.own_tokens.reshape(1, -1)).reshape(scores.shape)
+        return scale_within_caption(scores, own_tokens)
+    return scale_within_caption(scores.reshape(1, -1), own_tokens.reshape(1, -1)).reshape(scores.shape)
 
 
 def embedding_gradient_scores(

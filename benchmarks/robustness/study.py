@@ -62,31 +62,34 @@ OBJECTIVES = {
     "gass-both": Objective("GASS both"),
 }
 SIGNED = ScoreVariant(rectified="none")
+HALFWAY = ScoreVariant(of="embeddings", rectified="none", towards=0.5)
+STRONG = {"noise_mask_rate": 0.9}
 ABLATIONS = {
     "truth": Objective("noise known", truth=True),
     "truth-strong": Objective("noise known, alpha_n = 1", {"noise_mask_rate": 1.0}, truth=True),
-    "start-0": Objective("masks from the first step", start=0.0),
-    "start-third": Objective("masks from a third of the trunk", start=1 / 3),
-    "start-two-thirds": Objective("masks from two thirds of the trunk", start=2 / 3),
+    "halfway": Objective("embedding gradient halfway", variant=HALFWAY),
+    "halfway-strong": Objective("embedding gradient halfway, alpha_n = 0.9", STRONG, variant=HALFWAY),
+    "halfway-wide": Objective(
+        "embedding gradient halfway, alpha_n = 0.9, gamma_n = 0.7",
+        STRONG | {"noise_mask_threshold": 0.7},
+        variant=HALFWAY,
+    ),
+    "signed": Objective("no ReLU", variant=SIGNED),
+    "signed-strong": Objective("no ReLU, alpha_n = 0.9", STRONG, variant=SIGNED),
+    "heads": Objective("no ReLU, attention of each head", variant=ScoreVariant(rectified="none", attention="heads")),
     "alpha-0.5": Objective("alpha_n = 0.5", {"noise_mask_rate": 0.5}),
-    "alpha-0.9": Objective("alpha_n = 0.9", {"noise_mask_rate": 0.9}),
+    "alpha-0.9": Objective("alpha_n = 0.9", STRONG),
     "lambda-5": Objective("lambda = 5", {"mask_sharpness": 5.0}),
     "gamma-n-0.7": Objective("gamma_n = 0.7", {"noise_mask_threshold": 0.7}),
     "gamma-i-0.3": Objective("gamma_i = 0.3", {"informative_mask_threshold": 0.3}),
     "last-layer": Objective("last layer alone", {"score_layers": 1}),
-    "last-two": Objective("last two layers", {"score_layers": 2}),
     "scale-1": Objective("MSP scale 1 alone", {"score_scales": (1,)}),
     "no-attention": Objective("no attention factor", variant=ScoreVariant(attention="none")),
     "relu-layer": Objective("ReLU in each layer", variant=ScoreVariant(rectified="layer")),
     "batch-scaled": Objective("scaled over the batch", variant=ScoreVariant(scaled="batch")),
-    "signed": Objective("no ReLU", variant=SIGNED),
-    "signed-alpha-0.9": Objective("no ReLU, alpha_n = 0.9", {"noise_mask_rate": 0.9}, variant=SIGNED),
-    "signed-gamma": Objective(
-        "no ReLU, alpha_n = 0.9, gamma_n = 0.7",
-        {"noise_mask_rate": 0.9, "noise_mask_threshold": 0.7},
-        variant=SIGNED,
-    ),
     "centred": Objective("image less the batch's mean", variant=ScoreVariant(centred=True)),
+    "start-two-thirds": Objective("masks from two thirds of the trunk", start=2 / 3),
+    "start-0": Objective("masks from the first step", start=0.0),
 }
 """Each differs from GASS with both masks in what its label says, and nothing else."""
 

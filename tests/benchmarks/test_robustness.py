@@ -66,7 +66,8 @@ def test_the_paper_s_way_gives_the_score_of_the_package(model, batch, image_embe
 @pytest.mark.parametrize(
     "change",
     [{"attention": "none"}, {"attention": "heads"}, {"towards": 0.5}, {"importance": False}, {"rectified": "layer"},
-     {"rectified": "none"}, {"centred": True}, {"scaled": "batch"}, {"layers": (3,)}],
+     {"rectified": "none"}, {"centred": True}, {"scaled": "batch"}, {"layers": (3,)},
+     {"of": "embeddings"}, {"of": "embeddings", "rectified": "none", "towards": 0.5}],
 )  # fmt: skip
 def test_each_part_of_the_score_can_be_changed_alone(model, batch, image_embeds, change):
     from scores import ScoreVariant, variant_scores
