@@ -31,7 +31,7 @@ from .masking_gadms import (
     informative_mask_probability,
     noise_mask_probability,
 )
-from .packing_gadms import pack_captions
+from .packing_gadms import pack_captions, takes_packed_captions
 from .token_scoring_gadms import gradient_attention_scores, token_image_cosine_scores
 
 
@@ -361,7 +361,7 @@ class GADMSModel(GADMSPreTrainedModel):
         Without an `attention_mask`, or with an attention implementation that takes no mask of its own, captions are
         encoded as they are.
         """
-        if attention_mask is None or self.text_model.config._attn_implementation not in ("sdpa", "eager"):
+        if attention_mask is None or not takes_packed_captions(self.text_model.config):
             return self.get_text_features(input_ids, attention_mask)
         capacity = cast(int, self.config.text_config.max_position_embeddings)
         packed = pack_captions(input_ids, attention_mask, capacity=capacity, dtype=self.dtype)

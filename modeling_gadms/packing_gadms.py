@@ -3,6 +3,12 @@
 from dataclasses import dataclass
 
 import torch
+from transformers import CLIPTextConfig
+
+
+def takes_packed_captions(text_config: CLIPTextConfig) -> bool:
+    """Whether the attention in use takes a mask of any shape; flash attention takes none."""
+    return text_config._attn_implementation in ("sdpa", "eager")
 
 
 @dataclass
