@@ -29,7 +29,8 @@ _FONT_FILES = (
     "PingFang.ttc",
     "msyh.ttc",
 )
-_NO_CHARACTER = "\U0010ffff"
+# Hardly any font has them: no character, and a mark, for which some versions of Pillow draw a circle as well.
+_MISSING = ("\U0010ffff", "\U0001e8d6")
 
 
 def font_for(text: str, size: int) -> Font:
@@ -128,4 +129,4 @@ def _fonts(size: int) -> tuple[Font, ...]:
 def _has_glyph(font: Font, char: str) -> bool:
     # Basic layout: the other one gives a missing mark no width, so that it no longer looks like a missing character.
     plain = font.font_variant(layout_engine=ImageFont.Layout.BASIC)
-    return char.isspace() or bytes(plain.getmask(char)) != bytes(plain.getmask(_NO_CHARACTER))
+    return char.isspace() or bytes(plain.getmask(char)) not in [bytes(plain.getmask(missing)) for missing in _MISSING]
