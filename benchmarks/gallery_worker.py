@@ -31,7 +31,7 @@ from lancedb.index import Bitmap, BTree
 from measuring import in_turn, peak_memory_bytes
 from PIL import Image
 
-from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor, gallery
+from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor, gallery, gallery_search
 from modeling_gadms.detection import PersonBox
 from modeling_gadms.gallery import PersonGallery, PersonRecord
 from modeling_gadms.vocabulary import train_tokenizer
@@ -263,7 +263,9 @@ def table_search(made: PersonGallery, query: np.ndarray, *, scan: bool = False, 
     """A search of the table with the gallery's own settings that fetches nothing but rows' numbers."""
     search: Any = made._table.search(query, vector_column_name="vector").distance_type("cosine").limit(TOP_K)
     search = (
-        search.nprobes(gallery._PARTS_SEARCHED).refine_factor(gallery._REFINE_FACTOR).select(["frame", "_distance"])
+        search.nprobes(gallery_search._PARTS_SEARCHED)
+        .refine_factor(gallery_search._REFINE_FACTOR)
+        .select(["frame", "_distance"])
     )
     search = search.bypass_vector_index() if scan else search
     search = search.where(where, prefilter=True) if where else search

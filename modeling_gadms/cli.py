@@ -4,7 +4,6 @@ Only what `--help` needs is imported here; each command imports what it runs.
 """
 
 import json
-from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -150,8 +149,7 @@ def search(
         results = PersonGallery.open(gallery, loaded, processor).search(text, top_k)
         _save(draw_contact_sheet(text, results), out)
         if as_json:
-            rows = [{key: value for key, value in asdict(result).items() if key != "thumbnail"} for result in results]
-            typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+            typer.echo(json.dumps([result.to_dict() for result in results], indent=2, ensure_ascii=False))
             return
         for result in results:
             typer.echo(f"{result.rank:>4}  {result.score:.3f}  {result.source}  {place_and_time(result)}".rstrip())

@@ -34,9 +34,22 @@ def model_fingerprint(model: RetrievalModel, processor: GADMSProcessor) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    digest.update(_preprocessed(processor))
+    return digest.hexdigest()[:16]
+
+
+def preprocessing_fingerprint(processor: GADMSProcessor) -> str:
+    """A digest of what the processor makes of a sentence and of a picture of one colour.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+    """
+    return hashlib.sha256(_preprocessed(processor)).hexdigest()[:16]
+
+
+def _preprocessed(processor: GADMSProcessor) -> bytes:
     probe = processor(text=[_PROBE_TEXT], images=[Image.new("RGB", (100, 200), _PROBE_COLOUR)], return_tensors="pt")
     pixels = probe["pixel_values"].float()
     # Two decimals: the last digits depend on who does the arithmetic.
     colour = [round(channel, 2) for channel in pixels.mean((0, 2, 3)).tolist()]
-    digest.update(json.dumps([probe["input_ids"].tolist(), list(pixels.shape), colour]).encode())
-    return digest.hexdigest()[:16]
+    return json.dumps([probe["input_ids"].tolist(), list(pixels.shape), colour]).encode()

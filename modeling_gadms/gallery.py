@@ -1,27 +1,54 @@
 """A gallery of persons: embeddings, thumbnails and where each person was seen, in one Lance table."""
 
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import lancedb
 import pyarrow as pa
-from lancedb.index import IvfRq
-from lancedb.query import LanceVectorQueryBuilder
+import torch
+from lancedb.index import BTree, IvfRq
 from lancedb.table import Table
 from PIL import Image
 
-from .detection import PersonBox
 from .encoding import encode_captions, encode_images
-from .fingerprint import model_fingerprint
+from .fingerprint import model_fingerprint, preprocessing_fingerprint
+from .gallery_filter import check_filter, literal
+from .gallery_records import (
+    WITHOUT_WEIGHT,
+    AddReport,
+    GalleryModel,
+    PersonRecord,
+    Query,
+    SearchResult,
+    Walk,
+)
+from .gallery_schema import UPDATABLE, check_values, gallery_schema, model_of, to_row, user_columns
+from .gallery_search import LikedPerson, in_list, liked_person, nearest_persons, of_walk, read_persons
 from .images import to_jpeg
-from .onnx_model import RUNTIMES, RetrievalModel, runtime_of
+from .onnx_model import RetrievalModel, runtime_of
 from .processing_gadms import GADMSProcessor
 from .queries import check_query
 
+
+if TYPE_CHECKING:
+    from .gallery_care import GalleryInfo, VerificationReport
+
+
+__all__ = [
+    "AddReport",
+    "GalleryModel",
+    "PersonGallery",
+    "PersonRecord",
+    "Query",
+    "SearchResult",
+    "Walk",
+    "gallery_model",
+]
 
 INDEX_FROM_ROWS = 10_000
 """Unindexed rows from which `add` builds an index. A scan of so many is exact and takes 12 ms on two cores, less than
@@ -29,67 +56,20 @@ an answer of the index at a million rows; one of 100,000 takes 80 ms, and the in
 WRITE_ROWS = 4096
 """Rows of one commit: about 30 MB with their thumbnails. What is committed survives an interruption."""
 THUMBNAIL_HEIGHT = 256
+KEEP_VERSIONS = timedelta(hours=1)
+"""Age from which `compact` removes earlier versions: what reads one meanwhile is not to lose it."""
 _TABLE = "persons"
-_METADATA_KEY = b"gadms"
+_READ_AGAIN = timedelta(seconds=1)
+"""Age from which an open gallery looks whether another process has changed it."""
+_LOOKUP = 64
+"""Persons of which is asked at once whether the gallery has them."""
 _INDEX_BITS = 4
 """Of each dimension in the index. With 1 bit, five times as many rows compared exactly still find fewer of the
 nearest: 0.997 of them in 100,000 rows, against 1.000."""
-_PARTS_SEARCHED = 128
-"""Of the index, which has a part for about 4,096 rows: all of them up to half a million rows. At a million, the
-nearest half, which takes 14 ms for recall@10 of 0.996; all of them take 16 ms for 1.000."""
-_REFINE_FACTOR = 4
-"""Rows compared exactly, by their whole vectors, for each row wanted. Directions that fill the space, the worst case,
-need 4 for recall@10 of 0.99, persons 2."""
+_THREADS = 4
+"""That answer several queries."""
 
-
-@dataclass(frozen=True)
-class PersonRecord:
-    """A person to put into a gallery.
-
-    Attributes:
-        image (`PIL.Image.Image`): the person, cropped.
-        source (`str`): the image file, or the video.
-        frame (`int`, *optional*): number of the video's frame.
-        time_seconds (`float`, *optional*): when the video shows it.
-        box (`PersonBox`, *optional*): where the detector found the person in the frame.
-    """
-
-    image: Image.Image
-    source: str
-    frame: int | None = None
-    time_seconds: float | None = None
-    box: PersonBox | None = None
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """A person found, with `rank` from 1 and `score`, the cosine similarity to the query; `thumbnail` is a JPEG."""
-
-    rank: int
-    score: float
-    source: str
-    frame: int | None
-    time_seconds: float | None
-    box: PersonBox | None
-    thumbnail: bytes
-
-
-@dataclass(frozen=True)
-class GalleryModel:
-    """The model a gallery was built with, as stored in the table.
-
-    Attributes:
-        name (`str`): where it was loaded from.
-        fingerprint (`str`): of [`~modeling_gadms.fingerprint.model_fingerprint`].
-        runtime (`str`): what ran it; galleries from before there was a choice do not tell, and are of torch.
-    """
-
-    name: str
-    fingerprint: str
-    runtime: str = RUNTIMES[0]
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.fingerprint}, run by {self.runtime})"
+AnyQuery = str | Image.Image | Query
 
 
 class PersonGallery:
@@ -98,7 +78,7 @@ class PersonGallery:
     Example:
 
         gallery = PersonGallery.open("my_gallery", model, processor)
-        for result in gallery.search("a woman in a red coat", top_k=5):
+        for result in gallery.search("a woman in a red coat", top_k=5, where="camera = 'gate-2'"):
             print(result.rank, result.score, result.source)
     """
 
@@ -110,126 +90,321 @@ class PersonGallery:
 
     @classmethod
     def create(
-        cls, location: str | Path, model: RetrievalModel, processor: GADMSProcessor, *, overwrite: bool = False
+        cls,
+        location: str | Path,
+        model: RetrievalModel,
+        processor: GADMSProcessor,
+        *,
+        columns: Mapping[str, str] | None = None,
+        overwrite: bool = False,
+        storage_options: dict[str, str] | None = None,
     ) -> "PersonGallery":
         """Make an empty gallery.
 
         Args:
             location: a folder, made if needed, or a URI that LanceDB knows (`s3://bucket/gallery`).
+            columns: of your own, by name the type: `"string"`, `"integer"`, `"float"`, `"boolean"` or `"time"`.
             overwrite: whether to remove the persons of a gallery that is there already. An empty one, as a failed
                 run leaves behind, is replaced in any case.
+            storage_options: of an object store, as LanceDB takes them; by default from the environment.
 
         Raises:
             FileExistsError: if there is a gallery with persons already and `overwrite` is not given.
+            ValueError: if a column cannot be.
         """
         location = str(location)
-        database = lancedb.connect(location)
+        schema = gallery_schema(model.config.projection_dim, _described(model, processor), columns or {})
+        database = _connect(location, storage_options)
         exists = _TABLE in database.list_tables().tables
         if exists and not overwrite and (persons := database.open_table(_TABLE).count_rows()):
             raise FileExistsError(
                 f"There is a gallery of {persons} persons in {location} already: give another place, or --overwrite "
                 "(in Python overwrite=True) to replace it"
             )
-        schema = _schema(model.config.projection_dim, _described(model, processor))
         table = database.create_table(_TABLE, schema=schema, mode="overwrite" if exists else "create")
+        # So that of two processes that add the same person at once the second one notices.
+        cast(Any, table).set_unenforced_primary_key(["id"])
         return cls(location, table, model, processor)
 
     @classmethod
-    def open(cls, location: str | Path, model: RetrievalModel, processor: GADMSProcessor) -> "PersonGallery":
+    def open(
+        cls,
+        location: str | Path,
+        model: RetrievalModel,
+        processor: GADMSProcessor,
+        *,
+        storage_options: dict[str, str] | None = None,
+    ) -> "PersonGallery":
         """Open a gallery with the model that it was built with, in the same runtime.
 
         Raises:
             FileNotFoundError: if there is no gallery.
-            ValueError: if another model built it, or the same in another runtime.
+            ValueError: if another model built it, or the same in another runtime or with another preprocessing.
         """
-        table = _open_table(str(location))
-        built_with, given = _model_of(table), _described(model, processor)
-        if given.fingerprint != built_with.fingerprint:
-            raise ValueError(
-                f"The gallery in {location} was built by the model {built_with}, and the model given is {given}: "
-                "their embeddings cannot be compared. Give the first model and runtime, or index anew with the second"
-            )
+        table = _open_table(str(location), storage_options)
+        _refuse_another_model(str(location), model_of(table.schema), _described(model, processor))
         return cls(str(location), table, model, processor)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that its user declared, by name the type."""
+        return user_columns(self._table.schema)
+
+    @property
+    def model(self) -> GalleryModel:
+        """The model that it was built with."""
+        return model_of(self._table.schema)
 
     def __len__(self) -> int:
         return self._table.count_rows()
 
-    def add(self, records: Iterable[PersonRecord], *, batch_size: int = 64) -> int:
-        """Embed persons and append them; returns how many. A gallery that has grown large is indexed by the way.
+    def add(self, records: Iterable[PersonRecord], *, batch_size: int = 64) -> AddReport:
+        """Embed persons and append them; those that are there already are left alone, so that a run that was cut off
+        can be repeated. A gallery that has grown large is indexed by the way.
 
-        `records` may be a generator: at most `WRITE_ROWS` persons are held in memory.
+        Several processes may add at once.
+
+        Args:
+            records (`Iterable[PersonRecord]`): may be a generator: at most `WRITE_ROWS` persons are held in memory.
+            batch_size (`int`): persons embedded at once.
+
+        Raises:
+            ValueError: if a record has a column that the gallery has not, or a value of another type.
         """
-        records = iter(records)
-        added = 0
-        for first in records:
-            rows = self._embed(chain([first], islice(records, WRITE_ROWS - 1)), batch_size)
-            self._table.add(pa.Table.from_pylist(rows, schema=self._table.schema))
-            added += len(rows)
-        self._index_if_large()
-        return added
+        columns = self.columns
+        met: set[str] = set()  # since the last commit
+        there = 0
 
-    def search(self, text: str, top_k: int = 10) -> list[SearchResult]:
-        """The `top_k` persons most similar to a description, best first; fewer if the gallery has fewer.
+        def new_ones() -> Iterator[tuple[PersonRecord, dict[str, Any]]]:
+            nonlocal there
+            remaining = iter(records)
+            while group := list(islice(remaining, min(_LOOKUP, WRITE_ROWS))):
+                rows = [(record, to_row(record, columns)) for record in group]
+                known = self._known([row["id"] for _, row in rows])
+                for record, row in rows:
+                    if row["id"] in known or row["id"] in met:
+                        there += 1
+                    else:
+                        met.add(row["id"])
+                        yield record, row
+
+        added = 0
+        remaining = new_ones()
+        for first in remaining:
+            rows = self._embed(chain([first], islice(remaining, WRITE_ROWS - 1)), batch_size)
+            # What another process has added since is left out here.
+            inserted = (
+                self._table.merge_insert("id")
+                .when_not_matched_insert_all()
+                .execute(pa.Table.from_pylist(rows, schema=self._table.schema))
+            )
+            met.clear()
+            added += inserted.num_inserted_rows
+            there += len(rows) - inserted.num_inserted_rows
+        self._index_if_large()
+        return AddReport(added, there)
+
+    @overload
+    def search(
+        self, query: AnyQuery, top_k: int = 10, *, where: str | None = None, group_tracks: bool = True
+    ) -> list[SearchResult]: ...
+
+    @overload
+    def search(
+        self, query: list[AnyQuery], top_k: int = 10, *, where: str | None = None, group_tracks: bool = True
+    ) -> list[list[SearchResult]]: ...
+
+    def search(
+        self,
+        query: AnyQuery | list[AnyQuery],
+        top_k: int = 10,
+        *,
+        where: str | None = None,
+        group_tracks: bool = True,
+    ) -> list[SearchResult] | list[list[SearchResult]]:
+        """The `top_k` persons most similar to a query, best first; fewer if there are fewer.
 
         Equal scores are ordered by source, then frame, then the box's left side.
 
+        Args:
+            query: a description, a picture, or a [`Query`] of several parts; of several queries a list.
+            top_k (`int`)
+            where (`str`, *optional*): a condition on columns, as [`~modeling_gadms.gallery_filter.check_filter`] takes
+                it: `"camera = 'gate-2' AND time > '2026-11-25 08:00'"`.
+            group_tracks (`bool`): whether a walk that was tracked is one result, by its most similar crop.
+
+        Returns:
+            `list[SearchResult]`, of several queries a list of such lists.
+
         Warns:
-            UserWarning: if the description is longer than the model reads.
+            UserWarning: if a description is longer than the model reads, or says what should not be there.
         Raises:
-            ValueError: if the description is empty, `top_k` not positive, or the gallery empty.
+            ValueError: if a description is empty, the filter is not allowed, `top_k` not positive, the gallery empty,
+                or nobody has the id in `like`.
         """
         if top_k < 1:
             raise ValueError(f"top_k must be 1 or more, not {top_k}")
-        query = check_query(self._processor, text)
-        if len(self) == 0:
+        queries = [_as_query(each) for each in (query if isinstance(query, list) else [query])]
+        condition = check_filter(where, self._table.schema) if where else None
+        if queries and len(self) == 0:
             raise ValueError(f"The gallery in {self.location} holds no person yet: {_how_to_index(self.location)}")
-        vector = encode_captions(self._model, self._processor, [query], progress=False)[0]
-        nearest = cast(LanceVectorQueryBuilder, self._table.search(vector.numpy(), vector_column_name="vector"))
-        # Both matter to an indexed gallery alone: how much of the index to visit, and how many to compare exactly.
-        nearest = nearest.distance_type("cosine").nprobes(_PARTS_SEARCHED).refine_factor(_REFINE_FACTOR)
-        found = nearest.limit(top_k).to_list()
-        found.sort(key=lambda row: (row["_distance"], row["source"], row["frame"] or 0, row["left"] or 0))
-        return [_to_result(rank, row) for rank, row in enumerate(found, start=1)]
+        vectors, liked = self._query_vectors(queries)
 
-    def _embed(self, records: Iterator[PersonRecord], batch_size: int) -> list[dict[str, Any]]:
+        def answer(vector: torch.Tensor, like: LikedPerson | None) -> list[SearchResult]:
+            return nearest_persons(self._table, vector, top_k, condition, like, group_tracks=group_tracks)
+
+        if not isinstance(query, list):
+            return answer(vectors[0], liked[0])
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return list(pool.map(answer, vectors, liked))
+
+    def get(self, ids: Sequence[str]) -> list[SearchResult]:
+        """Persons by their ids, in that order, those that are not there left out. As nothing is asked, their rank
+        counts them and their score is 1."""
+        found = {person.id: person for person in read_persons(self._table, in_list("id", ids))}
+        return [replace(found[each], rank=rank) for rank, each in enumerate((i for i in ids if i in found), start=1)]
+
+    def crops(self, source: str, track: int) -> list[SearchResult]:
+        """The crops of a walk, in their order in the video; rank and score as those of `get`."""
+        return read_persons(self._table, of_walk(source, track))
+
+    def remove(self, *, where: str | None = None, ids: Sequence[str] | None = None) -> int:
+        """Remove persons, by a filter or by their ids; returns how many. Their pictures leave the disk with
+        `compact`."""
+        return int(cast(Any, self._table).delete(self._chosen(where, ids)).num_deleted_rows)
+
+    def update(self, values: Mapping[str, Any], *, where: str | None = None, ids: Sequence[str] | None = None) -> int:
+        """Set columns of persons chosen by a filter or by their ids; returns how many.
+
+        Args:
+            values (`Mapping[str, Any]`): of `camera`, `time`, `track` or columns of yours.
+
+        Raises:
+            ValueError: if a column is unknown or says which person it is, or a value has another type.
+        """
+        known = {"camera": "string", "time": "time", "track": "integer"} | self.columns
+        if not values:
+            raise ValueError(f"No value is given: set {', '.join(UPDATABLE)} or columns of yours")
+        checked = check_values(values, known)
+        settings = {name: literal(value) for name, value in checked.items()}
+        return int(self._table.update(where=self._chosen(where, ids), values_sql=settings).rows_updated)
+
+    def compact(self, *, keep_versions: timedelta = KEEP_VERSIONS) -> None:
+        """Join small files, bring the index up to date, and take what was removed, and earlier versions, off the disk.
+
+        Args:
+            keep_versions (`timedelta`): how old a version must be to go: nobody may be reading it any more.
+        """
+        self._table.optimize(cleanup_older_than=keep_versions)
+        self._index_if_large()
+
+    def verify(self) -> "VerificationReport":
+        """Read all of it and count what is wrong; see [`~modeling_gadms.gallery_care.VerificationReport`]."""
+        from .gallery_care import verify_table
+
+        return verify_table(self._table)
+
+    def info(self) -> "GalleryInfo":
+        """Its size, model, columns and index; see [`~modeling_gadms.gallery_care.GalleryInfo`]."""
+        from .gallery_care import table_info
+
+        return table_info(self.location, self._table)
+
+    def export(self, path: str | Path, kind: str) -> int:
+        """Write its persons to files; see [`~modeling_gadms.gallery_care.export_table`]."""
+        from .gallery_care import export_table
+
+        return export_table(self._table, Path(path), kind)
+
+    def _known(self, ids: Sequence[str]) -> set[str]:
+        found = self._table.search().where(in_list("id", ids)).select(["id"]).limit(len(ids)).to_arrow()
+        return set(found["id"].to_pylist())
+
+    def _embed(self, items: Iterator[tuple[PersonRecord, dict[str, Any]]], batch_size: int) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
 
         def images() -> Iterator[Image.Image]:
             # `encode_images` reads it beside the model: so thumbnails are made there too, and no picture is kept.
-            for record in records:
-                rows.append({"thumbnail": _thumbnail(record.image), **_metadata(record)})
+            for record, row in items:
+                rows.append({"thumbnail": _thumbnail(record.image), **row})
                 yield record.image
 
         vectors = encode_images(self._model, self._processor, images(), batch_size=batch_size, progress=False)
         return [{**row, "vector": vector} for row, vector in zip(rows, vectors.numpy(), strict=True)]
 
+    def _query_vectors(self, queries: Sequence[Query]) -> tuple[list[torch.Tensor], list[LikedPerson | None]]:
+        """A vector of each query, whose products with persons' vectors are the scores, and the person it is like."""
+        texts = [check_query(self._processor, query.text) for query in queries if query.text is not None]
+        texts += [check_query(self._processor, text) for query in queries for text in query.without]
+        pictures = [query.image for query in queries if query.image is not None]
+        model, processor = self._model, self._processor
+        text_vectors = iter(encode_captions(model, processor, texts, progress=False) if texts else ())
+        own = [next(text_vectors) if query.text is not None else None for query in queries]
+        against = [[next(text_vectors) for _ in query.without] for query in queries]
+        image_vectors = iter(encode_images(model, processor, pictures, progress=False) if pictures else ())
+        vectors, liked = [], []
+        for query, text_vector, unwanted in zip(queries, own, against, strict=True):
+            like = None if query.like is None else liked_person(self._table, query.like)
+            parts = [] if text_vector is None else [text_vector]
+            parts += [] if query.image is None else [next(image_vectors)]
+            parts += [] if like is None else [like.vector]
+            vector = torch.stack(parts).mean(dim=0)
+            if unwanted:
+                vector = vector - WITHOUT_WEIGHT * torch.stack(unwanted).mean(dim=0)
+            vectors.append(vector)
+            liked.append(like)
+        return vectors, liked
+
+    def _chosen(self, where: str | None, ids: Sequence[str] | None) -> str:
+        if (where is None) == (ids is None):
+            raise ValueError("Say which persons: by a filter (where) or by their ids, one of the two")
+        if ids is not None:
+            return in_list("id", ids)
+        return check_filter(cast(str, where), self._table.schema)
+
     def _index_if_large(self) -> None:
+        """Index ids, so that persons are known quickly, and vectors, once enough rows are in no index."""
+        persons = len(self)
+        if persons - self._indexed("id") >= INDEX_FROM_ROWS:
+            self._table.create_index("id", config=BTree(), replace=True)
         if self._model.config.projection_dim % 8:
             return  # RaBitQ packs dimensions by eight: such a gallery is scanned at any size
-        indices = [index.name for index in self._table.list_indices() if index.columns == ["vector"]]  # one or none
-        statistics = [self._table.index_stats(name) for name in indices]
-        indexed = sum(index.num_indexed_rows for index in statistics if index)
-        if len(self) - indexed >= INDEX_FROM_ROWS:  # rows beyond the index are scanned, so no answer misses them
+        if persons - self._indexed("vector") >= INDEX_FROM_ROWS:  # rows beyond the index are scanned: none is missed
             # RaBitQ codes find no less than a graph (HNSW), which takes fifteen times as long to build.
             index = IvfRq(distance_type="cosine", num_bits=_INDEX_BITS)
             self._table.create_index("vector", config=index, replace=True)
 
+    def _indexed(self, column: str) -> int:
+        names = [index.name for index in self._table.list_indices() if index.columns == [column]]  # one or none
+        statistics = [self._table.index_stats(name) for name in names]
+        return sum(index.num_indexed_rows for index in statistics if index)
 
-def gallery_model(location: str | Path) -> GalleryModel:
+
+def gallery_model(location: str | Path, *, storage_options: dict[str, str] | None = None) -> GalleryModel:
     """The model that built the gallery, for loading it.
 
     Raises:
         FileNotFoundError: if there is no gallery.
     """
-    return _model_of(_open_table(str(location)))
+    return model_of(_open_table(str(location), storage_options).schema)
 
 
-def _open_table(location: str) -> Table:
+def _connect(location: str, storage_options: dict[str, str] | None) -> lancedb.DBConnection:
+    return lancedb.connect(location, storage_options=storage_options, read_consistency_interval=_READ_AGAIN)
+
+
+def _open_table(location: str, storage_options: dict[str, str] | None) -> Table:
     # Connecting would make the folder.
     if "://" in location or Path(location).is_dir():
-        database = lancedb.connect(location)
+        database = _connect(location, storage_options)
         if _TABLE in database.list_tables().tables:
-            return database.open_table(_TABLE)
+            table = database.open_table(_TABLE)
+            if "id" not in table.schema.names:
+                raise ValueError(
+                    f"The gallery in {location} was made by an earlier version, without ids: {_how_to_index(location)}"
+                    " --overwrite"
+                )
+            return table
     raise FileNotFoundError(f"There is no gallery in {location}: {_how_to_index(location)}")
 
 
@@ -237,26 +412,14 @@ def _how_to_index(location: str) -> str:
     return f"index persons first with `gadms index --source PERSONS --gallery {location} --model MODEL`"
 
 
-def _schema(dimension: int, model: GalleryModel) -> pa.Schema:
-    return pa.schema(
-        [
-            pa.field("vector", pa.list_(pa.float32(), dimension), nullable=False),
-            pa.field("thumbnail", pa.binary(), nullable=False),
-            pa.field("source", pa.string(), nullable=False),
-            pa.field("frame", pa.int64()),
-            pa.field("time_seconds", pa.float64()),
-            *(pa.field(name, pa.float32()) for name in ("left", "top", "right", "bottom", "confidence")),
-        ],
-        metadata={_METADATA_KEY: json.dumps(asdict(model))},
-    )
-
-
-def _model_of(table: Table) -> GalleryModel:
-    return GalleryModel(**json.loads(table.schema.metadata[_METADATA_KEY]))
-
-
 def _described(model: RetrievalModel, processor: GADMSProcessor) -> GalleryModel:
-    return GalleryModel(_name_of(model), model_fingerprint(model, processor), runtime_of(model))
+    return GalleryModel(
+        _name_of(model),
+        model_fingerprint(model, processor),
+        runtime_of(model),
+        getattr(model.config, "_commit_hash", None),
+        preprocessing_fingerprint(processor),
+    )
 
 
 def _name_of(model: RetrievalModel) -> str:
@@ -265,27 +428,31 @@ def _name_of(model: RetrievalModel) -> str:
     return str(Path(name).resolve()) if name and Path(name).is_dir() else name or "(not loaded from anywhere)"
 
 
+def _refuse_another_model(location: str, built_with: GalleryModel, given: GalleryModel) -> None:
+    if given.fingerprint == built_with.fingerprint:
+        return
+    what = "weights"
+    if given.runtime != built_with.runtime:
+        what = "runtime"
+    elif built_with.preprocessing and given.preprocessing != built_with.preprocessing:
+        what = "preprocessing (tokenizer, image size or normalisation)"
+    raise ValueError(
+        f"The gallery in {location} was built by the model {built_with}, and the model given is {given}, of another "
+        f"{what}: their embeddings cannot be compared. Give the first model and runtime, or index anew with the second"
+    )
+
+
 def _thumbnail(image: Image.Image) -> bytes:
     small = image.convert("RGB")
     small.thumbnail((THUMBNAIL_HEIGHT, THUMBNAIL_HEIGHT))
     return to_jpeg(small, 90)
 
 
-def _metadata(record: PersonRecord) -> dict[str, str | int | float | None]:
-    where = {"source": record.source, "frame": record.frame, "time_seconds": record.time_seconds}
-    return {**where, **(asdict(record.box) if record.box else {})}
-
-
-def _to_result(rank: int, row: dict) -> SearchResult:
-    box = None
-    if row["left"] is not None:
-        box = PersonBox(row["left"], row["top"], row["right"], row["bottom"], row["confidence"])
-    return SearchResult(
-        rank=rank,
-        score=1 - row["_distance"],
-        source=row["source"],
-        frame=row["frame"],
-        time_seconds=row["time_seconds"],
-        box=box,
-        thumbnail=row["thumbnail"],
-    )
+def _as_query(query: AnyQuery) -> Query:
+    if isinstance(query, str):
+        return Query(text=query)
+    if isinstance(query, Image.Image):
+        return Query(image=query)
+    if isinstance(query, Query):
+        return query
+    raise TypeError(f"a query is a text, a PIL image or a Query, not a {type(query).__name__}: {query!r}")

@@ -72,7 +72,7 @@ def index_frames(
                 crop = crop_person(frame.image, box)
                 yield PersonRecord(crop, frame.source, frame.index, frame.time_seconds, box)
 
-    persons = gallery.add(records(), batch_size=batch_size)
+    persons = gallery.add(records(), batch_size=batch_size).added
     skipped = Counter(frames.skipped)
     skipped[NO_PERSON] = without_person
     return IndexReport(

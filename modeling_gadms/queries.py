@@ -1,17 +1,21 @@
 """What a person types into a search box, checked before it reaches the model."""
 
+import re
 import warnings
 
 from .processing_gadms import GADMSProcessor
 
 
+_NEGATION = re.compile(r"\b(not|without|no|nor|neither|never|\w+n't)\b", re.IGNORECASE)
+
+
 def check_query(processor: GADMSProcessor, text: str) -> str:
-    """The query without surrounding space; warns when it is longer than the model reads.
+    """The query without surrounding space; warns when it is longer than the model reads, or says what is missing.
 
     The processor truncates and keeps the end-of-text token, on which the caption's embedding is read.
 
     Warns:
-        UserWarning: says how many tokens the model will not see.
+        UserWarning: says how many tokens the model will not see, or which word it does not understand.
     Raises:
         ValueError: if nothing but space is given.
     """
@@ -25,6 +29,12 @@ def check_query(processor: GADMSProcessor, text: str) -> str:
         warnings.warn(
             f"The description has {length} tokens and the model reads {tokenizer.model_max_length}: "
             f"its last {dropped} are ignored",
+            stacklevel=2,
+        )
+    if negation := _NEGATION.search(query):
+        warnings.warn(
+            f"The model does not understand {negation[0]!r} and looks for what follows it: describe what is there, "
+            'and what should not be there apart (--without "a hat", in Python Query(text=..., without=["a hat"]))',
             stacklevel=2,
         )
     return query

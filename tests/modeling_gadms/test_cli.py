@@ -100,7 +100,8 @@ def test_search_prints_json_that_another_program_reads(gallery, tmp_path):
     result = run("search", "--gallery", gallery, "穿红色外套的人", "--top-k", 2, "--json", "--out", tmp_path / "r.png")
     rows = json.loads(result.stdout)
     assert [row["rank"] for row in rows] == [1, 2]
-    assert set(rows[0]) == {"rank", "score", "source", "frame", "time_seconds", "box"}
+    place = {"source", "frame", "time_seconds", "box", "camera", "time", "track", "walk"}
+    assert set(rows[0]) == {"rank", "score", "id", "columns"} | place
 
 
 def test_a_video_is_searched_for_persons_and_every_nth_frame_taken(tmp_path, video, model_folder, red_detector):

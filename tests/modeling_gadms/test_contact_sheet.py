@@ -16,7 +16,8 @@ COLOURS = [(220, 30, 30), (30, 200, 30), (30, 30, 220), (220, 220, 30), (30, 200
 def result(rank: int, size=(60, 150), **fields) -> SearchResult:
     content = io.BytesIO()
     Image.new("RGB", size, COLOURS[rank - 1]).save(content, "JPEG", quality=95)
-    values = {"source": f"{rank}.png", "frame": None, "time_seconds": None, "box": None} | fields
+    nothing = dict.fromkeys(("frame", "time_seconds", "box", "camera", "time", "track"))
+    values = nothing | {"id": str(rank), "source": f"{rank}.png", "columns": {}} | fields
     return SearchResult(rank=rank, score=1 - rank / 10, thumbnail=content.getvalue(), **values)
 
 

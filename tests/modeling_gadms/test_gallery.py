@@ -68,9 +68,9 @@ def test_persons_are_added_in_several_commits_and_calls(tmp_path, model, process
     monkeypatch.setattr(gallery, "WRITE_ROWS", 7)
     made = PersonGallery.create(tmp_path / "gallery", model, processor)
     images = persons(40)
-    assert made.add(iter(records(images)[:30]), batch_size=3) == 30
-    assert made.add(records(images)[30:]) == 10
-    assert made.add([]) == 0
+    assert made.add(iter(records(images)[:30]), batch_size=3).added == 30
+    assert made.add(records(images)[30:]).added == 10
+    assert made.add([]).added == 0
     assert [result.source for result in made.search(QUERY, 40)] == brute_force(model, processor, images, QUERY)[0]
 
 
@@ -134,6 +134,10 @@ def embedded(monkeypatch):
     return prepare
 
 
+def vector_index(made: PersonGallery) -> list:
+    return [index for index in made._table.list_indices() if index.columns == ["vector"]]
+
+
 def found_of_40(made: PersonGallery, vectors: torch.Tensor, model, processor) -> int:
     """How many of the ten nearest four searches find, each."""
     hits = 0
@@ -150,9 +154,9 @@ def test_a_large_gallery_is_indexed_by_itself_with_high_recall(tmp_path, model, 
     rows = embedded(vectors)
     made = PersonGallery.create(tmp_path / "gallery", model, processor)
     made.add(rows[:599])
-    assert not list(made._table.list_indices())
+    assert not vector_index(made)
     made.add(rows[599:700])
-    (index,) = made._table.list_indices()
+    (index,) = vector_index(made)
     assert made._table.index_stats(index.name).num_indexed_rows == 700
     made.add(rows[700:])  # too few for a new index: found by scanning
     assert made._table.index_stats(index.name).num_unindexed_rows == 200
@@ -177,7 +181,7 @@ def test_an_index_of_another_column_does_not_count(tmp_path, model, processor, m
     made.add(rows[:299])
     made._table.create_index("source", config=BTree())
     made.add(rows[299:500])  # fewer than it takes, beyond the rows of that index
-    (index,) = [index for index in made._table.list_indices() if index.columns == ["vector"]]
+    (index,) = vector_index(made)
     assert made._table.index_stats(index.name).num_indexed_rows == 500
 
 
@@ -189,7 +193,7 @@ def test_a_large_gallery_of_a_width_that_cannot_be_indexed_is_scanned(
     vectors = directions(200, dimension=20)
     made = PersonGallery.create(tmp_path / "gallery", model, processor)
     made.add(embedded(vectors))
-    assert not list(made._table.list_indices())
+    assert not vector_index(made)
     assert found_of_40(made, vectors, model, processor) == 40
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from transformers import CLIPTokenizer
 from typer.testing import CliRunner, Result
 
-from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor, gallery, onnx_export
+from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor, gallery_schema, onnx_export
 from modeling_gadms.cli import app
 from modeling_gadms.encoding import encode_captions, encode_images
 from modeling_gadms.files import file_digest
@@ -550,8 +550,10 @@ def test_a_gallery_remembers_its_runtime_and_one_without_is_of_torch(exported, t
         built_with = gallery_model(tmp_path / runtime)
         assert (built_with.name, built_with.runtime) == (str(exported.folder), runtime)
 
-    fields = gallery.asdict
-    monkeypatch.setattr(gallery, "asdict", lambda record: {k: v for k, v in fields(record).items() if k != "runtime"})
+    fields = gallery_schema.asdict
+    monkeypatch.setattr(
+        gallery_schema, "asdict", lambda record: {k: v for k, v in fields(record).items() if k != "runtime"}
+    )
     PersonGallery.create(tmp_path / "old", exported.model, exported.processor)
     assert gallery_model(tmp_path / "old").runtime == "torch"
     PersonGallery.open(tmp_path / "old", exported.model, exported.processor)

@@ -1,0 +1,247 @@
+"""Conditions on the columns of a gallery, checked before they reach the table.
+
+A condition may come from a stranger, through a web page or an API. It is parsed, and written anew from what is known
+to be harmless: comparisons of a column with literals, joined by AND, OR and NOT.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+
+MAX_CHARACTERS = 2000
+MAX_PARTS = 200
+"""Comparisons, connectives and literals of a condition."""
+_NOT_FOR_FILTERS = ("vector", "thumbnail")
+
+
+def check_filter(where: str, schema: pa.Schema) -> str:
+    """A condition in the form that the table takes, made of allowed parts alone.
+
+    Allowed are `=`, `<>`, `!=`, `<`, `<=`, `>`, `>=`, `BETWEEN`, `IN`, `LIKE`, `ILIKE` and `IS [NOT] NULL` between one
+    column and literals, a boolean column by itself, `AND`, `OR`, `NOT` and parentheses. Times are ISO 8601 in quotes,
+    in UTC where they name no zone.
+
+    Args:
+        where (`str`): as in `"camera = 'gate-2' AND time > '2026-11-25 08:00'"`.
+        schema (`pyarrow.Schema`): of the table.
+
+    Returns:
+        `str`: SQL for LanceDB.
+
+    Raises:
+        ValueError: naming what is not allowed, an unknown column, or a literal that does not fit its column.
+        ImportError: without sqlglot.
+    """
+    if len(where) > MAX_CHARACTERS:
+        raise ValueError(f"The filter has {len(where):,} characters, and at most {MAX_CHARACTERS:,} are taken")
+    columns = {field.name: field.type for field in schema if field.name not in _NOT_FOR_FILTERS}
+    tree = _parse(where)
+    if (parts := sum(1 for _ in tree.walk())) > MAX_PARTS:
+        raise ValueError(f"The filter has {parts:,} parts, and at most {MAX_PARTS} are taken: use IN for long lists")
+    return _Writer(where, columns).condition(tree)
+
+
+def literal(value: Any) -> str:
+    """A value as a SQL literal: None, bool, int, float, str or datetime (UTC where it has no zone)."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, datetime):
+        value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return f"timestamp '{value:%Y-%m-%d %H:%M:%S.%f}'"
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    return repr(value)
+
+
+def column_name(name: str) -> str:
+    """A column in SQL; backticks, since `left` and `right` are words of SQL too."""
+    return f"`{name}`"
+
+
+def parse_time(text: str) -> datetime:
+    """A time in ISO 8601, UTC where it names no zone.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    try:
+        time = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ValueError(f"{text!r} is no time: write it as '2026-11-25 08:00' or '2026-11-25T08:00+01:00'") from None
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time
+
+
+def _parse(where: str) -> Any:
+    try:
+        import sqlglot
+        from sqlglot.errors import SqlglotError
+    except ImportError as error:
+        raise ImportError('Filters need sqlglot: pip install "gadms[gallery]"') from error
+    problem = f"The filter {where!r} is no condition, such as \"camera = 'gate-2' AND time > '2026-11-25 08:00'\""
+    try:
+        statements = sqlglot.parse(where, read="postgres")
+    except (SqlglotError, RecursionError) as error:
+        raise ValueError(f"{problem}: {str(error).splitlines()[0]}") from error
+    if len(statements) != 1 or statements[0] is None:
+        raise ValueError(f"{problem}: it holds {sum(map(bool, statements))} statements")
+    return statements[0]
+
+
+class _Writer:
+    """Writes a parsed condition anew.
+
+    Args:
+        where (`str`): for errors.
+        columns (`Mapping[str, pa.DataType]`): that may be named.
+    """
+
+    def __init__(self, where: str, columns: Mapping[str, pa.DataType]):
+        self.where = where
+        self.columns = columns
+
+    def condition(self, node: Any) -> str:
+        """SQL of a node that is true or false."""
+        kind = type(node).__name__
+        writers: dict[str, Callable[[Any], str]] = {
+            "And": self._connective,
+            "Or": self._connective,
+            "Not": self._not,
+            "Paren": lambda node: self.condition(node.this),
+            "EQ": self._comparison,
+            "NEQ": self._comparison,
+            "LT": self._comparison,
+            "LTE": self._comparison,
+            "GT": self._comparison,
+            "GTE": self._comparison,
+            "Between": self._between,
+            "In": self._in,
+            "Like": self._like,
+            "ILike": self._like,
+            "Is": self._is,
+            "Column": self._boolean_column,
+        }
+        if kind not in writers or node.comments:
+            raise self._refusal(node)
+        return writers[kind](node)
+
+    def _connective(self, node: Any) -> str:
+        self._only(node, "this", "expression")
+        word = type(node).__name__.upper()
+        return f"({self.condition(node.this)} {word} {self.condition(node.expression)})"
+
+    def _not(self, node: Any) -> str:
+        self._only(node, "this")
+        return f"(NOT {self.condition(node.this)})"
+
+    def _comparison(self, node: Any) -> str:
+        self._only(node, "this", "expression")
+        signs = {"EQ": "=", "NEQ": "<>", "LT": "<", "LTE": "<=", "GT": ">", "GTE": ">="}
+        mirrored = {"LT": "GT", "LTE": "GTE", "GT": "LT", "GTE": "LTE"}
+        kind, column, value = type(node).__name__, node.this, node.expression
+        if type(column).__name__ != "Column":
+            kind, column, value = mirrored.get(kind, kind), value, column
+        name = self._column(column)
+        if pa.types.is_boolean(self.columns[name]) and kind not in ("EQ", "NEQ"):
+            raise ValueError(f"{name} is true or false: {node.sql()!r} compares it by size")
+        return f"{column_name(name)} {signs[kind]} {self._literal(value, name)}"
+
+    def _between(self, node: Any) -> str:
+        self._only(node, "this", "low", "high")
+        name = self._column(node.this)
+        low, high = (self._literal(node.args[side], name) for side in ("low", "high"))
+        return f"({column_name(name)} >= {low} AND {column_name(name)} <= {high})"
+
+    def _in(self, node: Any) -> str:
+        self._only(node, "this", "expressions")
+        name = self._column(node.this)
+        values = ", ".join(self._literal(value, name) for value in node.expressions)
+        return f"{column_name(name)} IN ({values})"
+
+    def _like(self, node: Any) -> str:
+        self._only(node, "this", "expression", "negate")
+        name = self._column(node.this)
+        if not pa.types.is_string(self.columns[name]):
+            raise ValueError(f"{name} is no text: {node.sql()!r} cannot be answered")
+        word = type(node).__name__.upper()
+        negated = "NOT " if node.args.get("negate") else ""
+        return f"{column_name(name)} {negated}{word} {self._literal(node.expression, name)}"
+
+    def _is(self, node: Any) -> str:
+        self._only(node, "this", "expression", "negate")
+        name = self._column(node.this)
+        negated = "NOT " if node.args.get("negate") else ""
+        kind = type(node.expression).__name__
+        if kind == "Boolean" and pa.types.is_boolean(self.columns[name]):
+            return f"{column_name(name)} IS {negated}{literal(bool(node.expression.this))}"
+        if kind != "Null":
+            raise self._refusal(node)
+        return f"{column_name(name)} IS {negated}NULL"
+
+    def _boolean_column(self, node: Any) -> str:
+        name = self._column(node)
+        if not pa.types.is_boolean(self.columns[name]):
+            raise ValueError(f'{name} is no condition by itself: compare it, as in "{name} = ..."')
+        return column_name(name)
+
+    def _column(self, node: Any) -> str:
+        if type(node).__name__ != "Column" or node.comments:
+            raise self._refusal(node)
+        self._only(node, "this")
+        if node.name not in self.columns:
+            raise ValueError(
+                f"The filter {self.where!r} names {node.name!r}, and the gallery has no such column to filter by: it "
+                f"has {', '.join(sorted(self.columns))}. Text is to be in single quotes"
+            )
+        return str(node.name)
+
+    def _literal(self, node: Any, name: str) -> str:
+        """A literal that fits the column of that name."""
+        kind, column = type(node).__name__, self.columns[name]
+        if node.comments:
+            raise self._refusal(node)
+        if kind == "Cast" and pa.types.is_timestamp(column) and node.to.sql().upper().startswith("TIMESTAMP"):
+            return self._literal(node.this, name)  # timestamp '2026-11-25 08:00'
+        negative = kind == "Neg"
+        if negative:
+            node, kind = node.this, type(node.this).__name__
+        if kind == "Literal" and node.is_string and not negative:
+            if pa.types.is_timestamp(column):
+                return literal(parse_time(node.this))
+            if pa.types.is_string(column):
+                return literal(node.this)
+        if kind == "Literal" and not node.is_string and _is_number(column):
+            return ("-" if negative else "") + str(node.this)
+        if kind == "Boolean" and pa.types.is_boolean(column):
+            return literal(bool(node.this))
+        if kind in ("Literal", "Boolean", "Null", "Column"):  # of the last, double quotes were meant for text
+            what = "IS NULL" if kind == "Null" else _spelled(column)
+            raise ValueError(f"The filter {self.where!r} compares {name} with {node.sql()}: it is compared by {what}")
+        raise self._refusal(node)
+
+    def _only(self, node: Any, *known: str) -> None:
+        """Refuse what a later version of the parser may add to a node."""
+        if any(value for key, value in node.args.items() if key not in known):
+            raise self._refusal(node)
+
+    def _refusal(self, node: Any) -> ValueError:
+        return ValueError(
+            f"The filter {self.where!r} holds {node.sql(comments=True)!r}, which is not allowed: compare a column "
+            "with values by =, <>, <, <=, >, >=, BETWEEN, IN, LIKE or IS NULL, and join comparisons by AND, OR and NOT"
+        )
+
+
+def _is_number(column: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(column) or pa.types.is_floating(column))
+
+
+def _spelled(column: pa.DataType) -> str:
+    if pa.types.is_timestamp(column):
+        return "times in quotes, as '2026-11-25 08:00'"
+    if pa.types.is_string(column):
+        return "text in single quotes"
+    return "true or false" if pa.types.is_boolean(column) else "numbers without quotes"

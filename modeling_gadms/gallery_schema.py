@@ -1,0 +1,139 @@
+"""The table of a gallery: its columns, and rows to and from records."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from .detection import PersonBox
+from .gallery_filter import parse_time
+from .gallery_records import GalleryModel, PersonRecord, SearchResult, Walk
+
+
+COLUMN_TYPES = {
+    "string": pa.string(),
+    "integer": pa.int64(),
+    "float": pa.float64(),
+    "boolean": pa.bool_(),
+    "time": pa.timestamp("us", "UTC"),
+}
+"""Types that a user's column may have."""
+BOX_COLUMNS = ("left", "top", "right", "bottom", "confidence")
+UPDATABLE = ("camera", "time", "track")
+"""Columns of every gallery that may be changed later; the others say which person it is."""
+_METADATA_KEY = b"gadms"
+_COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_OWN_COLUMNS = (
+    pa.field("id", pa.string(), nullable=False),
+    pa.field("thumbnail", pa.binary(), nullable=False),
+    pa.field("source", pa.string(), nullable=False),
+    pa.field("frame", pa.int64()),
+    pa.field("time_seconds", pa.float64()),
+    *(pa.field(name, pa.float32()) for name in BOX_COLUMNS),
+    pa.field("camera", pa.string()),
+    pa.field("time", COLUMN_TYPES["time"]),
+    pa.field("track", pa.int64()),
+)
+
+
+def gallery_schema(dimension: int, model: GalleryModel, columns: Mapping[str, str]) -> pa.Schema:
+    """The schema of a gallery.
+
+    Args:
+        dimension (`int`): of its embeddings.
+        model (`GalleryModel`): that makes them.
+        columns (`Mapping[str, str]`): the user's, by name the type, one of `COLUMN_TYPES`.
+
+    Raises:
+        ValueError: if a column's name is taken or cannot be one, or its type is unknown.
+    """
+    own = {"vector", "walk", "rank", "score", *(field.name for field in _OWN_COLUMNS)}
+    for name, kind in columns.items():
+        if name in own:
+            raise ValueError(f"The column {name!r} is the gallery's own: give yours another name")
+        if not _COLUMN_NAME.fullmatch(name):
+            raise ValueError(f"The column {name!r} is not named in small letters, digits and _, as in 'shop_floor'")
+        if kind not in COLUMN_TYPES:
+            raise ValueError(f"The column {name!r} is of type {kind!r}: types are {', '.join(COLUMN_TYPES)}")
+    vector = pa.field("vector", pa.list_(pa.float32(), dimension), nullable=False)
+    users = [pa.field(name, COLUMN_TYPES[kind]) for name, kind in columns.items()]
+    return pa.schema([vector, *_OWN_COLUMNS, *users], metadata={_METADATA_KEY: json.dumps(asdict(model))})
+
+
+def model_of(schema: pa.Schema) -> GalleryModel:
+    """The model that a table's metadata names."""
+    return GalleryModel(**json.loads(schema.metadata[_METADATA_KEY]))
+
+
+def user_columns(schema: pa.Schema) -> dict[str, str]:
+    """By name the type of each column that the user declared."""
+    own = {"vector", *(field.name for field in _OWN_COLUMNS)}
+    kinds = {kind: name for name, kind in COLUMN_TYPES.items()}
+    return {field.name: kinds[field.type] for field in schema if field.name not in own}
+
+
+def check_values(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """Values for columns of these types, times brought to UTC.
+
+    Raises:
+        ValueError: if a column is unknown, or a value of another type.
+    """
+    checked = {}
+    for name, value in values.items():
+        if name not in columns:
+            known = ", ".join(columns) or "none; declare them when the gallery is made"
+            raise ValueError(f"The gallery has no column {name!r} for the value {value!r}: its columns are {known}")
+        checked[name] = _checked(name, value, columns[name])
+    return checked
+
+
+def to_row(record: PersonRecord, columns: Mapping[str, str]) -> dict[str, Any]:
+    """A record as a row without vector and thumbnail.
+
+    Args:
+        record (`PersonRecord`)
+        columns (`Mapping[str, str]`): the user's, with their types.
+
+    Raises:
+        ValueError: as [`check_values`].
+    """
+    time = None if record.time is None else _in_utc(record.time)
+    where = {"id": record.id, "source": record.source, "frame": record.frame, "time_seconds": record.time_seconds}
+    seen = {"camera": record.camera, "time": time, "track": record.track}
+    box = asdict(record.box) if record.box else {}
+    return {**where, **seen, **box, **check_values(record.columns, columns)}
+
+
+def to_result(
+    rank: int, score: float, row: Mapping[str, Any], columns: Mapping[str, str], walk: Walk | None
+) -> SearchResult:
+    """A row that was found."""
+    box = None if row["left"] is None else PersonBox(*(row[name] for name in BOX_COLUMNS))
+    same = ("id", "source", "frame", "time_seconds", "camera", "time", "track", "thumbnail")
+    users = {name: row[name] for name in columns}
+    return SearchResult(
+        rank=rank, score=score, box=box, columns=users, walk=walk, **{name: row[name] for name in same}
+    )
+
+
+def _checked(name: str, value: Any, kind: str) -> Any:
+    if value is None:
+        return None
+    if kind == "time":
+        if isinstance(value, str):
+            return _in_utc(parse_time(value))
+        if isinstance(value, datetime):
+            return _in_utc(value)
+    elif kind == "float" and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    elif type(value) is {"string": str, "integer": int, "float": float, "boolean": bool}[kind]:
+        return value
+    raise ValueError(f"The value {value!r} of the column {name!r} is a {type(value).__name__}, and not of type {kind}")
+
+
+def _in_utc(time: datetime) -> datetime:
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
