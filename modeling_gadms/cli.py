@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .conversion_cli import convert, export
+from .gallery_cli import WhereOption
+from .gallery_cli import gallery as gallery_commands
 from .publishing_cli import publish_model
 from .user_errors import user_errors
 
@@ -35,6 +37,7 @@ GalleryOption = Annotated[str, typer.Option(help="Folder or URI of the gallery."
 publish = typer.Typer(help="Put a model or a data set on the Hub, with its card.", no_args_is_help=True)
 publish.command("model")(publish_model)
 app.add_typer(publish, name="publish")
+app.add_typer(gallery_commands, name="gallery")
 app.command()(convert)
 app.command()(export)
 
@@ -124,8 +127,17 @@ def index(
 
 @app.command()
 def search(
-    text: Annotated[str, typer.Argument(help="What the person looks like.")],
     gallery: GalleryOption,
+    text: Annotated[str | None, typer.Argument(help="What the person looks like.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Picture of such a person, with or without a text.")] = None,
+    like: Annotated[str | None, typer.Option(help="Id of a person in the gallery, to find others like.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help='What should not be there, as "a hat"; repeatable.')
+    ] = None,
+    where: WhereOption = None,
+    group: Annotated[
+        bool, typer.Option("--group/--no-group", help="Show a walk that was tracked once, or each of its crops.")
+    ] = True,
     model: Annotated[str | None, typer.Option(help="By default the model that the gallery was built with.")] = None,
     top_k: Annotated[int, typer.Option(help="How many persons to show.")] = 10,
     out: Annotated[Path, typer.Option(help="Picture of the persons found, to be written.")] = Path("result.png"),
@@ -134,20 +146,26 @@ def search(
         str | None, typer.Option(help=f"{RUNTIME_HELP} By default the one that the gallery was built with.")
     ] = None,
 ) -> None:
-    """Find persons from a description: prints rows, writes a contact sheet.
+    """Find persons from a description, a picture, or others like one: prints rows, writes a contact sheet.
 
     \b
     gadms search --gallery my_gallery "a woman in a red coat carrying a black backpack" --top-k 10 --out result.png
+    gadms search --gallery my_gallery "a man in a suit" --without "a bag" --where "camera = 'gate-2'"
+    gadms search --gallery my_gallery --image person.jpg
     """
     with user_errors():
         from .contact_sheet import draw_contact_sheet, place_and_time
-        from .gallery import PersonGallery, gallery_model
+        from .gallery import PersonGallery, Query, gallery_model
+        from .images import load_image
         from .loading import load_model_and_processor
 
         built_with = gallery_model(gallery)
+        picture = load_image(image) if image else None
+        query = Query(text=text, image=picture, like=like, without=without or ())
         loaded, processor = load_model_and_processor(model or built_with.name, runtime=runtime or built_with.runtime)
-        results = PersonGallery.open(gallery, loaded, processor).search(text, top_k)
-        _save(draw_contact_sheet(text, results), out)
+        opened = PersonGallery.open(gallery, loaded, processor)
+        results = opened.search(query, top_k, where=where, group_tracks=group)
+        _save(draw_contact_sheet(str(query), results), out)
         if as_json:
             typer.echo(json.dumps([result.to_dict() for result in results], indent=2, ensure_ascii=False))
             return

@@ -82,11 +82,10 @@ class PersonGallery:
             print(result.rank, result.score, result.source)
     """
 
-    def __init__(self, location: str, table: Table, model: RetrievalModel, processor: GADMSProcessor):
+    def __init__(self, location: str, table: Table, model: RetrievalModel | None, processor: GADMSProcessor | None):
         self.location = location
         self._table = table
-        self._model = model
-        self._processor = processor
+        self._encoders = (model, processor) if model is not None and processor is not None else None
 
     @classmethod
     def create(
@@ -130,19 +129,25 @@ class PersonGallery:
     def open(
         cls,
         location: str | Path,
-        model: RetrievalModel,
-        processor: GADMSProcessor,
+        model: RetrievalModel | None = None,
+        processor: GADMSProcessor | None = None,
         *,
         storage_options: dict[str, str] | None = None,
     ) -> "PersonGallery":
-        """Open a gallery with the model that it was built with, in the same runtime.
+        """Open a gallery with the model that it was built with, in the same runtime; or without, to look after it.
+
+        Args:
+            location: as in `create`.
+            model, processor: without them nobody can be added or searched for, except others like a person.
+            storage_options: as in `create`.
 
         Raises:
             FileNotFoundError: if there is no gallery.
             ValueError: if another model built it, or the same in another runtime or with another preprocessing.
         """
         table = _open_table(str(location), storage_options)
-        _refuse_another_model(str(location), model_of(table.schema), _described(model, processor))
+        if model is not None and processor is not None:
+            _refuse_another_model(str(location), model_of(table.schema), _described(model, processor))
         return cls(str(location), table, model, processor)
 
     @property
@@ -329,19 +334,18 @@ class PersonGallery:
                 rows.append({"thumbnail": _thumbnail(record.image), **row})
                 yield record.image
 
-        vectors = encode_images(self._model, self._processor, images(), batch_size=batch_size, progress=False)
+        vectors = encode_images(*self._encoding(), images(), batch_size=batch_size, progress=False)
         return [{**row, "vector": vector} for row, vector in zip(rows, vectors.numpy(), strict=True)]
 
     def _query_vectors(self, queries: Sequence[Query]) -> tuple[list[torch.Tensor], list[LikedPerson | None]]:
         """A vector of each query, whose products with persons' vectors are the scores, and the person it is like."""
-        texts = [check_query(self._processor, query.text) for query in queries if query.text is not None]
-        texts += [check_query(self._processor, text) for query in queries for text in query.without]
+        texts = [query.text for query in queries if query.text is not None]
+        texts += [text for query in queries for text in query.without]
         pictures = [query.image for query in queries if query.image is not None]
-        model, processor = self._model, self._processor
-        text_vectors = iter(encode_captions(model, processor, texts, progress=False) if texts else ())
+        text_vectors = iter(self._encode_texts(texts))
         own = [next(text_vectors) if query.text is not None else None for query in queries]
         against = [[next(text_vectors) for _ in query.without] for query in queries]
-        image_vectors = iter(encode_images(model, processor, pictures, progress=False) if pictures else ())
+        image_vectors = iter(encode_images(*self._encoding(), pictures, progress=False) if pictures else ())
         vectors, liked = [], []
         for query, text_vector, unwanted in zip(queries, own, against, strict=True):
             like = None if query.like is None else liked_person(self._table, query.like)
@@ -355,6 +359,20 @@ class PersonGallery:
             liked.append(like)
         return vectors, liked
 
+    def _encode_texts(self, texts: Sequence[str]) -> Sequence[torch.Tensor]:
+        if not texts:
+            return ()
+        model, processor = self._encoding()
+        checked = [check_query(processor, text) for text in texts]
+        return list(encode_captions(model, processor, checked, progress=False))
+
+    def _encoding(self) -> tuple[RetrievalModel, GADMSProcessor]:
+        if self._encoders is None:
+            raise ValueError(
+                f"The gallery in {self.location} was opened without a model: give the one that built it, {self.model}"
+            )
+        return self._encoders
+
     def _chosen(self, where: str | None, ids: Sequence[str] | None) -> str:
         if (where is None) == (ids is None):
             raise ValueError("Say which persons: by a filter (where) or by their ids, one of the two")
@@ -367,7 +385,7 @@ class PersonGallery:
         persons = len(self)
         if persons - self._indexed("id") >= INDEX_FROM_ROWS:
             self._table.create_index("id", config=BTree(), replace=True)
-        if self._model.config.projection_dim % 8:
+        if self._table.schema.field("vector").type.list_size % 8:
             return  # RaBitQ packs dimensions by eight: such a gallery is scanned at any size
         if persons - self._indexed("vector") >= INDEX_FROM_ROWS:  # rows beyond the index are scanned: none is missed
             # RaBitQ codes find no less than a graph (HNSW), which takes fifteen times as long to build.

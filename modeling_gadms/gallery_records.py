@@ -129,6 +129,12 @@ class Query:
         if isinstance(self.without, str):
             raise TypeError(f"without is one text ({self.without!r}): give a list of texts")
 
+    def __str__(self) -> str:
+        """For headings."""
+        parts = [self.text, self.image and "like the picture", self.like and f"like {self.like}"]
+        parts += [f"without {text}" for text in self.without]
+        return "; ".join(str(part) for part in parts if part)
+
 
 WITHOUT_WEIGHT = 0.5
 

@@ -190,6 +190,21 @@ def test_ids_tell_boxes_of_a_frame_apart_and_name_the_same_box_alike():
     assert PersonRecord(image, "lone \udce9.png").id  # names of files need not be text
 
 
+def test_a_gallery_opened_without_a_model_finds_others_like_a_person_and_no_more(filled, tmp_path):
+    alone = PersonGallery.open(tmp_path / "gallery")
+    (person,) = filled.search(picture(20), 1)
+    assert alone.search(Query(like=person.id), 5) == filled.search(Query(like=person.id), 5)
+    for ask in (lambda: alone.search("a coat"), lambda: alone.search(picture(1)), lambda: alone.add(records(61))):
+        with pytest.raises(ValueError, match="opened without a model: give the one that built it"):
+            ask()
+    assert alone.remove(where="frame < 10") == 10 and alone.verify().sound
+
+
+def test_a_query_reads_as_what_it_asks():
+    assert str(Query("a red coat")) == "a red coat"
+    assert str(Query("a coat", picture(1), "0f3c", ["a hat"])) == "a coat; like the picture; like 0f3c; without a hat"
+
+
 def test_an_empty_query_and_what_is_none_are_errors(filled):
     with pytest.raises(ValueError, match="query is empty"):
         Query(without=["a hat"])

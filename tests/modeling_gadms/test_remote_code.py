@@ -43,7 +43,7 @@ STAGES = [
     {"trainer", "evaluation", "gallery", "explain"},
     {"adapters", "indexing", "contact_sheet"},
     {"run_config"},
-    {"building", "reports", "conversion_cli"},
+    {"building", "reports", "conversion_cli", "gallery_cli"},
     {"card_metrics"},
     {"model_card"},
     {"publishing"},
