@@ -38,7 +38,8 @@ class ScoreVariant:
         centred (`bool`): whether the similarity is that to the image less the mean of the batch's images.
         towards (`float`): how far the caption's tokens have gone towards no meaning, from 0 to 1, where the score is
             taken; see [`embedding_gradient_scores`].
-        scaled (`str`): to [0, 1] over each `"caption"`, or over all captions of the `"batch"`.
+        scaled (`str`): to [0, 1] over each `"caption"`, over all captions of the `"batch"`, or over each caption with
+            0.5 for no contribution (`"sign"`), so that low scores are those of words that take from the similarity.
         of (`str`): what the gradient is by: `"values"` of each layer, as in GASS, or the token `"embeddings"`, to
             which layers, scales and factors mean nothing.
     """
@@ -162,6 +163,9 @@ def variant_scores(
         scores, own_tokens = signed_scores(evidence, variant), evidence.own_tokens
     if variant.scaled == "caption":
         return scale_within_caption(scores, own_tokens)
+    if variant.scaled == "sign":
+        largest = (scores.abs() * own_tokens).amax(dim=1, keepdim=True).clamp(min=1e-12)
+        return (0.5 + 0.5 * scores / largest) * own_tokens
     return scale_within_caption(scores.reshape(1, -1), own_tokens.reshape(1, -1)).reshape(scores.shape)
 
 

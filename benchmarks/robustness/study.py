@@ -63,7 +63,9 @@ OBJECTIVES = {
 }
 SIGNED = ScoreVariant(rectified="none")
 HALFWAY = ScoreVariant(of="embeddings", rectified="none", towards=0.5)
+ABOUT_ZERO = ScoreVariant(of="embeddings", rectified="none", towards=0.5, scaled="sign")
 STRONG = {"noise_mask_rate": 0.9}
+WIDER = STRONG | {"noise_mask_threshold": 0.8}
 ABLATIONS = {
     "truth": Objective("noise known", truth=True),
     "truth-strong": Objective("noise known, alpha_n = 1", {"noise_mask_rate": 1.0}, truth=True),
@@ -76,6 +78,14 @@ ABLATIONS = {
     ),
     "signed": Objective("no ReLU", variant=SIGNED),
     "signed-strong": Objective("no ReLU, alpha_n = 0.9", STRONG, variant=SIGNED),
+    "signed-about-zero": Objective(
+        "no ReLU, scaled about 0, alpha_n = 0.9", STRONG, variant=ScoreVariant(rectified="none", scaled="sign")
+    ),
+    "about-zero": Objective("embedding gradient halfway, scaled about 0, alpha_n = 0.9", STRONG, variant=ABOUT_ZERO),
+    "about-zero-wide": Objective(
+        "embedding gradient halfway, scaled about 0, alpha_n = 0.9, gamma_n = 0.8", WIDER, variant=ABOUT_ZERO
+    ),
+    "about-zero-noise": Objective("the same, noise mask alone", WIDER | NOISE_ALONE, variant=ABOUT_ZERO),
     "heads": Objective("no ReLU, attention of each head", variant=ScoreVariant(rectified="none", attention="heads")),
     "alpha-0.5": Objective("alpha_n = 0.5", {"noise_mask_rate": 0.5}),
     "alpha-0.9": Objective("alpha_n = 0.9", STRONG),

@@ -67,7 +67,8 @@ def test_the_paper_s_way_gives_the_score_of_the_package(model, batch, image_embe
     "change",
     [{"attention": "none"}, {"attention": "heads"}, {"towards": 0.5}, {"importance": False}, {"rectified": "layer"},
      {"rectified": "none"}, {"centred": True}, {"scaled": "batch"}, {"layers": (3,)},
-     {"of": "embeddings"}, {"of": "embeddings", "rectified": "none", "towards": 0.5}],
+     {"of": "embeddings"}, {"rectified": "none", "scaled": "sign"},
+     {"of": "embeddings", "rectified": "none", "towards": 0.5}],
 )  # fmt: skip
 def test_each_part_of_the_score_can_be_changed_alone(model, batch, image_embeds, change):
     from scores import ScoreVariant, variant_scores
@@ -88,6 +89,20 @@ def test_scores_over_the_batch_have_one_least_and_one_greatest(model, batch, ima
     raw, own = signed_scores(evidence, ScoreVariant(rectified="none")), evidence.own_tokens
     expected = (raw[own] - raw[own].min()) / (raw[own].max() - raw[own].min())
     torch.testing.assert_close(scaled[own], expected)
+
+
+def test_scores_about_zero_keep_their_sign(model, batch, image_embeds):
+    from scores import ScoreVariant, gather_evidence, signed_scores, variant_scores
+
+    inputs = (model, batch["input_ids"], batch["attention_mask"], image_embeds)
+    scaled = variant_scores(*inputs, ScoreVariant(rectified="none", scaled="sign"))
+    evidence = gather_evidence(*inputs, centred=False)
+    raw, own = signed_scores(evidence, ScoreVariant(rectified="none")), evidence.own_tokens
+    for row in range(len(own)):
+        mine = raw[row][own[row]]
+        torch.testing.assert_close(scaled[row][own[row]], 0.5 + mine / mine.abs().max() / 2)
+        assert {-1.0, 1.0} & set((2 * scaled[row][own[row]] - 1).round(decimals=5).tolist())
+    assert torch.count_nonzero(scaled[~own]) == 0
 
 
 def test_leaving_a_word_out_is_what_masking_it_alone_does(model, batch, image_embeds):
