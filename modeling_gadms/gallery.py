@@ -175,6 +175,7 @@ class PersonGallery:
 
         Raises:
             ValueError: if a record has a column that the gallery has not, or a value of another type.
+            OSError: if the gallery cannot be written, as on a full disk.
         """
         columns = self.columns
         met: set[str] = set()  # since the last commit
@@ -197,15 +198,10 @@ class PersonGallery:
         remaining = new_ones()
         for first in remaining:
             rows = self._embed(chain([first], islice(remaining, WRITE_ROWS - 1)), batch_size)
-            # What another process has added since is left out here.
-            inserted = (
-                self._table.merge_insert("id")
-                .when_not_matched_insert_all()
-                .execute(pa.Table.from_pylist(rows, schema=self._table.schema))
-            )
+            inserted = self._insert(rows)
             met.clear()
-            added += inserted.num_inserted_rows
-            there += len(rows) - inserted.num_inserted_rows
+            added += inserted
+            there += len(rows) - inserted
         self._index_if_large()
         return AddReport(added, there)
 
@@ -324,6 +320,16 @@ class PersonGallery:
     def _known(self, ids: Sequence[str]) -> set[str]:
         found = self._table.search().where(in_list("id", ids)).select(["id"]).limit(len(ids)).to_arrow()
         return set(found["id"].to_pylist())
+
+    def _insert(self, rows: list[dict[str, Any]]) -> int:
+        """Append in one commit; whom another process has added since is left out."""
+        merge = self._table.merge_insert("id").when_not_matched_insert_all()
+        try:
+            return int(merge.execute(pa.Table.from_pylist(rows, schema=self._table.schema)).num_inserted_rows)
+        except RuntimeError as error:  # whatever the storage says
+            raise OSError(
+                f"The gallery in {self.location} could not be written, and holds what was added before: {error}"
+            ) from error
 
     def _embed(self, items: Iterator[tuple[PersonRecord, dict[str, Any]]], batch_size: int) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
