@@ -1,0 +1,140 @@
+"""Text search in a shop's catalogue: the same model, trainer and gallery, on products instead of persons.
+
+    python examples/catalogue.py                             # 10 minutes on two cores, an estimate
+    python examples/catalogue.py --size ci --output runs/ci  # the same program in seconds, to see that it runs
+
+Draws a catalogue, trains on it from random weights, measures on products that training never saw, and makes a gallery
+with columns of the shop's own. Then it answers descriptions with filters, "more like this" and "without".
+
+Needs `pip install "gadms[gallery]"`. Written: <output>/metrics.json, <output>/gallery, <output>/search-1.png and on.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import datasets
+from PIL import Image, ImageDraw
+
+from dataset_scripts.opening import open_dataset
+from modeling_gadms.drawing import FAINT_INK, INK, PAPER, font_for, paste_on_card, printable, shorten
+from modeling_gadms.gallery import PersonGallery, PersonRecord, Query, SearchResult
+from modeling_gadms.loading import load_model_and_processor
+from modeling_gadms.run_config import load_run_config
+
+
+CONFIG = "examples/configs/catalogue.yaml"
+SIZES = {
+    "full": [],
+    "ci": [
+        "data.dataset_args={num_train_products: 8, num_validation_products: 2, num_test_products: 8}",
+        "training.per_device_train_batch_size=8",
+        "training.max_steps=2",
+        "training.logging_steps=1",
+        "training.eval_strategy=no",
+        "training.save_strategy=no",
+        "training.load_best_model_at_end=false",
+    ],
+}
+# What a shop knows of its products; the types are those of `PersonGallery.create`.
+COLUMNS = {"title": "string", "brand": "string", "category": "string", "price": "float", "material": "string",
+           "sizes": "string", "in_stock": "boolean"}  # fmt: skip
+QUERIES = (
+    (Query("a red jacket with a hood"), None),
+    (Query("a red jacket with a hood"), "price < 80 AND category = 'jacket'"),
+    (Query("a striped t-shirt with long sleeves"), "in_stock"),
+    (Query("black boots"), "in_stock AND sizes LIKE '%42%'"),
+    (Query("a yellow tote bag"), None),
+    (Query("a yellow tote bag", without=["a dotted tote bag", "a striped tote bag"]), None),
+)
+CARD = (164, 208)
+
+
+def run(*command: str) -> None:
+    """Print a command and run it, with the tools of this Python's environment."""
+    print(f"\n$ {shlex.join(command)}", flush=True)
+    program = shutil.which(command[0], path=str(Path(sys.executable).parent)) or command[0]
+    subprocess.run([program, *command[1:]], check=True)
+
+
+def products(rows: datasets.Dataset) -> Iterator[PersonRecord]:
+    """The pictures of a product share a track, as the crops of a walk do, so that a product is found once."""
+    numbers: dict[int, int] = {}
+    for row in rows:
+        product = row["product_id"]
+        numbers[product] = numbers.get(product, -1) + 1
+        columns = {name: row[name] for name in COLUMNS if name in row}
+        columns |= {"sizes": ", ".join(row["sizes"]), "in_stock": bool(row["sizes"])}
+        yield PersonRecord(row["image"], f"product {product}", numbers[product], track=product, columns=columns)
+
+
+def draw_sheet(question: str, results: Sequence[SearchResult]) -> Image.Image:
+    """The products found from left to right, with title, price and score below each."""
+    sheet = Image.new("RGB", (24 + max(len(results), 5) * (CARD[0] + 12), CARD[1] + 128), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    title, text = font_for(question, 18), font_for("", 12)
+    draw.text((24, 18), shorten(printable(question, title), title, sheet.width - 48), font=title, fill=INK)
+    for result in results:
+        left, below = 24 + (result.rank - 1) * (CARD[0] + 12), 62 + CARD[1]
+        paste_on_card(sheet, result.thumbnail, left, 54, CARD)
+        draw.text((left, below), shorten(result.columns["title"], text, CARD[0]), font=text, fill=INK)
+        draw.text((left, below + 18), f"{result.columns['price']:.2f} EUR", font=text, fill=INK)
+        draw.text((left + CARD[0], below + 18), f"{result.score:.3f}", font=text, fill=FAINT_INK, anchor="ra")
+        sizes = result.columns["sizes"] or "sold out"
+        draw.text((left, below + 36), shorten(sizes, text, CARD[0]), font=text, fill=FAINT_INK)
+    return sheet
+
+
+def main(output: Path, size: str, overrides: list[str]) -> None:
+    model_folder = str(output / "model")
+    overrides = [f"training.output_dir={output}", *SIZES[size], *overrides]
+    data = load_run_config(CONFIG, overrides).data
+
+    # 1. Draw the catalogue. The later steps find it in the cache.
+    print("Drawing products and writing captions", flush=True)
+    catalogue = open_dataset(data.dataset, **data.dataset_args)["test"]
+
+    # 2. Train from random weights, with the trainer of persons.
+    run("accelerate", "launch", "--num_processes", "1", "--num_cpu_threads_per_process", str(os.cpu_count()),
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+        "examples/train.py", "--config", CONFIG, *overrides)  # fmt: skip
+
+    # 3. Measure on products that training never saw: a hit is any picture of the product that the caption describes.
+    arguments = [f"{key}={json.dumps(value)}" for key, value in data.dataset_args.items()]
+    run("python", "examples/evaluate.py", "--model", model_folder, "--dataset", data.dataset, "--dataset-args",
+        *arguments, "--person-id", "product_id", "--output", str(output / "metrics.json"))  # fmt: skip
+
+    # 4. The gallery, with columns to filter by.
+    model, processor = load_model_and_processor(model_folder)
+    gallery = PersonGallery.create(output / "gallery", model, processor, columns=COLUMNS, overwrite=True)
+    print(f"\n{gallery.add(products(catalogue)).added} pictures in {gallery.location}")
+
+    # 5. Ask: in words, with filters, with what should not be there; then for more like a product, but cheaper.
+    questions = [(query, where, f"{query.text}") for query, where in QUERIES]
+    chosen = gallery.search("a long blue coat with a belt", top_k=1)[0]
+    cheaper = f"price < {chosen.columns['price']} AND in_stock"
+    questions.append((Query(like=chosen.id), cheaper, f"like {chosen.columns['title']}"))
+    for number, (query, where, name) in enumerate(questions, start=1):
+        question = "".join([name, *(f", without {text}" for text in query.without), f"   [{where}]" if where else ""])
+        results = gallery.search(query, top_k=6, where=where)
+        print(f"\n{question}" + ("" if results else "\n  nothing that meets the filter"))
+        for result in results:
+            columns = result.columns
+            stock = columns["sizes"] or "sold out"
+            print(f"{result.rank:>3}  {result.score:.3f}  {columns['price']:>7.2f}  {columns['title']:<34}  {stock}")
+        draw_sheet(question, results).save(output / f"search-{number}.png")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("runs/catalogue"))
+    parser.add_argument("--size", choices=SIZES, default="full", help="ci: two training steps, eight products")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help=f"instead of settings of {CONFIG}")
+    parsed = parser.parse_args()
+    main(parsed.output, parsed.size, parsed.overrides)
