@@ -35,7 +35,7 @@ STAGES = [
     {"files", "footprint", "retrying", "hub", "user_errors"},
     {"data", "detection", "video", "weight_files", "adapter_folders", "onnx_model", "patch_grids"},
     {"checkpoint_files", "foreign_vocabulary", "openai_layout", "conversion_reports", "staging"},
-    {"gallery_filter", "gallery_records"},
+    {"gallery_filter", "gallery_records", "tracking"},
     {"gallery_schema"},
     {"gallery_search", "gallery_care"},
     {"loading", "encoding", "fingerprint", "streaming", "provenance", "sentence_transformers_module"},
