@@ -1,12 +1,15 @@
 """Galleries are added to twice, changed, cleaned up, checked and exported."""
 
 import csv
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from modeling_gadms import gallery
@@ -56,6 +59,25 @@ def test_a_second_gallery_object_adds_nobody_twice(filled, tmp_path, model, proc
     monkeypatch.setattr(PersonGallery, "_known", lambda self, ids: set())
     assert other.add(records(range(18, 23))) == AddReport(added=3, already_there=2)
     assert len(PersonGallery.open(tmp_path / "gallery", model, processor)) == 23
+
+
+def test_threads_that_add_the_same_persons_at_once_add_each_once(tmp_path, model, processor, monkeypatch):
+    monkeypatch.setattr(gallery, "WRITE_ROWS", 10)
+    monkeypatch.setattr(gallery, "encode_images", lambda m, p, images, **_: torch.eye(16)[[0 for _ in images]])
+    PersonGallery.create(tmp_path / "gallery", model, processor)
+    together = threading.Barrier(4)
+
+    def add(_: int) -> AddReport:
+        opened = PersonGallery.open(tmp_path / "gallery", model, processor)
+        together.wait()
+        return opened.add(records(range(50)))
+
+    with ThreadPoolExecutor(4) as pool:
+        reports = list(pool.map(add, range(4)))
+    assert sum(report.added for report in reports) == 50
+    assert sum(report.already_there for report in reports) == 150
+    found = PersonGallery.open(tmp_path / "gallery")
+    assert len(found) == 50 and found.verify().sound
 
 
 def test_columns_keep_their_types(filled):

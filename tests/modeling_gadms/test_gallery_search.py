@@ -246,3 +246,13 @@ def test_an_indexed_gallery_answers_filters_and_walks_too(tmp_path, model, proce
     for row in best:
         walks.setdefault(("walk", row // 3) if row < 450 else row, row)
     assert len(set(found) & set(list(walks.values())[:10])) >= 9
+
+
+def test_a_crowded_walk_leaves_room_for_others(tmp_path, model, processor, monkeypatch):
+    monkeypatch.setattr(gallery_search, "_CROWD", 2)
+    made = PersonGallery.create(tmp_path / "gallery", model, processor)
+    made.add(PersonRecord(picture(1), "a.mp4", frame, track=0) for frame in range(40))
+    made.add(PersonRecord(picture(number), f"{number}.png") for number in (2, 3, 4))
+    results = made.search(picture(1), 3)
+    assert [result.source == "a.mp4" for result in results] == [True, False, False]
+    assert results[0].walk.persons == 40
