@@ -27,8 +27,8 @@ from .gallery_records import (
     SearchResult,
     Walk,
 )
-from .gallery_schema import UPDATABLE, check_values, gallery_schema, model_of, to_row, user_columns
-from .gallery_search import LikedPerson, in_list, liked_person, nearest_persons, of_walk, read_persons
+from .gallery_schema import UPDATABLE, check_values, gallery_schema, indexed_rows, model_of, to_row, user_columns
+from .gallery_search import LikedPerson, liked_person, nearest_persons, of_ids, of_walk, read_persons
 from .images import to_jpeg
 from .onnx_model import RetrievalModel, runtime_of
 from .processing_gadms import GADMSProcessor
@@ -262,7 +262,7 @@ class PersonGallery:
     def get(self, ids: Sequence[str]) -> list[SearchResult]:
         """Persons by their ids, in that order, those that are not there left out. As nothing is asked, their rank
         counts them and their score is 1."""
-        found = {person.id: person for person in read_persons(self._table, in_list("id", ids))}
+        found = {person.id: person for person in read_persons(self._table, of_ids(ids))}
         return [replace(found[each], rank=rank) for rank, each in enumerate((i for i in ids if i in found), start=1)]
 
     def crops(self, source: str, track: int) -> list[SearchResult]:
@@ -283,10 +283,9 @@ class PersonGallery:
         Raises:
             ValueError: if a column is unknown or says which person it is, or a value has another type.
         """
-        known = {"camera": "string", "time": "time", "track": "integer"} | self.columns
         if not values:
             raise ValueError(f"No value is given: set {', '.join(UPDATABLE)} or columns of yours")
-        checked = check_values(values, known)
+        checked = check_values(values, UPDATABLE | self.columns)
         settings = {name: literal(value) for name, value in checked.items()}
         return int(self._table.update(where=self._chosen(where, ids), values_sql=settings).rows_updated)
 
@@ -305,6 +304,13 @@ class PersonGallery:
 
         return verify_table(self._table)
 
+    @property
+    def size_bytes(self) -> int:
+        """Of its rows, without earlier versions."""
+        from .gallery_care import size_of
+
+        return size_of(self._table)
+
     def info(self) -> "GalleryInfo":
         """Its size, model, columns and index; see [`~modeling_gadms.gallery_care.GalleryInfo`]."""
         from .gallery_care import table_info
@@ -318,7 +324,7 @@ class PersonGallery:
         return export_table(self._table, Path(path), kind)
 
     def _known(self, ids: Sequence[str]) -> set[str]:
-        found = self._table.search().where(in_list("id", ids)).select(["id"]).limit(len(ids)).to_arrow()
+        found = self._table.search().where(of_ids(ids)).select(["id"]).limit(len(ids)).to_arrow()
         return set(found["id"].to_pylist())
 
     def _insert(self, rows: list[dict[str, Any]]) -> int:
@@ -383,25 +389,22 @@ class PersonGallery:
         if (where is None) == (ids is None):
             raise ValueError("Say which persons: by a filter (where) or by their ids, one of the two")
         if ids is not None:
-            return in_list("id", ids)
+            return of_ids(ids)
         return check_filter(cast(str, where), self._table.schema)
 
     def _index_if_large(self) -> None:
         """Index ids, so that persons are known quickly, and vectors, once enough rows are in no index."""
         persons = len(self)
-        if persons - self._indexed("id") >= INDEX_FROM_ROWS:
+        if persons - indexed_rows(self._table, "id") >= INDEX_FROM_ROWS:
             self._table.create_index("id", config=BTree(), replace=True)
         if self._table.schema.field("vector").type.list_size % 8:
             return  # RaBitQ packs dimensions by eight: such a gallery is scanned at any size
-        if persons - self._indexed("vector") >= INDEX_FROM_ROWS:  # rows beyond the index are scanned: none is missed
+        if (
+            persons - indexed_rows(self._table, "vector") >= INDEX_FROM_ROWS
+        ):  # rows beyond the index are scanned: none is missed
             # RaBitQ codes find no less than a graph (HNSW), which takes fifteen times as long to build.
             index = IvfRq(distance_type="cosine", num_bits=_INDEX_BITS)
             self._table.create_index("vector", config=index, replace=True)
-
-    def _indexed(self, column: str) -> int:
-        names = [index.name for index in self._table.list_indices() if index.columns == [column]]  # one or none
-        statistics = [self._table.index_stats(name) for name in names]
-        return sum(index.num_indexed_rows for index in statistics if index)
 
 
 def gallery_model(location: str | Path, *, storage_options: dict[str, str] | None = None) -> GalleryModel:

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from lancedb.table import Table
 from PIL import Image
 
-from .gallery_records import GalleryModel
-from .gallery_schema import model_of, user_columns
+from .gallery_records import GalleryModel, plain
+from .gallery_schema import columns_without, indexed_rows, model_of, user_columns
 
 
 EXPORTS = ("csv", "parquet", "folder")
@@ -94,23 +94,26 @@ def table_info(location: str, table: Table) -> GalleryInfo:
         sources.update(row["source"] for row in rows)
         cameras.update(row["camera"] for row in rows if row["camera"] is not None)
         walks.update((row["source"], row["track"]) for row in rows if row["track"] is not None)
-    indices = [index.name for index in table.list_indices() if index.columns == ["vector"]]
-    statistics = [table.index_stats(name) for name in indices]
     versions = table.list_versions()
     return GalleryInfo(
         location=location,
         persons=table.count_rows(),
         walks=len(walks),
-        size_bytes=cast(Any, table.stats())["total_bytes"],
+        size_bytes=size_of(table),
         version=table.version,
         changed=versions[-1]["timestamp"],
         dimension=table.schema.field("vector").type.list_size,
         model=model_of(table.schema),
         columns=user_columns(table.schema),
-        indexed_persons=sum(index.num_indexed_rows for index in statistics if index),
+        indexed_persons=indexed_rows(table, "vector"),
         sources=dict(sources.most_common()),
         cameras=dict(cameras.most_common()),
     )
+
+
+def size_of(table: Table) -> int:
+    """Bytes of a table's rows, without earlier versions."""
+    return int(cast(Any, table.stats())["total_bytes"])
 
 
 def verify_table(table: Table) -> VerificationReport:
@@ -166,7 +169,7 @@ def export_table(table: Table, path: Path, kind: str) -> int:
 
 
 def _export_csv(table: Table, path: Path) -> int:
-    columns = _without(table, "vector", "thumbnail")
+    columns = columns_without(table, "vector", "thumbnail")
     return _write_csv(path, columns, (row for batch in _batches(table, columns) for row in batch.to_pylist()))
 
 
@@ -181,7 +184,7 @@ def _export_parquet(table: Table, path: Path) -> int:
 
 def _export_folder(table: Table, path: Path) -> int:
     path.mkdir()
-    columns = _without(table, "vector", "thumbnail")
+    columns = columns_without(table, "vector", "thumbnail")
 
     def rows() -> Iterator[dict[str, Any]]:
         for batch in _batches(table, [*columns, "thumbnail"]):
@@ -199,21 +202,13 @@ def _write_csv(path: Path, columns: list[str], rows: Iterator[dict[str, Any]]) -
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in rows:
-            writer.writerow(
-                {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
-            )
+            writer.writerow({name: plain(value) for name, value in row.items()})
             written += 1
     return written
 
 
-def _without(table: Table, *names: str) -> list[str]:
-    return [name for name in table.schema.names if name not in names]
-
-
 def _batches(table: Table, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    rows = table.count_rows()
-    if rows:
-        yield from table.search().select(columns).limit(rows).to_batches(_BATCH_ROWS)
+    return table.search().select(columns).to_batches(_BATCH_ROWS)
 
 
 def _decodes(content: bytes) -> bool:

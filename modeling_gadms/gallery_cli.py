@@ -93,9 +93,10 @@ def set_columns(
     """
     with user_errors():
         from .gallery import PersonGallery
+        from .gallery_schema import UPDATABLE
 
         opened = PersonGallery.open(location)
-        known = {"camera": "string", "time": "time", "track": "integer"} | opened.columns
+        known = UPDATABLE | opened.columns
         changed = opened.update(dict(_value(text, known) for text in values), where=where, ids=ids)
         typer.echo(f"{changed:,} persons changed")
 
@@ -117,7 +118,7 @@ def compact(
 
         opened = PersonGallery.open(location)
         opened.compact(keep_versions=timedelta(hours=keep_hours))
-        typer.echo(f"{opened.info().size_bytes / 1e6:,.1f} MB")
+        typer.echo(f"{opened.size_bytes / 1e6:,.1f} MB")
 
 
 @gallery.command()

@@ -51,8 +51,7 @@ def literal(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).upper()
     if isinstance(value, datetime):
-        value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-        return f"timestamp '{value:%Y-%m-%d %H:%M:%S.%f}'"
+        return f"timestamp '{in_utc(value):%Y-%m-%d %H:%M:%S.%f}'"
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
     return repr(value)
@@ -63,17 +62,21 @@ def column_name(name: str) -> str:
     return f"`{name}`"
 
 
+def in_utc(time: datetime) -> datetime:
+    """The same time in UTC; one without a zone is in UTC already."""
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
 def parse_time(text: str) -> datetime:
-    """A time in ISO 8601, UTC where it names no zone.
+    """A time in ISO 8601, brought to UTC.
 
     Raises:
         ValueError: if it is none.
     """
     try:
-        time = datetime.fromisoformat(text.strip())
+        return in_utc(datetime.fromisoformat(text.strip()))
     except ValueError:
         raise ValueError(f"{text!r} is no time: write it as '2026-11-25 08:00' or '2026-11-25T08:00+01:00'") from None
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time
 
 
 def _parse(where: str) -> Any:

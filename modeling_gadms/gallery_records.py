@@ -94,10 +94,10 @@ class SearchResult:
     def to_dict(self) -> dict[str, Any]:
         """All but the thumbnail, as JSON can hold it."""
         fields = {name: value for name, value in vars(self).items() if name not in ("thumbnail", "box", "walk")}
-        columns = {name: _plain(value) for name, value in self.columns.items()}
+        columns = {name: plain(value) for name, value in self.columns.items()}
         return {
             **fields,
-            "time": _plain(self.time),
+            "time": plain(self.time),
             "box": None if self.box is None else vars(self.box).copy(),
             "walk": None if self.walk is None else vars(self.walk).copy(),
             "columns": columns,
@@ -175,5 +175,6 @@ class GalleryModel:
         return f"{self.name}{revision} ({self.fingerprint}, run by {self.runtime})"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value of a column as JSON and CSV can hold it."""
     return value.isoformat() if isinstance(value, datetime) else value

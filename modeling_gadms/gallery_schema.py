@@ -4,13 +4,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
+from lancedb.table import Table
 
 from .detection import PersonBox
-from .gallery_filter import parse_time
+from .gallery_filter import in_utc, parse_time
 from .gallery_records import GalleryModel, PersonRecord, SearchResult, Walk
 
 
@@ -23,8 +24,8 @@ COLUMN_TYPES = {
 }
 """Types that a user's column may have."""
 BOX_COLUMNS = ("left", "top", "right", "bottom", "confidence")
-UPDATABLE = ("camera", "time", "track")
-"""Columns of every gallery that may be changed later; the others say which person it is."""
+UPDATABLE = {"camera": "string", "time": "time", "track": "integer"}
+"""Columns of every gallery that may be changed later, by name the type; the others say which person it is."""
 _METADATA_KEY = b"gadms"
 _COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _OWN_COLUMNS = (
@@ -76,6 +77,18 @@ def user_columns(schema: pa.Schema) -> dict[str, str]:
     return {field.name: kinds[field.type] for field in schema if field.name not in own}
 
 
+def columns_without(table: Table, *names: str) -> list[str]:
+    """The names of a table's columns but some."""
+    return [name for name in table.schema.names if name not in names]
+
+
+def indexed_rows(table: Table, column: str) -> int:
+    """How many rows are in the index of a column; 0 where there is none."""
+    names = [index.name for index in table.list_indices() if index.columns == [column]]  # one or none
+    statistics = [table.index_stats(name) for name in names]
+    return sum(index.num_indexed_rows for index in statistics if index)
+
+
 def check_values(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     """Values for columns of these types, times brought to UTC.
 
@@ -101,7 +114,7 @@ def to_row(record: PersonRecord, columns: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         ValueError: as [`check_values`].
     """
-    time = None if record.time is None else _in_utc(record.time)
+    time = None if record.time is None else in_utc(record.time)
     where = {"id": record.id, "source": record.source, "frame": record.frame, "time_seconds": record.time_seconds}
     seen = {"camera": record.camera, "time": time, "track": record.track}
     box = asdict(record.box) if record.box else {}
@@ -125,15 +138,11 @@ def _checked(name: str, value: Any, kind: str) -> Any:
         return None
     if kind == "time":
         if isinstance(value, str):
-            return _in_utc(parse_time(value))
+            return parse_time(value)
         if isinstance(value, datetime):
-            return _in_utc(value)
+            return in_utc(value)
     elif kind == "float" and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     elif type(value) is {"string": str, "integer": int, "float": float, "boolean": bool}[kind]:
         return value
     raise ValueError(f"The value {value!r} of the column {name!r} is a {type(value).__name__}, and not of type {kind}")
-
-
-def _in_utc(time: datetime) -> datetime:
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -8,13 +8,13 @@ import torch
 from lancedb.query import LanceVectorQueryBuilder
 from lancedb.table import Table
 
-from .gallery_filter import column_name, literal
+from .gallery_filter import literal
 from .gallery_records import SearchResult, Walk
-from .gallery_schema import to_result, user_columns
+from .gallery_schema import columns_without, to_result, user_columns
 
 
 _CROWD = 4
-"""Rows fetched for each walk wanted, where the crops of a walk are one result; more if that is not enough."""
+"""How many times as many rows are fetched, where crops of the same walks leave room for too few."""
 _PARTS_SEARCHED = 128
 """Of the index, which has a part for about 4,096 rows: all of them up to half a million rows. At a million, the
 nearest half, which takes 14 ms for recall@10 of 0.996; all of them take 16 ms for 1.000."""
@@ -58,12 +58,11 @@ def nearest_persons(
         like (`LikedPerson`, *optional*): to leave out, where walks are one result with the whole walk.
         group_tracks (`bool`): whether a walk is one result, by its best crop.
     """
-    tracked = group_tracks and _has_tracks(table)
     condition = _all_of(condition, _another(like, group_tracks) if like else None)
-    limit = top_k * _CROWD if tracked else top_k
+    limit = top_k
     while True:
         rows = _scored(table, vector, limit, condition)
-        best = _best_of_walks(rows) if tracked else rows
+        best = _best_of_walks(rows) if group_tracks else rows
         # Enough walks, whose best crops come before all that was not fetched; or all that the table has.
         if len(best) >= top_k or len(rows) < limit:
             break
@@ -74,8 +73,7 @@ def nearest_persons(
 
 def read_persons(table: Table, condition: str) -> list[SearchResult]:
     """The persons that meet a condition in the table's SQL, in the order of source, frame and id; their score is 1."""
-    query = table.search().where(condition).select(_shown(table))
-    rows = query.limit(max(1, table.count_rows(condition))).to_list()
+    rows = table.search().where(condition).select(columns_without(table, "vector")).to_list()
     rows.sort(key=lambda row: (row["source"], row["frame"] or 0, row["id"]))
     return _results(table, [(row, 1.0) for row in rows])
 
@@ -86,8 +84,7 @@ def liked_person(table: Table, person: str) -> LikedPerson:
     Raises:
         ValueError: if nobody has it.
     """
-    query = table.search().where(in_list("id", [person])).select(["id", "vector", "source", "track"])
-    rows = query.limit(1).to_list()
+    rows = table.search().where(of_ids([person])).select(["id", "vector", "source", "track"]).limit(1).to_list()
     if not rows:
         raise ValueError(f"Nobody in the gallery has the id {person!r}")
     return LikedPerson(person, torch.tensor(rows[0]["vector"]), rows[0]["source"], rows[0]["track"])
@@ -98,11 +95,11 @@ def of_walk(source: str, track: int) -> str:
     return f"(source = {literal(source)} AND track = {literal(track)})"
 
 
-def in_list(column: str, values: Sequence[Any]) -> str:
-    """A condition: the column has one of some values."""
-    if isinstance(values, str):
-        raise TypeError(f"ids is one text ({values!r}): give a list")
-    return f"{column_name(column)} IN ({', '.join(map(literal, values))})" if values else "FALSE"
+def of_ids(ids: Sequence[str]) -> str:
+    """A condition for the persons of some ids."""
+    if isinstance(ids, str):
+        raise TypeError(f"ids is one text ({ids!r}): give a list")
+    return f"id IN ({', '.join(map(literal, ids))})" if ids else "FALSE"
 
 
 def _scored(table: Table, vector: torch.Tensor, limit: int, condition: str | None) -> list[dict[str, Any]]:
@@ -111,7 +108,7 @@ def _scored(table: Table, vector: torch.Tensor, limit: int, condition: str | Non
     nearest = nearest.distance_type("cosine").nprobes(_PARTS_SEARCHED).refine_factor(_REFINE_FACTOR)
     if condition:
         nearest = nearest.where(condition, prefilter=True)
-    found = nearest.select([*_shown(table), "_distance"]).limit(limit).to_list()
+    found = nearest.select([*columns_without(table, "vector"), "_distance"]).limit(limit).to_list()
     found.sort(key=lambda row: (row["_distance"], row["source"], row["frame"] or 0, row["left"] or 0))
     return found
 
@@ -131,23 +128,15 @@ def _walks(table: Table, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, i
     if not places:
         return {}
     condition = " OR ".join(of_walk(*place) for place in places)
-    query = table.search().where(condition).select(["source", "track", "time_seconds"])
+    crops = table.search().where(condition).select(["source", "track", "time_seconds"]).to_list()
     times: dict[tuple[str, int], list[float | None]] = {place: [] for place in places}
-    for crop in query.limit(table.count_rows(condition)).to_list():
+    for crop in crops:
         times[crop["source"], crop["track"]].append(crop["time_seconds"])
     walks = {}
     for place, of_walk_times in times.items():
         known = [time for time in of_walk_times if time is not None]
         walks[place] = Walk(len(of_walk_times), min(known, default=None), max(known, default=None))
     return walks
-
-
-def _has_tracks(table: Table) -> bool:
-    return bool(table.search().where("track IS NOT NULL").select(["track"]).limit(1).to_list())
-
-
-def _shown(table: Table) -> list[str]:
-    return [name for name in table.schema.names if name != "vector"]
 
 
 def _best_of_walks(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
