@@ -7,9 +7,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 # Nothing below needs the Hub; tests and demos must not wait for it.
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
+# One more than cores: tests wait for servers, for browsers and for processes that they end.
+WORKERS := $(shell echo $$(($$(nproc 2>/dev/null || sysctl -n hw.ncpu) + 1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-video demo-build bench bench-construction fetch-env test test-lowest torture lint format clean
+.PHONY: help demo demo-video demo-web demo-build bench bench-construction fetch-env test test-lowest torture lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +32,10 @@ demo-video: $(VENV)/.installed-demo  ## index the pedestrians of a video (VIDEO=
 	@test -f runs/demo/model/config.json || $(MAKE) demo
 	$(OFFLINE) $(BIN)/python examples/demo_video.py --model runs/demo/model $(if $(VIDEO),--video '$(VIDEO)')
 
+demo-web: $(VENV)/.installed-web  ## search the pedestrians of a video (VIDEO=path, or vtest.avi) in the browser
+	@test -f runs/demo/model/config.json || $(MAKE) demo
+	$(OFFLINE) $(BIN)/python examples/demo.py --model runs/demo/model $(if $(VIDEO),--video '$(VIDEO)',--vtest)
+
 demo-build: $(VENV)/.installed-demo-build  ## build a data set of persons from the pedestrian video and photographs
 	$(OFFLINE) $(BIN)/python examples/build_webperson.py
 
@@ -47,17 +53,24 @@ bench-construction: $(VENV)/.installed-benchmark  ## speed and memory of buildin
 
 fetch-env: .venv-fetch/.installed  ## the environment of img2dataset, which fetches tables of URLs
 
-# By file: what takes a file minutes to prepare is prepared once.
-test: $(VENV)/.installed-test .venv-fetch/.installed  ## all tests, with line coverage of the two packages
-	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not torture' -n auto --dist loadfile \
+# The browser that tests look at the web demo with.
+$(VENV)/.chromium: | $(BIN)/python
+	command -v chromium >/dev/null || { apt-get update && apt-get install --yes --no-install-recommends chromium; } \
+		|| echo "Chromium cannot be installed here: the tests of the web demo will be skipped"
+	@touch $@
+
+# By file: what takes a file minutes to prepare is prepared once. In their order: files of few tests are the slowest here,
+# and would be left for one process at the end.
+test: $(VENV)/.installed-test $(VENV)/.chromium .venv-fetch/.installed  ## all tests, with line coverage of the two packages
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not torture' -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		--cov --cov-report=term --cov-fail-under=90
 
-test-lowest: .venv-fetch/.installed | $(BIN)/python  ## all tests with the lowest versions that setup.cfg allows, in .venv-lowest
+test-lowest: $(VENV)/.chromium .venv-fetch/.installed | $(BIN)/python  ## all tests with the lowest versions that setup.cfg allows, in .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[test]'
-	$(OFFLINE) OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m 'not torture' -n auto --dist loadfile
+	$(OFFLINE) OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m 'not torture' -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-torture: $(VENV)/.installed-test .venv-fetch/.installed  ## long fault matrices and soaks
+torture: $(VENV)/.installed-test $(VENV)/.chromium .venv-fetch/.installed  ## long fault matrices and soaks
 	$(OFFLINE) $(BIN)/python -m pytest -m torture -n auto
 
 lint: $(VENV)/.installed-dev  ## ruff, type checker, and the model linter of transformers

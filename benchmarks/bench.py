@@ -31,6 +31,7 @@ LEFT_OUT = {
     "adapters, finetuning": "train models: 45 minutes and more",
     "inference_exports": "needs the model of `make demo`",
     "streaming": "compares with other libraries and guards no ratio",
+    "serving": "its small version is one of the tests",
     "robustness": "tells how good the method is, not what it costs, and guards no ratio",
     "scaling_webperson": "plans a run on a cluster and measures nothing",
 }

@@ -11,11 +11,11 @@ which look the vectors up, and thumbnails, bytes of the size that photographs ha
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from itertools import count, cycle
 from pathlib import Path
@@ -90,8 +90,11 @@ def make_model() -> tuple[GADMSModel, GADMSProcessor]:
 def person_records(rows: int) -> Iterator[PersonRecord]:
     """One of 100 cameras each, at one of 10 seconds; `frame` is the row."""
     image = Image.new("RGB", (8, 16))
-    box = PersonBox(10.0, 20.0, 50.0, 120.0, 0.75)
+    generator = np.random.default_rng(0)
     for row in range(rows):
+        # No two alike: columns of one value are stored, and read, in a way of their own.
+        left, top, height, confidence = generator.random(4).tolist()
+        box = PersonBox(1800 * left, 800 * top, 1800 * left + 100, 800 * top + 100 + 200 * height, confidence)
         yield PersonRecord(image, f"camera{row % 100:02d}.mp4", row, float(row // 100 % 10), box)
 
 
@@ -132,23 +135,36 @@ class StandIns:
 
 
 def build(folder: Path, libraries: int) -> Results:
-    """Add all persons, then index them, which `add` does by itself: apart here for the sake of the clock."""
+    """Add all persons; index them, which `add` does by itself, and is apart for the sake of the clock; and compact.
+
+    A few searches are timed before the compaction and after it.
+    """
     rows = (folder / "vectors.f32").stat().st_size // (4 * DIMENSION)
     vectors = (row for block in read_vectors(folder / "vectors.f32") for row in block)
-    with StandIns(vectors, np.empty((0, DIMENSION), np.float32)).in_place():
+    queries = np.load(folder / "queries.npy")
+    with StandIns(vectors, queries).in_place():
         made = PersonGallery.create(folder / "gallery", *make_model())
         start = time.perf_counter()
-        with patch.object(gallery, "INDEX_FROM_ROWS", sys.maxsize):
+        with patch.object(made, "_index_if_large"):
             made.add(person_records(rows))
         write_seconds = time.perf_counter() - start
         peak_writing = peak_memory_bytes()
         start = time.perf_counter()
         made.add([])
         index_seconds = time.perf_counter() - start
+        searches: dict[str, Search] = {"search": whole_search(made, queries)}
+        before = time_searches(searches, queries, 50)["search"]
+        start = time.perf_counter()
+        made.compact(keep_versions=timedelta(0))
+        compact_seconds = time.perf_counter() - start
+        after = time_searches(searches, queries, 50)["search"]
     files = [path for path in (folder / "gallery").rglob("*") if path.is_file()]
     return {
         "write_seconds": write_seconds,
         "index_seconds": index_seconds,
+        "compact_seconds": compact_seconds,
+        "ms_before_compact": before,
+        "ms_after_compact": after,
         "index_from_rows": gallery.INDEX_FROM_ROWS,
         "bytes": sum(file.stat().st_size for file in files),
         "index_bytes": sum(file.stat().st_size for file in files if "_indices" in file.parts),
@@ -156,6 +172,17 @@ def build(folder: Path, libraries: int) -> Results:
         "peak_writing_bytes": peak_writing,
         "peak_bytes": peak_memory_bytes(),
     }
+
+
+def whole_search(made: PersonGallery, queries: np.ndarray) -> Callable[..., list[int]]:
+    """What a user calls, for one of the queries; the rows found."""
+    numbers = {query.tobytes(): number for number, query in enumerate(queries)}
+
+    def search(query: np.ndarray, where: str | None = None) -> list[int]:
+        found = made.search(caption_of(numbers[query.tobytes()]), TOP_K, where=where)
+        return [result.frame for result in found if result.frame is not None]
+
+    return search
 
 
 def serve(folder: Path, libraries: int, repetitions: int) -> Results:
@@ -228,14 +255,10 @@ def compare(folder: Path, repetitions: int) -> Results:
     more = (row for _ in count() for block in read_vectors(folder / "vectors.f32") for row in block)
     with StandIns(more, queries).in_place():
         made = PersonGallery.open(folder / "gallery", *make_model())
-        numbers = {query.tobytes(): number for number, query in enumerate(queries)}
-
-        def whole_search(query: np.ndarray) -> list[int]:
-            found = made.search(caption_of(numbers[query.tobytes()]), TOP_K)
-            return [result.frame for result in found if result.frame is not None]
+        whole = whole_search(made, queries)
 
         searches: dict[str, Search] = {
-            "search": whole_search,
+            "search": whole,
             "vector": partial(table_search, made),
             "flat": partial(faiss_search, flat),
             "hnsw": partial(faiss_search, hnsw),
@@ -247,7 +270,10 @@ def compare(folder: Path, repetitions: int) -> Results:
             "ms": time_searches(searches, queries, repetitions)
             | time_searches({"scan": partial(table_search, made, scan=True)}, few, len(few)),
             "batch_ms": time_batches({"flat": flat, "hnsw": hnsw}, queries),
-            "filters": {name: filtered(made, flat, hnsw, limit, few) for name, limit in FILTERS.items()},
+            "filters": {
+                name: filtered(made, limit, partial(whole, where=limit.where), flat, hnsw, few)
+                for name, limit in FILTERS.items()
+            },
             "concurrent": {
                 name: {threads: time_concurrently(searches[name], queries[:96], threads) for threads in THREADS}
                 for name in ("search", "flat", "hnsw")
@@ -255,11 +281,11 @@ def compare(folder: Path, repetitions: int) -> Results:
         }
         if flat.ntotal >= gallery.INDEX_FROM_ROWS:  # as many more as can be without being indexed
             made.add(person_records(gallery.INDEX_FROM_ROWS - 1))
-            results["ms"]["unindexed"] = time_searches({"search": whole_search}, few, len(few))["search"]
+            results["ms"]["unindexed"] = time_searches({"search": whole}, few, len(few))["search"]
     return results
 
 
-def table_search(made: PersonGallery, query: np.ndarray, *, scan: bool = False, where: str | None = None) -> list[int]:
+def table_search(made: PersonGallery, query: np.ndarray, *, scan: bool = False) -> list[int]:
     """A search of the table with the gallery's own settings that fetches nothing but rows' numbers."""
     search: Any = made._table.search(query, vector_column_name="vector").distance_type("cosine").limit(TOP_K)
     search = (
@@ -268,7 +294,6 @@ def table_search(made: PersonGallery, query: np.ndarray, *, scan: bool = False, 
         .select(["frame", "_distance"])
     )
     search = search.bypass_vector_index() if scan else search
-    search = search.where(where, prefilter=True) if where else search
     return search.to_arrow()["frame"].to_pylist()
 
 
@@ -279,17 +304,14 @@ def time_batches(indexes: dict[str, Any], queries: np.ndarray) -> dict[str, list
     return {name: [round(1000 * value / BATCH, 3) for value in values] for name, values in times.items()}
 
 
-def filtered(made: PersonGallery, flat: Any, hnsw: Any, limit: Filter, queries: np.ndarray) -> Results:
-    """Searches among the persons that a filter keeps: of the table, before and after the column is indexed, and FAISS.
-
-    The gallery has no filters yet: these are queries of its table, which applies the filter before the search.
-    """
+def filtered(made: PersonGallery, limit: Filter, search: Search, flat: Any, hnsw: Any, queries: np.ndarray) -> Results:
+    """Searches among the persons that a filter keeps: before and after the table's column is indexed, and FAISS."""
     kept = np.array([record.frame for record in person_records(flat.ntotal) if limit.keeps(record)])
     selector = faiss.IDSelectorBatch(kept)
     of_flat = faiss.SearchParameters(sel=selector)
     of_hnsw = faiss.SearchParametersHNSW(sel=selector, efSearch=hnsw.hnsw.efSearch)
     searches: dict[str, Search] = {
-        "gallery": partial(table_search, made, where=limit.where),
+        "gallery": search,
         "flat": partial(faiss_search, flat, parameters=of_flat),
         "hnsw": partial(faiss_search, hnsw, parameters=of_hnsw),
     }

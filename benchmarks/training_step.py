@@ -150,7 +150,7 @@ class Changes:
 
     def score_saving(self) -> None:
         """With weights that want a gradient, whose inputs the forward pass then keeps."""
-        keeping = "modeling_gadms.token_scoring_gadms._frozen_float32"
+        keeping = "modeling_gadms.token_scoring_gadms.frozen_float32"
         with patch(keeping, lambda module: dict(module.named_parameters())):
             self.score()
 

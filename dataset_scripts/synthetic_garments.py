@@ -15,23 +15,24 @@ As in a shop, some products look alike: the 300 of the test split have 253 looks
 finds the right one first at most 84 times in 100.
 """
 
-import io
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
 import numpy as np
 from PIL import Image
 
+from modeling_gadms.images import to_jpeg
+
 from .synthetic_garments_attributes import ATTRIBUTE_NAMES, Product, sample_product, sample_shot
 from .synthetic_garments_captions import write_caption
 from .synthetic_garments_scene import draw_product
+from .synthetic_rows import SPLITS, DrawnConfig, row_generator, split_generators
 
 
 VERSION = "1.0.0"  # raise it whenever a row changes: it is part of the cache's name
-SPLITS = ("train", "validation", "test")
 PRODUCTS_PER_SHARD = 64
 MIN_HEIGHT, MAX_HEIGHT = 32, 1024
 # What the random numbers of a row are for: each use has its own stream, so that none shifts another.
@@ -39,7 +40,7 @@ _PRODUCT, _SHOT, _PICTURE, _CAPTION = range(4)
 
 
 @dataclass
-class SyntheticGarmentsConfig(datasets.BuilderConfig):
+class SyntheticGarmentsConfig(DrawnConfig):
     """What to draw. Every field is part of the cache's name.
 
     Args:
@@ -67,12 +68,6 @@ class SyntheticGarmentsConfig(datasets.BuilderConfig):
             setattr(self, name, _whole(name, getattr(self, name), least=1))
         self.seed = _whole("seed", self.seed, least=0)
         self.image_size = _size(self.image_size)
-
-    def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
-        """Returns: a name made of every field's value, whether it was given or is the default."""
-        inherited = {field.name for field in fields(datasets.BuilderConfig)}
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in inherited}
-        return super().create_config_id(values, custom_features)
 
     def products(self, split: str) -> int:
         return getattr(self, f"num_{split}_products")
@@ -112,7 +107,7 @@ class ProductSampler:
         self.seed, self.split_index = seed, SPLITS.index(split)
 
     def _rng(self, *key: int) -> np.random.Generator:
-        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.split_index, *key)))
+        return row_generator(self.seed, self.split_index, *key)
 
     def product(self, index: int) -> Product:
         """Returns: product number `index`."""
@@ -128,13 +123,6 @@ class ProductSampler:
         """Returns: picture number `image` of product number `index`, RGB, of `size` (height, width)."""
         shot = sample_shot(self._rng(_SHOT, index, image))
         return draw_product(self.product(index), shot, size, self._rng(_PICTURE, index, image))
-
-
-def _jpeg(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    # With half the colour resolution, a pattern in a small picture would lose the colours that captions name.
-    image.save(buffer, format="JPEG", quality=92, subsampling="4:4:4")
-    return buffer.getvalue()
 
 
 class SyntheticGarments(datasets.GeneratorBasedBuilder):
@@ -165,16 +153,7 @@ class SyntheticGarments(datasets.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
-        generators, first_id = [], 0
-        for split in SPLITS:
-            products = self.config.products(split)
-            shards = [
-                (start, min(start + PRODUCTS_PER_SHARD, products)) for start in range(0, products, PRODUCTS_PER_SHARD)
-            ]
-            gen_kwargs = {"split": split, "first_id": first_id, "shards": shards}
-            generators.append(datasets.SplitGenerator(name=split, gen_kwargs=gen_kwargs))
-            first_id += products
-        return generators
+        return split_generators({split: self.config.products(split) for split in SPLITS}, PRODUCTS_PER_SHARD)
 
     def _generate_examples(
         self, split: str, first_id: int, shards: list[tuple[int, int]]
@@ -188,8 +167,10 @@ class SyntheticGarments(datasets.GeneratorBasedBuilder):
                     path = f"{split}/{first_id + index:06d}_{image:02d}.jpg"
                     caption1, caption2 = sampler.captions(index, image)
                     picture = sampler.draw(index, image, self.config.image_size)
+                    # With half the colour resolution, a small pattern would lose the colours that captions name.
+                    content = to_jpeg(picture, 92, full_colour=True)
                     row: dict[str, Any] = {
-                        "image": {"bytes": _jpeg(picture), "path": path},
+                        "image": {"bytes": content, "path": path},
                         "image_path": path,
                         "caption1": caption1,
                         "caption2": caption2,

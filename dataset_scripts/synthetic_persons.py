@@ -12,7 +12,6 @@ identities, nor another split changes it. A caption at noise rate 0.3 is the cap
 exchanged, place for place, and holds every error of the same caption at rate 0.1.
 """
 
-import io
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -22,13 +21,15 @@ import datasets
 import numpy as np
 from PIL import Image
 
+from modeling_gadms.images import to_jpeg
+
 from .synthetic_persons_attributes import ATTRIBUTE_NAMES, FAMILY_SIZE, Person, View, sample_person, sample_view
 from .synthetic_persons_captions import Caption, write_caption
 from .synthetic_persons_scene import draw_image
+from .synthetic_rows import SPLITS, DrawnConfig, row_generator, split_generators
 
 
 VERSION = "1.6.0"  # raise it whenever a row changes: it is part of the cache's name
-SPLITS = ("train", "validation", "test")
 PERSONS_PER_SHARD = 64
 MIN_SIZE, MAX_SIZE = (32, 12), (1024, 512)
 # What the random numbers of a row are for: each use has its own stream, so that none shifts another.
@@ -36,7 +37,7 @@ _FAMILY, _PERSON, _VIEW, _PICTURE, _CAPTION, _NOISE = range(6)
 
 
 @dataclass
-class SyntheticPersonsConfig(datasets.BuilderConfig):
+class SyntheticPersonsConfig(DrawnConfig):
     """What to draw. Every field is part of the cache's name.
 
     Args:
@@ -75,12 +76,6 @@ class SyntheticPersonsConfig(datasets.BuilderConfig):
         for name in ("caption_noise", "evaluation_caption_noise"):
             setattr(self, name, _share(name, getattr(self, name)))
         self.image_size = _size(self.image_size)
-
-    def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
-        """Returns: a name made of every field's value, whether it was given or is the default."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values = {name: value for name, value in values.items() if name not in ("name", "version", "description")}
-        return super().create_config_id(values, custom_features)
 
     def persons(self, split: str) -> int:
         return getattr(self, f"num_{split}_persons")
@@ -153,7 +148,7 @@ class PersonSampler:
         self.seed, self.split_index = seed, SPLITS.index(split)
 
     def _rng(self, *key: int) -> np.random.Generator:
-        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.split_index, *key)))
+        return row_generator(self.seed, self.split_index, *key)
 
     def person(self, index: int) -> Person:
         """Returns: identity number `index`. The first of each family wears the family's outfit unchanged."""
@@ -187,13 +182,6 @@ class PersonSampler:
         return draw_image(self.person(index), self.view(index, image), size, rng), quality
 
 
-def _jpeg(image: Image.Image, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    # Halving the colour resolution of a picture 32 pixels wide would wash out what the captions name.
-    image.save(buffer, format="JPEG", quality=quality, subsampling="4:4:4" if image.height < 256 else "4:2:0")
-    return buffer.getvalue()
-
-
 class SyntheticPersons(datasets.GeneratorBasedBuilder):
     """Builder of the `synthetic_persons` data set; `load_synthetic_persons` is the short way to it."""
 
@@ -221,16 +209,7 @@ class SyntheticPersons(datasets.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
-        generators, first_id = [], 0
-        for split in SPLITS:
-            persons = self.config.persons(split)
-            shards = [
-                (start, min(start + PERSONS_PER_SHARD, persons)) for start in range(0, persons, PERSONS_PER_SHARD)
-            ]
-            gen_kwargs = {"split": split, "first_id": first_id, "shards": shards}
-            generators.append(datasets.SplitGenerator(name=split, gen_kwargs=gen_kwargs))
-            first_id += persons
-        return generators
+        return split_generators({split: self.config.persons(split) for split in SPLITS}, PERSONS_PER_SHARD)
 
     def _generate_examples(
         self, split: str, first_id: int, shards: list[tuple[int, int]]
@@ -244,10 +223,12 @@ class SyntheticPersons(datasets.GeneratorBasedBuilder):
                 attributes = sampler.person(index).attributes()
                 for image in range(images):
                     picture, quality = sampler.draw(index, image, config.image_size)
+                    # Halving the colour resolution of a picture 32 pixels wide would wash out what the captions name.
+                    content = to_jpeg(picture, quality, full_colour=picture.height < 256)
                     path = f"{split}/{first_id + index:06d}_{image:02d}.jpg"
                     view = sampler.view(index, image)
                     row: dict[str, Any] = {
-                        "image": {"bytes": _jpeg(picture, quality), "path": path},
+                        "image": {"bytes": content, "path": path},
                         "image_path": path,
                         "person_id": first_id + index,
                         "attributes": {**attributes, "view": view.side, "pose": view.pose},

@@ -40,6 +40,7 @@ from .raw_releases import IMAGES
 from .rstpreid import RstpReid
 from .synthetic_persons import SPLITS, PersonSampler, SyntheticPersonsConfig
 from .synthetic_persons_attributes import FAMILY_SIZE, Person
+from .synthetic_rows import row_generator
 
 
 VERSION = 1  # raise it whenever a file changes
@@ -298,7 +299,7 @@ def _sitters(domain: str, persons: dict[str, int], seed: int, image_size: tuple[
 
 def _rng(seed: int, use: int, domain: str, split: str, *key: int) -> np.random.Generator:
     spawn_key = (use, list(DOMAINS).index(domain), SPLITS.index(split), *key)
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=spawn_key))
+    return row_generator(seed, *spawn_key)
 
 
 def _photograph(sitters: Sequence[_Sitter], num_proc: int | None) -> Iterator[_Shot]:

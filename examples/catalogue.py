@@ -1,6 +1,6 @@
 """Text search in a shop's catalogue: the same model, trainer and gallery, on products instead of persons.
 
-    python examples/catalogue.py                             # 10 minutes on two cores, an estimate
+    python examples/catalogue.py                             # 5 minutes on two cores
     python examples/catalogue.py --size ci --output runs/ci  # the same program in seconds, to see that it runs
 
 Draws a catalogue, trains on it from random weights, measures on products that training never saw, and makes a gallery

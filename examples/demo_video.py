@@ -1,21 +1,27 @@
 """Find pedestrians of a surveillance video from descriptions.
 
     python examples/demo_video.py --model runs/demo/model                    # 795 frames of OpenCV's vtest.avi
-    python examples/demo_video.py --model my_model --video cctv.mp4 --every 25
+    python examples/demo_video.py --model my_model --video cctv.mp4 --per-second 1
 
-Detects the persons of every tenth frame, embeds them, answers three descriptions and writes a contact sheet for each
-under `runs/demo-video/`. About two minutes on two CPU cores, nearly all of it detection. Without `--video` the video
-comes from Debian's package `opencv-doc`. Needs `pip install "gadms[gallery,detect]"`.
+Detects the persons of two frames a second, follows them, embeds the best crops of each walk, answers three
+descriptions and writes a contact sheet for each under `runs/demo-video/`. Minutes on two CPU cores, nearly all of it
+detection. Without `--video` the video comes from Debian's package `opencv-doc`. Needs
+`pip install "gadms[gallery,detect]"`.
 """
 
 import argparse
+import io
+from dataclasses import replace
 from pathlib import Path
 
 from fetch_vtest import fetch_vtest
+from PIL import Image
 
 from modeling_gadms.contact_sheet import draw_contact_sheet
 from modeling_gadms.detection import SsdMobileNetDetector
+from modeling_gadms.drawing import hide_head
 from modeling_gadms.gallery import PersonGallery
+from modeling_gadms.images import to_jpeg
 from modeling_gadms.indexing import index_frames
 from modeling_gadms.loading import load_model_and_processor
 from modeling_gadms.video import FrameReader
@@ -24,19 +30,24 @@ from modeling_gadms.video import FrameReader
 DESCRIPTIONS = ("a person in a red jacket", "a person in a black coat", "a person in a blue jacket and jeans")
 
 
+def without_head(thumbnail: bytes) -> bytes:
+    return to_jpeg(hide_head(Image.open(io.BytesIO(thumbnail))), 90)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="runs/demo/model", help="folder or Hub name of a GA-DMS model")
     parser.add_argument("--video", type=Path, help="a video with persons; by default vtest.avi is fetched")
-    parser.add_argument("--every", type=int, default=10, help="take one frame out of so many")
+    parser.add_argument("--per-second", type=float, default=2, help="frames of each second (default: 2)")
+    parser.add_argument("--hide-heads", action="store_true", help="in the contact sheets, to publish them")
     parser.add_argument("--out", type=Path, default=Path("runs/demo-video"))
     arguments = parser.parse_args()
 
     # 1. Video and model.
-    frames = FrameReader(arguments.video or fetch_vtest(), every=arguments.every)
+    frames = FrameReader(arguments.video or fetch_vtest(), per_second=arguments.per_second)
     model, processor = load_model_and_processor(arguments.model)
 
-    # 2. Detect, crop and embed the persons.
+    # 2. Detect, follow, crop and embed the persons.
     gallery = PersonGallery.create(arguments.out / "gallery", model, processor, overwrite=True)
     report = index_frames(gallery, frames, detector=SsdMobileNetDetector())
     print(report)
@@ -44,6 +55,8 @@ def main() -> None:
     # 3. Ask.
     for description in DESCRIPTIONS:
         results = gallery.search(description, top_k=10)
+        if arguments.hide_heads:
+            results = [replace(result, thumbnail=without_head(result.thumbnail)) for result in results]
         sheet = arguments.out / f"{description.replace(' ', '_')}.png"
         draw_contact_sheet(description, results).save(sheet)
         best = results[0]

@@ -13,7 +13,9 @@ import typer
 from .conversion_cli import convert, export
 from .gallery_cli import WhereOption
 from .gallery_cli import gallery as gallery_commands
+from .indexing_cli import RUNTIME_HELP, GalleryOption, ModelOption, add, index
 from .publishing_cli import publish_model
+from .serving_cli import serve
 from .user_errors import user_errors
 
 
@@ -23,21 +25,21 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Find a person from a description, in a folder of images or a video.",
+    epilog="Exit codes: 0 done; 1 looked and found something wrong (gallery verify), or an error of the program, with "
+    "its traceback; 2 something given cannot be used, as the line that begins with Error says; 130 stopped by Ctrl-C. "
+    "For completion of commands and options: gadms --install-completion",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-ModelOption = Annotated[str, typer.Option(help="Folder or Hub name of a GA-DMS model.")]
-RUNTIME_HELP = "What runs the model: torch, or for an ONNX export onnx or onnx-int8."
-GalleryOption = Annotated[str, typer.Option(help="Folder or URI of the gallery.")]
-
 
 publish = typer.Typer(help="Put a model or a data set on the Hub, with its card.", no_args_is_help=True)
 publish.command("model")(publish_model)
 app.add_typer(publish, name="publish")
 app.add_typer(gallery_commands, name="gallery")
+gallery_commands.command()(add)
+app.command()(index)
+app.command()(serve)
 app.command()(convert)
 app.command()(export)
 
@@ -77,52 +79,6 @@ def add_commands(app: typer.Typer) -> None:
 
 def _names_of(group: typer.Typer) -> list[str]:
     return [str(command.name or getattr(command.callback, "__name__", "")) for command in group.registered_commands]
-
-
-@app.command()
-def index(
-    source: Annotated[Path, typer.Option(help="Folder of images, or a video.")],
-    gallery: GalleryOption,
-    model: ModelOption,
-    every: Annotated[int, typer.Option(help="Take one frame out of so many.")] = 1,
-    detect: Annotated[
-        bool | None,
-        typer.Option(
-            "--detect/--no-detect",
-            help="Find the persons of full frames first, or take every image for one person. By default a video's "
-            "frames are searched for persons, and a folder's images are taken for persons.",
-        ),
-    ] = None,
-    min_confidence: Annotated[float, typer.Option(help="Of the detector, from 0 to 1.")] = 0.5,
-    batch_size: Annotated[int, typer.Option(help="Persons embedded at once.", min=1)] = 64,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a gallery that is there.")] = False,
-    runtime: Annotated[str, typer.Option(help=RUNTIME_HELP)] = "torch",
-) -> None:
-    """Embed the persons of a folder or a video into a new gallery.
-
-    \b
-    gadms index --source persons/ --gallery my_gallery --model my_model
-    gadms index --source cctv.mp4 --gallery my_gallery --model my_model --every 10
-    """
-    with user_errors():
-        from .detection import PersonDetector, PlausiblePerson, SsdMobileNetDetector
-        from .gallery import PersonGallery
-        from .indexing import index_frames
-        from .loading import load_model_and_processor
-        from .video import FrameReader
-
-        # What can go wrong with the input goes wrong before an old gallery is replaced.
-        frames = FrameReader(source, every)
-        detector: PersonDetector | None = None
-        if detect or (detect is None and frames.is_video):
-            detector = SsdMobileNetDetector(plausible=PlausiblePerson(min_confidence=min_confidence))
-        loaded, processor = load_model_and_processor(model, runtime=runtime)
-        new_gallery = PersonGallery.create(gallery, loaded, processor, overwrite=overwrite)
-        report = index_frames(new_gallery, frames, detector=detector, batch_size=batch_size)
-        typer.echo(str(report))
-        if report.persons == 0:
-            raise ValueError(f"no person of {source} was indexed, so {gallery} is empty")
-        typer.echo(f'Now try: gadms search --gallery {gallery} "a person in a red jacket"')
 
 
 @app.command()
@@ -180,24 +136,34 @@ def explain(
     caption: Annotated[str, typer.Argument(help="What the person looks like.")],
     model: ModelOption,
     out: Annotated[Path, typer.Option(help="Picture of the coloured caption, to be written.")] = Path("explain.png"),
+    heat_map: Annotated[
+        Path | None, typer.Option(help="Picture of the patches that carry the similarity, to be written.")
+    ] = None,
 ) -> None:
-    """Show which words of a caption the model ties to an image.
+    """Show which words of a caption the model ties to an image, and which parts of the image to the caption.
 
     \b
     gadms explain person.jpg "a man in a blue jacket and jeans" --model my_model --out explain.png
+    gadms explain person.jpg "a man in a blue jacket and jeans" --model my_model --heat-map heat.png
     """
     with user_errors():
         from .explain import draw_explanation, explain_caption
+        from .image_relevance import draw_heat_map, image_relevance
         from .images import load_image
         from .loading import load_model_and_processor
 
         picture = load_image(image)
-        explanation = explain_caption(*load_model_and_processor(model), picture, caption)
+        loaded, processor = load_model_and_processor(model)
+        explanation = explain_caption(loaded, processor, picture, caption)
         _save(draw_explanation(picture, explanation), out)
+        if heat_map is not None:
+            _save(draw_heat_map(picture, image_relevance(loaded, processor, picture, caption).scores), heat_map)
         for token in explanation.tokens:
             typer.echo(f"{token.score:.3f}  {'#' * round(token.score * 20):<20}  {token.text}")
         typer.echo(f"Cosine similarity of image and caption: {explanation.similarity:.3f}")
         typer.echo(f"Picture: {out}")
+        if heat_map is not None:
+            typer.echo(f"Heat map: {heat_map}")
 
 
 @app.command()

@@ -9,6 +9,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
 
+from .pipeline_gadms import register_pipeline
+
+
+# Here, since a configuration is what `pipeline` loads first, also from a folder that brings its own code.
+register_pipeline()
 
 EncoderConfig = TypeVar("EncoderConfig", CLIPTextConfig, CLIPVisionConfig)
 

@@ -258,7 +258,7 @@ class PairCollator:
         truncated = lengths == limit
         for index in truncated.nonzero().flatten().tolist():
             # A caption of exactly the limit is whole: only those that reach it are tokenised again.
-            truncated[index] = len(self.processor.tokenizer(captions[index])["input_ids"]) > limit
+            truncated[index] = len(self.processor.tokenize(captions[index])["input_ids"]) > limit
         return {
             "pixel_values": self._pixel_values([pair["image"] for pair in pairs]),
             "input_ids": tokens["input_ids"],

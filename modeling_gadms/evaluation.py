@@ -125,7 +125,7 @@ def evaluate_retrieval(
     caption_ids = image_ids[caption_rows]
 
     token_limit = processor.tokenizer.model_max_length
-    num_tokens = processor.tokenizer(captions, return_length=True, verbose=False)["length"]
+    num_tokens = processor.tokenize(captions, return_length=True, verbose=False)["length"]
     text_embeds = encode_captions(model, processor, captions, batch_size=batch_size, progress=progress)
     pictures = dataset.select_columns([columns.image]).with_format(None)
     image_embeds = encode_images(

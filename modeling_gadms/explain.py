@@ -11,6 +11,7 @@ from .encoding import encode_captions, encode_images
 from .modeling_gadms import GADMSModel
 from .processing_gadms import GADMSProcessor
 from .queries import check_query
+from .threads import with_own_modules
 
 
 _IMAGE_HEIGHT = 384
@@ -50,6 +51,7 @@ def explain_caption(model: GADMSModel, processor: GADMSProcessor, image: Image.I
     """Score the caption's tokens against the image with GASS (GA-DMS eq. 1-4), scaled to [0, 1] within the caption.
 
     A character that the tokenizer splits into several tokens, as an emoji, counts once, with their highest score.
+    Other threads may use the model meanwhile.
 
     Warns:
         UserWarning: if the caption is longer than the model reads.
@@ -59,8 +61,8 @@ def explain_caption(model: GADMSModel, processor: GADMSProcessor, image: Image.I
     caption = check_query(processor, caption)
     image_embeds = encode_images(model, processor, [image], progress=False)  # (1, projection_dim)
     text_embeds = encode_captions(model, processor, [caption], progress=False)
-    tokens = processor.tokenizer(caption, truncation=True, return_offsets_mapping=True, return_tensors="pt")
-    scores = model.score_tokens(
+    tokens = processor.tokenize(caption, truncation=True, return_offsets_mapping=True, return_tensors="pt")
+    scores = with_own_modules(model).score_tokens(
         tokens["input_ids"].to(model.device),
         tokens["attention_mask"].to(model.device),
         image_embeds.to(model.device),

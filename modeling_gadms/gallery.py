@@ -1,9 +1,11 @@
 """A gallery of persons: embeddings, thumbnails and where each person was seen, in one Lance table."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
@@ -28,7 +30,7 @@ from .gallery_records import (
     Walk,
 )
 from .gallery_schema import UPDATABLE, check_values, gallery_schema, indexed_rows, model_of, to_row, user_columns
-from .gallery_search import LikedPerson, liked_person, nearest_persons, of_ids, of_walk, read_persons
+from .gallery_search import EncodedQuery, liked_person, nearest_persons, of_ids, of_walk, read_persons
 from .images import to_jpeg
 from .onnx_model import RetrievalModel, runtime_of
 from .processing_gadms import GADMSProcessor
@@ -50,9 +52,11 @@ __all__ = [
     "gallery_model",
 ]
 
+logger = logging.getLogger(__name__)
+
 INDEX_FROM_ROWS = 10_000
-"""Unindexed rows from which `add` builds an index. A scan of so many is exact and takes 12 ms on two cores, less than
-an answer of the index at a million rows; one of 100,000 takes 80 ms, and the index 10 (`benchmarks/gallery.py`)."""
+"""Unindexed rows from which `add` builds an index. A scan of so many is exact and takes about as long as an
+answer of the index at a million; one of 100,000 takes ten times as long as the index (`benchmarks/gallery.py`)."""
 WRITE_ROWS = 4096
 """Rows of one commit: about 30 MB with their thumbnails. What is committed survives an interruption."""
 THUMBNAIL_HEIGHT = 256
@@ -61,6 +65,15 @@ KEEP_VERSIONS = timedelta(hours=1)
 _TABLE = "persons"
 _READ_AGAIN = timedelta(seconds=1)
 """Age from which an open gallery looks whether another process has changed it."""
+_IDS_OUTSIDE = 16
+"""At most this part of the ids of a large gallery is outside of their index. Those outside are read at each lookup,
+and all of them whenever the index is made: neither may be all of the work."""
+_LOOSE_FILES = 100
+"""Beside the files of full commits, from which on `add` joins them all: each makes searches slower. Joining writes the
+whole table, so that a large one waits until they are a file for each `_PERSONS_PER_LOOSE_FILE` persons."""
+_PERSONS_PER_LOOSE_FILE = 1000
+_METADATA_BYTES = 64 * 2**20
+"""Kept in memory of what a table says of its files. LanceDB would keep a gigabyte, and every change adds to it."""
 _LOOKUP = 64
 """Persons of which is asked at once whether the gallery has them."""
 _INDEX_BITS = 4
@@ -75,16 +88,46 @@ AnyQuery = str | Image.Image | Query
 class PersonGallery:
     """Persons in a LanceDB table, to be made with `PersonGallery.create` or `PersonGallery.open`.
 
-    Example:
+    Examples, with the `model` and `processor` of `AutoModel.from_pretrained` and `AutoProcessor.from_pretrained`:
 
-        gallery = PersonGallery.open("my_gallery", model, processor)
-        for result in gallery.search("a woman in a red coat", top_k=5, where="camera = 'gate-2'"):
-            print(result.rank, result.score, result.source)
+    >>> red, blue = (Image.new("RGB", (32, 64), color) for color in ("red", "blue"))
+    >>> gallery = PersonGallery.create("my_gallery", model, processor, columns={"floor": "integer"})
+    >>> gallery.add([PersonRecord(red, "a.jpg", columns={"floor": 1}), PersonRecord(blue, "b.jpg", camera="gate-2")])
+    AddReport(added=2, already_there=0)
+
+    Search by a description, a picture, or both, among all or those that a filter keeps; `get` and `crops` look up
+    without asking the model.
+
+    >>> gallery = PersonGallery.open("my_gallery", model, processor)
+    >>> [(result.rank, result.source) for result in gallery.search(red, top_k=1)]
+    [(1, 'a.jpg')]
+    >>> (result,) = gallery.search("a woman in a red coat", where="camera = 'gate-2'")
+    >>> result.source, result.camera, -1 < result.score < 1
+    ('b.jpg', 'gate-2', True)
+    >>> both = Query(text="a woman in a red coat", image=red, without=["a hat"])
+    >>> len(gallery.search([both, "a man in a suit"]))
+    2
+    >>> [result.source for result in gallery.search(Query(like=result.id))]
+    ['a.jpg']
+
+    Change, remove and look after, for which no model is needed:
+
+    >>> gallery = PersonGallery.open("my_gallery")
+    >>> gallery.update({"camera": "gate-1", "floor": 2}, where="floor = 1")
+    1
+    >>> [(result.camera, result.columns) for result in gallery.get([PersonRecord(red, "a.jpg").id])]
+    [('gate-1', {'floor': 2})]
+    >>> gallery.remove(where="camera = 'gate-1'"), len(gallery)
+    (1, 1)
+    >>> gallery.compact()
+    >>> gallery.verify().sound
+    True
     """
 
     def __init__(self, location: str, table: Table, model: RetrievalModel | None, processor: GADMSProcessor | None):
         self.location = location
         self._table = table
+        self._schema = table.schema
         self._encoders = (model, processor) if model is not None and processor is not None else None
 
     @classmethod
@@ -153,19 +196,20 @@ class PersonGallery:
     @property
     def columns(self) -> dict[str, str]:
         """The columns that its user declared, by name the type."""
-        return user_columns(self._table.schema)
+        return user_columns(self._schema)
 
     @property
     def model(self) -> GalleryModel:
         """The model that it was built with."""
-        return model_of(self._table.schema)
+        return model_of(self._schema)
 
     def __len__(self) -> int:
         return self._table.count_rows()
 
     def add(self, records: Iterable[PersonRecord], *, batch_size: int = 64) -> AddReport:
         """Embed persons and append them; those that are there already are left alone, so that a run that was cut off
-        can be repeated. A gallery that has grown large is indexed by the way.
+        can be repeated. A gallery that has grown large is indexed by the way, and one of many small additions has
+        their files joined.
 
         Several processes may add at once.
 
@@ -202,6 +246,8 @@ class PersonGallery:
             met.clear()
             added += inserted
             there += len(rows) - inserted
+            self._index_ids_if_many()
+        self._join_files_if_many()
         self._index_if_large()
         return AddReport(added, there)
 
@@ -243,31 +289,44 @@ class PersonGallery:
             ValueError: if a description is empty, the filter is not allowed, `top_k` not positive, the gallery empty,
                 or nobody has the id in `like`.
         """
-        if top_k < 1:
-            raise ValueError(f"top_k must be 1 or more, not {top_k}")
-        queries = [_as_query(each) for each in (query if isinstance(query, list) else [query])]
-        condition = check_filter(where, self._table.schema) if where else None
-        if queries and len(self) == 0:
-            raise ValueError(f"The gallery in {self.location} holds no person yet: {_how_to_index(self.location)}")
-        vectors, liked = self._query_vectors(queries)
-
-        def answer(vector: torch.Tensor, like: LikedPerson | None) -> list[SearchResult]:
-            return nearest_persons(self._table, vector, top_k, condition, like, group_tracks=group_tracks)
-
+        self._condition(top_k, where)  # before anything is encoded
+        answer = partial(self.nearest, top_k=top_k, where=where, group_tracks=group_tracks)
         if not isinstance(query, list):
-            return answer(vectors[0], liked[0])
+            return answer(self.encode([query])[0])
         with ThreadPoolExecutor(_THREADS) as pool:
-            return list(pool.map(answer, vectors, liked))
+            return list(pool.map(answer, self.encode(query)))
+
+    def encode(self, queries: Sequence[AnyQuery]) -> list[EncodedQuery]:
+        """What the model makes of queries, all at once: the first half of `search`, for programs that collect queries
+        of several users.
+
+        Warns:
+            UserWarning, and raises ValueError: as `search`.
+        """
+        return self._encode([_as_query(query) for query in queries])
+
+    def nearest(
+        self, query: EncodedQuery, top_k: int = 10, *, where: str | None = None, group_tracks: bool = True
+    ) -> list[SearchResult]:
+        """The persons nearest to a query of `encode`: the second half of `search`, which says what the arguments are.
+        Several threads may ask at once."""
+        condition = self._condition(top_k, where)
+        found = nearest_persons(
+            self._table, self._schema, query.vector, top_k, condition, query.like, group_tracks=group_tracks
+        )
+        if not found and len(self) == 0:
+            raise ValueError(f"The gallery in {self.location} holds no person yet: {_how_to_index(self.location)}")
+        return found
 
     def get(self, ids: Sequence[str]) -> list[SearchResult]:
         """Persons by their ids, in that order, those that are not there left out. As nothing is asked, their rank
         counts them and their score is 1."""
-        found = {person.id: person for person in read_persons(self._table, of_ids(ids))}
+        found = {person.id: person for person in read_persons(self._table, self._schema, of_ids(ids))}
         return [replace(found[each], rank=rank) for rank, each in enumerate((i for i in ids if i in found), start=1)]
 
     def crops(self, source: str, track: int) -> list[SearchResult]:
         """The crops of a walk, in their order in the video; rank and score as those of `get`."""
-        return read_persons(self._table, of_walk(source, track))
+        return read_persons(self._table, self._schema, of_walk(source, track))
 
     def remove(self, *, where: str | None = None, ids: Sequence[str] | None = None) -> int:
         """Remove persons, by a filter or by their ids; returns how many. Their pictures leave the disk with
@@ -323,6 +382,32 @@ class PersonGallery:
 
         return export_table(self._table, Path(path), kind)
 
+    def copy_to(
+        self,
+        location: str | Path,
+        model: RetrievalModel,
+        processor: GADMSProcessor,
+        *,
+        storage_options: dict[str, str] | None = None,
+    ) -> "PersonGallery":
+        """A new gallery of its persons as they are now: what was removed is not in its files, as it may be in these.
+
+        Args:
+            location, storage_options: as in `create`.
+            model, processor: the gallery's, under the name that the copy is to know them by.
+
+        Raises:
+            FileExistsError: if there is a gallery with persons already.
+            ValueError: if the model is another one.
+        """
+        from .gallery_care import copy_rows
+
+        _refuse_another_model(self.location, self.model, _described(model, processor))
+        copy = PersonGallery.create(location, model, processor, columns=self.columns, storage_options=storage_options)
+        copy_rows(self._table, copy._table)
+        copy._index_if_large()
+        return copy
+
     def _known(self, ids: Sequence[str]) -> set[str]:
         found = self._table.search().where(of_ids(ids)).select(["id"]).limit(len(ids)).to_arrow()
         return set(found["id"].to_pylist())
@@ -331,7 +416,7 @@ class PersonGallery:
         """Append in one commit; whom another process has added since is left out."""
         merge = self._table.merge_insert("id").when_not_matched_insert_all()
         try:
-            return int(merge.execute(pa.Table.from_pylist(rows, schema=self._table.schema)).num_inserted_rows)
+            return int(merge.execute(pa.Table.from_pylist(rows, schema=self._schema)).num_inserted_rows)
         except RuntimeError as error:  # whatever the storage says
             raise OSError(
                 f"The gallery in {self.location} could not be written, and holds what was added before: {error}"
@@ -349,8 +434,12 @@ class PersonGallery:
         vectors = encode_images(*self._encoding(), images(), batch_size=batch_size, progress=False)
         return [{**row, "vector": vector} for row, vector in zip(rows, vectors.numpy(), strict=True)]
 
-    def _query_vectors(self, queries: Sequence[Query]) -> tuple[list[torch.Tensor], list[LikedPerson | None]]:
-        """A vector of each query, whose products with persons' vectors are the scores, and the person it is like."""
+    def _condition(self, top_k: int, where: str | None) -> str | None:
+        if top_k < 1:
+            raise ValueError(f"top_k must be 1 or more, not {top_k}")
+        return check_filter(where, self._schema) if where else None
+
+    def _encode(self, queries: Sequence[Query]) -> list[EncodedQuery]:
         texts = [query.text for query in queries if query.text is not None]
         texts += [text for query in queries for text in query.without]
         pictures = [query.image for query in queries if query.image is not None]
@@ -358,7 +447,7 @@ class PersonGallery:
         own = [next(text_vectors) if query.text is not None else None for query in queries]
         against = [[next(text_vectors) for _ in query.without] for query in queries]
         image_vectors = iter(encode_images(*self._encoding(), pictures, progress=False) if pictures else ())
-        vectors, liked = [], []
+        encoded = []
         for query, text_vector, unwanted in zip(queries, own, against, strict=True):
             like = None if query.like is None else liked_person(self._table, query.like)
             parts = [] if text_vector is None else [text_vector]
@@ -367,9 +456,8 @@ class PersonGallery:
             vector = torch.stack(parts).mean(dim=0)
             if unwanted:
                 vector = vector - WITHOUT_WEIGHT * torch.stack(unwanted).mean(dim=0)
-            vectors.append(vector)
-            liked.append(like)
-        return vectors, liked
+            encoded.append(EncodedQuery(vector, like))
+        return encoded
 
     def _encode_texts(self, texts: Sequence[str]) -> Sequence[torch.Tensor]:
         if not texts:
@@ -390,14 +478,28 @@ class PersonGallery:
             raise ValueError("Say which persons: by a filter (where) or by their ids, one of the two")
         if ids is not None:
             return of_ids(ids)
-        return check_filter(cast(str, where), self._table.schema)
+        return check_filter(cast(str, where), self._schema)
+
+    def _join_files_if_many(self) -> None:
+        statistics = cast(Any, self._table.stats())
+        loose = statistics["fragment_stats"]["num_fragments"] - statistics["num_rows"] // WRITE_ROWS
+        if loose > max(_LOOSE_FILES, statistics["num_rows"] // _PERSONS_PER_LOOSE_FILE):
+            try:
+                self._table.optimize(cleanup_older_than=KEEP_VERSIONS)
+            except RuntimeError as error:  # another process changes them, or the disk has no room: nothing is lost
+                logger.warning("The files of the gallery in %s could not be joined now: %s", self.location, error)
+
+    def _index_ids_if_many(self) -> None:
+        """Index ids, so that those who are there are known quickly: without it, adding to a large gallery is slow."""
+        persons = len(self)
+        if persons - indexed_rows(self._table, "id") >= max(INDEX_FROM_ROWS, persons // _IDS_OUTSIDE):
+            self._table.create_index("id", config=BTree(), replace=True)
 
     def _index_if_large(self) -> None:
-        """Index ids, so that persons are known quickly, and vectors, once enough rows are in no index."""
+        """Index ids and vectors, once enough rows are in no index."""
+        self._index_ids_if_many()
         persons = len(self)
-        if persons - indexed_rows(self._table, "id") >= INDEX_FROM_ROWS:
-            self._table.create_index("id", config=BTree(), replace=True)
-        if self._table.schema.field("vector").type.list_size % 8:
+        if self._schema.field("vector").type.list_size % 8:
             return  # RaBitQ packs dimensions by eight: such a gallery is scanned at any size
         if (
             persons - indexed_rows(self._table, "vector") >= INDEX_FROM_ROWS
@@ -417,7 +519,12 @@ def gallery_model(location: str | Path, *, storage_options: dict[str, str] | Non
 
 
 def _connect(location: str, storage_options: dict[str, str] | None) -> lancedb.DBConnection:
-    return lancedb.connect(location, storage_options=storage_options, read_consistency_interval=_READ_AGAIN)
+    return lancedb.connect(
+        location,
+        storage_options=storage_options,
+        read_consistency_interval=_READ_AGAIN,
+        session=lancedb.Session(metadata_cache_size_bytes=_METADATA_BYTES),
+    )
 
 
 def _open_table(location: str, storage_options: dict[str, str] | None) -> Table:
@@ -426,10 +533,10 @@ def _open_table(location: str, storage_options: dict[str, str] | None) -> Table:
         database = _connect(location, storage_options)
         if _TABLE in database.list_tables().tables:
             table = database.open_table(_TABLE)
-            if "id" not in table.schema.names:
+            if "box" not in table.schema.names:
                 raise ValueError(
-                    f"The gallery in {location} was made by an earlier version, without ids: {_how_to_index(location)}"
-                    " --overwrite"
+                    f"The gallery in {location} was made by an earlier version, with other columns: "
+                    f"{_how_to_index(location)} --overwrite"
                 )
             return table
     raise FileNotFoundError(f"There is no gallery in {location}: {_how_to_index(location)}")

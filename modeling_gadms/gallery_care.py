@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from lancedb.table import Table
 from PIL import Image
 
+from .gallery_filter import BOX_SIDES
 from .gallery_records import GalleryModel, plain
 from .gallery_schema import columns_without, indexed_rows, model_of, user_columns
 
@@ -149,8 +150,9 @@ def export_table(table: Table, path: Path, kind: str) -> int:
     Args:
         table (`Table`): of the gallery.
         path (`Path`): must not exist yet.
-        kind (`str`): `"csv"`, all columns but embedding and thumbnail; `"parquet"`, all columns; `"folder"`, a JPEG
-            of each person and a `metadata.csv`, which `load_dataset("imagefolder")` reads.
+        kind (`str`): `"csv"`, all columns but embedding and thumbnail, each side of the box in one; `"parquet"`, the
+            table's columns; `"folder"`, a JPEG of each person and a CSV as above, `metadata.csv`, which
+            `load_dataset("imagefolder")` reads.
 
     Returns:
         `int`: how many persons were written.
@@ -169,8 +171,9 @@ def export_table(table: Table, path: Path, kind: str) -> int:
 
 
 def _export_csv(table: Table, path: Path) -> int:
-    columns = columns_without(table, "vector", "thumbnail")
-    return _write_csv(path, columns, (row for batch in _batches(table, columns) for row in batch.to_pylist()))
+    columns = columns_without(table.schema, "vector", "thumbnail")
+    rows = (_with_sides(row) for batch in _batches(table, columns) for row in batch.to_pylist())
+    return _write_csv(path, _names_with_sides(columns), rows)
 
 
 def _export_parquet(table: Table, path: Path) -> int:
@@ -184,16 +187,26 @@ def _export_parquet(table: Table, path: Path) -> int:
 
 def _export_folder(table: Table, path: Path) -> int:
     path.mkdir()
-    columns = columns_without(table, "vector", "thumbnail")
+    columns = columns_without(table.schema, "vector", "thumbnail")
 
     def rows() -> Iterator[dict[str, Any]]:
         for batch in _batches(table, [*columns, "thumbnail"]):
             for row in batch.to_pylist():
                 name = f"{row['id']}.jpg"
                 (path / name).write_bytes(row.pop("thumbnail"))
-                yield {"file_name": name, **row}
+                yield {"file_name": name, **_with_sides(row)}
 
-    return _write_csv(path / "metadata.csv", ["file_name", *columns], rows())
+    return _write_csv(path / "metadata.csv", ["file_name", *_names_with_sides(columns)], rows())
+
+
+def _names_with_sides(columns: list[str]) -> list[str]:
+    return [name for column in columns for name in (BOX_SIDES if column == "box" else (column,))]
+
+
+def _with_sides(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose box is a value for each side."""
+    sides = row.pop("box") or [None] * len(BOX_SIDES)
+    return {**row, **dict(zip(BOX_SIDES, sides, strict=True))}
 
 
 def _write_csv(path: Path, columns: list[str], rows: Iterator[dict[str, Any]]) -> int:
@@ -205,6 +218,12 @@ def _write_csv(path: Path, columns: list[str], rows: Iterator[dict[str, Any]]) -
             writer.writerow({name: plain(value) for name, value in row.items()})
             written += 1
     return written
+
+
+def copy_rows(source: Table, target: Table) -> None:
+    """Add the rows of a table to another one of the same columns."""
+    for batch in _batches(source, source.schema.names):
+        target.add(pa.Table.from_batches([batch.cast(target.schema)]))
 
 
 def _batches(table: Table, columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -136,7 +136,8 @@ class Query:
         return "; ".join(str(part) for part in parts if part)
 
 
-WITHOUT_WEIGHT = 0.5
+WITHOUT_WEIGHT = 0.25
+"""More excludes more, and finds fewer of those that are wanted (`benchmarks/without.py`)."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from lancedb.table import Table
 
 from .detection import PersonBox
-from .gallery_filter import in_utc, parse_time
+from .gallery_filter import BOX_SIDES, in_utc, parse_time
 from .gallery_records import GalleryModel, PersonRecord, SearchResult, Walk
 
 
@@ -23,7 +23,6 @@ COLUMN_TYPES = {
     "time": pa.timestamp("us", "UTC"),
 }
 """Types that a user's column may have."""
-BOX_COLUMNS = ("left", "top", "right", "bottom", "confidence")
 UPDATABLE = {"camera": "string", "time": "time", "track": "integer"}
 """Columns of every gallery that may be changed later, by name the type; the others say which person it is."""
 _METADATA_KEY = b"gadms"
@@ -34,7 +33,8 @@ _OWN_COLUMNS = (
     pa.field("source", pa.string(), nullable=False),
     pa.field("frame", pa.int64()),
     pa.field("time_seconds", pa.float64()),
-    *(pa.field(name, pa.float32()) for name in BOX_COLUMNS),
+    pa.field("box", pa.list_(pa.float32(), len(BOX_SIDES))),
+    pa.field("confidence", pa.float32()),
     pa.field("camera", pa.string()),
     pa.field("time", COLUMN_TYPES["time"]),
     pa.field("track", pa.int64()),
@@ -52,7 +52,7 @@ def gallery_schema(dimension: int, model: GalleryModel, columns: Mapping[str, st
     Raises:
         ValueError: if a column's name is taken or cannot be one, or its type is unknown.
     """
-    own = {"vector", "walk", "rank", "score", *(field.name for field in _OWN_COLUMNS)}
+    own = {"vector", "walk", "rank", "score", *BOX_SIDES, *(field.name for field in _OWN_COLUMNS)}
     for name, kind in columns.items():
         if name in own:
             raise ValueError(f"The column {name!r} is the gallery's own: give yours another name")
@@ -77,9 +77,9 @@ def user_columns(schema: pa.Schema) -> dict[str, str]:
     return {field.name: kinds[field.type] for field in schema if field.name not in own}
 
 
-def columns_without(table: Table, *names: str) -> list[str]:
+def columns_without(schema: pa.Schema, *names: str) -> list[str]:
     """The names of a table's columns but some."""
-    return [name for name in table.schema.names if name not in names]
+    return [name for name in schema.names if name not in names]
 
 
 def indexed_rows(table: Table, column: str) -> int:
@@ -117,15 +117,19 @@ def to_row(record: PersonRecord, columns: Mapping[str, str]) -> dict[str, Any]:
     time = None if record.time is None else in_utc(record.time)
     where = {"id": record.id, "source": record.source, "frame": record.frame, "time_seconds": record.time_seconds}
     seen = {"camera": record.camera, "time": time, "track": record.track}
-    box = asdict(record.box) if record.box else {}
-    return {**where, **seen, **box, **check_values(record.columns, columns)}
+    box = record.box
+    sides = [getattr(box, side) for side in BOX_SIDES] if box else None
+    found = {"box": sides, "confidence": box.confidence if box else None}
+    return {**where, **seen, **found, **check_values(record.columns, columns)}
 
 
 def to_result(
     rank: int, score: float, row: Mapping[str, Any], columns: Mapping[str, str], walk: Walk | None
 ) -> SearchResult:
     """A row that was found."""
-    box = None if row["left"] is None else PersonBox(*(row[name] for name in BOX_COLUMNS))
+    box = None
+    if row["box"] is not None:
+        box = PersonBox(**dict(zip(BOX_SIDES, row["box"], strict=True)), confidence=row["confidence"])
     same = ("id", "source", "frame", "time_seconds", "camera", "time", "track", "thumbnail")
     users = {name: row[name] for name in columns}
     return SearchResult(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import pyarrow as pa
 import torch
 from lancedb.query import LanceVectorQueryBuilder
 from lancedb.table import Table
@@ -15,9 +16,9 @@ from .gallery_schema import columns_without, to_result, user_columns
 
 _CROWD = 4
 """How many times as many rows are fetched, where crops of the same walks leave room for too few."""
-_PARTS_SEARCHED = 128
-"""Of the index, which has a part for about 4,096 rows: all of them up to half a million rows. At a million, the
-nearest half, which takes 14 ms for recall@10 of 0.996; all of them take 16 ms for 1.000."""
+_PARTS_SEARCHED = 80
+"""Of the index, which has a part for about 4,096 rows: all of them up to 330,000 rows. At a million the nearest 80
+have recall@10 of 0.989, and 64 of them 0.98 (`benchmarks/gallery.py`)."""
 _REFINE_FACTOR = 4
 """Rows compared exactly, by their whole vectors, for each row wanted. Directions that fill the space, the worst case,
 need 4 for recall@10 of 0.99, persons 2."""
@@ -39,8 +40,22 @@ class LikedPerson:
     track: int | None
 
 
+@dataclass(frozen=True)
+class EncodedQuery:
+    """A query as [`~modeling_gadms.gallery.PersonGallery.encode`] makes it.
+
+    Attributes:
+        vector (`torch.FloatTensor` of shape `(projection_dim,)`): its products with embeddings are the scores.
+        like (`LikedPerson`, *optional*): whom the results leave out.
+    """
+
+    vector: torch.Tensor
+    like: LikedPerson | None = None
+
+
 def nearest_persons(
     table: Table,
+    schema: pa.Schema,
     vector: torch.Tensor,
     top_k: int,
     condition: str | None,
@@ -51,31 +66,32 @@ def nearest_persons(
     """The persons whose embeddings have the largest products with a vector, best first.
 
     Args:
-        table (`Table`)
+        table (`Table`), schema (`pa.Schema`): the table's, which to ask it for takes longer than to keep.
         vector (`torch.FloatTensor` of shape `(projection_dim,)`): need not be of length 1.
         top_k (`int`)
         condition (`str`, *optional*): in the table's SQL.
         like (`LikedPerson`, *optional*): to leave out, where walks are one result with the whole walk.
         group_tracks (`bool`): whether a walk is one result, by its best crop.
     """
+    columns = columns_without(schema, "vector")
     condition = _all_of(condition, _another(like, group_tracks) if like else None)
     limit = top_k
     while True:
-        rows = _scored(table, vector, limit, condition)
+        rows = _scored(table, columns, vector, limit, condition)
         best = _best_of_walks(rows) if group_tracks else rows
         # Enough walks, whose best crops come before all that was not fetched; or all that the table has.
         if len(best) >= top_k or len(rows) < limit:
             break
         limit *= _CROWD
     scale = float(vector.norm())
-    return _results(table, [(row, (1 - row["_distance"]) * scale) for row in best[:top_k]])
+    return _results(table, schema, [(row, (1 - row["_distance"]) * scale) for row in best[:top_k]])
 
 
-def read_persons(table: Table, condition: str) -> list[SearchResult]:
+def read_persons(table: Table, schema: pa.Schema, condition: str) -> list[SearchResult]:
     """The persons that meet a condition in the table's SQL, in the order of source, frame and id; their score is 1."""
-    rows = table.search().where(condition).select(columns_without(table, "vector")).to_list()
+    rows = table.search().where(condition).select(columns_without(schema, "vector")).to_list()
     rows.sort(key=lambda row: (row["source"], row["frame"] or 0, row["id"]))
-    return _results(table, [(row, 1.0) for row in rows])
+    return _results(table, schema, [(row, 1.0) for row in rows])
 
 
 def liked_person(table: Table, person: str) -> LikedPerson:
@@ -102,19 +118,21 @@ def of_ids(ids: Sequence[str]) -> str:
     return f"id IN ({', '.join(map(literal, ids))})" if ids else "FALSE"
 
 
-def _scored(table: Table, vector: torch.Tensor, limit: int, condition: str | None) -> list[dict[str, Any]]:
+def _scored(
+    table: Table, columns: Sequence[str], vector: torch.Tensor, limit: int, condition: str | None
+) -> list[dict[str, Any]]:
     nearest = cast(LanceVectorQueryBuilder, table.search(vector.numpy(), vector_column_name="vector"))
     # Both matter to an indexed gallery alone: how much of the index to visit, and how many to compare exactly.
     nearest = nearest.distance_type("cosine").nprobes(_PARTS_SEARCHED).refine_factor(_REFINE_FACTOR)
     if condition:
         nearest = nearest.where(condition, prefilter=True)
-    found = nearest.select([*columns_without(table, "vector"), "_distance"]).limit(limit).to_list()
-    found.sort(key=lambda row: (row["_distance"], row["source"], row["frame"] or 0, row["left"] or 0))
+    found = nearest.select([*columns, "_distance"]).limit(limit).to_list()
+    found.sort(key=lambda row: (row["_distance"], row["source"], row["frame"] or 0, row["box"] or []))
     return found
 
 
-def _results(table: Table, scored: Sequence[tuple[Mapping[str, Any], float]]) -> list[SearchResult]:
-    columns = user_columns(table.schema)
+def _results(table: Table, schema: pa.Schema, scored: Sequence[tuple[Mapping[str, Any], float]]) -> list[SearchResult]:
+    columns = user_columns(schema)
     walks = _walks(table, [row for row, _ in scored])
     return [
         to_result(rank, score, row, columns, walks.get((row["source"], row["track"])))

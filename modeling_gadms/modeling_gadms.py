@@ -355,7 +355,7 @@ class GADMSModel(GADMSPreTrainedModel):
     def get_packed_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> BaseModelOutputWithPooling:
-        """[`get_text_features`] for training: short captions share rows, so that hardly any work goes to padding.
+        """[`get_text_features`] where short captions share rows, so that hardly any work goes to padding.
 
         A batch that is padded to its longest caption is padding to a third. What is given at padding has no meaning.
         Without an `attention_mask`, or with an attention implementation that takes no mask of its own, captions are

@@ -1,14 +1,18 @@
 """GA-DMS processor: images to pixels, captions to tokens."""
 
 import os
+import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
-from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import AutoTokenizer, BatchEncoding, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 
 MASK_TOKEN = "<|mask|>"
+# Tokenizers keep how to truncate and pad from one call to the next: of two threads at once, one has the other's.
+_TOKENIZING = threading.Lock()
 
 
 class GADMSProcessor(ProcessorMixin):
@@ -16,7 +20,8 @@ class GADMSProcessor(ProcessorMixin):
 
     Images are resized to the model's rectangle, without cropping (a crop would cut off heads or shoes), rescaled and
     normalised as in CLIP. Captions are tokenised and cut at the tokenizer's maximum length, EOS kept. They are plain
-    text: who types `<|endoftext|>` does not end the caption there.
+    text: who types `<|endoftext|>` does not end the caption there. Several threads may use one processor, as long as
+    none asks the tokenizer itself: [`~GADMSProcessor.tokenize`] does it for them.
 
     Args:
         image_processor ([`~transformers.CLIPImageProcessorPil`]): with `size={"height": ..., "width": ...}`.
@@ -100,7 +105,13 @@ class GADMSProcessor(ProcessorMixin):
             for name in {"padding", "truncation"} - set(kwargs.get("text_kwargs") or ()):
                 kwargs.setdefault(name, True)
         kwargs.setdefault("return_tensors", "pt")
-        return super().__call__(images=images, text=text, **kwargs)
+        with nullcontext() if text is None else _TOKENIZING:
+            return super().__call__(images=images, text=text, **kwargs)
+
+    def tokenize(self, text: str | Sequence[str], **kwargs: Any) -> BatchEncoding:
+        """What the tokenizer makes of a text or several, with its own defaults, while no other thread asks it."""
+        with _TOKENIZING:
+            return self.tokenizer(text, **kwargs)
 
 
 __all__ = ["GADMSProcessor"]

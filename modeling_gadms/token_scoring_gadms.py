@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.func import functional_call
+from transformers import PreTrainedModel
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPTextModel
 
 from .masking_gadms import caption_token_mask
@@ -76,7 +77,7 @@ def pooling_operator(lengths: torch.Tensor, sequence_length: int, scales: Sequen
 
 @dataclass
 class _LayerTap:
-    """What one text layer's attention saw and gave, each (batch_size, sequence_length, hidden_size)."""
+    """What one layer's attention saw and gave, each (batch_size, sequence_length, hidden_size)."""
 
     query: torch.Tensor = field(init=False)
     key: torch.Tensor = field(init=False)
@@ -85,7 +86,7 @@ class _LayerTap:
 
 
 @contextmanager
-def _tapped(layers: list[CLIPEncoderLayer]) -> Iterator[list[_LayerTap]]:
+def tapped_layers(layers: list[CLIPEncoderLayer]) -> Iterator[list[_LayerTap]]:
     """Record the attention of each layer, and start the graph at the first one's output."""
     taps = [_LayerTap() for _ in layers]
     handles = []
@@ -120,26 +121,26 @@ def _tapped(layers: list[CLIPEncoderLayer]) -> Iterator[list[_LayerTap]]:
 
 
 @contextmanager
-def _scoring_mode(text_model: CLIPTextModel) -> Iterator[None]:
+def scoring_mode(encoder: PreTrainedModel) -> Iterator[None]:
     """Score the deterministic network, whatever mode the caller trains or infers in.
 
     Evaluation mode removes dropout and gradient checkpointing (whose recomputation would fire the hooks again);
     scaled-dot-product attention takes float32, which flash kernels refuse.
     """
-    training = [module for module in text_model.modules() if module.training]
-    attention_implementation = text_model.config._attn_implementation
-    text_model.eval()
-    text_model.config._attn_implementation = "sdpa"
+    training = [module for module in encoder.modules() if module.training]
+    attention_implementation = encoder.config._attn_implementation
+    encoder.eval()
+    encoder.config._attn_implementation = "sdpa"
     try:
         with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
-        text_model.config._attn_implementation = attention_implementation
+        encoder.config._attn_implementation = attention_implementation
         for module in training:
             module.training = True
 
 
-def _frozen_float32(module: nn.Module) -> dict[str, torch.Tensor]:
+def frozen_float32(module: nn.Module) -> dict[str, torch.Tensor]:
     """The module's parameters as constants in float32 (float64 stays), for `functional_call`.
 
     Constants keep the backward pass away from every parameter and its gradient, and from saving what a weight
@@ -192,17 +193,17 @@ def gradient_attention_scores(
     layers = cast(list[CLIPEncoderLayer], list(text_model.encoder.layers[-num_layers:]))
     num_heads = layers[0].self_attn.num_heads
     with (
-        _scoring_mode(text_model),
+        scoring_mode(text_model),
         torch.autocast(device_type=input_ids.device.type, enabled=False),
-        _tapped(layers) as taps,
+        tapped_layers(layers) as taps,
     ):
         # Clones turn tensors made under inference mode into ones that a graph may hold.
         input_ids, image_embeds = input_ids.clone(), image_embeds.detach().clone()
         attention_mask = None if attention_mask is None else attention_mask.clone()
         outputs = functional_call(
-            text_model, _frozen_float32(text_model), kwargs={"input_ids": input_ids, "attention_mask": attention_mask}
+            text_model, frozen_float32(text_model), kwargs={"input_ids": input_ids, "attention_mask": attention_mask}
         )
-        text_embeds = functional_call(text_projection, _frozen_float32(text_projection), outputs.pooler_output)
+        text_embeds = functional_call(text_projection, frozen_float32(text_projection), outputs.pooler_output)
         similarity = nn.functional.cosine_similarity(text_embeds, image_embeds.to(text_embeds.dtype), dim=-1)
         # Captions do not interact, so the gradient of the sum holds each caption's own gradient.
         gradients = torch.autograd.grad(similarity.sum(), [tap.output for tap in taps])
@@ -260,11 +261,11 @@ def token_image_cosine_scores(
         `torch.FloatTensor` of shape `(batch_size, sequence_length)`: in [0, 1] within each caption, zero outside its
         own tokens.
     """
-    with _scoring_mode(text_model), torch.no_grad(), torch.autocast(input_ids.device.type, enabled=False):
+    with scoring_mode(text_model), torch.no_grad(), torch.autocast(input_ids.device.type, enabled=False):
         outputs = functional_call(
-            text_model, _frozen_float32(text_model), kwargs={"input_ids": input_ids, "attention_mask": attention_mask}
+            text_model, frozen_float32(text_model), kwargs={"input_ids": input_ids, "attention_mask": attention_mask}
         )
-        tokens = functional_call(text_projection, _frozen_float32(text_projection), outputs.last_hidden_state)
+        tokens = functional_call(text_projection, frozen_float32(text_projection), outputs.last_hidden_state)
         cosine = nn.functional.cosine_similarity(tokens, image_embeds.to(tokens.dtype)[:, None], dim=-1)
     own_tokens = caption_token_mask(input_ids, _eos_token_id(text_model), attention_mask)
     return scale_within_caption(cosine, own_tokens)

@@ -2,14 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from .images import UnreadableImageError, iter_image_files, load_image
+from .images import IMAGE_SUFFIXES, UnreadableImageError, iter_image_files, load_image
 
 
 UNDECODABLE = "does not decode"
@@ -22,23 +22,28 @@ class Frame:
 
     Attributes:
         image (`PIL.Image.Image`): RGB.
-        source (`str`): the image file, or the video.
+        source (`str`): the image file, the video, or the place in an archive or a table.
         index (`int`, *optional*): number of the frame in its video, from 0; none for an image file.
         time_seconds (`float`, *optional*): when the video shows it; none for an image file.
+        fields (`Mapping[str, Any]`): what the source says of it beside.
     """
 
     image: Image.Image
     source: str
     index: int | None = None
     time_seconds: float | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 class FrameReader:
     """Iterates over the `Frame`s of a folder of images (recursively, in sorted order) or of a video.
 
     Args:
-        source (`str` or `Path`): the folder or the video.
+        source (`str` or `Path`): the folder or the video; an image file is a folder of one.
         every (`int`): take one frame out of so many.
+        per_second (`float`, *optional*): of a video, how many frames of each second to take, instead of `every`; all
+            where it has fewer.
+        root (`Path`, *optional*): folder that sources are named relative to.
 
     Attributes:
         is_video (`bool`): whether `source` is a video and not a folder.
@@ -50,30 +55,47 @@ class FrameReader:
 
     Raises:
         FileNotFoundError: if `source` does not exist.
-        ValueError: if `every` is not positive, if a folder holds no image file or a video no frame.
+        ValueError: if `every` or `per_second` is not positive or both are given, if a folder holds no image file or a
+            video no frame, or if `per_second` is given and the video does not say its rate.
     """
 
-    def __init__(self, source: str | Path, every: int = 1):
+    def __init__(
+        self, source: str | Path, every: int = 1, *, per_second: float | None = None, root: Path | None = None
+    ):
         self.source = Path(source)
+        self._root = root
         if every < 1:
             raise ValueError(f"every must be 1 or more, not {every}: it takes one frame out of so many")
+        if per_second is not None and not per_second > 0:
+            raise ValueError(
+                f"per_second must be positive, not {per_second}: it is how many frames of a second to take"
+            )
+        if per_second is not None and every != 1:
+            raise ValueError(f"every ({every}) and per_second ({per_second}) say the same: give one of them")
         if not self.source.exists():
             raise FileNotFoundError(f"{self.source} does not exist: give a video or a folder of images")
         self.every = every
-        self.is_video = not self.source.is_dir()
+        is_image = self.source.is_file() and self.source.suffix.lower() in IMAGE_SUFFIXES
+        self.is_video = not is_image and not self.source.is_dir()
         self.seen = 0
         self.skipped: Counter[str] = Counter()
         self.lost = 0
         if self.is_video:
             video = _open_video(self.source)
-            length = _announced(video)
+            length, rate = _announced(video), _frame_rate(video)
             video.release()
+            if per_second is not None:
+                self.every = max(1, round(_known_rate(self.source, rate) / per_second))
+        elif per_second is not None:
+            raise ValueError(
+                f"{self.source} is not a video, and per_second ({per_second}) is of videos: give every instead"
+            )
         else:
-            self._files = list(iter_image_files(self.source))
+            self._files = [self.source] if is_image else list(iter_image_files(self.source))
             length = len(self._files)
             if not length:
                 raise ValueError(f"{self.source} holds no image file")
-        self.expected = math.ceil(length / every) if length else None
+        self.expected = math.ceil(length / self.every) if length else None
 
     def __iter__(self) -> Iterator[Frame]:
         self.seen = 0
@@ -89,7 +111,7 @@ class FrameReader:
             except UnreadableImageError as error:
                 self.skipped[error.reason.value] += 1
             else:
-                yield Frame(image, source=str(path))
+                yield Frame(image, source=named(path, self._root))
 
     def _iter_video(self) -> Iterator[Frame]:
         video = _open_video(self.source)
@@ -103,7 +125,7 @@ class FrameReader:
                     if image is None:
                         self.skipped[UNDECODABLE] += 1
                     else:
-                        yield Frame(image, str(self.source), index, seconds)
+                        yield Frame(image, named(self.source, self._root), index, seconds)
                 index += 1
             if index == 0:
                 raise ValueError(f"The video {self.source} holds no frame that decodes: is it complete?")
@@ -115,6 +137,11 @@ class FrameReader:
                 self.skipped[UNDECODABLE] += missing
         finally:
             video.release()
+
+
+def named(path: Path, root: Path | None) -> str:
+    """What a file is called in a gallery: its path, relative to a folder if one is given."""
+    return str(path.relative_to(root) if root else path)
 
 
 @dataclass(frozen=True)
@@ -212,6 +239,22 @@ def _announced(video: Any) -> int:
     import cv2
 
     return max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
+
+
+def _frame_rate(video: Any) -> float:
+    """Frames of a second, as the file says; 0 where it does not."""
+    import cv2
+
+    rate = float(video.get(cv2.CAP_PROP_FPS))
+    return rate if math.isfinite(rate) and rate > 0 else 0.0
+
+
+def _known_rate(path: Path, rate: float) -> float:
+    if not rate:
+        raise ValueError(
+            f"The video {path} does not say how many frames a second has: give every instead of per_second"
+        )
+    return rate
 
 
 def _retrieve(video: Any) -> Image.Image | None:

@@ -97,7 +97,7 @@ def draw_scores(runs: RunResults, path: Path) -> None:
             third.axhline(all_share, color=colour, linewidth=0.8, linestyle=":")
     third.set(
         xlabel="probability of the noise mask", ylabel="share that is planted noise", ylim=(0, 1),
-        title="what the noise mask takes (dotted: all words)",
+        title="noise by mask probability (dotted: all)",
     )  # fmt: skip
     third.legend(frameon=False, fontsize=9)
     figure.savefig(path, dpi=110)

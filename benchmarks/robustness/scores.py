@@ -16,11 +16,11 @@ from transformers import CLIPTextModel
 from modeling_gadms import GADMSModel
 from modeling_gadms.masking_gadms import apply_mask, caption_token_mask
 from modeling_gadms.token_scoring_gadms import (
-    _frozen_float32,
-    _scoring_mode,
-    _tapped,
+    frozen_float32,
     pooling_operator,
     scale_within_caption,
+    scoring_mode,
+    tapped_layers,
 )
 
 
@@ -98,11 +98,11 @@ def gather_evidence(
     layers = list(text_model.encoder.layers)
     images = _targets(image_embeds, centred)
     tokens, _ = _on_the_way(model, input_ids, attention_mask, towards)
-    with _scoring_mode(text_model), _tapped(layers) as taps, _embedded_as(text_model, tokens):
+    with scoring_mode(text_model), tapped_layers(layers) as taps, _embedded_as(text_model, tokens):
         outputs = functional_call(
-            text_model, _frozen_float32(text_model), kwargs={"input_ids": input_ids, "attention_mask": attention_mask}
+            text_model, frozen_float32(text_model), kwargs={"input_ids": input_ids, "attention_mask": attention_mask}
         )
-        texts = functional_call(model.text_projection, _frozen_float32(model.text_projection), outputs.pooler_output)
+        texts = functional_call(model.text_projection, frozen_float32(model.text_projection), outputs.pooler_output)
         similarity = (nn.functional.normalize(texts, dim=-1) * images).sum(dim=-1)
         gradients = torch.autograd.grad(similarity.sum(), [tap.output for tap in taps])
     with torch.no_grad():
@@ -191,9 +191,9 @@ def embedding_gradient_scores(
     text_model = model.text_model
     tokens, to_no_meaning = _on_the_way(model, input_ids, attention_mask, towards)
     tokens.requires_grad_()
-    with _scoring_mode(text_model), _embedded_as(text_model, tokens):
+    with scoring_mode(text_model), _embedded_as(text_model, tokens):
         outputs = functional_call(
-            text_model, _frozen_float32(text_model), kwargs={"input_ids": input_ids, "attention_mask": attention_mask}
+            text_model, frozen_float32(text_model), kwargs={"input_ids": input_ids, "attention_mask": attention_mask}
         )
         texts = model.text_projection(outputs.pooler_output)
         similarity = (nn.functional.normalize(texts, dim=-1) * _targets(image_embeds, centred)).sum(dim=-1)

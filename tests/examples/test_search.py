@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.vtest import vtest_video
+
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,12 +55,8 @@ def test_fetching_the_video_without_apt_says_what_to_do(tmp_path):
 
 @pytest.mark.integration
 def test_demo_video_finds_persons_in_a_real_video_and_draws_every_answer(tmp_path, model_folder):
-    fetched = subprocess.run(
-        [sys.executable, "examples/fetch_vtest.py"], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert fetched.returncode == 0, f"vtest.avi could not be fetched: {fetched.stderr.strip().splitlines()[-1]}"
-    video = ROOT / fetched.stdout.strip()
-    result = example("demo_video.py", "--model", model_folder, "--video", video, "--every", 250, cwd=tmp_path)
+    video = vtest_video()
+    result = example("demo_video.py", "--model", model_folder, "--video", video, "--per-second", 0.04, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     persons, _, frames = result.stdout.splitlines()[0].partition(" persons from ")
     assert int(persons) >= 12  # three to seven in each of the four frames

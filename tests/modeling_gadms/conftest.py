@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_gadms import GADMSModel
+from modeling_gadms import GADMSModel, detection
+from modeling_gadms.detection import PersonBox
 
 
 @pytest.fixture
@@ -40,3 +42,38 @@ def person_folder(tmp_path) -> Path:
     (folder / "gone.png").symlink_to(folder / "nowhere.png")
     Image.new("1", (9_500, 9_500)).save(folder / "vast.png")
     return folder
+
+
+@pytest.fixture
+def video(tmp_path):
+    """Twenty frames; a red person walks through those from the tenth on."""
+    path = tmp_path / "walk.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (160, 120))
+    for index in range(20):
+        frame = np.full((120, 160, 3), 90, dtype=np.uint8)
+        if index >= 10:
+            cv2.rectangle(frame, (index * 4, 20), (index * 4 + 20, 80), (0, 0, 255), -1)
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def red_detector(monkeypatch):
+    """Stands in for the real detector; keeps what it was made with."""
+
+    class RedDetector:
+        made_with: detection.PlausiblePerson
+
+        def __init__(self, *, plausible):
+            RedDetector.made_with = plausible
+
+        def __call__(self, images):
+            return [self.detect(np.asarray(image).astype(int)) for image in images]
+
+        def detect(self, pixels):
+            rows, columns = np.nonzero((pixels[..., 0] > 180) & (pixels[..., 1] < 60))
+            return [PersonBox(columns.min(), rows.min(), columns.max(), rows.max(), 0.9)] if len(rows) else []
+
+    monkeypatch.setattr(detection, "SsdMobileNetDetector", RedDetector)
+    return RedDetector

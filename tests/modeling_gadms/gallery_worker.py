@@ -15,7 +15,7 @@ from modeling_gadms.gallery import PersonGallery, PersonRecord
 
 COMMIT = 20
 """Rows of a commit, so that a few hundred persons are many."""
-INDEX_FROM = 100
+INDEX_FROM = {"add": 40, "index": 100, "compact": sys.maxsize}
 
 
 def records(numbers: range) -> Iterator[PersonRecord]:
@@ -26,7 +26,7 @@ def records(numbers: range) -> Iterator[PersonRecord]:
 
 def main(work: str, location: str, model_folder: str, *numbers: str) -> None:
     gallery.WRITE_ROWS = COMMIT
-    gallery.INDEX_FROM_ROWS = INDEX_FROM if work == "index" else sys.maxsize
+    gallery.INDEX_FROM_ROWS = INDEX_FROM[work]
     model = GADMSModel.from_pretrained(model_folder).eval()
     opened = PersonGallery.open(location, model, GADMSProcessor.from_pretrained(model_folder))
     sys.stdout.write("ready\n")

@@ -5,31 +5,13 @@ import os
 import subprocess
 import sys
 
-import cv2
-import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from modeling_gadms import GADMSProcessor, detection
-from modeling_gadms.cli import app
-from modeling_gadms.detection import PersonBox
+from modeling_gadms import GADMSProcessor
 from modeling_gadms.encoding import encode_captions, encode_images
 from modeling_gadms.vocabulary import train_tokenizer
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def refusal(*arguments: object) -> str:
-    """What a refused command says: exit code 2, one line of error and no traceback."""
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1
-    assert "Traceback" not in result.output
-    return errors[0]
+from tests.command_line import refusal, run
 
 
 @pytest.fixture
@@ -38,41 +20,6 @@ def gallery(tmp_path, person_folder, model_folder):
     result = run("index", "--source", person_folder, "--gallery", folder, "--model", model_folder)
     assert result.exit_code == 0, result.output
     return folder
-
-
-@pytest.fixture
-def video(tmp_path):
-    """Twenty frames; a red person walks through those from the tenth on."""
-    path = tmp_path / "walk.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (160, 120))
-    for index in range(20):
-        frame = np.full((120, 160, 3), 90, dtype=np.uint8)
-        if index >= 10:
-            cv2.rectangle(frame, (index * 4, 20), (index * 4 + 20, 80), (0, 0, 255), -1)
-        writer.write(frame)
-    writer.release()
-    return path
-
-
-@pytest.fixture
-def red_detector(monkeypatch):
-    """Stands in for the real detector; keeps what it was made with."""
-
-    class RedDetector:
-        made_with: detection.PlausiblePerson
-
-        def __init__(self, *, plausible):
-            RedDetector.made_with = plausible
-
-        def __call__(self, images):
-            return [self.detect(np.asarray(image).astype(int)) for image in images]
-
-        def detect(self, pixels):
-            rows, columns = np.nonzero((pixels[..., 0] > 180) & (pixels[..., 1] < 60))
-            return [PersonBox(columns.min(), rows.min(), columns.max(), rows.max(), 0.9)] if len(rows) else []
-
-    monkeypatch.setattr(detection, "SsdMobileNetDetector", RedDetector)
-    return RedDetector
 
 
 def test_index_reports_what_became_of_every_image_and_what_to_do_next(tmp_path, person_folder, model_folder):
@@ -96,6 +43,21 @@ def test_search_prints_rows_and_writes_a_contact_sheet(gallery, tmp_path, person
     assert Image.open(out).width > 300
 
 
+def test_explain_draws_a_heat_map_on_request(tmp_path, person_folder, model_folder):
+    heat = tmp_path / "heat.png"
+    common = [
+        person_folder / "person00.png",
+        "a man in a red coat",
+        "--model",
+        model_folder,
+        "--out",
+        tmp_path / "e.png",
+    ]
+    assert not heat.exists() and "Heat map" not in run("explain", *common).stdout
+    assert f"Heat map: {heat}" in run("explain", *common, "--heat-map", heat).stdout
+    assert Image.open(heat).size == Image.open(person_folder / "person00.png").size
+
+
 def test_search_prints_json_that_another_program_reads(gallery, tmp_path):
     result = run("search", "--gallery", gallery, "穿红色外套的人", "--top-k", 2, "--json", "--out", tmp_path / "r.png")
     rows = json.loads(result.stdout)
@@ -106,7 +68,7 @@ def test_search_prints_json_that_another_program_reads(gallery, tmp_path):
 
 def test_a_video_is_searched_for_persons_and_every_nth_frame_taken(tmp_path, video, model_folder, red_detector):
     arguments = ["--source", video, "--gallery", tmp_path / "g", "--model", model_folder, "--every", 5]
-    result = run("index", *arguments, "--min-confidence", 0.7)
+    result = run("index", *arguments, "--min-confidence", 0.7, "--crops-per-walk", 0)
     assert result.exit_code == 0, result.output
     assert "2 persons from 2 of 4 images" in result.stdout
     assert "skipped 2: no person found" in result.stdout
@@ -239,3 +201,24 @@ def test_the_program_itself_searches_and_refuses_in_one_line(gallery, tmp_path):
     assert refused.returncode == 2
     assert refused.stderr.startswith("Error: There is no gallery in elsewhere")
     assert len(refused.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [("gadms gal", "gallery"), ("gadms search --wi", "--without"), ("gadms gallery ver", "verify")],
+)
+def test_shells_complete_commands_and_options(words, completed):
+    environment = {
+        **os.environ,
+        "_GADMS_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    program = [sys.executable, "-c", "import sys; sys.argv = ['gadms']; from modeling_gadms.cli import main; main()"]
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == [completed]
+
+
+def test_exit_codes_are_told():
+    text = " ".join(run("--help").stdout.split())
+    assert "Exit codes: 0 done; 1 looked and found something wrong" in text and "--install-completion" in text

@@ -10,7 +10,7 @@ from modeling_gadms.building import build_model_and_processor
 from modeling_gadms.loading import load_model_and_processor
 from modeling_gadms.run_config import ModelArguments
 from modeling_gadms.vocabulary import train_tokenizer
-from tests.conftest import CAPTIONS
+from tests.captions import CAPTIONS
 from tests.modeling_gadms.test_cli import refusal, run
 
 

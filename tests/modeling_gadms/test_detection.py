@@ -1,9 +1,5 @@
 """Small persons in wide frames are found once each, whole."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -22,6 +18,7 @@ from modeling_gadms.detection import (
     tile_frame,
 )
 from modeling_gadms.video import FrameReader
+from tests.vtest import vtest_video
 
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255)]
@@ -165,12 +162,7 @@ PEDESTRIANS = {
 
 @pytest.mark.integration
 def test_the_pedestrians_of_a_real_video_are_found_with_few_false_boxes():
-    root = Path(__file__).parents[2]
-    fetched = subprocess.run(
-        [sys.executable, "examples/fetch_vtest.py"], cwd=root, capture_output=True, text=True, timeout=300
-    )
-    assert fetched.returncode == 0, f"vtest.avi could not be fetched: {fetched.stderr.strip().splitlines()[-1]}"
-    frames = {frame.index: frame.image for frame in FrameReader(root / fetched.stdout.strip(), every=50)}
+    frames = {frame.index: frame.image for frame in FrameReader(vtest_video(), every=50)}
     found = SsdMobileNetDetector()([frames[index] for index in PEDESTRIANS])
     for boxes, persons in zip(found, PEDESTRIANS.values(), strict=True):
         for person in persons:

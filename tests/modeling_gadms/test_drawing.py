@@ -1,11 +1,13 @@
 """Text fits its place, whatever its script."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from modeling_gadms import drawing
-from modeling_gadms.drawing import font_for, printable, shorten, wrap
+from modeling_gadms.drawing import font_for, hide_head, printable, shorten, wrap
 
 
 FONT = font_for("abc", 16)
@@ -67,3 +69,12 @@ def test_without_any_installed_font_the_built_in_one_serves(monkeypatch):
 @pytest.mark.parametrize("char", ["a", "é", "Ж", "Ω"])
 def test_common_letters_are_found_in_some_font(char):
     assert printable(char, font_for(char, 16)) == char
+
+
+def test_the_upper_fifth_of_a_person_becomes_coarse_squares_and_the_rest_stays():
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 48, 3), dtype=np.uint8)
+    hidden = np.asarray(hide_head(Image.fromarray(pixels)))
+    assert np.array_equal(hidden[20:], pixels[20:])
+    assert len(np.unique(hidden[:20].reshape(-1, 3), axis=0)) == 4  # squares of 12 or more: one row of four
+    assert np.abs(hidden[:20, :12].astype(int) - pixels[:20, :12].mean((0, 1))).max() <= 1
+    assert hide_head(Image.new("RGB", (1, 1), "red")).getpixel((0, 0)) == (255, 0, 0)

@@ -106,13 +106,13 @@ def test_embeddings_are_float32_unit_vectors_free_of_the_graph(model, processor,
 
 def test_captions_of_similar_length_share_a_batch(model, processor, monkeypatch):
     shapes = []
-    original = model.get_text_features
+    original = model.get_packed_text_features
 
     def spy(**inputs):
         shapes.append(tuple(inputs["input_ids"].shape))
         return original(**inputs)
 
-    monkeypatch.setattr(model, "get_text_features", spy)
+    monkeypatch.setattr(model, "get_packed_text_features", spy)
     encode_captions(model, processor, CAPTIONS, batch_size=3, progress=False)
     lengths = [length for _, length in shapes]
     assert len(shapes) == 3 and lengths == sorted(lengths) and lengths[0] < lengths[-1]

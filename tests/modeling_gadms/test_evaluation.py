@@ -13,6 +13,7 @@ from transformers import BatchFeature
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_gadms.data import DatasetColumns
+from modeling_gadms.encoding import BATCHES_AHEAD
 from modeling_gadms.evaluation import evaluate_retrieval
 from modeling_gadms.vocabulary import train_tokenizer
 
@@ -20,17 +21,13 @@ from modeling_gadms.vocabulary import train_tokenizer
 NUM_PERSONS = 6
 
 
-class FakeTokenizer:
-    model_max_length = 8
-
-    def __call__(self, captions, **kwargs):
-        return {"length": [len(caption.split()) + 2 for caption in captions]}  # BOS and EOS
-
-
 class FakeProcessor:
     """A caption tells its person by its last word, an image by its grey level."""
 
-    tokenizer = FakeTokenizer()
+    tokenizer = SimpleNamespace(model_max_length=8)
+
+    def tokenize(self, captions, **kwargs):
+        return {"length": [len(caption.split()) + 2 for caption in captions]}  # BOS and EOS
 
     def __call__(self, text=None, images=None, **kwargs):
         if text is not None:
@@ -195,8 +192,10 @@ def test_images_are_decoded_batch_by_batch(monkeypatch):
     model = perfect_model()
     features = model.get_image_features
     model.get_image_features = lambda **inputs: seen.append(len(decoded)) or features(**inputs)
-    evaluate(model, persons_dataset([0, 1, 2, 3, 4]), batch_size=2)
-    assert seen == [2, 4, 5]
+    evaluate(model, persons_dataset([0, 1, 2, 3, 4] * 4), batch_size=2)
+    # A thread decodes beside the model: no more than the batches it may be ahead.
+    assert all(2 * batch <= count <= 2 * (batch + BATCHES_AHEAD) for batch, count in enumerate(seen, start=1))
+    assert len(seen) == 10 and len(decoded) == 20
 
 
 def test_a_formatted_data_set_is_read_as_it_is_stored():

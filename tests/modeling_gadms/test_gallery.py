@@ -1,6 +1,7 @@
 """A gallery answers as a full comparison would, to the model that built it and to no other."""
 
 import io
+import itertools
 import shutil
 from functools import partial
 
@@ -14,6 +15,7 @@ from modeling_gadms import GADMSModel, gallery
 from modeling_gadms.detection import PersonBox
 from modeling_gadms.encoding import encode_captions, encode_images
 from modeling_gadms.gallery import PersonGallery, PersonRecord, SearchResult, gallery_model
+from modeling_gadms.gallery_schema import indexed_rows
 
 
 QUERY = "a man in a red coat"
@@ -106,11 +108,14 @@ def test_an_image_file_has_neither_frame_nor_box(filled):
     assert (result.frame, result.time_seconds, result.box) == (None, None, None)
 
 
-def test_equal_scores_are_ordered_by_source_and_frame(tmp_path, model, processor):
+def test_equal_scores_are_ordered_by_source_frame_and_left_side(tmp_path, model, processor):
     image = Image.new("RGB", (16, 32), "navy")
     made = PersonGallery.create(tmp_path / "gallery", model, processor)
-    made.add([PersonRecord(image, source, frame) for source, frame in [("b", 2), ("a", 9), ("b", 1), ("a", 3)]])
-    assert [(r.source, r.frame) for r in made.search(QUERY)] == [("a", 3), ("a", 9), ("b", 1), ("b", 2)]
+    places = [("b", 2, 0), ("a", 9, 70), ("a", 9, 8), ("b", 1, 0), ("a", 9, 100), ("a", 3, 0)]
+    made.add([PersonRecord(image, source, frame, box=PersonBox(x, 0, x + 9, 20, 0.5)) for source, frame, x in places])
+    made.add([PersonRecord(image, "a", 9)])  # the whole picture
+    found = [(result.source, result.frame, result.box and result.box.left) for result in made.search(QUERY)]
+    assert found == [("a", 3, 0), ("a", 9, None), ("a", 9, 8), ("a", 9, 70), ("a", 9, 100), ("b", 1, 0), ("b", 2, 0)]
 
 
 def directions(rows: int, dimension: int = 16) -> torch.Tensor:
@@ -161,6 +166,25 @@ def test_a_large_gallery_is_indexed_by_itself_with_high_recall(tmp_path, model, 
     made.add(rows[700:])  # too few for a new index: found by scanning
     assert made._table.index_stats(index.name).num_unindexed_rows == 200
     assert found_of_40(made, vectors, model, processor) >= 39
+
+
+def test_while_many_are_added_few_ids_are_outside_of_the_index(tmp_path, model, processor, monkeypatch, embedded):
+    monkeypatch.setattr(gallery, "INDEX_FROM_ROWS", 60)
+    monkeypatch.setattr(gallery, "WRITE_ROWS", 20)
+    made = PersonGallery.create(tmp_path / "gallery", model, processor)
+    outside = []
+    insert = made._insert
+
+    def insert_and_count(rows):
+        outside.append((len(made), len(made) - indexed_rows(made._table, "id")))
+        return insert(rows)
+
+    monkeypatch.setattr(made, "_insert", insert_and_count)
+    made.add(embedded(directions(1_600)))
+    assert len(outside) == 80
+    assert all(rows < max(60, persons / 16 + 20) for persons, rows in outside)
+    # Not after each commit either: a new index reads all ids.
+    assert sum(later < earlier for (_, earlier), (_, later) in itertools.pairwise(outside)) < 30
 
 
 def test_no_part_of_the_index_of_half_a_million_is_left_out_of_a_search(

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from modeling_gadms import gallery
+from modeling_gadms.detection import PersonBox
 from modeling_gadms.gallery import AddReport, PersonGallery, PersonRecord
 
 
@@ -208,6 +209,34 @@ def test_a_sound_gallery_is_verified_and_a_damaged_one_counted(filled):
     assert "2: the embedding is not of length 1 (as " in str(report)
 
 
+def files_of(made: PersonGallery) -> int:
+    return made._table.stats()["fragment_stats"]["num_fragments"]
+
+
+def test_the_files_of_many_small_additions_are_joined(filled, monkeypatch):
+    monkeypatch.setattr(gallery, "_LOOSE_FILES", 5)
+    counts = []
+    for number in range(20, 40):
+        assert filled.add(records([number])) == AddReport(1, 0)
+        counts.append(files_of(filled))
+    assert max(counts) == 5 and counts[:5] == [2, 3, 4, 5, 1]
+    assert sources(filled) == [f"{number:02}.png" for number in range(40)] and filled.verify().sound
+
+
+def test_files_that_cannot_be_joined_now_cost_no_addition(filled, monkeypatch, caplog):
+    monkeypatch.setattr(gallery, "_LOOSE_FILES", 1)
+    table = filled._table
+
+    def busy(**options):
+        raise RuntimeError("Retryable commit conflict for version 3")
+
+    monkeypatch.setattr(table, "optimize", busy)
+    assert filled.add(records([20])) == AddReport(1, 0) and filled.add(records([21])) == AddReport(1, 0)
+    assert "could not be joined now: Retryable commit conflict" in caplog.text
+    monkeypatch.undo()
+    assert len(filled) == 22 and files_of(filled) == 3
+
+
 def test_exports_hold_every_person(filled, tmp_path):
     assert filled.export(tmp_path / "persons.csv", "csv") == 20
     with (tmp_path / "persons.csv").open(newline="") as file:
@@ -223,6 +252,17 @@ def test_exports_hold_every_person(filled, tmp_path):
     loaded = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "folder"), split="train")
     assert len(loaded) == 20 and sorted(loaded["source"]) == sources(filled)
     assert loaded[0]["image"].size == (16, 32)
+
+
+def test_an_exported_csv_has_a_column_for_each_side_of_a_box(tmp_path, model, processor):
+    made = PersonGallery.create(tmp_path / "gallery", model, processor)
+    made.add([*records([0], box=PersonBox(1.5, 2, 30, 40.25, 0.5)), *records([1])])
+    made.export(tmp_path / "persons.csv", "csv")
+    with (tmp_path / "persons.csv").open(newline="") as file:
+        boxed, whole = sorted(csv.DictReader(file), key=lambda row: row["source"])
+    sides = ("left", "top", "right", "bottom", "confidence")
+    assert [boxed[side] for side in sides] == ["1.5", "2.0", "30.0", "40.25", "0.5"]
+    assert [whole[side] for side in sides] == [""] * 5 and "box" not in boxed
 
 
 def test_an_export_replaces_nothing_and_knows_its_kinds(filled, tmp_path):
@@ -246,6 +286,27 @@ def test_another_preprocessing_is_told_from_other_weights(filled, tmp_path, mode
 
 
 def test_a_gallery_of_an_earlier_version_says_how_to_make_it_anew(filled, tmp_path, model, processor):
-    filled._table.drop_columns(["id"])
+    filled._table.drop_columns(["box"])
     with pytest.raises(ValueError, match="earlier version.*gadms index .*--overwrite"):
         PersonGallery.open(tmp_path / "gallery", model, processor)
+
+
+def test_a_copy_answers_alike_and_holds_nothing_of_who_was_removed(filled, tmp_path, model, processor, tiny_model):
+    gone = next(result for result in filled.search("a coat", 20) if result.source == "07.png")
+    filled.remove(ids=[gone.id])
+    filled.update({"camera": "gate-2"}, where="source < '05.png'")
+    place = tmp_path / "copy"
+    copy = filled.copy_to(place, model, processor)
+    assert copy.columns == filled.columns and copy.verify().sound
+    assert copy.search("a coat", 20) == filled.search("a coat", 20)
+    content = {where: b"".join(file.read_bytes() for file in where.rglob("*") if file.is_file())
+               for where in (tmp_path / "gallery", place)}  # fmt: skip
+    assert gone.thumbnail in content[tmp_path / "gallery"] and gone.thumbnail not in content[place]
+    copy.add(records(range(18, 22)))
+    assert (len(copy), len(filled)) == (21, 19)
+
+    with pytest.raises(FileExistsError, match="There is a gallery of 21 persons"):
+        filled.copy_to(place, model, processor)
+    with pytest.raises(ValueError, match="of another weights"):
+        filled.copy_to(tmp_path / "other", tiny_model(seed=5).base_model.eval(), processor)
+    assert not (tmp_path / "other").exists()

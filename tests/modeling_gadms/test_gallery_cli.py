@@ -6,21 +6,10 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from modeling_gadms.cli import app
 from modeling_gadms.gallery import PersonGallery, PersonRecord, Query
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def refusal(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    return line
+from tests.command_line import refusal, run
 
 
 def picture(number: int) -> Image.Image:

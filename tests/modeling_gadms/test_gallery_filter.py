@@ -18,12 +18,14 @@ START = datetime(2026, 11, 25, 8, tzinfo=UTC)
 SCHEMA = gallery_schema(
     8, GalleryModel("m", "f"), {"brand": "string", "price": "float", "in_stock": "boolean", "size": "integer"}
 )
+SIDES = ("left", "top", "right", "bottom")
 CAMERAS = ["gate-1", "gate-2", "it's 50% off", None]
 ROWS = [
     {
-        "id": f"{number:03}", "source": f"{number % 3}.mp4", "frame": number, "left": float(number), "camera": camera,
+        "id": f"{number:03}", "source": f"{number % 3}.mp4", "frame": number, "camera": camera,
         "time": START + timedelta(minutes=number) if number % 5 else None, "track": number % 4,
         "price": number / 2 if number % 7 else None, "in_stock": [True, False, None][number % 3], "size": number - 10,
+        **({side: (place + 1) * number + place for place, side in enumerate(SIDES)} if number % 11 else {}),
     }
     for number, camera in enumerate(CAMERAS * 6)
 ]  # fmt: skip
@@ -31,7 +33,10 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    rows = [{"vector": [0.0] * 8, "thumbnail": b"", **row} for row in ROWS]
+    rows = [
+        {"vector": [0.0] * 8, "thumbnail": b"", "box": [row[side] for side in SIDES] if "left" in row else None, **row}
+        for row in ROWS
+    ]
     database = lancedb.connect(tmp_path_factory.mktemp("filters"))
     return database.create_table("rows", pa.Table.from_pylist(rows, schema=SCHEMA))
 
@@ -54,8 +59,13 @@ def expected(condition) -> set[str]:
         ("time < timestamp '2026-11-25 08:03'", lambda r: r["time"] and r["time"] < START + timedelta(minutes=3)),
         ("time between '2026-11-25 08:02' and '2026-11-25 08:04'",
          lambda r: r["time"] and 2 <= (r["time"] - START).seconds / 60 <= 4),
-        ("left < 5", lambda r: r["left"] < 5),
-        ("5 > left", lambda r: r["left"] < 5),
+        ("left < 5", lambda r: "left" in r and r["left"] < 5),
+        ("5 > left", lambda r: "left" in r and r["left"] < 5),
+        ("top < 12 and right > 10", lambda r: "left" in r and r["top"] < 12 and r["right"] > 10),
+        ("bottom between 11 and 23", lambda r: "left" in r and 11 <= r["bottom"] <= 23),
+        ("right in (5, 29)", lambda r: r.get("right") in (5, 29)),
+        ("left is null", lambda r: "left" not in r),
+        ("top is not null", lambda r: "left" in r),
         ("size <= -5", lambda r: r["size"] <= -5),
         ("in_stock", lambda r: r["in_stock"]),
         ("not in_stock", lambda r: r["in_stock"] is False),
@@ -136,11 +146,11 @@ def comparisons() -> st.SearchStrategy:
         spelled = "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
 
         def holds(row):  # as SQL has it: unknown where there is no value
-            return None if row[column] is None else signs[sign](row[column], value)
+            return None if row.get(column) is None else signs[sign](row[column], value)
 
         return f"{column} {sign} {spelled}", holds
 
-    numbers = st.tuples(st.sampled_from(["frame", "size", "price", "left"]), st.integers(-12, 24))
+    numbers = st.tuples(st.sampled_from(["frame", "size", "price", "left", "bottom"]), st.integers(-12, 24))
     texts = st.tuples(st.just("camera"), st.sampled_from(["gate-1", "gate-2", "it's 50% off", "", "' OR 1=1 --"]))
     return st.builds(lambda pair, sign: compare(*pair, sign), numbers | texts, st.sampled_from(sorted(signs)))
 

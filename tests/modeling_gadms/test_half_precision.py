@@ -8,7 +8,7 @@ from transformers import AutoModel, AutoModelForPreTraining
 from modeling_gadms import GADMSForPreTraining, GADMSModel
 from modeling_gadms.encoding import encode_captions, encode_images
 from modeling_gadms.loading import load_model_and_processor
-from tests.conftest import CAPTIONS
+from tests.captions import CAPTIONS
 
 
 HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])

@@ -18,10 +18,8 @@ import torch
 from onnx import TensorProto, numpy_helper
 from PIL import Image
 from transformers import CLIPTokenizer
-from typer.testing import CliRunner, Result
 
 from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor, gallery_schema, onnx_export
-from modeling_gadms.cli import app
 from modeling_gadms.encoding import encode_captions, encode_images
 from modeling_gadms.files import file_digest
 from modeling_gadms.fingerprint import model_fingerprint
@@ -29,6 +27,7 @@ from modeling_gadms.gallery import PersonGallery, PersonRecord, gallery_model
 from modeling_gadms.loading import load_model_and_processor
 from modeling_gadms.onnx_export import OnnxReport, export_onnx
 from modeling_gadms.onnx_model import MANIFEST, OnnxModel
+from tests.command_line import run
 
 
 CAPTIONS = ["A man in a red coat and blue jeans walks towards the camera.", "Person.", "A woman with a white hat."]
@@ -557,10 +556,6 @@ def test_a_gallery_remembers_its_runtime_and_one_without_is_of_torch(exported, t
     PersonGallery.create(tmp_path / "old", exported.model, exported.processor)
     assert gallery_model(tmp_path / "old").runtime == "torch"
     PersonGallery.open(tmp_path / "old", exported.model, exported.processor)
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def found(folder: Path, *options: object) -> list[tuple[str, float]]:

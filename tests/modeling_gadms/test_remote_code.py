@@ -20,6 +20,7 @@ SHIPPED = {
     "masking_gadms.py",
     "modeling_gadms.py",
     "packing_gadms.py",
+    "pipeline_gadms.py",
     "processing_gadms.py",
     "token_scoring_gadms.py",
 }
@@ -27,25 +28,26 @@ SHIPPED_IMPORTS = {"torch", "transformers", "huggingface_hub"} | set(sys.stdlib_
 
 # Each module imports from stages above its own only.
 STAGES = [
-    {"configuration_gadms", "losses_gadms", "masking_gadms", "packing_gadms"},
+    {"losses_gadms", "masking_gadms", "packing_gadms", "pipeline_gadms"},
+    {"configuration_gadms"},
     {"token_scoring_gadms"},
     {"modeling_gadms"},
     {"processing_gadms"},
-    {"images", "drawing", "vocabulary", "queries", "settings_file"},
+    {"images", "drawing", "vocabulary", "queries", "settings_file", "threads"},
     {"files", "footprint", "retrying", "hub", "user_errors"},
     {"data", "detection", "video", "weight_files", "adapter_folders", "onnx_model", "patch_grids"},
     {"checkpoint_files", "foreign_vocabulary", "openai_layout", "conversion_reports", "staging"},
     {"gallery_filter", "gallery_records", "tracking"},
-    {"gallery_schema"},
+    {"gallery_schema", "sources", "walks"},
     {"gallery_search", "gallery_care"},
     {"loading", "encoding", "fingerprint", "streaming", "provenance", "sentence_transformers_module"},
     {"training_callbacks", "conversion", "openai_export", "onnx_export", "sentence_transformers_export"},
-    {"trainer", "evaluation", "gallery", "explain"},
+    {"trainer", "evaluation", "gallery", "explain", "image_relevance", "query_batching", "serving_limits"},
     {"adapters", "indexing", "contact_sheet"},
-    {"run_config"},
-    {"building", "reports", "conversion_cli", "gallery_cli"},
-    {"card_metrics"},
-    {"model_card"},
+    {"run_config", "index_jobs", "indexing_ray"},
+    {"building", "reports", "conversion_cli", "gallery_cli", "indexing_cli", "serving"},
+    {"card_metrics", "serving_cli", "demo_views"},
+    {"model_card", "demo"},
     {"publishing"},
     {"publishing_cli"},
     {"cli"},
@@ -149,6 +151,12 @@ labelled = classify(images[0], candidate_labels=descriptions, hypothesis_templat
 shares = {entry["label"]: entry["score"] for entry in labelled}
 expected = outputs.logits_per_image[0].softmax(-1)
 torch.testing.assert_close(torch.tensor([shares[text] for text in descriptions]), expected)
+search = transformers.pipeline("text-to-person-retrieval", model=FOLDER, trust_remote_code=True)
+images = [Image.new("RGB", (20, 50), color) for color in ("red", "green")]
+(best, other) = search("a man in a red coat", images=images)
+ranked = torch.nn.functional.cosine_similarity(outputs.image_embeds, outputs.text_embeds[:1])
+assert [best["index"], other["index"]] == ranked.argsort(descending=True).tolist()
+torch.testing.assert_close(torch.tensor([best["score"], other["score"]]), ranked.sort(descending=True).values)
 torch.save({"image": outputs.image_embeds, "text": outputs.text_embeds, "scores": scores}, RESULT)
 """
 

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import datasets
@@ -125,15 +126,20 @@ def test_every_step_was_trained_once_and_alike(folder):
 def test_killed_at_twenty_random_moments(folder, tmp_path):
     rng = random.Random(0)
     whole = load_file(folder / "whole" / "model" / "model.safetensors")
-    deaths = 0
+    resumed = [sys.executable, TRAIN, "--config", folder / "run.yaml", "--resume"]
+    began = time.monotonic()
+    subprocess.run([*resumed, f"training.output_dir={tmp_path / 'timed'}"], check=True, capture_output=True)
+    usual = time.monotonic() - began
+    runs = deaths = 0
     while deaths < 20:
-        output = tmp_path / f"after-{deaths}"
-        command = [sys.executable, TRAIN, "--config", folder / "run.yaml", "--resume", f"training.output_dir={output}"]
+        output = tmp_path / f"run-{runs}"
+        runs += 1
+        command = [*resumed, f"training.output_dir={output}"]
         while not (output / "model" / "model.safetensors").is_file() or not (output / "trainer_state.json").is_file():
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             try:
-                # Loading the libraries takes about four seconds, the training three: some runs live to the end.
-                process.wait(timeout=rng.uniform(3, 9))
+                # More than half of it is loading libraries; some live to the end.
+                process.wait(timeout=rng.uniform(0.4, 1.3) * usual)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -108,3 +108,35 @@ def test_a_place_that_does_not_exist_a_folder_without_images_and_a_bad_step_are_
         FrameReader(tmp_path)
     with pytest.raises(ValueError, match="every must be 1 or more, not 0"):
         FrameReader(tmp_path, every=0)
+
+
+@pytest.mark.parametrize(("per_second", "every"), [(10, 1), (5, 2), (2, 5), (3, 3), (0.5, 20), (50, 1)])
+def test_so_many_frames_of_each_second(tmp_path, per_second, every):
+    write_video(tmp_path / "v.avi", rate=10)
+    reader = FrameReader(tmp_path / "v.avi", per_second=per_second)
+    assert [frame.index for frame in reader] == list(range(0, 30, every))
+    assert reader.expected == reader.seen
+
+
+def test_frames_of_each_second_are_of_videos_and_one_of_two_ways_to_say_it(tmp_path, person_folder):
+    write_video(tmp_path / "v.avi")
+    with pytest.raises(ValueError, match="per_second must be positive, not 0"):
+        FrameReader(tmp_path / "v.avi", per_second=0)
+    with pytest.raises(ValueError, match=r"every \(2\) and per_second \(5\) say the same"):
+        FrameReader(tmp_path / "v.avi", 2, per_second=5)
+    with pytest.raises(ValueError, match=r"is not a video, and per_second \(5\) is of videos"):
+        FrameReader(person_folder, per_second=5)
+
+
+def test_an_image_file_is_a_folder_of_one(tmp_path, person_folder):
+    (frame,) = FrameReader(person_folder / "person00.png")
+    assert (frame.source, frame.index, frame.time_seconds) == (str(person_folder / "person00.png"), None, None)
+    reader = FrameReader(person_folder / "cut.png")
+    assert (list(reader), reader.is_video, dict(reader.skipped)) == ([], False, {"truncated": 1})
+
+
+def test_sources_are_named_relative_to_a_root(tmp_path, person_folder):
+    write_video(tmp_path / "v.avi", frames=2)
+    assert {frame.source for frame in FrameReader(tmp_path / "v.avi", root=tmp_path)} == {"v.avi"}
+    names = {frame.source for frame in FrameReader(person_folder, root=tmp_path)}
+    assert names == {f"persons/person{number:02d}.png" for number in range(12)}

@@ -50,7 +50,6 @@ class Runs:
         self.environment = os.environ | {
             "PYTHONPATH": str(HERE),
             "OMP_NUM_THREADS": "1",
-            "HOME": str(folder),  # Ray keeps a token there
             "GADMS_TEST": self.mark,
         }
         self.server = self._start("crash_server.py", str(folder / "requests.jsonl"))

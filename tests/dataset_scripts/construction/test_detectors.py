@@ -28,6 +28,7 @@ from dataset_scripts.construction.detectors import (
 )
 from modeling_gadms.detection import PersonBox
 from modeling_gadms.video import FrameReader
+from tests.vtest import vtest_video
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -478,12 +479,7 @@ PEDESTRIANS = [(274, 200, 302, 286), (590, 140, 617, 204), (688, 300, 744, 411)]
 
 @pytest.mark.integration
 def test_ssd_finds_the_pedestrians_of_a_real_frame():
-    root = Path(__file__).parents[3]
-    fetched = subprocess.run(
-        [sys.executable, "examples/fetch_vtest.py"], cwd=root, capture_output=True, text=True, timeout=300
-    )
-    assert fetched.returncode == 0, f"vtest.avi could not be fetched: {fetched.stderr.strip()}"
-    frame = next(frame for frame in FrameReader(root / fetched.stdout.strip(), every=400) if frame.index == 400)
+    frame = next(frame for frame in FrameReader(vtest_video(), every=400) if frame.index == 400)
     (found,) = build_detector(DetectorSettings(kind="ssd_mobilenet"))([frame.image])
     for left, top, right, bottom in PEDESTRIANS:
         middle = ((left + right) / 2, (top + bottom) / 2)

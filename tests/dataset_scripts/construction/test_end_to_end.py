@@ -5,8 +5,6 @@ weights, a real multimodal server, and one whose replies are bad in every way th
 import importlib.util
 import json
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from dataset_scripts.construction.caption_rules import CaptionProblem
 from dataset_scripts.construction.chat import ChatProblem
 from dataset_scripts.construction.config import BuildConfig, load_build_config
 from dataset_scripts.construction.pipeline import BuildReport, build_webperson
+from tests.vtest import vtest_video
 
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
@@ -32,16 +31,12 @@ FRAMES = range(0, 795, 5)
 
 def configured(output: Path, *overrides: str) -> BuildConfig:
     """The example's own configuration, with the video and the photographs where they are."""
-    fetched = subprocess.run(
-        [sys.executable, "examples/fetch_vtest.py"], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert fetched.returncode == 0, f"vtest.avi could not be fetched: {fetched.stderr.strip().splitlines()[-1]}"
     photographs = Path(importlib.util.find_spec("skimage").submodule_search_locations[0], "data")
     return load_build_config(
         ROOT / "examples/configs/build_vtest.yaml",
         [
             f"run.output={output}",
-            f"sources.street.path={ROOT / fetched.stdout.strip()}",
+            f"sources.street.path={vtest_video()}",
             f"sources.photographs.path={photographs}",
             *overrides,
         ],

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -44,6 +43,7 @@ from dataset_scripts.construction.ray_engine import (
 )
 from dataset_scripts.construction.sources import SourceSettings
 from dataset_scripts.synthetic_persons import PersonSampler
+from tests.waiting import wait_for
 
 
 # One worker of several runs them all, so that Ray is started once.
@@ -53,7 +53,7 @@ IMAGES = 48
 
 
 @pytest.fixture(scope="module")
-def ray_cluster(tmp_path_factory):
+def ray_cluster():
     """Ray with two processors, whatever the machine has: it starts a process for each."""
     import ray
 
@@ -61,7 +61,6 @@ def ray_cluster(tmp_path_factory):
         patch.setenv("PYTHONPATH", str(HERE))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("OMP_NUM_THREADS", "2")
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray keeps a token there
         ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         yield
         ray.shutdown()
@@ -167,6 +166,7 @@ def test_the_pictures_try_every_kind_of_fate(build):
     assert not {row["source"] for row in published_rows(root)} & {f"crops/{number}.jpg" for number in range(36, 48)}
 
 
+@pytest.mark.timeout(1500)  # the first that starts workers of Ray: beside other tests that takes minutes
 @pytest.mark.parametrize("shards", [1, 2, 4])
 def test_local_and_ray_leave_the_same_files_to_the_byte(build, ray_cluster, shards):
     local = contents(build(shards, "local"))
@@ -327,8 +327,7 @@ def process(tmp_path):
     def start(engine: str, seconds: float) -> subprocess.Popen:
         return subprocess.Popen(
             [sys.executable, HERE / "engine_phases.py", engine, tmp_path, str(seconds)],
-            env=os.environ
-            | {"PYTHONPATH": str(HERE), "HOME": str(tmp_path), "GADMS_TEST": mark, "OMP_NUM_THREADS": "1"},
+            env=os.environ | {"PYTHONPATH": str(HERE), "GADMS_TEST": mark, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -339,13 +338,6 @@ def process(tmp_path):
     yield start
     for left in start.family().values():
         left.kill()
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def test_workers_end_with_a_parent_that_is_killed(process, tmp_path):

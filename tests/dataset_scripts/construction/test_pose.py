@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +26,7 @@ from dataset_scripts.construction.pose import (
 )
 from modeling_gadms.detection import PersonBox
 from modeling_gadms.video import FrameReader
+from tests.vtest import vtest_video
 
 
 VISIBLE = 0.3
@@ -357,12 +357,7 @@ PEDESTRIANS = [
 
 @pytest.mark.integration
 def test_movenet_finds_heads_hips_and_feet_of_pedestrians_in_a_real_frame(movenet):
-    root = Path(__file__).parents[3]
-    fetched = subprocess.run(
-        [sys.executable, "examples/fetch_vtest.py"], cwd=root, capture_output=True, text=True, timeout=300
-    )
-    assert fetched.returncode == 0, f"vtest.avi could not be fetched: {fetched.stderr.strip()}"
-    frame = next(frame for frame in FrameReader(root / fetched.stdout.strip(), every=400) if frame.index == 400).image
+    frame = next(frame for frame in FrameReader(vtest_video(), every=400) if frame.index == 400).image
     poses = movenet([frame] * 3, [PersonBox(*box, 1.0) for box, _, _ in PEDESTRIANS])
     for pose, (box, head, feet) in zip(poses, PEDESTRIANS, strict=True):
         assert pose.visible_count(VISIBLE) >= 8

@@ -76,10 +76,10 @@ criteria: {{min_keypoints: 0, min_hips: 0, min_head: 0}}
         {"HTTP error": 1, "address refused": 1, "duplicate URL": 1, "opted out": 1},
     )
     assert stages["read"].seen == stages["read"].kept == 5
-    tables = [pq.read_table(file) for file in sorted(Path(tmp_path, "run/work/persons").glob("*.parquet"))]
+    tables = [pq.read_table(file) for file in sorted(Path(tmp_path, "run", "work", "persons").glob("*.parquet"))]
     assert pa.concat_tables(tables)["url"].to_pylist() == urls[:5]
     assert server.paths.count("/person0") == 1 and "/person77" not in server.paths
-    rejects = [pq.read_table(file) for file in sorted(Path(tmp_path, "run/work/rejects").glob("*.parquet"))]
+    rejects = [pq.read_table(file) for file in sorted(Path(tmp_path, "run", "work", "rejects").glob("*.parquet"))]
     assert sorted(pa.concat_tables(rejects)["url"].to_pylist()) == sorted(urls[5:])
     asked = len(server.paths)
     assert build_webperson(load_build_config(tmp_path / "run.yaml"), progress=False) == report

@@ -1,7 +1,8 @@
-"""Tiny models and processors, built from configurations: no test downloads anything."""
+"""Tiny models and processors for tests and for examples in docstrings, from configurations: nothing is downloaded."""
 
 import os
 import signal
+import uuid
 from collections.abc import Iterator
 
 
@@ -11,6 +12,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tiny models gain nothing from threads, and several workers with a thread for each core each lose a lot.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray would keep a token in the home folder, and a process that has read one goes on with it.
+os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex * 2)
 
 # A shell that runs the tests in its background has them ignore Ctrl-C, and with them the programs that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -21,8 +24,9 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSProcessor
+from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSModel, GADMSProcessor
 from modeling_gadms.vocabulary import train_tokenizer
+from tests.captions import CAPTIONS
 from tests.hub_client import MINE, READING, HubClient
 from tests.hub_server import HubServer
 
@@ -31,13 +35,6 @@ from tests.hub_server import HubServer
 settings.register_profile("deterministic", derandomize=True, database=None)
 settings.load_profile("deterministic")
 torch.set_num_threads(1)
-
-CAPTIONS = [
-    "A man in a red coat and blue jeans walks towards the camera.",
-    "A woman with a black backpack and a white hat.",
-    "Someone wears a green shirt, grey trousers and brown boots, and carries a yellow bag.",
-    "Person.",
-]
 
 
 @pytest.fixture(scope="session")
@@ -125,3 +122,14 @@ def images() -> list[Image.Image]:
 def batch(processor, images):
     """Four images with captions of ragged length."""
     return processor(images=images, text=CAPTIONS)
+
+
+@pytest.fixture(autouse=True)
+def model_of_examples(request):
+    """What examples of the gallery take as given: `model`, `processor`, and a folder to write in."""
+    if isinstance(request.node, pytest.DoctestItem) and "PersonGallery" in request.node.name:
+        request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))
+        names = request.getfixturevalue("doctest_namespace")
+        torch.manual_seed(0)
+        names["model"] = GADMSModel(request.getfixturevalue("tiny_config")()).eval()
+        names["processor"] = request.getfixturevalue("processor")
