@@ -11,7 +11,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 WORKERS := $(shell echo $$(($$(nproc 2>/dev/null || sysctl -n hw.ncpu) + 1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-video demo-web demo-build bench bench-construction fetch-env test test-lowest torture lint format clean
+.PHONY: help demo demo-video demo-web demo-build bench bench-construction fetch-env test test-again test-lowest torture lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,9 @@ $(VENV)/.chromium: | $(BIN)/python
 test: $(VENV)/.installed-test $(VENV)/.chromium .venv-fetch/.installed  ## all tests, with line coverage of the two packages
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not torture' -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		--cov --cov-report=term --cov-fail-under=90
+
+test-again: $(VENV)/.installed-test $(VENV)/.chromium .venv-fetch/.installed  ## the tests that failed last, one at a time
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 test-lowest: $(VENV)/.chromium .venv-fetch/.installed | $(BIN)/python  ## all tests with the lowest versions that setup.cfg allows, in .venv-lowest
 	$(PYTHON) -m venv .venv-lowest

@@ -54,7 +54,7 @@ class HubClient:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=300)
 
     def call(self, function: str, *arguments: Any, token: str = "", **named: Any) -> Reply:
         """Call `module.function`, with the token in the environment."""

@@ -45,7 +45,7 @@ class Folder:
 
     def bench(self, *arguments: str) -> subprocess.CompletedProcess:
         command = [sys.executable, str(BENCH), "--folder", str(self.path), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture

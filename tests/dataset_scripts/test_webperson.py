@@ -100,7 +100,7 @@ class Reader:
         return answer["error"], answer["message"]
 
     def stop(self) -> None:
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=300)
 
 
 @pytest.fixture(scope="module")

@@ -192,7 +192,7 @@ def test_the_program_itself_searches_and_refuses_in_one_line(gallery, tmp_path):
     def gadms(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "modeling_gadms.cli", *map(str, arguments)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
 
     found = gadms("search", "--gallery", "gallery", "a person in a red jacket")
     assert found.returncode == 0, found.stderr
@@ -215,7 +215,7 @@ def test_shells_complete_commands_and_options(words, completed):
         "COMP_CWORD": str(len(words.split()) - 1),
     }
     program = [sys.executable, "-c", "import sys; sys.argv = ['gadms']; from modeling_gadms.cli import main; main()"]
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=300)
     assert done.stdout.split() == [completed]
 
 

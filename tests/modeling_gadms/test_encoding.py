@@ -134,7 +134,7 @@ def test_images_are_read_while_others_are_encoded_but_no_more_than_two_batches_a
 
     def encode(**inputs):
         # The first batch is not encoded before the third is being read: one after the other, this would not end.
-        assert third_batch_began.wait(timeout=60)
+        assert third_batch_began.wait(timeout=300)
         batches.append(len(read))
         time.sleep(0.05)  # for a thread that reads too much
         assert len(read) <= 4 * (len(batches) + BATCHES_AHEAD)

@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 
 import boto3
@@ -28,11 +27,11 @@ def storage_options(tmp_path_factory):
     with log.open("w") as output:
         server = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
-        for _ in range(120):
+        for _ in range(600):
             try:
-                urllib.request.urlopen(f"{url}/moto-api/", timeout=5).close()
+                urllib.request.urlopen(f"{url}/moto-api/", timeout=60).close()
                 break
-            except urllib.error.URLError:
+            except OSError:
                 assert server.poll() is None, log.read_text()
                 time.sleep(0.5)
         keys = {"aws_access_key_id": "me", "aws_secret_access_key": "secret"}
@@ -41,7 +40,7 @@ def storage_options(tmp_path_factory):
         yield {"endpoint": url, "allow_http": "true", "region": "us-east-1", **keys}
     finally:
         server.kill()
-        server.wait(30)
+        server.wait(300)
 
 
 @pytest.mark.integration

@@ -324,7 +324,7 @@ print(json.dumps(results))
     environment = {**os.environ, **offline}
     environment.pop("HF_MODULES_CACHE", None)
     run = subprocess.run(
-        [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout.splitlines()[-1]) == pytest.approx(expected_results())

@@ -207,7 +207,7 @@ class Pictures(BaseHTTPRequestHandler):
             self.end_headers()
             return
         if name == "silent":
-            self.server.released.wait(20)
+            self.server.released.wait(120)
             return
         known = name.isdigit() or name == "letter"
         self.send_response(200 if known else 404)

@@ -63,7 +63,7 @@ def picture(colour: str | tuple = "red", file_format: str = "PNG") -> bytes:
 
 
 def chat_of(server, **settings) -> OpenAIChat:
-    return OpenAIChat(ChatSettings("openai", MODEL, base_url=server.base_url, **({"timeout_seconds": 5} | settings)))
+    return OpenAIChat(ChatSettings("openai", MODEL, base_url=server.base_url, **({"timeout_seconds": 120} | settings)))
 
 
 def questions(count: int) -> list[ChatRequest]:
@@ -212,26 +212,26 @@ def test_an_error_that_stays_is_the_problem_after_all_attempts(behaviour, proble
     assert (reply.text, reply.problem, count) == (None, problem, 2)
 
 
-@pytest.mark.parametrize("behaviour", [slow(20), trickle()])
+@pytest.mark.parametrize("behaviour", [slow(600), trickle()])
 def test_a_reply_that_never_ends_is_given_up_after_all_attempts(behaviour):
     started = time.monotonic()
     reply, count = one_reply(behaviour, max_retries=1, timeout_seconds=0.4)
     assert (reply.text, reply.problem, count) == (None, ChatProblem.TIMED_OUT, 2)
-    assert time.monotonic() - started < 5  # two time-outs and the wait of half a second between them
+    assert time.monotonic() - started < 60  # two time-outs and the wait of half a second between them
 
 
 def test_the_server_s_wish_to_wait_is_honoured():
     with scripted_server(first(1, rate_limited("0.6"), always(right("A man.")))) as server:
         chat_of(server).complete(questions(1))
     refused, answered = (entry["time"] for entry in server.log)
-    assert 0.6 <= answered - refused < 2
+    assert 0.6 <= answered - refused < 60
 
 
 def test_a_wish_to_wait_for_an_hour_is_not_honoured():
     started = time.monotonic()
     reply, count = one_reply(rate_limited("3600"))
     assert (reply.problem, count) == (ChatProblem.RATE_LIMITED, 1)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 60
 
 
 def test_without_a_wish_the_waits_grow():
@@ -280,16 +280,16 @@ def test_replies_come_in_the_order_of_the_requests_whatever_the_order_of_arrival
 def test_on_reply_is_called_in_the_caller_s_thread_while_others_are_under_way():
     calls = []
 
-    def second_is_slow(question, number):
-        return slow(1 if question.text == "question 1" else 0, "A man.")
+    def second_waits(question, number):
+        return slow(600 if question.text == "question 1" else 0, "A man.")
 
-    with scripted_server(second_is_slow) as server:
-        started = time.monotonic()
-        chat_of(server).complete(
-            questions(2), lambda index, reply: calls.append((index, threading.get_ident(), time.monotonic() - started))
-        )
-    assert [(index, thread) for index, thread, _ in calls] == [(0, threading.get_ident()), (1, threading.get_ident())]
-    assert calls[0][2] < 0.9
+    def note(index, reply):
+        calls.append((index, threading.get_ident()))
+        server.closing.set()  # the server answers what it holds back
+
+    with scripted_server(second_waits) as server:
+        chat_of(server, timeout_seconds=600).complete(questions(2), note)
+    assert calls == [(0, threading.get_ident()), (1, threading.get_ident())]
 
 
 def test_no_more_than_concurrency_are_in_flight():
@@ -336,32 +336,33 @@ def test_an_exception_of_on_reply_cancels_what_is_under_way():
         raise OSError("disk full")
 
     def first_is_fast(question, number):
-        return slow(0 if question.text == "question 0" else 9)
+        return slow(0 if question.text == "question 0" else 600)
 
     started = time.monotonic()
     with scripted_server(first_is_fast) as server:
         with pytest.raises(OSError, match="disk full"):
-            chat_of(server, concurrency=2, timeout_seconds=9).complete(questions(50), fail)
-    assert time.monotonic() - started < 3
+            chat_of(server, concurrency=2, timeout_seconds=600).complete(questions(50), fail)
+    assert time.monotonic() - started < 60
     assert len(server.log) <= 4
 
 
 def test_ctrl_c_ends_it_at_once(tmp_path):
     program = tmp_path / "ask.py"
-    with scripted_server(always(slow(20))) as server:
+    with scripted_server(always(slow(600))) as server:
         program.write_text(
             "from dataset_scripts.construction.chat import *\n"
-            f"chat = build_chat(ChatSettings('openai', {MODEL!r}, base_url={server.base_url!r}))\n"
+            f"settings = ChatSettings('openai', {MODEL!r}, base_url={server.base_url!r}, timeout_seconds=600)\n"
+            "chat = build_chat(settings)\n"
             "chat.complete([ChatRequest('', 'Who?')] * 20)\n"
         )
         environment = os.environ | {"PYTHONPATH": str(Path(chat_openai.__file__).parents[2])}
         process = subprocess.Popen([sys.executable, program], env=environment, stderr=subprocess.PIPE, text=True)
         try:
-            end = time.monotonic() + 30
+            end = time.monotonic() + 120
             while len(server.log) < 8 and time.monotonic() < end:
                 time.sleep(0.02)
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=10)
+            _, errors = process.communicate(timeout=120)
         finally:
             process.kill()
     assert errors.strip().endswith("KeyboardInterrupt")

@@ -272,7 +272,7 @@ def test_gadms_lists_the_commands_of_installed_packages(tmp_path):
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert "build-people" in done.stdout and "search" in done.stdout

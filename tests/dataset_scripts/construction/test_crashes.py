@@ -69,7 +69,7 @@ class Runs:
     def close(self) -> None:
         for process in (self.server, self.worker):
             process.stdin.close()
-            process.wait(30)
+            process.wait(300)
         for left in self.processes().values():
             left.kill()
 
@@ -301,7 +301,7 @@ def with_persons(runs: Runs, name: str) -> Path:
     return root
 
 
-def wait_until_alone(runs: Runs, seconds: float) -> None:
+def wait_until_alone(runs: Runs, seconds: float = 120) -> None:
     """Wait until everything that a run started is gone."""
     end = time.monotonic() + seconds
     while left := runs.processes():
@@ -310,14 +310,14 @@ def wait_until_alone(runs: Runs, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "setting", "workers", "seconds"), [("workers", "run.workers=2", 2, 5), ("ray", "run.engine=ray", 1, 120)]
+    ("name", "setting", "workers"), [("workers", "run.workers=2", 2), ("ray", "run.engine=ray", 1)]
 )
-def test_what_a_run_started_ends_with_it_and_the_rest_is_done_by_the_next(runs, few, name, setting, workers, seconds):
+def test_what_a_run_started_ends_with_it_and_the_rest_is_done_by_the_next(runs, few, name, setting, workers):
     root = with_persons(runs, name)
 
     def kill(process: int) -> None:
         os.kill(process, signal.SIGKILL)  # and none of those that it started
-        wait_until_alone(runs, seconds)
+        wait_until_alone(runs)
 
     middle = Moment("captions", few.asked.total() // 4, 0)
     story = run_with_deaths(runs, few, root, [middle], kill, setting)

@@ -249,7 +249,7 @@ def test_loading_and_detecting_show_no_warnings(detector_folder):
         cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert not re.search("warn|deprecat|use_fast", done.stderr, re.IGNORECASE)

@@ -44,7 +44,7 @@ def configured(output: Path, *overrides: str) -> BuildConfig:
 
 
 def captioner(column: str, model: str | Path, base_url: str) -> list[str]:
-    settings = {"kind": "openai", "model": model, "base_url": base_url, "max_retries": 2, "timeout_seconds": 30}
+    settings = {"kind": "openai", "model": model, "base_url": base_url, "max_retries": 2, "timeout_seconds": 300}
     return [f"captioners.{column}.{name}={value}" for name, value in settings.items()]
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 _IMAGE_SIDE = 16
 _PATCH_SIZE = 8
-_START_SECONDS = 120
+_START_SECONDS = 300
 _WORDS = "a man woman person wears red blue dark green black white jacket coat trousers and with carries bag".split()
 # Content is a list of parts, as every chat template of a vision-language model expects it.
 _CHAT_TEMPLATE = (
