@@ -46,7 +46,7 @@ TARGETS = {"clip": 1.0, "index": 0.9}
 DEMO = yaml.safe_load((ROOT / "examples" / "configs" / "demo.yaml").read_text(encoding="utf-8"))["model"]
 WAYS = {"sequence": "one after the other", "ahead": "`encode_images`", "index": "`gadms index`"}
 PADDED = {
-    "ours": "ours, similar lengths together",
+    "ours": "ours, similar lengths together and packed",
     "longest": "CLIP, padded to the longest",
     "77": "CLIP, padded to 77",
 }

@@ -51,6 +51,10 @@ class Laboratory:
         """Whether the trunk is trained, to its end."""
         return self.trunk_path(seed, self.scale.schedule.trunk_steps).is_file()
 
+    def needs_trunk(self, run: Run) -> bool:
+        """Whether the run goes on from a trunk, and does not begin with random weights."""
+        return self._start(objective(run)) > 0
+
     def train_trunk(self, seed: int) -> dict[str, Any]:
         """Align, and keep the model where masks may begin.
 
@@ -63,7 +67,6 @@ class Laboratory:
         _set_objective(model, OBJECTIVES["none"])
         optimizer = make_optimizer(model, self.scale.schedule)
         stages, done = {}, 0
-        self._keep(model, optimizer, seed, 0)
         for stage in sorted({*self.scale.stages, *self._starts()} - {0}):
             losses = train(model, optimizer, batches, range(done, stage))
             self._keep(model, optimizer, seed, stage)
@@ -76,7 +79,7 @@ class Laboratory:
         return {"seed": seed, "stages": stages}
 
     def train_branch(self, run: Run) -> dict[str, Any]:
-        """Go on from the trunk with masks.
+        """Go on from the trunk with masks, or from the weights that the trunk began with.
 
         Returns:
             `dict`: the run, its losses, its metrics, and what its scores know.
@@ -87,9 +90,10 @@ class Laboratory:
         batches = self._batches(run.rate, run.seed)
         model = make_model(model_config(self.processor), run.seed)
         optimizer = make_optimizer(model, schedule)
-        state = torch.load(self.trunk_path(run.seed, start), weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        if start:
+            state = torch.load(self.trunk_path(run.seed, start), weights_only=True)
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
         _set_objective(model, of)
         torch.manual_seed(1_000 + run.seed)  # of the masks
         losses = train(model, optimizer, batches, range(start, schedule.steps), self._scorer(model, of))

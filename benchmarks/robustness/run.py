@@ -60,7 +60,7 @@ def work(task: tuple[int | Run, Path]) -> None:
         result = _laboratory.train_trunk(what)
     else:
         # Trunks are begun first, perhaps by other processes.
-        while not _laboratory.has_trunk(what.seed):
+        while _laboratory.needs_trunk(what) and not _laboratory.has_trunk(what.seed):
             time.sleep(1)
         result = _laboratory.train_branch(what)
     write_json(path, result)
@@ -89,7 +89,8 @@ def main(arguments: argparse.Namespace) -> None:
     tasks: list[tuple[int | Run, Path]] = [(run, path) for run, path in branches if not path.is_file()]
     if tasks:
         laboratory = Laboratory(arguments.folder, scale)  # draws the persons
-        for seed in sorted({run.seed for run, path in branches if not path.is_file()}, reverse=True):
+        growing = [run for run, path in branches if not path.is_file() and laboratory.needs_trunk(run)]
+        for seed in sorted({run.seed for run in growing}, reverse=True):
             path = results / f"trunk-seed{seed}.json"
             if not (path.is_file() and laboratory.has_trunk(seed)):
                 tasks.insert(0, (seed, path))
