@@ -21,7 +21,7 @@ def test_under_load_every_search_is_answered_and_queries_are_encoded_together(tm
     for way in ("together", "alone"):
         (run,) = results["runs"][way]
         assert set(run["answers"]) == {"200"}, run["answers"]
-        assert run["answers"]["200"] > 100
+        assert run["answers"]["200"] >= results["users"]  # how many more depends on the machine
     assert results["runs"]["alone"][0]["mean_batch"] == 1
     assert results["runs"]["together"][0]["mean_batch"] > 2
     text = (tmp_path / "RESULTS.md").read_text()
