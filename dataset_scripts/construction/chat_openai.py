@@ -42,7 +42,7 @@ MAX_OUTAGES_IN_A_ROW = 50
 # What the retries of `openai` look at. The rest describes a body that is already read and decoded.
 _KEPT_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry")
 
-_Arrivals = queue.SimpleQueue[tuple[int, ChatReply] | None]
+_Arrivals = queue.SimpleQueue[tuple[int, ChatReply, asyncio.Event] | None]
 
 
 class OpenAIChat:
@@ -74,6 +74,9 @@ class OpenAIChat:
     def complete(self, requests: Sequence[ChatRequest], on_reply: OnReply | None = None) -> list[ChatReply]:
         """Ask all, `concurrency` at a time. An exception of `on_reply` and Ctrl-C cancel what is under way.
 
+        A place is free for the next request when `on_reply` has returned: a process that is killed loses the replies
+        of no more than `concurrency` requests.
+
         Args:
             requests (`Sequence[ChatRequest]`): the questions.
             on_reply (`Callable[[int, ChatReply], None]`, *optional*): gets the position and the reply of each request
@@ -97,10 +100,11 @@ class OpenAIChat:
         with start_blocking_portal() as portal:
             asking = portal.start_task_soon(self._ask_all, requests, arrivals)
             while (arrival := arrivals.get()) is not None:
-                index, reply = arrival
+                index, reply, is_told = arrival
                 replies[index] = reply
                 if on_reply is not None:
                     on_reply(index, reply)
+                portal.start_task_soon(is_told.set)
             asking.result()  # raises what ended it early
         return [replies[index] for index in range(len(requests))]
 
@@ -129,7 +133,9 @@ class OpenAIChat:
         self, client: openai.AsyncOpenAI, waiting: Iterator[tuple[int, ChatRequest]], arrivals: _Arrivals
     ) -> None:
         for index, request in waiting:  # all workers share one iterator: each takes the next request
-            arrivals.put((index, await self._ask(client, request)))
+            is_told = asyncio.Event()
+            arrivals.put((index, await self._ask(client, request), is_told))
+            await is_told.wait()
 
     async def _ask(self, client: openai.AsyncOpenAI, request: ChatRequest) -> ChatReply:
         reply = await self._reply_to(client, request)
