@@ -249,17 +249,7 @@ class Demo:
                 top_k = gr.Slider(1, 100, value=12, step=1, label="Results")
                 group = gr.Checkbox(True, label="A walk is one result")
         message = gr.Markdown("Describe a person to begin.", elem_id="message")
-        found = gr.Gallery(
-            label="Persons found",
-            columns=6,
-            height="auto",
-            object_fit="contain",
-            allow_preview=False,
-            visible=False,
-            interactive=False,
-            buttons=[],
-            elem_id="results",
-        )
+        found = _thumbnails("Persons found", "results", visible=False)
         with gr.Column(visible=False, elem_id="detail") as detail:
             with gr.Row():
                 frame = gr.HTML(elem_id="frame")
@@ -270,16 +260,7 @@ class Demo:
             with gr.Row():
                 tokens = gr.HTML(elem_id="tokens")
                 heat = gr.HTML(elem_id="heat")
-            walk = gr.Gallery(
-                label="The same walk",
-                columns=6,
-                height="auto",
-                object_fit="contain",
-                allow_preview=False,
-                interactive=False,
-                buttons=[],
-                elem_id="walk",
-            )
+            walk = _thumbnails("The same walk", "walk")
         asked = [text, without, image, camera, where, top_k, group]
         shown = [found, results, message, chosen, detail]
         gr.on([button.click, text.submit], self.search, asked, shown, api_visibility="private")
@@ -312,6 +293,21 @@ class Demo:
         timer.tick(
             lambda: jobs_html(self.jobs.all()), None, progress, show_progress="hidden", api_visibility="private"
         )
+
+
+def _thumbnails(label: str, name: str, *, visible: bool = True) -> gr.Gallery:
+    """Pictures to choose from, none of which opens in large by itself."""
+    return gr.Gallery(
+        label=label,
+        columns=6,
+        height="auto",
+        object_fit="contain",
+        allow_preview=False,
+        visible=visible,
+        interactive=False,
+        buttons=[],
+        elem_id=name,
+    )
 
 
 def _picture(result: SearchResult, label: str) -> tuple[Image.Image, str]:

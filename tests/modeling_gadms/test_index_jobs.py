@@ -1,7 +1,6 @@
 """Sources are indexed one after another beside searches; each says how far it is and can be stopped."""
 
 import threading
-import time
 from pathlib import Path
 
 import cv2
@@ -14,6 +13,7 @@ from modeling_gadms.detection import PersonBox
 from modeling_gadms.gallery import PersonGallery
 from modeling_gadms.index_jobs import IndexJob, IndexJobs, JobsFullError, JobState, safe_name
 from modeling_gadms.indexing import SourceOptions
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -41,10 +41,7 @@ def write_video(path: Path, frames: int = 10) -> Path:
 
 
 def until(jobs: IndexJobs, job: IndexJob, reached) -> IndexJob:
-    deadline = time.monotonic() + 300
-    while not reached(jobs.get(job.id)):
-        assert time.monotonic() < deadline, jobs.get(job.id)
-        time.sleep(0.01)
+    wait_for(lambda: reached(jobs.get(job.id)), told=lambda: jobs.get(job.id))
     return jobs.get(job.id)
 
 

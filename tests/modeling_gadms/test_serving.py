@@ -154,12 +154,11 @@ def test_thumbnails_are_the_gallerys(client, gallery):
 
 
 def finished(client: Client, job: dict) -> dict:
-    deadline = time.monotonic() + 300
-    while job["state"] in ("waiting", "running"):
-        assert time.monotonic() < deadline, job
-        time.sleep(0.02)
-        job = client.get(f"/index/{job['id']}").json()
-    return job
+    def now() -> dict:
+        return client.get(f"/index/{job['id']}").json()
+
+    wait_for(lambda: now()["state"] not in ("waiting", "running"), told=now)
+    return now()
 
 
 def test_a_video_that_is_sent_is_indexed_and_found(client, gallery, tmp_path):

@@ -23,6 +23,8 @@ from crash_detectors import write_frames
 from engine_phases import alive, with_environment
 from run_folders import contents, published_rows, rejected_rows
 
+from tests.waiting import wait_for
+
 
 # One worker of several runs them all, so that the libraries are loaded once.
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
@@ -303,10 +305,7 @@ def with_persons(runs: Runs, name: str) -> Path:
 
 def wait_until_alone(runs: Runs, seconds: float = 120) -> None:
     """Wait until everything that a run started is gone."""
-    end = time.monotonic() + seconds
-    while left := runs.processes():
-        assert time.monotonic() < end, f"still there: {left}"
-        time.sleep(0.05)
+    wait_for(lambda: not runs.processes(), seconds, told=lambda: f"still there: {runs.processes()}")
 
 
 @pytest.mark.parametrize(
