@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from .contact_sheet import place_and_time
-from .explain import Explanation
+from .explain import Explanation, score_colour
 from .gallery import SearchResult
 from .gallery_care import GalleryInfo
 from .images import IMAGE_SUFFIXES, load_image, to_jpeg
@@ -20,7 +20,6 @@ from .video import read_frames
 MAX_FRAME = 20_000
 """Frames up to which a video is read for one of them; it is read from its beginning, since seeking is inexact."""
 _BOX_COLOUR = (255, 196, 0)
-_UNTIED, _TIED = (255, 250, 240), (240, 120, 40)
 
 
 def label_of(result: SearchResult) -> str:
@@ -51,10 +50,9 @@ def tokens_html(explanation: Explanation) -> str:
     """A caption whose tokens lie on a colour that deepens with their score."""
     pieces = []
     for token in explanation.tokens:
-        colour = tuple(round(low + (high - low) * token.score) for low, high in zip(_UNTIED, _TIED, strict=True))
         space = " " if token.starts_word else ""
         pieces.append(
-            f'{space}<span class="token" title="{token.score:.2f}" style="background: rgb{colour}">'
+            f'{space}<span class="token" title="{token.score:.2f}" style="background: rgb{score_colour(token.score)}">'
             f"{escape(token.text)}</span>"
         )
     scale = "The deeper the colour, the more the word is tied to this picture (GASS)."

@@ -96,7 +96,7 @@ def draw_explanation(image: Image.Image, explanation: Explanation) -> Image.Imag
     for line in lines:
         for left, width, text, score in line:
             box = (text_left + left, top, text_left + left + width, top + _LINE - 10)
-            draw.rectangle(box, fill=_colour(score))
+            draw.rectangle(box, fill=score_colour(score))
             draw.text((text_left + left, top + 2), text, font=font, fill=INK)
         top += _LINE
     _draw_legend(draw, text_left, top + 12)
@@ -145,14 +145,15 @@ def _lines(tokens: Sequence[ScoredToken], font: Font) -> list[list[tuple[float, 
     return lines
 
 
-def _colour(score: float) -> tuple[int, ...]:
+def score_colour(score: float) -> tuple[int, ...]:
+    """The colour (RGB) that a token of this score, from 0 to 1, lies on."""
     return tuple(round(low + (high - low) * score) for low, high in zip(_UNTIED, _TIED, strict=True))
 
 
 def _draw_legend(draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
     small = font_for("", 14)
     for x in range(_BAR_WIDTH):
-        draw.line((left + x, top, left + x, top + 14), fill=_colour(x / (_BAR_WIDTH - 1)))
+        draw.line((left + x, top, left + x, top + 14), fill=score_colour(x / (_BAR_WIDTH - 1)))
     draw.rectangle((left, top, left + _BAR_WIDTH, top + 14), outline=FAINT_INK)
     draw.text((left, top + 20), "0", font=small, fill=FAINT_INK)
     draw.text((left + _BAR_WIDTH, top + 20), "1", font=small, fill=FAINT_INK, anchor="ra")

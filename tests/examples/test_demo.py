@@ -140,7 +140,16 @@ def search(page: Page, text: str) -> None:
     expect(page.locator("#message")).not_to_contain_text("to begin")
 
 
+# Gradio fades in what it was waiting for, and half faded no text has its contrast.
+IS_OPAQUE = """() => {
+    for (let part = document.querySelector("#tokens .token"); part; part = part.parentElement)
+        if (getComputedStyle(part).opacity !== "1") return false;
+    return true;
+}"""
+
+
 def serious(page: Page) -> list[str]:
+    page.wait_for_function(IS_OPAQUE)
     found = Axe().run(page).response["violations"]
     return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")]
 
