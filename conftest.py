@@ -25,7 +25,7 @@ from hypothesis import settings
 from PIL import Image
 
 from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSModel, GADMSProcessor
-from modeling_gadms.vocabulary import train_tokenizer
+from modeling_gadms.training.tokenizer import train_tokenizer
 from tests.captions import CAPTIONS
 from tests.hub_client import MINE, READING, HubClient
 from tests.hub_server import HubServer

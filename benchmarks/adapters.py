@@ -236,7 +236,7 @@ def report(results: Results) -> str:
 
 
 def _quality_text(part: Results) -> list[str]:
-    from modeling_gadms.reports import MeanAndDeviation
+    from modeling_gadms.evaluation.reports import MeanAndDeviation
 
     counts, runs = part["bases"][0]["counts"], part["runs"]
     rows = [["frozen encoders: the base as it is", "", *_metrics(part["bases"]), "0", "", ""]]
@@ -280,7 +280,7 @@ def _quality_text(part: Results) -> list[str]:
 
 
 def _metrics(runs: list[Results]) -> list[str]:
-    from modeling_gadms.reports import MeanAndDeviation
+    from modeling_gadms.evaluation.reports import MeanAndDeviation
 
     return [str(MeanAndDeviation.of([run["text_to_image"][name] for run in runs])) for name in ("r1", "map")]
 

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 import yaml
 
-from modeling_gadms.adapters import AdapterArguments, add_adapter
 from modeling_gadms.configuration_gadms import GADMSConfig
-from modeling_gadms.footprint import Footprint
 from modeling_gadms.losses_gadms import similarity_distribution_matching_loss
 from modeling_gadms.modeling_gadms import GADMSForPreTraining
+from modeling_gadms.training.adapters import AdapterArguments, add_adapter
+from modeling_gadms.training.footprint import Footprint
 
 
 ROOT = Path(__file__).parents[1]

@@ -18,10 +18,10 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from dataset_scripts.construction import pipeline
 from dataset_scripts.construction.blocks import Batch, Block, Outcome
-from dataset_scripts.construction.config import load_build_config
-from dataset_scripts.construction.phases import CaptionPhase, PersonPhase
+from dataset_scripts.construction.run import pipeline
+from dataset_scripts.construction.run.config import load_build_config
+from dataset_scripts.construction.run.stages import CaptionPhase, PersonPhase
 
 
 class TimedBlock(Block):

@@ -30,9 +30,9 @@ from PIL import Image
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor, gallery
-from modeling_gadms.gallery import PersonGallery, PersonRecord
+from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
 from modeling_gadms.metrics.person_retrieval.ranking import rank_metrics
-from modeling_gadms.vocabulary import train_tokenizer
+from modeling_gadms.training.tokenizer import train_tokenizer
 
 
 DIMENSION = 512

@@ -30,12 +30,12 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerBase
 
 from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor
-from modeling_gadms.encoding import encode_captions, encode_images
-from modeling_gadms.gallery import PersonGallery
-from modeling_gadms.images import iter_image_files, load_image, to_jpeg
-from modeling_gadms.indexing import index_frames
-from modeling_gadms.video import FrameReader
-from modeling_gadms.vocabulary import train_tokenizer
+from modeling_gadms.encoders.encoding import encode_captions, encode_images
+from modeling_gadms.gallery.person_gallery import PersonGallery
+from modeling_gadms.indexing.indexer import index_frames
+from modeling_gadms.media.images import iter_image_files, load_image, to_jpeg
+from modeling_gadms.media.video import FrameReader
+from modeling_gadms.training.tokenizer import train_tokenizer
 
 
 SEED = 0

@@ -18,7 +18,7 @@ from typing import Any
 
 from measuring import write_section
 
-from modeling_gadms.reports import MeanAndDeviation
+from modeling_gadms.evaluation.reports import MeanAndDeviation
 
 
 ROOT = Path(__file__).parents[1]

@@ -32,9 +32,9 @@ from measuring import in_turn, peak_memory_bytes
 from PIL import Image
 
 from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor, gallery, gallery_search
-from modeling_gadms.detection import PersonBox
-from modeling_gadms.gallery import PersonGallery, PersonRecord
-from modeling_gadms.vocabulary import train_tokenizer
+from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
+from modeling_gadms.media.detection import PersonBox
+from modeling_gadms.training.tokenizer import train_tokenizer
 
 
 THREADS = (1, 4, 16)

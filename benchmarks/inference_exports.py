@@ -28,15 +28,15 @@ from measuring import in_turn, ratio, spread, spread_text, table, write_section
 from PIL import Image
 from transformers import CLIPTokenizer
 
-from dataset_scripts.opening import choose_split, open_dataset
+from dataset_scripts.loading import choose_split, open_dataset
 from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor
-from modeling_gadms.data import DatasetColumns
-from modeling_gadms.encoding import encode_captions, encode_images
-from modeling_gadms.loading import load_model_and_processor
+from modeling_gadms.conversion.onnx_export import export_onnx
+from modeling_gadms.encoders.encoding import encode_captions, encode_images
+from modeling_gadms.encoders.loading import load_model_and_processor
+from modeling_gadms.encoders.onnx_model import RUNTIMES
 from modeling_gadms.metrics.person_retrieval.ranking import rank_metrics
-from modeling_gadms.onnx_export import export_onnx
-from modeling_gadms.onnx_model import RUNTIMES
-from modeling_gadms.vocabulary import BOS_TOKEN, EOS_TOKEN, train_tokenizer
+from modeling_gadms.training.data import DatasetColumns
+from modeling_gadms.training.tokenizer import BOS_TOKEN, EOS_TOKEN, train_tokenizer
 
 
 ROOT = Path(__file__).parents[1]

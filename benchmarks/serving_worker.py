@@ -19,11 +19,11 @@ import uvicorn
 from PIL import Image
 
 from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor, gallery
-from modeling_gadms.gallery import PersonGallery, PersonRecord
-from modeling_gadms.loading import load_model_and_processor
-from modeling_gadms.serving import create_app
-from modeling_gadms.serving_limits import ServingLimits
-from modeling_gadms.vocabulary import train_tokenizer
+from modeling_gadms.encoders.loading import load_model_and_processor
+from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
+from modeling_gadms.serving.app import create_app
+from modeling_gadms.serving.limits import ServingLimits
+from modeling_gadms.training.tokenizer import train_tokenizer
 
 
 WORDS = (

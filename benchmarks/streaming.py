@@ -33,11 +33,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from dataset_scripts.synthetic_persons import PersonSampler
-from modeling_gadms.data import DatasetColumns, PairCollator, PersonAugmentation
-from modeling_gadms.images import load_image, to_jpeg
+from modeling_gadms.media.images import load_image, to_jpeg
 from modeling_gadms.processing_gadms import GADMSProcessor
-from modeling_gadms.streaming import ParquetRows, StreamedPairs
-from modeling_gadms.vocabulary import train_tokenizer
+from modeling_gadms.training.data import DatasetColumns, PairCollator, PersonAugmentation
+from modeling_gadms.training.streaming import ParquetRows, StreamedPairs
+from modeling_gadms.training.tokenizer import train_tokenizer
 
 
 ROOT = Path(__file__).parents[1]

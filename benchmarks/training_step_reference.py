@@ -52,8 +52,8 @@ class ReferenceStep:
         """The objective, with masks from the global generator, drawn as the package draws them.
 
         Args:
-            batch (`dict`): `input_ids`, `pixel_values` and `person_ids`, as [`~modeling_gadms.data.PairCollator`]
-                makes them.
+            batch (`dict`): `input_ids`, `pixel_values` and `person_ids`, as
+                [`~modeling_gadms.training.data.PairCollator`] makes them.
 
         Returns:
             `torch.FloatTensor` of shape `()`: alignment plus weighted token prediction.

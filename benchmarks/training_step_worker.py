@@ -21,8 +21,8 @@ from transformers.models.clip.modeling_clip import CLIPMLP
 from modeling_gadms.configuration_gadms import GADMSConfig
 from modeling_gadms.modeling_gadms import GADMSForPreTraining
 from modeling_gadms.processing_gadms import GADMSProcessor
-from modeling_gadms.trainer import GADMSTrainer, GADMSTrainingArguments
-from modeling_gadms.vocabulary import train_tokenizer
+from modeling_gadms.training.tokenizer import train_tokenizer
+from modeling_gadms.training.trainer import GADMSTrainer, GADMSTrainingArguments
 
 
 STEPS = ("ours", "reference", "sdm")

@@ -20,11 +20,11 @@ import numpy as np
 from measuring import ROOT, machine, provenance, save, table
 from sklearn.metrics import average_precision_score
 
-from dataset_scripts.opening import open_dataset
-from modeling_gadms.encoding import encode_captions, encode_images
-from modeling_gadms.gallery_records import WITHOUT_WEIGHT
-from modeling_gadms.loading import load_model_and_processor
-from modeling_gadms.run_config import load_run_config
+from dataset_scripts.loading import open_dataset
+from modeling_gadms.encoders.encoding import encode_captions, encode_images
+from modeling_gadms.encoders.loading import load_model_and_processor
+from modeling_gadms.gallery.records import WITHOUT_WEIGHT
+from modeling_gadms.training.run_config import load_run_config
 
 
 DEMO_MODEL = "runs/demo/model"

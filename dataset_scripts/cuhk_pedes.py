@@ -10,7 +10,7 @@ Source: "Person Search with Natural Language Description" (CVPR 2017). Identitie
 captions, a few up to nine.
 """
 
-from .raw_releases import RawRelease, ReleaseFormat, SplitCounts
+from .releases.raw import RawRelease, ReleaseFormat, SplitCounts
 
 
 class CuhkPedes(RawRelease):

@@ -19,7 +19,7 @@ was fixed before.
 import hashlib
 from dataclasses import replace
 
-from .raw_releases import Entry, RawRelease, RawReleaseConfig, ReleaseFormat, SplitCounts
+from .releases.raw import Entry, RawRelease, RawReleaseConfig, ReleaseFormat, SplitCounts
 
 
 HELD_OUT = 200

@@ -10,7 +10,7 @@ Source: "DSSL: Deep Surroundings-person Separation Learning for Text-based Perso
 a person, two captions an image.
 """
 
-from .raw_releases import RawRelease, ReleaseFormat, SplitCounts
+from .releases.raw import RawRelease, ReleaseFormat, SplitCounts
 
 
 class RstpReid(RawRelease):

@@ -24,12 +24,12 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from modeling_gadms.images import to_jpeg
+from modeling_gadms.media.images import to_jpeg
 
-from .synthetic_garments_attributes import ATTRIBUTE_NAMES, Product, sample_product, sample_shot
-from .synthetic_garments_captions import write_caption
-from .synthetic_garments_scene import draw_product
-from .synthetic_rows import SPLITS, DrawnConfig, row_generator, split_generators
+from .drawn.garments.attributes import ATTRIBUTE_NAMES, Product, sample_product, sample_shot
+from .drawn.garments.captions import write_caption
+from .drawn.garments.scene import draw_product
+from .drawn.rows import SPLITS, DrawnConfig, row_generator, split_generators
 
 
 VERSION = "1.0.0"  # raise it whenever a row changes: it is part of the cache's name

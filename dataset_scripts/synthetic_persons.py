@@ -21,12 +21,12 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from modeling_gadms.images import to_jpeg
+from modeling_gadms.media.images import to_jpeg
 
-from .synthetic_persons_attributes import ATTRIBUTE_NAMES, FAMILY_SIZE, Person, View, sample_person, sample_view
-from .synthetic_persons_captions import Caption, write_caption
-from .synthetic_persons_scene import draw_image
-from .synthetic_rows import SPLITS, DrawnConfig, row_generator, split_generators
+from .drawn.persons.attributes import ATTRIBUTE_NAMES, FAMILY_SIZE, Person, View, sample_person, sample_view
+from .drawn.persons.captions import Caption, write_caption
+from .drawn.persons.scene import draw_image
+from .drawn.rows import SPLITS, DrawnConfig, row_generator, split_generators
 
 
 VERSION = "1.6.0"  # raise it whenever a row changes: it is part of the cache's name

@@ -32,15 +32,15 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tqdm.auto import tqdm
 
-from modeling_gadms.images import to_jpeg
+from modeling_gadms.media.images import to_jpeg
 
 from .cuhk_pedes import CuhkPedes
+from .drawn.persons.attributes import FAMILY_SIZE, Person
+from .drawn.rows import row_generator
 from .icfg_pedes import IcfgPedes
-from .raw_releases import IMAGES
+from .releases.raw import IMAGES
 from .rstpreid import RstpReid
 from .synthetic_persons import SPLITS, PersonSampler, SyntheticPersonsConfig
-from .synthetic_persons_attributes import FAMILY_SIZE, Person
-from .synthetic_rows import row_generator
 
 
 VERSION = 1  # raise it whenever a file changes

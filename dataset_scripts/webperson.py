@@ -25,8 +25,14 @@ from datasets.builder import Key
 from datasets.fingerprint import Hasher
 from datasets.packaged_modules.parquet.parquet import Parquet, ParquetConfig
 
-from .missing_images import check_on_missing_images
-from .webperson_files import download_files, find_local_files, find_published_files, read_annotations, resolve_commit
+from .releases.missing_images import check_on_missing_images
+from .releases.webperson_files import (
+    download_files,
+    find_local_files,
+    find_published_files,
+    read_annotations,
+    resolve_commit,
+)
 
 
 VERSION = "1.0.0"  # raise it whenever a row changes: it is part of the cache's name

@@ -20,9 +20,9 @@ from pathlib import Path
 import datasets
 from fetch_vtest import fetch_vtest
 
-from dataset_scripts.construction.config import load_build_config
-from dataset_scripts.construction.funnel import format_funnel
-from dataset_scripts.construction.pipeline import REVIEW_FILE, build_webperson
+from dataset_scripts.construction.pipeline_report import format_funnel
+from dataset_scripts.construction.run.config import load_build_config
+from dataset_scripts.construction.run.pipeline import REVIEW_FILE, build_webperson
 
 
 DEFAULT_CONFIG = "examples/configs/build_vtest.yaml"

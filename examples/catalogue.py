@@ -22,11 +22,11 @@ from pathlib import Path
 import datasets
 from PIL import Image, ImageDraw
 
-from dataset_scripts.opening import open_dataset
-from modeling_gadms.drawing import FAINT_INK, INK, PAPER, font_for, paste_on_card, printable, shorten
-from modeling_gadms.gallery import PersonGallery, PersonRecord, Query, SearchResult
-from modeling_gadms.loading import load_model_and_processor
-from modeling_gadms.run_config import load_run_config
+from dataset_scripts.loading import open_dataset
+from modeling_gadms.encoders.loading import load_model_and_processor
+from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord, Query, SearchResult
+from modeling_gadms.media.drawing import FAINT_INK, INK, PAPER, font_for, paste_on_card, printable, shorten
+from modeling_gadms.training.run_config import load_run_config
 
 
 CONFIG = "examples/configs/catalogue.yaml"

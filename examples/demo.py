@@ -12,12 +12,12 @@ import argparse
 import os
 from pathlib import Path
 
-from modeling_gadms.demo import CSS, THEME, Demo
-from modeling_gadms.detection import SsdMobileNetDetector
-from modeling_gadms.gallery import PersonGallery, gallery_model
-from modeling_gadms.indexing import index_frames
-from modeling_gadms.loading import load_model_and_processor
-from modeling_gadms.video import FrameReader
+from modeling_gadms.encoders.loading import load_model_and_processor
+from modeling_gadms.gallery.person_gallery import PersonGallery, gallery_model
+from modeling_gadms.indexing.indexer import index_frames
+from modeling_gadms.media.detection import SsdMobileNetDetector
+from modeling_gadms.media.video import FrameReader
+from modeling_gadms.web.demo import CSS, THEME, Demo
 
 
 MAX_UPLOAD = "2gb"

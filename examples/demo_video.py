@@ -17,14 +17,14 @@ from pathlib import Path
 from fetch_vtest import fetch_vtest
 from PIL import Image
 
-from modeling_gadms.contact_sheet import draw_contact_sheet
-from modeling_gadms.detection import SsdMobileNetDetector
-from modeling_gadms.drawing import hide_head
-from modeling_gadms.gallery import PersonGallery
-from modeling_gadms.images import to_jpeg
-from modeling_gadms.indexing import index_frames
-from modeling_gadms.loading import load_model_and_processor
-from modeling_gadms.video import FrameReader
+from modeling_gadms.encoders.loading import load_model_and_processor
+from modeling_gadms.gallery.contact_sheet import draw_contact_sheet
+from modeling_gadms.gallery.person_gallery import PersonGallery
+from modeling_gadms.indexing.indexer import index_frames
+from modeling_gadms.media.detection import SsdMobileNetDetector
+from modeling_gadms.media.drawing import hide_head
+from modeling_gadms.media.images import to_jpeg
+from modeling_gadms.media.video import FrameReader
 
 
 DESCRIPTIONS = ("a person in a red jacket", "a person in a black coat", "a person in a blue jacket and jeans")

@@ -27,12 +27,12 @@ from typing import Any
 import datasets
 from safetensors import SafetensorError
 
-from dataset_scripts.opening import BENCHMARKS, choose_split, dataset_arguments, find_benchmarks, open_dataset
-from modeling_gadms.data import DatasetColumns
-from modeling_gadms.evaluation import evaluate_retrieval
-from modeling_gadms.files import write_json
-from modeling_gadms.loading import load_model_and_processor
-from modeling_gadms.reports import Record, make_record
+from dataset_scripts.loading import BENCHMARKS, choose_split, dataset_arguments, find_benchmarks, open_dataset
+from modeling_gadms.encoders.atomic_files import write_json
+from modeling_gadms.encoders.loading import load_model_and_processor
+from modeling_gadms.evaluation.reports import Record, make_record
+from modeling_gadms.evaluation.retrieval import evaluate_retrieval
+from modeling_gadms.training.data import DatasetColumns
 
 
 def main(arguments: argparse.Namespace) -> None:

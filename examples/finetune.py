@@ -27,13 +27,13 @@ from dataclasses import replace
 from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
-from dataset_scripts.opening import choose_split, open_dataset
-from modeling_gadms.adapters import add_adapter
-from modeling_gadms.building import build_model_and_processor
-from modeling_gadms.data import ImageCaptionPairs, PersonAugmentation, cache_pixels
-from modeling_gadms.footprint import describe_parameters
-from modeling_gadms.run_config import load_run_config, train_and_save
-from modeling_gadms.trainer import GADMSTrainer
+from dataset_scripts.loading import choose_split, open_dataset
+from modeling_gadms.training.adapters import add_adapter
+from modeling_gadms.training.data import ImageCaptionPairs, PersonAugmentation, cache_pixels
+from modeling_gadms.training.footprint import describe_parameters
+from modeling_gadms.training.model_setup import build_model_and_processor
+from modeling_gadms.training.run_config import load_run_config, train_and_save
+from modeling_gadms.training.trainer import GADMSTrainer
 
 
 def main(arguments: argparse.Namespace) -> None:

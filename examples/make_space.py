@@ -16,8 +16,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from modeling_gadms.gallery import PersonGallery, gallery_model
-from modeling_gadms.loading import load_model_and_processor
+from modeling_gadms.encoders.loading import load_model_and_processor
+from modeling_gadms.gallery.person_gallery import PersonGallery, gallery_model
 
 
 ROOT = Path(__file__).parents[1]

@@ -20,20 +20,30 @@ import json
 import sys
 from pathlib import Path
 
-from dataset_scripts.construction.chat import ChatConfigurationError, ChatOutageError, ChatSettings, build_chat
-from dataset_scripts.construction.chat_journal import JournalledChat
-from dataset_scripts.construction.template_captions import hash_captions, training_captions
-from dataset_scripts.construction.template_mining import MiningSettings, mine_templates
-from dataset_scripts.construction.template_review import finish_templates, read_review, review_account, write_review
-from dataset_scripts.construction.text_embedding import (
+from dataset_scripts.construction.captions.chat.journal import JournalledChat
+from dataset_scripts.construction.captions.chat.types import (
+    ChatConfigurationError,
+    ChatOutageError,
+    ChatSettings,
+    build_chat,
+)
+from dataset_scripts.construction.template_mining.captions import hash_captions, training_captions
+from dataset_scripts.construction.template_mining.mining import MiningSettings, mine_templates
+from dataset_scripts.construction.template_mining.review import (
+    finish_templates,
+    read_review,
+    review_account,
+    write_review,
+)
+from dataset_scripts.construction.template_mining.text_embedding import (
     OpenAIEmbedder,
     OpenAIEmbedderSettings,
     TextEmbedder,
     TransformersEmbedder,
     TransformersEmbedderSettings,
 )
-from dataset_scripts.opening import choose_split, dataset_arguments, open_dataset
-from modeling_gadms.data import DatasetColumns
+from dataset_scripts.loading import choose_split, dataset_arguments, open_dataset
+from modeling_gadms.training.data import DatasetColumns
 
 
 EXPECTED = (OSError, ValueError, TypeError, ImportError, ChatConfigurationError, ChatOutageError)

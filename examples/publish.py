@@ -16,12 +16,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dataset_scripts.dataset_card import DatasetCardSettings
-from dataset_scripts.opening import dataset_arguments
-from dataset_scripts.publishing import publish_dataset
-from modeling_gadms.hub import check_push_target, push_folder
-from modeling_gadms.provenance import read_provenance
-from modeling_gadms.publishing import publish_model
+from dataset_scripts.loading import dataset_arguments
+from dataset_scripts.publishing.dataset import publish_dataset
+from dataset_scripts.publishing.dataset_card import DatasetCardSettings
+from modeling_gadms.publishing.hub import check_push_target, push_folder
+from modeling_gadms.publishing.model import publish_model
+from modeling_gadms.training.provenance import read_provenance
 
 
 def main(arguments: argparse.Namespace) -> None:

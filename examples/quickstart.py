@@ -22,8 +22,8 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoProcessor
 
 import modeling_gadms  # noqa: F401  registers the model with transformers
-from dataset_scripts.opening import open_dataset
-from modeling_gadms.run_config import load_run_config
+from dataset_scripts.loading import open_dataset
+from modeling_gadms.training.run_config import load_run_config
 
 
 CONFIG = "examples/configs/demo.yaml"

@@ -37,11 +37,11 @@ from reproduction import (
     trainings_of,
 )
 
-from dataset_scripts.opening import BENCHMARKS, find_benchmarks
+from dataset_scripts.loading import BENCHMARKS, find_benchmarks
 from dataset_scripts.synthetic_releases import write_synthetic_releases
-from modeling_gadms.files import write_json
-from modeling_gadms.reports import aggregate_records, read_records
-from modeling_gadms.run_config import RUN_RECORD
+from modeling_gadms.encoders.atomic_files import write_json
+from modeling_gadms.evaluation.reports import aggregate_records, read_records
+from modeling_gadms.training.run_config import RUN_RECORD
 
 
 HERE = Path(__file__).parent

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from dataset_scripts.opening import BENCHMARKS
+from dataset_scripts.loading import BENCHMARKS
 from dataset_scripts.synthetic_releases import ReleaseSizes
-from modeling_gadms.reports import AggregatedReport
+from modeling_gadms.evaluation.reports import AggregatedReport
 
 
 HERE = Path(__file__).parent

@@ -11,12 +11,12 @@ Needs `pip install "gadms[gallery,detect]"`.
 import argparse
 from pathlib import Path
 
-from modeling_gadms.contact_sheet import draw_contact_sheet
-from modeling_gadms.detection import SsdMobileNetDetector
-from modeling_gadms.gallery import PersonGallery
-from modeling_gadms.indexing import index_frames
-from modeling_gadms.loading import load_model_and_processor
-from modeling_gadms.video import FrameReader
+from modeling_gadms.encoders.loading import load_model_and_processor
+from modeling_gadms.gallery.contact_sheet import draw_contact_sheet
+from modeling_gadms.gallery.person_gallery import PersonGallery
+from modeling_gadms.indexing.indexer import index_frames
+from modeling_gadms.media.detection import SsdMobileNetDetector
+from modeling_gadms.media.video import FrameReader
 
 
 def main() -> None:

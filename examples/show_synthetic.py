@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from dataset_scripts.synthetic_persons import PersonSampler
-from modeling_gadms.drawing import INK, PAPER, font_for
+from modeling_gadms.media.drawing import INK, PAPER, font_for
 
 
 SIZE = (256, 85)  # height, width of an image in pixels

@@ -10,11 +10,11 @@ Anything after the file is an override, `section.key=value`. The keys of the sec
                token_score (gass | cosine | random | none), noise_masking, masked_token_prediction,
                alignment (sdm | itc), temperature, ... (modeling_gadms/configuration_gadms.py)
     data       dataset, dataset_args, splits, columns, captions_per_image, augmentation, streaming, shuffle_buffer
-               (modeling_gadms/run_config.py)
+               (modeling_gadms/training/run_config.py)
     training   every field of transformers.TrainingArguments, and masking_start, contrastive_start,
-               new_module_lr_multiplier (modeling_gadms/trainer.py)
+               new_module_lr_multiplier (modeling_gadms/training/trainer.py)
     adapter    method (lora | dora), rank, alpha, dropout, encoders, targets, train_new_modules: with this section only
-               an adapter of model.from_pretrained is trained, and saved (modeling_gadms/adapters.py)
+               an adapter of model.from_pretrained is trained, and saved (modeling_gadms/training/adapters.py)
 
 The final model, with its processor and code, is written to <output_dir>/model. A run that was cut off goes on from
 its last checkpoint with `--resume`. On a CPU add `--num_cpu_threads_per_process 8` (your cores) after `accelerate
@@ -28,14 +28,14 @@ import sys
 from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
-from dataset_scripts.opening import choose_split, open_dataset, open_parquet_split, parquet_files
-from modeling_gadms.adapters import add_adapter
-from modeling_gadms.building import build_model_and_processor
-from modeling_gadms.data import ImageCaptionPairs, PersonAugmentation, cache_pixels
-from modeling_gadms.footprint import describe_parameters
-from modeling_gadms.run_config import load_run_config, train_and_save
-from modeling_gadms.streaming import ParquetRows, StreamedPairs
-from modeling_gadms.trainer import GADMSTrainer
+from dataset_scripts.loading import choose_split, open_dataset, open_parquet_split, parquet_files
+from modeling_gadms.training.adapters import add_adapter
+from modeling_gadms.training.data import ImageCaptionPairs, PersonAugmentation, cache_pixels
+from modeling_gadms.training.footprint import describe_parameters
+from modeling_gadms.training.model_setup import build_model_and_processor
+from modeling_gadms.training.run_config import load_run_config, train_and_save
+from modeling_gadms.training.streaming import ParquetRows, StreamedPairs
+from modeling_gadms.training.trainer import GADMSTrainer
 
 
 def main(arguments: argparse.Namespace) -> None:

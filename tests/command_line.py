@@ -2,7 +2,7 @@
 
 from typer.testing import CliRunner, Result
 
-from modeling_gadms.cli import app
+from gadms_cli.app import app
 
 
 def run(*arguments: object) -> Result:

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from transformers import CLIPTokenizer
 
+from dataset_scripts.drawn.persons.captions import Caption, word_mask_to_token_mask
 from dataset_scripts.synthetic_persons import PersonSampler
-from dataset_scripts.synthetic_persons_captions import Caption, word_mask_to_token_mask
 from modeling_gadms import GADMSProcessor
-from modeling_gadms.files import replacing
-from modeling_gadms.vocabulary import train_tokenizer
+from modeling_gadms.encoders.atomic_files import replacing
+from modeling_gadms.training.tokenizer import train_tokenizer
 
 
 IMAGE_SIZE = (96, 36)

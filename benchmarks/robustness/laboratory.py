@@ -13,7 +13,7 @@ from study import ABLATIONS, OBJECTIVES, RATES, TRUNK_RATE, Objective, Run, Scal
 from training import Batches, Scorer, make_model, make_optimizer, model_config, train
 
 from modeling_gadms import GADMSForPreTraining, GADMSProcessor
-from modeling_gadms.files import replacing
+from modeling_gadms.encoders.atomic_files import replacing
 
 
 EXAMPLES_OF = Run("gass-both", 0.3, 0)

@@ -37,7 +37,7 @@ from measuring import in_turn, machine  # noqa: E402
 from report import write_report  # noqa: E402
 from study import FULL, OBJECTIVES, QUICK, QUICK_RUNS, SEEDS, Run, Scale, ablations, grid  # noqa: E402
 
-from modeling_gadms.files import write_json  # noqa: E402
+from modeling_gadms.encoders.atomic_files import write_json  # noqa: E402
 
 
 PARTS = ("grid", "ablations", "time", "report")

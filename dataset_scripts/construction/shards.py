@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from modeling_gadms.files import file_digest, replacing, write_atomically
+from modeling_gadms.encoders.atomic_files import file_digest, replacing, write_atomically
 
-from .funnel import Stage
+from .pipeline_report import Stage
 
 
 ROW_GROUP = 100

@@ -48,7 +48,7 @@ def test_captions_have_20_to_50_tokens():
     from encoding import MAX_TOKENS, make_captions
 
     from modeling_gadms import GADMSProcessor
-    from modeling_gadms.vocabulary import train_tokenizer
+    from modeling_gadms.training.tokenizer import train_tokenizer
 
     captions = make_captions(200)
     tokenizer = train_tokenizer(captions, vocab_size=1024, max_length=MAX_TOKENS)
@@ -72,7 +72,7 @@ def test_the_full_comparison_is_of_vit_b_16_and_the_demo_model_is_that_of_its_re
     from encoding import FULL, make_captions, make_config
 
     from modeling_gadms import GADMSProcessor
-    from modeling_gadms.vocabulary import train_tokenizer
+    from modeling_gadms.training.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(make_captions(20), vocab_size=600, max_length=77)
     GADMSProcessor.from_tokenizer(tokenizer, image_size=(32, 16))

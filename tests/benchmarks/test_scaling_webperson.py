@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dataset_scripts.construction.config import load_build_config
-from dataset_scripts.construction.pipeline import build_webperson
+from dataset_scripts.construction.run.config import load_build_config
+from dataset_scripts.construction.run.pipeline import build_webperson
 
 
 ROOT = Path(__file__).parents[2]

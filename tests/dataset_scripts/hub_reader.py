@@ -61,9 +61,9 @@ def training_stream(
     """The rows of each batch that a process trains on, an empty list for those that were passed over."""
     from torch.utils.data import DataLoader
 
-    from dataset_scripts.opening import parquet_files
-    from modeling_gadms.data import DatasetColumns
-    from modeling_gadms.streaming import ParquetRows, StreamedPairs
+    from dataset_scripts.loading import parquet_files
+    from modeling_gadms.training.data import DatasetColumns
+    from modeling_gadms.training.streaming import ParquetRows, StreamedPairs
 
     files = parquet_files(arguments.pop("path"), "train", **arguments)
     pairs = StreamedPairs(ParquetRows(files, DatasetColumns(), progress=False), shuffle_buffer=4)

@@ -10,12 +10,7 @@ import pytest
 from PIL import Image
 
 from dataset_scripts import synthetic_garments
-from dataset_scripts.synthetic_garments import (
-    ProductSampler,
-    SyntheticGarments,
-    SyntheticGarmentsConfig,
-)
-from dataset_scripts.synthetic_garments_attributes import (
+from dataset_scripts.drawn.garments.attributes import (
     BACKDROPS,
     DETAILS,
     KINDS,
@@ -24,10 +19,15 @@ from dataset_scripts.synthetic_garments_attributes import (
     sample_product,
     sample_shot,
 )
-from dataset_scripts.synthetic_garments_captions import write_caption
-from dataset_scripts.synthetic_garments_scene import draw_product
-from dataset_scripts.synthetic_persons_attributes import COLORS, near
-from dataset_scripts.synthetic_persons_words import FORMS
+from dataset_scripts.drawn.garments.captions import write_caption
+from dataset_scripts.drawn.garments.scene import draw_product
+from dataset_scripts.drawn.persons.attributes import COLORS, near
+from dataset_scripts.drawn.persons.words import FORMS
+from dataset_scripts.synthetic_garments import (
+    ProductSampler,
+    SyntheticGarments,
+    SyntheticGarmentsConfig,
+)
 
 
 SIZE = (64, 48)

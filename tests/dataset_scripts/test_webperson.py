@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import dataset_scripts  # noqa: F401, makes the name known
-from dataset_scripts.construction.phases import published_features
+from dataset_scripts.construction.run.stages import published_features
 from tests.hub_server import HubServer
 
 

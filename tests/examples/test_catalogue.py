@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from dataset_scripts.synthetic_garments import SyntheticGarments
-from modeling_gadms.gallery import PersonGallery, Query, SearchResult
+from modeling_gadms.gallery.person_gallery import PersonGallery, Query, SearchResult
 
 
 ROOT = Path(__file__).parents[2]

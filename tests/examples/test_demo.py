@@ -23,14 +23,14 @@ from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
 from modeling_gadms import GADMSModel
-from modeling_gadms import gallery as gallery_module
-from modeling_gadms.demo import CSS, NOTICE, THEME, Demo
-from modeling_gadms.detection import PersonBox
-from modeling_gadms.drawing import hide_head
-from modeling_gadms.gallery import PersonGallery, PersonRecord
-from modeling_gadms.indexing import index_frames
-from modeling_gadms.loading import load_model_and_processor
-from modeling_gadms.video import FrameReader
+from modeling_gadms.encoders.loading import load_model_and_processor
+from modeling_gadms.gallery import person_gallery as gallery_module
+from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
+from modeling_gadms.indexing.indexer import index_frames
+from modeling_gadms.media.detection import PersonBox
+from modeling_gadms.media.drawing import hide_head
+from modeling_gadms.media.video import FrameReader
+from modeling_gadms.web.demo import CSS, NOTICE, THEME, Demo
 from tests.vtest import vtest_video
 
 
@@ -377,7 +377,7 @@ def test_the_pedestrian_video_is_indexed_and_searched_in_the_page(
 
 
 def test_frames_outside_the_folders_that_may_be_shown_are_not(served, tmp_path):
-    from modeling_gadms.demo_views import frame_with_box
+    from modeling_gadms.web.views import frame_with_box
 
     (tmp_path / "secret.png").write_bytes(served.gallery.search("a", 1)[0].thumbnail)
     uploads = tmp_path / "uploads"

@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from modeling_gadms import GADMSModel
-from modeling_gadms.data import DatasetColumns
-from modeling_gadms.evaluation import evaluate_retrieval
+from modeling_gadms.evaluation.retrieval import evaluate_retrieval
+from modeling_gadms.training.data import DatasetColumns
 
 
 REPOSITORY = Path(__file__).parents[2]

@@ -127,7 +127,7 @@ def test_a_mistake_ends_the_program_with_its_message(finetune, override, message
 
 
 def test_every_shipped_configuration_is_read():
-    from modeling_gadms.run_config import load_run_config
+    from modeling_gadms.training.run_config import load_run_config
 
     for file in sorted((EXAMPLES / "configs").glob("*.yaml")):
         if not file.name.startswith("build_"):

@@ -11,7 +11,7 @@ import pytest
 import requests
 import yaml
 
-from modeling_gadms.gallery import PersonGallery, PersonRecord
+from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
 
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ def make_space(*arguments) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def gallery(tmp_path, tiny_model, processor, images) -> Path:
-    from modeling_gadms.loading import load_model_and_processor
+    from modeling_gadms.encoders.loading import load_model_and_processor
 
     tiny_model().save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")

@@ -15,7 +15,7 @@ import datasets
 import pytest
 import yaml
 
-from dataset_scripts.construction.templates import TemplateSet
+from dataset_scripts.construction.captions.templates import TemplateSet
 
 
 ROOT = Path(__file__).parents[2]

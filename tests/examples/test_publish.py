@@ -11,12 +11,12 @@ import datasets
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
-from dataset_scripts.opening import open_dataset
-from modeling_gadms.data import DatasetColumns
-from modeling_gadms.evaluation import evaluate_retrieval
-from modeling_gadms.files import write_json
-from modeling_gadms.loading import load_model_and_processor
-from modeling_gadms.reports import make_record
+from dataset_scripts.loading import open_dataset
+from modeling_gadms.encoders.atomic_files import write_json
+from modeling_gadms.encoders.loading import load_model_and_processor
+from modeling_gadms.evaluation.reports import make_record
+from modeling_gadms.evaluation.retrieval import evaluate_retrieval
+from modeling_gadms.training.data import DatasetColumns
 from tests.hub_server import HubServer
 from tests.hub_state import FIRST_FILES
 

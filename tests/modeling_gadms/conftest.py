@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_gadms import GADMSModel, detection
-from modeling_gadms.detection import PersonBox
+from modeling_gadms import GADMSModel
+from modeling_gadms.media import detection
+from modeling_gadms.media.detection import PersonBox
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from safetensors import safe_open
 from transformers import AutoModel, AutoModelForPreTraining
 
 from modeling_gadms import GADMSForPreTraining, GADMSModel
-from modeling_gadms.encoding import encode_captions, encode_images
-from modeling_gadms.loading import load_model_and_processor
+from modeling_gadms.encoders.encoding import encode_captions, encode_images
+from modeling_gadms.encoders.loading import load_model_and_processor
 from tests.captions import CAPTIONS
 
 

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
-from modeling_gadms.encoding import encode_captions, encode_images
-from modeling_gadms.gallery import PersonGallery, PersonRecord
+from modeling_gadms.encoders.encoding import encode_captions, encode_images
+from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
 
 
 TASK = "text-to-person-retrieval"

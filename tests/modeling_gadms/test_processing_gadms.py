@@ -11,7 +11,7 @@ from PIL import Image
 
 from modeling_gadms import GADMSProcessor
 from modeling_gadms.masking_gadms import caption_token_mask
-from modeling_gadms.vocabulary import train_tokenizer
+from modeling_gadms.training.tokenizer import train_tokenizer
 
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataset_scripts.construction.pose import Pose
-from modeling_gadms.detection import PersonBox
+from dataset_scripts.construction.persons.pose import Pose
+from modeling_gadms.media.detection import PersonBox
 
 
 PERSON = (24, 72)

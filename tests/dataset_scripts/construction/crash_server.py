@@ -14,8 +14,8 @@ from types import SimpleNamespace
 from scripted_replies import Behaviour, Question, by_hash
 from scripted_server import MODEL, scripted_server
 
-from dataset_scripts.construction.chat import ChatRequest
-from dataset_scripts.construction.chat_journal import JournalledChat
+from dataset_scripts.construction.captions.chat.journal import JournalledChat
+from dataset_scripts.construction.captions.chat.types import ChatRequest
 
 
 # Each is the fate of a question for good, so that a run that asks again is told the same.

@@ -13,8 +13,8 @@ import os
 import sys
 from pathlib import Path
 
-from dataset_scripts.construction.config import load_build_config
-from dataset_scripts.construction.pipeline import build_webperson
+from dataset_scripts.construction.run.config import load_build_config
+from dataset_scripts.construction.run.pipeline import build_webperson
 
 
 def run(config: str, *overrides: str) -> None:

@@ -19,8 +19,8 @@ import psutil
 import pyarrow as pa
 
 from dataset_scripts.construction.blocks import ROW_SCHEMA, Batch, Block, Outcome, in_order
-from dataset_scripts.construction.engines import run_local
-from dataset_scripts.construction.ray_engine import run_ray
+from dataset_scripts.construction.run.engines import run_local
+from dataset_scripts.construction.run.ray_engine import run_ray
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,17 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from dataset_scripts.construction import caption
 from dataset_scripts.construction.blocks import ROW_SCHEMA, Block, run_shard
-from dataset_scripts.construction.chat import ChatReply, ChatRequest, ChatSettings, OnReply
-from dataset_scripts.construction.config import BuildConfig, RunSettings
-from dataset_scripts.construction.criteria import CriteriaSettings
-from dataset_scripts.construction.detectors import DetectorSettings
-from dataset_scripts.construction.duplicates import DuplicateSettings
-from dataset_scripts.construction.pose import Pose, PoseSettings
-from dataset_scripts.construction.quality import QualitySettings
-from dataset_scripts.construction.sources import SourceSettings
-from modeling_gadms.detection import PersonBox
+from dataset_scripts.construction.captions import caption
+from dataset_scripts.construction.captions.chat.types import ChatReply, ChatRequest, ChatSettings, OnReply
+from dataset_scripts.construction.persons.criteria import CriteriaSettings
+from dataset_scripts.construction.persons.detectors import DetectorSettings
+from dataset_scripts.construction.persons.duplicates import DuplicateSettings
+from dataset_scripts.construction.persons.pose import Pose, PoseSettings
+from dataset_scripts.construction.persons.quality import QualitySettings
+from dataset_scripts.construction.run.config import BuildConfig, RunSettings
+from dataset_scripts.construction.sources.planning import SourceSettings
+from modeling_gadms.media.detection import PersonBox
 
 
 def new_rows(

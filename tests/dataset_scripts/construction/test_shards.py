@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dataset_scripts.construction.funnel import Stage
+from dataset_scripts.construction.pipeline_report import Stage
 from dataset_scripts.construction.shards import (
     ROW_GROUP,
     Marker,
@@ -21,7 +21,7 @@ from dataset_scripts.construction.shards import (
     lock_folder,
     remove_leftovers,
 )
-from modeling_gadms.files import file_digest, write_atomically
+from modeling_gadms.encoders.atomic_files import file_digest, write_atomically
 
 
 TABLES = {

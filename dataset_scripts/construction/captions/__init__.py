@@ -1,0 +1,1 @@
+"""Write a caption for each person, and verify it."""

@@ -1,0 +1,271 @@
+"""Ask any server that speaks OpenAI's protocol: vLLM, `transformers serve`, a hosted one."""
+
+import asyncio
+import base64
+import json
+import math
+import os
+import queue
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+from .types import (
+    OUTAGE_PROBLEMS,
+    ChatConfigurationError,
+    ChatOutageError,
+    ChatProblem,
+    ChatReply,
+    ChatRequest,
+    ChatSettings,
+    OnReply,
+    finished_reply,
+    image_type,
+    shortened,
+)
+
+
+try:
+    import httpx2  # the HTTP library of openai
+    import openai
+    from anyio.from_thread import start_blocking_portal  # the event loops of openai
+except ImportError as error:
+    raise ImportError('Asking a server needs the client of OpenAI: pip install "gadms[construction]"') from error
+
+
+MAX_REPLY_BYTES = 1_000_000
+"""A longer reply is refused while it arrives. Chosen: a caption and its envelope have a thousand bytes or two."""
+MAX_REFUSALS_IN_A_ROW = 20
+"""So many refused requests with no other reply between them are the settings' fault, not the pictures'. Chosen."""
+MAX_OUTAGES_IN_A_ROW = 50
+"""So many requests left unanswered after all their retries, with no reply between them, are an outage. Chosen."""
+# What the retries of `openai` look at. The rest describes a body that is already read and decoded.
+_KEPT_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry")
+
+_Arrivals = queue.SimpleQueue[tuple[int, ChatReply, asyncio.Event] | None]
+
+
+class OpenAIChat:
+    """A model behind a server with OpenAI's `/chat/completions`.
+
+    Whatever the server does to a request ends in a [`ChatReply`], within `max_retries + 1` time-outs and the waits
+    between them. Only what would turn every row into a reject ends the run, as a [`ChatConfigurationError`]: status
+    401 or 404 or a spent quota at once, 403 as long as no request has had a reply (later it can mean the picture), and
+    `MAX_REFUSALS_IN_A_ROW` refusals of any kind; or, as a [`ChatOutageError`], `MAX_OUTAGES_IN_A_ROW` requests without
+    an answer.
+
+    Args:
+        settings (`ChatSettings`): of kind `"openai"`.
+
+    Raises:
+        ChatConfigurationError: if the variable that `api_key_env` names is not set.
+    """
+
+    def __init__(self, settings: ChatSettings) -> None:
+        self.name = settings.model
+        self.revision = settings.revision
+        self._settings = settings
+        self._key = _key_from_environment(settings.api_key_env)
+        self._next_start = -math.inf
+        self._refusals_in_a_row = 0
+        self._outages_in_a_row = 0
+        self._has_answered = False
+
+    def complete(self, requests: Sequence[ChatRequest], on_reply: OnReply | None = None) -> list[ChatReply]:
+        """Ask all, `concurrency` at a time. An exception of `on_reply` and Ctrl-C cancel what is under way.
+
+        A place is free for the next request when `on_reply` has returned: a process that is killed loses the replies
+        of no more than `concurrency` requests.
+
+        Args:
+            requests (`Sequence[ChatRequest]`): the questions.
+            on_reply (`Callable[[int, ChatReply], None]`, *optional*): gets the position and the reply of each request
+                as it arrives, in the caller's thread.
+
+        Returns:
+            `list[ChatReply]`: one for each request, in their order.
+
+        Raises:
+            ValueError: before anything is sent, if an image is neither JPEG nor PNG.
+            ChatConfigurationError: if no request can succeed.
+            ChatOutageError: after `MAX_OUTAGES_IN_A_ROW` requests in a row without an answer.
+        """
+        for request in requests:
+            if request.image is not None:
+                image_type(request.image)
+        replies: dict[int, ChatReply] = {}
+        arrivals: _Arrivals = queue.SimpleQueue()
+        # A thread of its own for the event loop: so it works below a running loop (notebook, Ray's actors), and
+        # `on_reply` may take its time in the caller's thread. Leaving the portal by an exception cancels what it runs.
+        with start_blocking_portal() as portal:
+            asking = portal.start_task_soon(self._ask_all, requests, arrivals)
+            while (arrival := arrivals.get()) is not None:
+                index, reply, is_told = arrival
+                replies[index] = reply
+                if on_reply is not None:
+                    on_reply(index, reply)
+                portal.start_task_soon(is_told.set)
+            asking.result()  # raises what ended it early
+        return [replies[index] for index in range(len(requests))]
+
+    async def _ask_all(self, requests: Sequence[ChatRequest], arrivals: _Arrivals) -> None:
+        settings = self._settings
+        http_client = _BoundedHttpClient(settings.timeout_seconds, self._wait_for_turn)
+        try:
+            async with openai.AsyncOpenAI(
+                base_url=settings.base_url,
+                # Always given, or the library would send the key of OPENAI_API_KEY to whatever server this is.
+                api_key=self._key or "none",
+                timeout=settings.timeout_seconds,
+                max_retries=settings.max_retries,
+                http_client=http_client,
+            ) as client:
+                waiting = iter(enumerate(requests))
+                async with asyncio.TaskGroup() as workers:
+                    for _ in range(min(settings.concurrency, len(requests))):
+                        workers.create_task(self._work(client, waiting, arrivals))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            arrivals.put(None)
+
+    async def _work(
+        self, client: openai.AsyncOpenAI, waiting: Iterator[tuple[int, ChatRequest]], arrivals: _Arrivals
+    ) -> None:
+        for index, request in waiting:  # all workers share one iterator: each takes the next request
+            is_told = asyncio.Event()
+            arrivals.put((index, await self._ask(client, request), is_told))
+            await is_told.wait()
+
+    async def _ask(self, client: openai.AsyncOpenAI, request: ChatRequest) -> ChatReply:
+        reply = await self._reply_to(client, request)
+        self._has_answered |= reply.text is not None
+        self._refusals_in_a_row = self._refusals_in_a_row + 1 if reply.problem is ChatProblem.REFUSED else 0
+        if self._refusals_in_a_row >= MAX_REFUSALS_IN_A_ROW:
+            raise self._configuration_error(f"refused {self._refusals_in_a_row} requests in a row", reply.detail)
+        self._outages_in_a_row = self._outages_in_a_row + 1 if reply.problem in OUTAGE_PROBLEMS else 0
+        if self._outages_in_a_row >= MAX_OUTAGES_IN_A_ROW:
+            raise ChatOutageError(
+                f"The server {self._settings.base_url} left {self._outages_in_a_row} requests in a row without an "
+                f"answer, the last with: {reply.problem}, {reply.detail}. Run again when it is up: what it has "
+                "answered is kept"
+            )
+        return reply
+
+    async def _reply_to(self, client: openai.AsyncOpenAI, request: ChatRequest) -> ChatReply:
+        settings = self._settings
+        try:
+            response = await client.chat.completions.with_raw_response.create(
+                model=settings.model,
+                messages=_messages(request),
+                # Not `max_completion_tokens`, which some servers ignore in silence.
+                max_tokens=settings.max_tokens,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                seed=openai.omit if request.seed is None else request.seed,
+            )
+        except openai.APITimeoutError:
+            detail = f"no complete reply within {settings.timeout_seconds} s, {settings.max_retries + 1} times"
+            return ChatReply(None, ChatProblem.TIMED_OUT, detail)
+        except openai.APIConnectionError as error:
+            cause = error.__cause__ or error
+            return ChatReply(None, ChatProblem.NO_CONNECTION, f"{type(cause).__name__}: {cause}")
+        except openai.APIStatusError as error:
+            return self._read_status(error)
+        except _ReplyTooLongError as error:
+            return ChatReply(None, ChatProblem.INVALID_REPLY, str(error))
+        return _read_completion(response.http_response.content)
+
+    def _read_status(self, error: openai.APIStatusError) -> ChatReply:
+        status = error.status_code
+        detail = f"status {status}: {shortened(error.response.text)}"
+        if status in (401, 404) or (status == 403 and not self._has_answered) or error.code == "insufficient_quota":
+            raise self._configuration_error("serves no request of ours", detail)
+        if status == 429:
+            return ChatReply(None, ChatProblem.RATE_LIMITED, detail)
+        return ChatReply(None, ChatProblem.SERVER_ERROR if status >= 500 else ChatProblem.REFUSED, detail)
+
+    def _configuration_error(self, what: str, detail: str) -> ChatConfigurationError:
+        settings = self._settings
+        return ChatConfigurationError(
+            f"The server {settings.base_url} {what} (model {settings.model!r}): {detail}. "
+            f"Check base_url, model, and the key in the variable that api_key_env names ({settings.api_key_env})."
+        )
+
+    async def _wait_for_turn(self) -> None:
+        if self._settings.requests_per_minute is not None:
+            start = max(time.monotonic(), self._next_start)
+            self._next_start = start + 60 / self._settings.requests_per_minute
+            await asyncio.sleep(start - time.monotonic())
+
+
+class _ReplyTooLongError(Exception):
+    pass
+
+
+class _BoundedHttpClient(openai.DefaultAsyncHttpxClient):
+    """Each attempt, also of the library's retries, waits for its turn and reads its reply to the end within bounds.
+
+    The library's own time-out is for each read: a server that sends a byte now and then would never meet it.
+    """
+
+    def __init__(self, seconds: float, wait_for_turn: Callable[[], Awaitable[None]]) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._wait_for_turn = wait_for_turn
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        await self._wait_for_turn()
+        try:
+            async with asyncio.timeout(self._seconds):
+                response = await super().send(request, **(options | {"stream": True}))
+                try:
+                    content = await _read(response)
+                finally:
+                    await response.aclose()
+        except TimeoutError as error:
+            raise httpx2.ReadTimeout("no complete reply in time", request=request) from error
+        headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
+        return httpx2.Response(response.status_code, headers=headers, content=content, request=request)
+
+
+async def _read(response: httpx2.Response) -> bytes:
+    content = bytearray()
+    async for chunk in response.aiter_bytes():  # decompressed
+        content += chunk
+        if len(content) > MAX_REPLY_BYTES:
+            raise _ReplyTooLongError(f"longer than {MAX_REPLY_BYTES:,} bytes")
+    return bytes(content)
+
+
+def _messages(request: ChatRequest) -> Any:
+    messages: list[dict[str, Any]] = [{"role": "system", "content": request.system}] if request.system else []
+    if request.image is None:
+        return [*messages, {"role": "user", "content": request.text}]
+    url = f"data:{image_type(request.image)};base64,{base64.b64encode(request.image).decode()}"
+    image = {"type": "image_url", "image_url": {"url": url}}
+    return [*messages, {"role": "user", "content": [image, {"type": "text", "text": request.text}]}]
+
+
+def _read_completion(content: bytes) -> ChatReply:
+    # Not by the library's types: they let pass any JSON, and strictly they ask for more than some servers send.
+    try:
+        choice = json.loads(content)["choices"][0]
+        message, finish_reason = choice["message"], choice.get("finish_reason")
+        text, refusal = message.get("content"), message.get("refusal")
+        text = "" if text is None else text.strip()
+        text.encode()  # half a surrogate pair is valid JSON, but no file could hold it
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        start = shortened(content.decode(errors="replace"))
+        return ChatReply(None, ChatProblem.INVALID_REPLY, f"no chat completion: {start}")
+    if refusal or finish_reason == "content_filter":
+        return ChatReply(None, ChatProblem.CONTENT_FILTER, shortened(str(refusal or text)))
+    return finished_reply(text, is_cut_off=finish_reason == "length")
+
+
+def _key_from_environment(name: str | None) -> str | None:
+    if name is None:
+        return None
+    if not (key := os.environ.get(name, "").strip()):
+        raise ChatConfigurationError(f"The environment variable {name}, which api_key_env names, is not set or empty")
+    return key

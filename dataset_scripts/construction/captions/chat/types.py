@@ -1,0 +1,223 @@
+"""Ask language models: what a question and a reply are, and which model answers."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+from urllib.parse import urlsplit
+
+
+_SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
+_KINDS = ("openai", "transformers")
+_DTYPES = ("auto", "bfloat16", "float16", "float32")
+
+
+class ChatProblem(StrEnum):
+    """Every reason for which a request has no usable reply."""
+
+    TIMED_OUT = "timed out"
+    NO_CONNECTION = "no connection"
+    RATE_LIMITED = "rate limited"
+    """Status 429, to the last attempt."""
+    SERVER_ERROR = "server error"
+    """Status 5xx, to the last attempt."""
+    REFUSED = "request refused"
+    """Any other status: the server, or the model's processor, will not take this request."""
+    INVALID_REPLY = "invalid reply"
+    """Not JSON, not a chat completion, not text, or too long."""
+    EMPTY_REPLY = "empty reply"
+    CUT_OFF = "cut off"
+    """The reply reached `max_tokens` before its end."""
+    CONTENT_FILTER = "content filter"
+
+
+OUTAGE_PROBLEMS = frozenset(
+    {ChatProblem.TIMED_OUT, ChatProblem.NO_CONNECTION, ChatProblem.RATE_LIMITED, ChatProblem.SERVER_ERROR}
+)
+"""Problems that say nothing of a request if all others have them too."""
+
+
+class ChatConfigurationError(RuntimeError):
+    """A setting with which no request can succeed, or a server that is not what the settings say."""
+
+
+class ChatOutageError(RuntimeError):
+    """A server that answers nothing any more."""
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """One question to a language model.
+
+    Attributes:
+        system (`str`): what the model is to do; empty for none.
+        text (`str`): the question.
+        image (`bytes`, *optional*): content of a JPEG or PNG file.
+        seed (`int`, *optional*): of sampling; a server may ignore it.
+    """
+
+    system: str
+    text: str
+    image: bytes | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """What came back: a stripped, non-empty `text`, or the `problem` for counting and its `detail` for people."""
+
+    text: str | None
+    problem: ChatProblem | None = None
+    detail: str = ""
+
+
+OnReply = Callable[[int, ChatReply], None]
+
+
+class ChatModel(Protocol):
+    """What the pipeline asks of a language model: for each request a reply, in the order of the requests.
+
+    `on_reply` gets the position and the reply of each request as it arrives, in the caller's thread.
+    """
+
+    name: str
+    revision: str | None
+
+    def complete(self, requests: Sequence[ChatRequest], on_reply: OnReply | None = None) -> list[ChatReply]: ...
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """Which model answers, and how it is asked.
+
+    The paper names the models, Qwen2.5-VL-7B and -32B, and their server, vLLM. The numbers it does not state: chosen.
+
+    Attributes:
+        kind (`str`): `"openai"` for a server, `"transformers"` for a model in this process.
+        model (`str`): the name by which the server knows it, or a Hub id or folder.
+        revision (`str`, *optional*): commit of the model. A server does not tell its own: this is recorded as given.
+        base_url (`str`, *optional*): of a server, such as `http://localhost:8000/v1`.
+        api_key_env (`str`, *optional*): name of the environment variable that holds the server's key.
+        concurrency (`int`): requests in flight from one process.
+        requests_per_minute (`float`, *optional*): limit for one process, evenly spaced, retries included.
+        timeout_seconds (`float`): for one attempt, from its connection to the last byte.
+        max_retries (`int`): further attempts after a time-out, a lost connection, 429 or 5xx. Waits between them
+            double from half a second to 8 s, or are what the server asks for (`Retry-After`) up to two minutes; a
+            server that asks for more is not asked again.
+        max_tokens (`int`): of a reply. A caption of 80 words has about 110.
+        temperature (`float`): 0 takes the likeliest word. Not stated by the paper: chosen, because captions get their
+            variety from templates, a likely word invents less than a sampled one, and the data set can be made again.
+        top_p (`float`): share of the likeliest words that sampling draws from.
+        device, dtype (`str`): of a model in this process.
+
+    Raises:
+        ValueError: names the field and its value.
+    """
+
+    kind: str
+    model: str
+    revision: str | None = None
+    base_url: str | None = None
+    api_key_env: str | None = None
+    concurrency: int = 8
+    requests_per_minute: float | None = None
+    timeout_seconds: float = 60
+    max_retries: int = 4
+    max_tokens: int = 160
+    temperature: float = 0.0
+    top_p: float = 1.0
+    device: str = "cpu"
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        self._require("kind", self.kind in _KINDS, f"must be one of {', '.join(_KINDS)}")
+        self._require("model", _is_text(self.model), "must be the name of a model")
+        self._require("revision", self.revision is None or _is_text(self.revision), "must be a commit, or left out")
+        is_variable = self.api_key_env is None or _is_text(self.api_key_env)
+        self._require("api_key_env", is_variable, "must be the name of an environment variable")
+        if self.kind == "openai":
+            wanted = "must be the http(s) address of the server, such as http://localhost:8000/v1, without a password"
+            self._require("base_url", _is_server_address(self.base_url), wanted)
+        else:
+            self._require("base_url", self.base_url is None, "must be left out for a model in this process")
+        self._require_number("concurrency", 1, whole=True)
+        if self.requests_per_minute is not None:
+            self._require_number("requests_per_minute", above=0)
+        self._require_number("timeout_seconds", above=0)
+        self._require_number("max_retries", 0, whole=True)
+        self._require_number("max_tokens", 1, whole=True)
+        self._require_number("temperature", 0)
+        self._require_number("top_p", above=0, most=1)
+        self._require("device", _is_text(self.device), "must be a device of torch, such as cpu or cuda:0")
+        self._require("dtype", self.dtype in _DTYPES, f"must be one of {', '.join(_DTYPES)}")
+
+    def _require(self, field: str, is_right: bool, wanted: str) -> None:
+        if not is_right:
+            raise ValueError(f"The chat setting {field} {wanted}, not {getattr(self, field)!r}")
+
+    def _require_number(
+        self, field: str, least: float = 0, *, above: float = -math.inf, most: float = math.inf, whole: bool = False
+    ) -> None:
+        value = getattr(self, field)
+        is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        wanted = f"must be a {'whole' if whole else 'finite'} number"
+        wanted += f" above {above}" if above >= least else f" of at least {least}"
+        wanted += f" and at most {most}" if most < math.inf else ""
+        self._require(field, is_number and math.isfinite(value) and least <= value <= most and value > above, wanted)
+
+
+def build_chat(settings: ChatSettings) -> ChatModel:
+    """The model that `settings` describe; one of this process is loaded here.
+
+    Raises:
+        ImportError: without the extra `construction`.
+        ChatConfigurationError: for a key that is not in the environment, or a model that cannot chat.
+    """
+    if settings.kind == "openai":
+        from .openai_server import OpenAIChat
+
+        return OpenAIChat(settings)
+    from .local_model import TransformersChat  # a process that asks a server needs no torch
+
+    return TransformersChat(settings)
+
+
+def image_type(content: bytes) -> str:
+    """The MIME type of a JPEG or PNG file, by its first bytes.
+
+    >>> image_type(b"\\xff\\xd8\\xff\\xe0")
+    'image/jpeg'
+
+    Raises:
+        ValueError: for any other content.
+    """
+    for signature, mime_type in _SIGNATURES.items():
+        if content.startswith(signature):
+            return mime_type
+    raise ValueError(f"An image for a language model must be a JPEG or PNG file, not {content[:8]!r}...")
+
+
+def finished_reply(text: str, *, is_cut_off: bool) -> ChatReply:
+    """What a model said, as a reply: text that stops in mid-sentence is none."""
+    text = text.strip()
+    if is_cut_off:
+        return ChatReply(None, ChatProblem.CUT_OFF, f"reached max_tokens: {shortened(text)}")
+    return ChatReply(text) if text else ChatReply(None, ChatProblem.EMPTY_REPLY)
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_server_address(url: object) -> bool:
+    try:
+        parts = urlsplit(url if isinstance(url, str) else "")
+        is_complete = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        return is_complete and "@" not in parts.netloc
+    except ValueError:  # a port that is no number, a broken IPv6 address
+        return False

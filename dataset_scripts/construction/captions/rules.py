@@ -1,0 +1,284 @@
+"""Verify what a captioner wrote: a caption describes one person in plain English, or is refused with a reason.
+
+The paper states the rules of the prompt but no verification. All rules and numbers here are not stated: chosen,
+so that hardly a false alarm costs a sound caption and each failure of a captioner has its reason. A refused caption is
+asked for again, with another template.
+"""
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from . import words
+from .words import folded, is_foreign_letter
+
+
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
+
+
+class CaptionProblem(StrEnum):
+    """Every reason for which a caption is refused, in the order in which they are looked for."""
+
+    REFUSAL = "refusal"
+    """The captioner declines, apologises or says that there is nothing to describe."""
+    PROMPT_TEXT = "prompt text"
+    """It speaks to a reader or of its task, or holds code, markup, JSON, role names or an address."""
+    PLACEHOLDER = "keeps a placeholder"
+    TOO_SHORT = "too short"
+    NOT_ENGLISH = "not English"
+    TOO_LONG = "too long"
+    CUT_OFF = "cut off"
+    """It does not end a sentence."""
+    GARBLED = "garbled"
+    """Words that cannot follow each other, such as "a and"; two commas in a row."""
+    REPEATS = "repeats itself"
+    HEDGES = "hedges"
+    """"Seems", "possibly", "appears to be": what is not sure is to be left out."""
+    UNSEEN = "mentions what cannot be seen"
+    PROTECTED = "names a protected trait"
+    """Ethnicity, religion, health, sexual orientation or a name: none can be seen, all do harm when guessed."""
+    SCENE = "describes the scene"
+    """It tells of the background, or has more sentences on the surroundings than on the person. That somebody walks on
+    a street is part of many a good caption, and is not refused."""
+    NO_PERSON = "names no person"
+    NO_GARMENT = "names no garment"
+
+
+@dataclass(frozen=True)
+class CaptionRules:
+    """The numbers of the rules. None is stated by the paper: all are chosen.
+
+    Args:
+        min_words (`int`, *optional*, defaults to 8): fewer words tell too little to find a person by.
+        max_words (`int`, *optional*, defaults to 80):
+            More are cut off at the 77 tokens that the text encoder reads. It leaves some room above the limit that the
+            prompt asks for, which captioners exceed by a little.
+        min_latin_share (`float`, *optional*, defaults to 0.95):
+            Of all letters, those of the Latin script. Less than 1 for the print on a shirt.
+        min_function_share (`float`, *optional*, defaults to 0.2):
+            Of all words, the commonest of English ("a", "with", "and", "wears"). Sound captions have 0.2 to 0.55;
+            most other languages, lists of keywords and noise have less than 0.1.
+        min_english (`float`, *optional*, defaults to 0.5):
+            Probability of English that py3langid must give. Sound captions have 0.9 and more.
+        max_repeated_words (`int`, *optional*, defaults to 7): a longer run of words must not come twice.
+        max_cycles (`int`, *optional*, defaults to 2):
+            A run of one to four words must not follow itself more often ("very very" passes, three times do not).
+
+    Raises:
+        ValueError: names the field and the value.
+    """
+
+    min_words: int = 8
+    max_words: int = 80
+    min_latin_share: float = 0.95
+    min_function_share: float = 0.2
+    min_english: float = 0.5
+    max_repeated_words: int = 7
+    max_cycles: int = 2
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, (int, float) if field.type is float else int):
+                raise ValueError(f"{field.name} must be of type {field.type.__name__}, not {value!r}")  # type: ignore[union-attr]
+            if field.type is float and not 0 <= value <= 1:
+                raise ValueError(f"{field.name} is a share and must lie between 0 and 1, not {value}")
+            if field.type is int and value < 1:
+                raise ValueError(f"{field.name} must be at least 1, not {value}")
+        if self.min_words > self.max_words:
+            raise ValueError(f"min_words ({self.min_words}) must not exceed max_words ({self.max_words})")
+
+
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+")
+_LABEL = re.compile(r"^(?:image |new |final )?(?:caption|description)\s*:\s*", re.IGNORECASE)
+_QUOTES = (('"', '"'), ("“", "”"), ("'", "'"), ("‘", "’"))
+# A print such as "Do you like it?" is described, not said.
+_QUOTED = re.compile(r"\"[^\"]{1,60}\"|(?<![\w'])'(?:[^']|(?<=\w)'(?=\w)){1,60}'(?!\w)")
+_DANGLING = re.compile(r"\b(?:a|an|the|and|or|of|his|is|are|wears|wearing|very)[.!?][\"')]*$")
+_ENDED = re.compile(r"[^\s.…][.!?][\"'”’)]*$")
+
+
+def clean_caption(text: str) -> str:
+    """Take off what a captioner puts around a caption without changing a word of it.
+
+    All white space, line breaks among it, becomes single spaces; a leading label ("Caption:", "Description:") goes; so
+    do quotes around the whole. Nothing else is mended: what remains is right or refused.
+
+    >>> clean_caption('Caption: "A man in a  red coat."')
+    'A man in a red coat.'
+    """
+    text = _unquoted(" ".join(text.split()))
+    return _unquoted(_LABEL.sub("", text, count=1))
+
+
+def find_problem(caption: str, rules: CaptionRules) -> CaptionProblem | None:
+    """Judge a caption that went through `clean_caption`.
+
+    Args:
+        caption (`str`): what the captioner wrote.
+        rules (`CaptionRules`): the numbers to judge by.
+
+    Returns:
+        `CaptionProblem`, *optional*: the first in the order of that class; `None` if there is nothing to object to.
+
+    Raises:
+        ImportError: without the extra `construction`.
+    """
+    text = _Text(caption)
+    return next((problem for problem, applies in _CHECKS.items() if applies(text, rules)), None)
+
+
+class _Text:
+    """A caption in the forms that the checks read; each is made once, when it is first asked for."""
+
+    def __init__(self, caption: str) -> None:
+        self.caption = caption
+        self.folded = folded(caption)
+
+    @functools.cached_property
+    def said(self) -> str:
+        return _QUOTED.sub('""', self.folded)
+
+    @functools.cached_property
+    def words(self) -> list[str]:
+        return _WORD.findall(self.folded)
+
+    @functools.cached_property
+    def sentences(self) -> list[str]:
+        return [sentence for sentence in _SENTENCE_END.split(self.folded) if sentence]
+
+
+def _is_prompt_text(text: _Text, rules: CaptionRules) -> bool:
+    said = text.said
+    return bool(words.MARKUP.search(text.folded) or words.COMMAND.search(said) or words.TALK.search(said)) or (
+        not text.caption.isprintable()
+    )
+
+
+def _is_not_english(text: _Text, rules: CaptionRules) -> bool:
+    return (
+        _latin_share(text.caption) < rules.min_latin_share
+        or _share(text.words, words.FUNCTION) < rules.min_function_share
+        or _english_probability(text.caption) < rules.min_english
+    )
+
+
+def _is_too_short(text: _Text, rules: CaptionRules) -> bool:
+    # Chinese has no spaces to count words by: that it is no English is the better reason.
+    return len(text.words) < rules.min_words and _latin_share(text.caption) >= rules.min_latin_share
+
+
+def _is_cut_off(text: _Text, rules: CaptionRules) -> bool:
+    # Of the text as written: "the letter A." is an end, "with a." is none.
+    return not _ENDED.search(text.caption) or bool(_DANGLING.search(text.caption))
+
+
+def _repeats(text: _Text, rules: CaptionRules) -> bool:
+    sentences = Counter(" ".join(_WORD.findall(sentence)) for sentence in text.sentences)
+    if max(sentences.values(), default=0) > 1:
+        return True
+    run = rules.max_repeated_words + 1
+    runs = [tuple(text.words[start : start + run]) for start in range(len(text.words) - run + 1)]
+    return len(set(runs)) < len(runs) or any(_cycles(text.words, size, rules.max_cycles) for size in range(1, 5))
+
+
+def _describes_scene(text: _Text, rules: CaptionRules) -> bool:
+    if words.BACKGROUND.search(text.said):
+        return True
+    about_scene = about_person = 0
+    for sentence in text.sentences:
+        if _names(_WORD.findall(sentence), words.PERSON | words.GARMENT):
+            about_person += 1
+        elif _names(_WORD.findall(sentence), words.SCENERY):
+            about_scene += 1
+    return about_scene > about_person
+
+
+def _pattern(pattern: re.Pattern[str]) -> Callable[[_Text, CaptionRules], bool]:
+    return lambda text, rules: bool(pattern.search(text.said))
+
+
+_CHECKS: dict[CaptionProblem, Callable[[_Text, CaptionRules], bool]] = {
+    CaptionProblem.REFUSAL: _pattern(words.REFUSAL),
+    CaptionProblem.PROMPT_TEXT: _is_prompt_text,
+    CaptionProblem.PLACEHOLDER: _pattern(words.PLACEHOLDER),
+    CaptionProblem.TOO_SHORT: _is_too_short,
+    CaptionProblem.NOT_ENGLISH: _is_not_english,
+    CaptionProblem.TOO_LONG: lambda text, rules: len(text.words) > rules.max_words,
+    CaptionProblem.CUT_OFF: _is_cut_off,
+    CaptionProblem.GARBLED: _pattern(words.GARBLED),
+    CaptionProblem.REPEATS: _repeats,
+    CaptionProblem.HEDGES: _pattern(words.HEDGE),
+    CaptionProblem.UNSEEN: _pattern(words.UNSEEN),
+    CaptionProblem.PROTECTED: _pattern(words.PROTECTED),
+    CaptionProblem.SCENE: _describes_scene,
+    CaptionProblem.NO_PERSON: lambda text, rules: not _names(text.words, words.PERSON),
+    CaptionProblem.NO_GARMENT: lambda text, rules: not _names(text.words, words.GARMENT),
+}
+
+
+def _unquoted(text: str) -> str:
+    for first, last in _QUOTES:
+        inner = text[1:-1]
+        # `"Hope" and "Love"` is not one quotation.
+        if (
+            len(text) > 1
+            and text.startswith(first)
+            and text.endswith(last)
+            and first not in inner
+            and last not in inner
+        ):
+            return inner.strip()
+    return text
+
+
+def _latin_share(text: str) -> float:
+    letters = [character for character in text if character.isalpha() or is_foreign_letter(character)]
+    return 1 - sum(map(is_foreign_letter, letters)) / len(letters) if letters else 1.0
+
+
+def _share(tokens: Sequence[str], known: frozenset[str]) -> float:
+    return sum(token in known for token in tokens) / len(tokens) if tokens else 0.0
+
+
+def _names(tokens: Sequence[str], known: frozenset[str]) -> bool:
+    """Whether one of the words is known: itself, without the plural or possessive ending, or the end of a compound."""
+    for token in tokens:
+        stem = token.removesuffix("'s").removesuffix("'")
+        for form in (stem, stem.rpartition("-")[2]):
+            if form in known or form.removesuffix("s") in known or form.removesuffix("es") in known:
+                return True
+    return False
+
+
+def _cycles(tokens: Sequence[str], size: int, most: int) -> bool:
+    """Whether a run of `size` words follows itself more than `most` times in all."""
+    same = 0
+    for index in range(size, len(tokens)):
+        same = same + 1 if tokens[index] == tokens[index - size] else 0
+        if same >= size * most:
+            return True
+    return False
+
+
+@functools.cache
+def _identifier() -> "LanguageIdentifier":
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError as error:
+        raise ImportError(
+            'Telling the language of captions needs py3langid: pip install "gadms[construction]"'
+        ) from error
+    # An instance of our own: the library's shared one may be restricted to some languages by other code.
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def _english_probability(text: str) -> float:
+    # In lower case, which most of the text is that the library learned from: capitals count as another language.
+    return dict(_identifier().rank(text.lower())).get("en", 0.0)

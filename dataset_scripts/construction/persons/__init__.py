@@ -1,0 +1,1 @@
+"""Find persons in images, and keep the crops that meet the criteria of the paper."""

@@ -1,0 +1,67 @@
+"""Block `detect`: from images to the persons in them, one row a person."""
+
+import pyarrow as pa
+
+from modeling_gadms.media.detection import PersonBox
+
+from ..blocks import Batch, Block, Outcome
+from .decode import load_in_groups
+from .detectors import DetectorSettings, build_detector, detector_identity
+
+
+NO_PERSON = "no person found"
+BOX = pa.list_(pa.float64(), 4)
+"""(left, top, right, bottom) in pixels of the upright source image, to a hundredth."""
+
+
+class DetectPersons(Block):
+    """Makes a row for each person, in the order of the detector; an image without any is rejected.
+
+    Args:
+        settings (`DetectorSettings`): which detector.
+    """
+
+    name = "detect"
+    reads = ("image", "image_id")
+    adds = {
+        "row_id": pa.string(),
+        "person": pa.int32(),
+        "box": BOX,
+        "confidence": pa.float64(),
+        "detector": pa.string(),
+    }
+    has_model = True
+
+    def __init__(self, settings: DetectorSettings):
+        self.settings = settings
+        self.batch_size = settings.batch_size or 16
+
+    def prepare(self) -> None:
+        self._detector = build_detector(self.settings)
+        self._identity = detector_identity(self._detector)
+
+    def __call__(self, batch: Batch) -> Outcome:
+        found = [boxes for images in load_in_groups(batch["image"]) for boxes in self._detector(images)]
+        persons = [(origin, number, box) for origin, boxes in enumerate(found) for number, box in enumerate(boxes)]
+        return Outcome(
+            columns={
+                "row_id": [f"{batch['image_id'][origin]}-{number:02d}" for origin, number, _ in persons],
+                "person": [number for _, number, _ in persons],
+                "box": [rounded_box(box) for *_, box in persons],
+                "confidence": [round(box.confidence, 4) for *_, box in persons],
+                "detector": [self._identity] * len(persons),
+            },
+            verdicts=[True if boxes else (False, NO_PERSON) for boxes in found],
+            origins=[origin for origin, *_ in persons],
+        )
+
+
+def rounded_box(box: PersonBox) -> list[float]:
+    """A box as it is stored. What is stored is also what is judged, so that a row can be checked later."""
+    return [round(side, 2) for side in (box.left, box.top, box.right, box.bottom)]
+
+
+def stored_box(box: list[float], confidence: float) -> PersonBox:
+    """The box of a row."""
+    left, top, right, bottom = box
+    return PersonBox(left, top, right, bottom, confidence)

@@ -1,0 +1,312 @@
+"""Pose estimators: 17 keypoints a person, by ViTPose, by MoveNet on a CPU, or by a class of the user."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from modeling_gadms.media.detection import PersonBox
+
+from .pretrained import (
+    Imported,
+    check_settings,
+    choose_batch_size,
+    choose_device,
+    existing_file,
+    files_identity,
+    identity_of,
+    in_batches,
+    load_pretrained,
+    packaged_file,
+)
+
+
+KEYPOINT_NAMES = (
+    "nose",
+    "left_eye",
+    "right_eye",
+    "left_ear",
+    "right_ear",
+    "left_shoulder",
+    "right_shoulder",
+    "left_elbow",
+    "right_elbow",
+    "left_wrist",
+    "right_wrist",
+    "left_hip",
+    "right_hip",
+    "left_knee",
+    "right_knee",
+    "left_ankle",
+    "right_ankle",
+)
+"""The keypoints of COCO, in its order. Left and right are the person's own."""
+HEAD = (0, 1, 2, 3, 4)
+HIPS = (11, 12)
+DEFAULT_MODEL = "usyd-community/vitpose-base-simple"
+"""The paper does not name its pose model. ViTPose's base model, under Apache-2.0: chosen."""
+MOVENET_ENLARGEMENT = 1.25
+"""Side of the square that MoveNet sees, in terms of the longer side of the box. Not stated: chosen, as ViTPose and the
+estimators before it have it."""
+_MOVENET_WEIGHTS = "models/movenet_lightning.tflite"
+_COCO_EXPERT = 0
+_KINDS: dict[str, set[str]] = {"vitpose": {"model", "revision"}, "movenet": {"weights"}}
+
+
+@dataclass(frozen=True)
+class Pose:
+    """The keypoints of one person.
+
+    Attributes:
+        keypoints (`tuple` of 17 `tuple[float, float, float]`): x and y in pixels of the image, and a score in [0, 1];
+            in the order of `KEYPOINT_NAMES`.
+
+    Raises:
+        ValueError: if there are not 17 of them, or a number is out of place.
+    """
+
+    keypoints: tuple[tuple[float, float, float], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.keypoints) != len(KEYPOINT_NAMES):
+            raise ValueError(f"A pose has {len(KEYPOINT_NAMES)} keypoints, not {len(self.keypoints)}")
+        for name, (x, y, score) in zip(KEYPOINT_NAMES, self.keypoints, strict=True):
+            if not (math.isfinite(x) and math.isfinite(y) and 0 <= score <= 1):
+                raise ValueError(f"The keypoint {name} must be x, y and a score in [0, 1], not {(x, y, score)}")
+
+    @classmethod
+    def in_image(cls, points: Iterable[Iterable[float]], size: tuple[int, int]) -> "Pose":
+        """A pose from what a network says of an image of `size` (width, height).
+
+        Scores are brought into [0, 1]. What lies outside of the image gets 0: a network that is asked for 17 places
+        names 17, and one beyond the border is a guess about a part of the body that nobody can see.
+        """
+        width, height = size
+        keypoints = []
+        for x, y, score in points:
+            if not (math.isfinite(x) and math.isfinite(y)):
+                x = y = score = 0.0
+            # In this order: max() and min() give their first argument where the other one is not a number.
+            inside = 0 <= x < width and 0 <= y < height
+            keypoints.append((float(x), float(y), min(1.0, max(0.0, float(score))) if inside else 0.0))
+        return cls(tuple(keypoints))
+
+    def visible(self, threshold: float) -> list[bool]:
+        """For each keypoint whether its score reaches the threshold; a score of 0 never does."""
+        return [0 < score >= threshold for _, _, score in self.keypoints]
+
+    def visible_count(self, threshold: float) -> int:
+        return sum(self.visible(threshold))
+
+    def visible_head(self, threshold: float) -> int:
+        """How many of nose, eyes and ears are visible."""
+        return self._count(HEAD, threshold)
+
+    def visible_hips(self, threshold: float) -> int:
+        return self._count(HIPS, threshold)
+
+    def _count(self, group: Sequence[int], threshold: float) -> int:
+        visible = self.visible(threshold)
+        return sum(visible[index] for index in group)
+
+
+class PoseEstimator(Protocol):
+    """What the pipeline asks of an estimator: the pose of the person in each box, the image of each box beside it."""
+
+    def __call__(self, images: list[Image.Image], boxes: list[PersonBox]) -> list[Pose]: ...
+
+
+@dataclass(frozen=True)
+class PoseSettings:
+    """Which estimator finds the keypoints.
+
+    Attributes:
+        kind (`str`): `"vitpose"`, `"movenet"` (small, for CPUs; its weights come with a package), or the import path
+            of a class of yours, `"my_package.my_module:MyEstimator"`.
+        model (`str`, *optional*): Hub name or folder of a ViTPose; by default `DEFAULT_MODEL`.
+        revision (`str`, *optional*): branch, tag or commit of the model on the Hub.
+        batch_size (`int`, *optional*): persons the network sees at once; by default 1 on a CPU and 16 on a GPU. Of no
+            effect on MoveNet, which takes persons one by one.
+        device (`str`): `"auto"` (a CUDA GPU if there is one), `"cpu"`, `"cuda:1"`, ... MoveNet always runs on the CPU.
+        weights (`str`, *optional*): a `.tflite` file of a single-pose MoveNet; by default the package's Lightning.
+        options (`dict`): keyword arguments for a class of yours.
+
+    Raises:
+        ValueError: names the field and its value.
+    """
+
+    kind: str = "vitpose"
+    model: str | None = None
+    revision: str | None = None
+    batch_size: int | None = None
+    device: str = "auto"
+    weights: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_settings(self, _KINDS)
+
+
+class VitPoseEstimator:
+    """ViTPose and ViTPose+ of transformers. Of the experts of ViTPose+ the one for COCO is asked.
+
+    Args:
+        settings (`PoseSettings`)
+
+    Attributes:
+        identity (`str`): the model and its commit.
+
+    Raises:
+        ImportError: without the extra `construction`.
+        OSError: if there is no such model.
+        ValueError: if it lacks weights, or has other keypoints than COCO's.
+    """
+
+    def __init__(self, settings: PoseSettings):
+        try:
+            import scipy  # noqa: F401  the image processor needs it, and would only fail at the first image
+        except ImportError as error:
+            raise ImportError('Poses by ViTPose need SciPy: pip install "gadms[construction]"') from error
+        from transformers import VitPoseForPoseEstimation
+
+        self._device = choose_device(settings.device)
+        self._batch_size = choose_batch_size(settings.batch_size, self._device)
+        self._model, self._processor, self.identity = load_pretrained(
+            VitPoseForPoseEstimation, settings.model or DEFAULT_MODEL, settings.revision, self._device
+        )
+        if self._model.config.num_labels != len(KEYPOINT_NAMES):
+            raise ValueError(
+                f"{self.identity} has {self._model.config.num_labels} keypoints: "
+                f"take a model with the {len(KEYPOINT_NAMES)} of COCO"
+            )
+        self._has_experts = self._model.config.backbone_config.num_experts > 1
+
+    def __call__(self, images: list[Image.Image], boxes: list[PersonBox]) -> list[Pose]:
+        persons = list(zip(images, boxes, strict=True))
+        return [pose for batch in in_batches(persons, self._batch_size) for pose in self._estimate(batch)]
+
+    def _estimate(self, persons: Sequence[tuple[Image.Image, PersonBox]]) -> list[Pose]:
+        import torch
+
+        images = [image.convert("RGB") for image, _ in persons]
+        boxes = [[[box.left, box.top, box.width, box.height]] for _, box in persons]  # one person an image
+        inputs = self._processor(images=images, boxes=boxes, return_tensors="pt").to(self._device)
+        if self._has_experts:
+            inputs["dataset_index"] = torch.full((len(persons),), _COCO_EXPERT, device=self._device)
+        with torch.inference_mode():
+            outputs = self._model(**inputs)
+        found = self._processor.post_process_pose_estimation(outputs, boxes=boxes)
+        poses = []
+        for (image, _), (person,) in zip(persons, found, strict=True):
+            points = torch.cat([person["keypoints"], person["scores"][:, None]], dim=1)  # (17, 3)
+            poses.append(Pose.in_image(points.tolist(), image.size))
+        return poses
+
+
+class MoveNetEstimator:
+    """A single-pose MoveNet (Lightning or Thunder) through LiteRT, on one CPU core.
+
+    The person is shown in a square around its box, black where the square leaves the image.
+
+    Args:
+        settings (`PoseSettings`)
+
+    Attributes:
+        identity (`str`): the name of the file and the first digits of its sha256.
+
+    Raises:
+        ImportError: without the extra `construction`.
+        FileNotFoundError: if a given file does not exist.
+        ValueError: if the file holds another kind of network.
+    """
+
+    def __init__(self, settings: PoseSettings):
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            raise ImportError('Poses by MoveNet need LiteRT: pip install "gadms[construction]"') from error
+        weights = existing_file(settings.weights or packaged_file(_MOVENET_WEIGHTS))
+        # More threads would add in another order, and so change last bits.
+        self._network = Interpreter(model_path=str(weights), num_threads=1)
+        self._network.allocate_tensors()
+        (self._input, *_), (self._output, *_) = self._network.get_input_details(), self._network.get_output_details()
+        shapes = tuple(self._input["shape"]), tuple(self._output["shape"])
+        self._side = int(shapes[0][1])
+        if shapes != ((1, self._side, self._side, 3), (1, 1, len(KEYPOINT_NAMES), 3)):
+            raise ValueError(f"{weights} is no single-pose MoveNet: its input and output have the shapes {shapes}")
+        self.identity = files_identity(weights.stem, [weights])
+
+    def __call__(self, images: list[Image.Image], boxes: list[PersonBox]) -> list[Pose]:
+        return [self._estimate(image, box) for image, box in zip(images, boxes, strict=True)]
+
+    def _estimate(self, image: Image.Image, box: PersonBox) -> Pose:
+        left, top, side = _square_around(box)
+        window = image.convert("RGB").crop((left, top, left + side, top + side))  # black outside of the image
+        pixels = np.asarray(window.resize((self._side, self._side), Image.Resampling.BILINEAR))
+        found = self._run(pixels[np.newaxis].astype(self._input["dtype"]))
+        points = [(left + x * side, top + y * side, score) for y, x, score in found.tolist()]
+        return Pose.in_image(points, image.size)
+
+    def _run(self, pixels: np.ndarray) -> np.ndarray:
+        self._network.set_tensor(self._input["index"], pixels)
+        self._network.invoke()
+        return self._network.get_tensor(self._output["index"])[0, 0]  # (17, 3): y, x in [0, 1] of the square; score
+
+
+class ImportedPoseEstimator(Imported):
+    """An estimator of the user, held to one pose a box.
+
+    Args:
+        settings (`PoseSettings`): `kind` is the import path, `options` the keyword arguments.
+
+    Raises:
+        ImportError, TypeError: see `Imported`.
+    """
+
+    def __init__(self, settings: PoseSettings):
+        super().__init__(settings.kind, settings.options)
+
+    def __call__(self, images: list[Image.Image], boxes: list[PersonBox]) -> list[Pose]:
+        found = self._made(images, boxes)
+        if len(found) != len(boxes):
+            raise ValueError(f"{self._path} gave {len(found)} poses for {len(boxes)} boxes")
+        for pose in found:
+            if not isinstance(pose, Pose):
+                raise TypeError(
+                    f"{self._path} must give Pose of dataset_scripts.construction.persons.pose, not {pose!r}"
+                )
+        # Once more, for an estimator that does not know what becomes of keypoints outside of the image.
+        return [Pose.in_image(pose.keypoints, image.size) for image, pose in zip(images, found, strict=True)]
+
+
+def build_pose_estimator(settings: PoseSettings) -> PoseEstimator:
+    """The estimator that the settings describe, with its weights loaded.
+
+    Args:
+        settings (`PoseSettings`)
+
+    Returns:
+        `PoseEstimator`: for each image and the box beside it a pose in pixels of the image.
+
+    Raises:
+        ImportError, OSError, TypeError, ValueError: as the classes of this file do; each says what to do.
+    """
+    if settings.kind == "vitpose":
+        return VitPoseEstimator(settings)
+    if settings.kind == "movenet":
+        return MoveNetEstimator(settings)
+    return ImportedPoseEstimator(settings)
+
+
+def pose_estimator_identity(estimator: PoseEstimator) -> str:
+    """What found a pose, for provenance: the estimator's `identity` where it has one, else its import path."""
+    return identity_of(estimator)
+
+
+def _square_around(box: PersonBox) -> tuple[int, int, int]:
+    """Left, top and side, in whole pixels, of the square that MoveNet sees."""
+    side = max(1, round(MOVENET_ENLARGEMENT * max(box.width, box.height)))
+    return round((box.left + box.right - side) / 2), round((box.top + box.bottom - side) / 2), side

@@ -1,0 +1,6 @@
+"""Run the construction pipeline: configuration, stages, engines, report."""
+
+import lazy_loader
+
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,4 @@
+from .config import BuildConfig as BuildConfig
+from .config import load_build_config as load_build_config
+from .pipeline import BuildReport as BuildReport
+from .pipeline import build_webperson as build_webperson

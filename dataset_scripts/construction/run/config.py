@@ -1,0 +1,176 @@
+"""A construction run as one YAML file: sources, models, thresholds, captioners; overrides from the command line."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from modeling_gadms.configuration_gadms import check_keys
+from modeling_gadms.training.settings import apply_overrides, check_types, field_names, read_settings
+
+from ...publishing.construction import CardSettings
+from ..captions.caption import CaptionSettings
+from ..captions.chat.types import ChatSettings
+from ..captions.match import MatchSettings
+from ..captions.rules import CaptionRules
+from ..persons.criteria import CriteriaSettings
+from ..persons.crop import CropSettings
+from ..persons.detectors import DetectorSettings
+from ..persons.duplicates import DuplicateSettings
+from ..persons.pose import PoseSettings
+from ..persons.quality import QualitySettings
+from ..sources.fetch import FetchSettings
+from ..sources.planning import SourceSettings
+from .engines import Resources
+
+
+Engine = Literal["local", "ray"]
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Section `run`.
+
+    Args:
+        output (`str`): folder of the run: everything is written there.
+        engine (`str`, *optional*, defaults to `"local"`): `"local"` (`datasets`) or `"ray"` (Ray Data).
+        workers (`int`, *optional*, defaults to 1): processes of the local engine; each takes whole shards.
+        images_per_shard (`int`, *optional*, defaults to 500): images that are read, kept in memory and finished
+            together.
+        opt_out (`str`, *optional*): file of URLs and domains that asked to be left out.
+        thumbnail_height (`int`, *optional*, defaults to 128): pixels of the picture that goes with a rejected person,
+            for review; 0 for none.
+
+    Raises:
+        ValueError: for a value out of its range.
+    """
+
+    output: str
+    engine: Engine = "local"
+    workers: int = 1
+    images_per_shard: int = 500
+    opt_out: str | None = None
+    thumbnail_height: int = 128
+
+    def __post_init__(self) -> None:
+        if not self.output.strip():
+            raise ValueError("`output` is empty: name the folder of the run")
+        if self.engine not in get_args(Engine):
+            raise ValueError(f"`engine` must be one of {', '.join(get_args(Engine))}, not {self.engine!r}")
+        for name, least in (("workers", 1), ("images_per_shard", 1), ("thumbnail_height", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}` must be {least} or more, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """A whole run. The fields are the sections of the file.
+
+    Attributes:
+        sources (`Mapping[str, SourceSettings]`): by name, in order.
+        captioners (`Mapping[str, ChatSettings]`): by the name of the column they fill, `caption1`, `caption2`, ...
+            None: the run ends when the persons are found, and goes on when captioners are named.
+        resources (`Mapping[str, Resources]`): by the name of a block, or of a caption column for all its blocks.
+    """
+
+    run: RunSettings
+    sources: Mapping[str, SourceSettings]
+    captioners: Mapping[str, ChatSettings] = field(default_factory=dict)
+    fetch: FetchSettings = field(default_factory=FetchSettings)
+    detector: DetectorSettings = field(default_factory=DetectorSettings)
+    pose: PoseSettings = field(default_factory=PoseSettings)
+    criteria: CriteriaSettings = field(default_factory=CriteriaSettings)
+    crop: CropSettings = field(default_factory=CropSettings)
+    quality: QualitySettings = field(default_factory=QualitySettings)
+    duplicates: DuplicateSettings = field(default_factory=DuplicateSettings)
+    captions: CaptionSettings = field(default_factory=CaptionSettings)
+    rules: CaptionRules = field(default_factory=CaptionRules)
+    match: MatchSettings = field(default_factory=MatchSettings)
+    card: CardSettings = field(default_factory=CardSettings)
+    resources: Mapping[str, Resources] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        return Path(self.run.output)
+
+
+_SECTIONS: dict[str, type] = {
+    "run": RunSettings,
+    "fetch": FetchSettings,
+    "detector": DetectorSettings,
+    "pose": PoseSettings,
+    "criteria": CriteriaSettings,
+    "crop": CropSettings,
+    "quality": QualitySettings,
+    "duplicates": DuplicateSettings,
+    "captions": CaptionSettings,
+    "rules": CaptionRules,
+    "match": MatchSettings,
+    "card": CardSettings,
+}
+_NAMED_SECTIONS: dict[str, type] = {"sources": SourceSettings, "captioners": ChatSettings, "resources": Resources}
+_REQUIRED = {"run": "an output folder", "sources": "a name, with kind and path, for each"}
+
+
+def load_build_config(path: str | Path, overrides: Sequence[str] = ()) -> BuildConfig:
+    """Read a construction run from YAML.
+
+    Args:
+        path (`str` or `Path`): the file.
+        overrides (`Sequence[str]`, *optional*): `section.key=value`, the value in YAML, as `run.engine=ray` or
+            `sources.crawl.path=/data/crawl`.
+
+    Raises:
+        ValueError: for an unknown section or key, a value of the wrong type or out of its range, a missing section or
+            key, captioners of other names, or a malformed override, naming it.
+        OSError: if the file cannot be read.
+    """
+    settings = read_settings(path, f"the sections {', '.join([*_SECTIONS, *_NAMED_SECTIONS])}")
+    apply_overrides(settings, overrides, "run.engine=ray")
+    check_keys(settings, {*_SECTIONS, *_NAMED_SECTIONS}, str(path))
+    for name, content in _REQUIRED.items():
+        if not settings.get(name):
+            raise ValueError(f"{path} has no section `{name}`: it needs {content}")
+    values: dict[str, Any] = {}
+    for name, record in _SECTIONS.items():
+        if settings.get(name) is not None:
+            values[name] = _record(record, settings[name], f"section `{name}` of {path}")
+    for name, record in _NAMED_SECTIONS.items():
+        entries = settings.get(name) or {}
+        if not isinstance(entries, dict):
+            raise ValueError(f"section `{name}` of {path} must hold names and their settings; it holds {entries!r}")
+        values[name] = {
+            key: _record(record, entry, f"`{key}` in section `{name}` of {path}") for key, entry in entries.items()
+        }
+    for key, source in values["sources"].items():
+        if source.name:
+            raise ValueError(f"`{key}` in section `sources` of {path} has its name already: leave `name` out")
+        values["sources"][key] = replace(source, name=key)
+    expected = [f"caption{number}" for number in range(1, len(values["captioners"]) + 1)]
+    if list(values["captioners"]) != expected:
+        raise ValueError(
+            f"section `captioners` of {path} names the caption columns: they must be {', '.join(expected)}, "
+            f"not {', '.join(values['captioners'])}"
+        )
+    config = BuildConfig(**values)
+    if config.captions.max_words > config.rules.max_words:
+        raise ValueError(
+            f"{path}: captioners are asked for up to {config.captions.max_words} words (captions.max_words), and "
+            f"captions of more than {config.rules.max_words} refused (rules.max_words): bring them together"
+        )
+    return config
+
+
+def _record(record: type, values: Any, place: str) -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(f"{place} must hold keys and values; it holds {values!r}")
+    check_keys([str(key) for key in values], field_names(record), place)
+    check_types(values, record, place)
+    for key in fields(record):
+        if key.default is MISSING and key.default_factory is MISSING and key.name not in values:
+            raise ValueError(f"{place} lacks the key `{key.name}`")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    try:
+        return record(**values)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error

@@ -1,0 +1,229 @@
+"""Engines run a list of blocks over the shards of a phase: `datasets` on this machine here, Ray Data in `ray_engine`.
+
+Both hand a block the same batches of the same rows, one thread to a model, so that both give the same bytes.
+"""
+
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Protocol
+
+import datasets
+import pyarrow as pa
+from tqdm.auto import tqdm
+
+from ..blocks import Block, BlockError, run_batch, run_shard
+
+
+class Phase(Protocol):
+    """A part of a run: how a shard is read, what is done to it, and how it is finished. Must pickle."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def blocks(self) -> Sequence[Block]: ...
+
+    def read(self, number: int) -> pa.Table:
+        """The rows of a shard, of `ROW_SCHEMA` and more."""
+        ...
+
+    def finish(self, number: int, table: pa.Table) -> None:
+        """Write a shard, kept and rejected rows, and mark it as finished."""
+        ...
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a block may use. Of no effect on the results but for the last bits that a GPU's batch decides.
+
+    Args:
+        batch_size (`int`, *optional*): rows of one call, by default the block's own choice.
+        num_cpus, num_gpus (`float`, *optional*): what Ray reserves for each copy of the block.
+        concurrency (`int`, *optional*): copies of the block under Ray; by default 1 of a block with a model, and as
+            many as there are processors of the others.
+
+    Raises:
+        ValueError: for a value out of its range.
+    """
+
+    batch_size: int | None = None
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+    concurrency: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("num_cpus", 0), ("num_gpus", 0), ("concurrency", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"`{name}` must be {least} or more, not {value}")
+
+
+def run_local(phase: Phase, numbers: Sequence[int], *, workers: int = 1, progress: bool = True) -> None:
+    """Run shards on this machine with `datasets.map`, one process a worker; each takes whole shards.
+
+    Args:
+        phase (`Phase`): what to do.
+        numbers (`Sequence[int]`): which shards.
+        workers (`int`): with 1, this process does it, and a bar shows each block. More of them end with this process,
+            however it ends, and at once if a shard fails.
+        progress (`bool`): show progress bars.
+
+    Raises:
+        BlockError: if a block fails, or a worker dies.
+    """
+    bar = partial(tqdm, total=len(numbers), desc=phase.name, unit="shard", disable=not progress)
+    if workers == 1 or len(numbers) <= 1:
+        with _one_thread(), _progress_bars(progress):
+            for block in phase.blocks if numbers else ():
+                block.prepare()
+            for number in bar(numbers):
+                _run_local_shard(phase, number)
+        return
+    context = get_context("spawn")
+    lifeline, our_end = context.Pipe(duplex=False)
+    workers = min(workers, len(numbers))
+    with lifeline, our_end, ProcessPoolExecutor(workers, context, _start_worker, (phase, lifeline)) as pool:
+        try:
+            with _quiet_children():
+                futures = [pool.submit(_run_in_worker, number) for number in numbers]
+            for future in bar(as_completed(futures)):
+                future.result()
+        except BaseException as error:
+            our_end.close()  # or the pool would wait until the workers have finished their shards
+            if isinstance(error, BrokenProcessPool):
+                raise BlockError(
+                    f"a worker process of phase {phase.name} died, perhaps for want of memory. Finished shards are "
+                    "kept: run again to go on, with fewer `workers` or smaller shards"
+                ) from error
+            raise
+
+
+def _run_local_shard(phase: Phase, number: int) -> None:
+    table = phase.read(number)
+    for block in phase.blocks:
+        table = run_shard(block, table, partial(_map, description=f"  shard {number}: {block.name}"))
+    phase.finish(number, table)
+
+
+def _map(block: Block, opened: pa.Table, description: str) -> pa.Table:
+    if not opened.num_rows:
+        return run_batch(block, opened)  # `map` would not add the columns
+    fingerprint = os.urandom(8).hex()  # computed, it would be a digest of all images, and nothing is looked up by it
+    rows = datasets.Dataset(datasets.table.InMemoryTable(opened.combine_chunks()), fingerprint=fingerprint)
+    done = rows.with_format("arrow").map(
+        partial(run_batch, block),
+        batched=True,
+        batch_size=block.batch_size or opened.num_rows,
+        keep_in_memory=True,
+        new_fingerprint=fingerprint,
+        desc=description,
+    )
+    return done.data.table.replace_schema_metadata(None)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Worker processes of the local engine.
+# ---------------------------------------------------------------------------------------------------------------------
+_worker_phase: Phase
+_is_prepared = False
+
+
+def _start_worker(phase: Phase, lifeline: Connection) -> None:
+    global _worker_phase
+    _worker_phase = phase
+    threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
+    datasets.disable_progress_bars()
+    tqdm.set_lock(threading.RLock())  # its own, a semaphore, would be left behind where a worker is ended
+    limit_threads()
+
+
+def _run_in_worker(number: int) -> None:
+    global _is_prepared
+    try:
+        if not _is_prepared:  # not while starting: an error there would not reach the user
+            for block in _worker_phase.blocks:
+                block.prepare()
+            _is_prepared = True
+        _run_local_shard(_worker_phase, number)
+    except Exception as error:
+        raise portable(error) from None
+
+
+def _die_with_parent(lifeline: Connection) -> None:
+    """A worker whose parent was killed must not go on: the run that resumes would do the same work beside it."""
+    try:
+        lifeline.recv()
+    except EOFError:  # nothing is ever sent: the other end was closed, by the parent or with it
+        os._exit(1)
+
+
+def portable(error: Exception) -> Exception:
+    """An error as another process can read it: not every class of a user's module survives the way."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return BlockError(f"{type(error).__name__}: {error}")
+    return error
+
+
+@contextmanager
+def _quiet_children() -> Iterator[None]:
+    """Processes started here show no bars, and do not hear Ctrl-C, which a terminal sends to all: we end them."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    bars = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        if bars is None:
+            del os.environ["TQDM_DISABLE"]
+        else:
+            os.environ["TQDM_DISABLE"] = bars
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
+def _progress_bars(shown: bool) -> Iterator[None]:
+    """Hides those of `datasets`."""
+    if shown or datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
+
+
+def limit_threads() -> None:
+    """One thread to a model, for the rest of this process."""
+    # With another number of threads, sums come in another order, and their last bits differ.
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    import cv2
+    import torch
+
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    limit_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])

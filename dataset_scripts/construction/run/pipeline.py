@@ -1,0 +1,293 @@
+"""Web images in, captioned persons out: the list of blocks, in order, and the run that goes through it.
+
+    fetch -> read -> decode -> detect -> box -> pose -> keypoints -> crop -> quality -> signature      (shard by shard)
+    compare all persons                                                                                (all shards)
+    duplicates -> template -> caption -> verify -> match, once more where a caption failed -> publish  (shard by shard)
+
+A run is resumed by running it again: finished shards are passed over.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+
+from modeling_gadms.encoders.atomic_files import file_digest, replacing, write_atomically
+
+from ...publishing.construction import write_account, write_card
+from ..blocks import Block
+from ..captions.caption import AskCaptioner, Attempt, DrawTemplate, VerifyCaption, load_templates
+from ..captions.match import MatchCaption
+from ..captions.prompts import prompt_hash
+from ..persons.criteria import BoxCriteria, PoseCriteria
+from ..persons.crop import CropPersons
+from ..persons.decode import DecodeImages
+from ..persons.detect import DetectPersons
+from ..persons.duplicates import DUPLICATE, DropDuplicates, MeasureSignature, write_duplicates
+from ..persons.estimate_pose import EstimatePose
+from ..persons.quality import MeasureQuality
+from ..pipeline_report import PERSONS, Stage, add_up
+from ..shards import PhaseFolder, RunFolderError, fingerprint, lock_folder, remove_leftovers
+from ..sources.fetch import fetch_images
+from ..sources.opt_out import DropOptedOut
+from ..sources.opt_out_list import OptOutList
+from ..sources.planning import Plan, SourceSettings, plan_shards
+from .config import BuildConfig
+from .engines import Phase, Resources, run_local
+from .ray_engine import run_ray
+from .review import draw_review
+from .stages import (
+    CaptionPhase,
+    LostRowsError,
+    PersonPhase,
+    data_file,
+    journal_folder,
+    persons_file,
+    phase_stages,
+)
+
+
+DUPLICATES_FILE = "work/duplicates.parquet"
+REVIEW_FILE = "work/review.png"
+FORMAT = 1
+"""Raised when the same settings would give other rows."""
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a run made.
+
+    Attributes:
+        root (`Path`): its folder, which `load_dataset` opens.
+        stages (`tuple[Stage, ...]`): the account, block by block, over all shards.
+        persons (`int`): persons in the data set; without captioners those that could be captioned.
+    """
+
+    root: Path
+    stages: tuple[Stage, ...]
+    persons: int
+
+
+def person_blocks(config: BuildConfig) -> list[Block]:
+    """From images to persons worth describing. The cheap criteria come before the models that they save."""
+    opt_out = [DropOptedOut(Path(config.run.opt_out))] if config.run.opt_out else []
+    blocks: list[Block] = [
+        *opt_out,
+        DecodeImages(),
+        DetectPersons(config.detector),
+        BoxCriteria(config.criteria),
+        EstimatePose(config.pose),
+        PoseCriteria(config.criteria),
+        CropPersons(config.crop, config.criteria.keypoint_score),
+        MeasureQuality(config.quality),
+        MeasureSignature(),
+    ]
+    return _with_batch_sizes(blocks, config)
+
+
+def caption_blocks(config: BuildConfig) -> list[Block]:
+    """From persons to captioned persons."""
+    blocks: list[Block] = [DropDuplicates(config.root / DUPLICATES_FILE)]
+    for column, captioner in config.captioners.items():
+        for number in range(1, config.captions.attempts + 1):
+            attempt = Attempt(column, number, config.captions.attempts)
+            blocks += [
+                DrawTemplate(attempt, config.captions),
+                AskCaptioner(attempt, config.captions, captioner, journal_folder(config.root)),
+                VerifyCaption(attempt, config.rules),
+            ]
+            if config.match.model:
+                blocks.append(MatchCaption(attempt, config.match))
+    return _with_batch_sizes(blocks, config)
+
+
+def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildReport:
+    """Run the pipeline, or the rest of it where an earlier run was cut off.
+
+    Args:
+        config (`BuildConfig`): the run.
+        progress (`bool`): show progress bars.
+
+    Returns:
+        `BuildReport`
+
+    Raises:
+        RunFolderError: if the output folder is in use, or holds a run with other settings or another source.
+        FileNotFoundError, ValueError: for a source that is not there or holds nothing.
+        BlockError: if a block fails, which is an error of the program, of its settings or of a captioner's server.
+        ImportError, ChatConfigurationError: if a model cannot be loaded, or a captioner not be asked.
+    """
+    _check_resources(config)
+    with lock_folder(config.root):
+        remove_leftovers(config.root)
+        sources = [_fetched(source, config) for source in config.sources.values()]
+        plan = plan_shards(sources, config.run.images_per_shard)
+        _check_plan(plan, config.root)
+        numbers = range(len(plan.shards))
+
+        persons = _person_phase(plan, config)
+        stages, _ = _run(persons, persons.folder, numbers, config, progress)
+
+        with tqdm(total=1, desc="duplicates", unit="comparison", disable=not progress) as bar:
+            _compare_persons(config, len(numbers), persons.folder.fingerprint)
+            bar.update()
+
+        if not (config.root / REVIEW_FILE).is_file():
+            write_review(config.root)
+        if not config.captioners:
+            repeated = pq.read_metadata(config.root / DUPLICATES_FILE).num_rows
+            left = stages[-1].kept - repeated
+            dropped = {DUPLICATE: repeated} if repeated else {}
+            stages.append(Stage(DropDuplicates.name, PERSONS, stages[-1].kept, left, dropped))
+            return BuildReport(config.root, tuple(stages), left)
+
+        captions = _caption_phase(plan, config, persons.folder.fingerprint)
+        caption_stages, captioned = _run(captions, captions.folder, numbers, config, progress)
+        stages += caption_stages
+        # Journals of shards that were finished just before a crash.
+        shutil.rmtree(journal_folder(config.root), ignore_errors=True)
+
+        report = BuildReport(config.root, tuple(stages), _published(stages, config, len(numbers)))
+        if captioned or not (config.root / "README.md").is_file():
+            write_review(config.root)
+        write_account(config.root, report.stages)
+        write_card(config, report.stages, report.persons)
+        return report
+
+
+def write_review(root: Path) -> None:
+    """Write `work/review.png`: persons kept and dropped, with the reasons."""
+    with replacing(root / REVIEW_FILE) as part:
+        draw_review(root).save(part)
+
+
+def _person_phase(plan: Plan, config: BuildConfig) -> PersonPhase:
+    settings = fingerprint(
+        FORMAT,
+        plan.digest,
+        config.run.images_per_shard,
+        config.run.thumbnail_height,
+        _opt_out_digest(config),
+        *(asdict(section) for section in (config.detector, config.pose, config.criteria, config.crop, config.quality)),
+    )
+    folder = PhaseFolder(config.root, "persons", settings)
+    return PersonPhase(
+        folder, plan.shards, tuple(person_blocks(config)), config.run.thumbnail_height, config.crop.blur_faces
+    )
+
+
+def _caption_phase(plan: Plan, config: BuildConfig, persons: str) -> CaptionPhase:
+    columns = tuple(config.captioners)
+    settings = fingerprint(
+        persons,
+        asdict(config.duplicates),
+        {name: _what_is_said(asdict(captioner)) for name, captioner in config.captioners.items()},
+        asdict(load_templates(config.captions)),
+        asdict(config.captions),
+        prompt_hash(config.captions.max_words),
+        asdict(config.rules),
+        asdict(config.match),
+    )
+    folder = PhaseFolder(config.root, "captions", settings)
+    blocks = tuple(caption_blocks(config))
+    return CaptionPhase(folder, len(plan.shards), columns, blocks, config.run.thumbnail_height)
+
+
+def _what_is_said(captioner: dict) -> dict:
+    """Of a captioner's settings those that bear on its replies: a server may move, or be asked more gently."""
+    transport = {"base_url", "api_key_env", "concurrency", "requests_per_minute", "timeout_seconds", "max_retries"}
+    return {name: value for name, value in captioner.items() if name not in transport}
+
+
+def _run(
+    phase: Phase, folder: PhaseFolder, numbers: Sequence[int], config: BuildConfig, progress: bool
+) -> tuple[list[Stage], int]:
+    """Do what is not done yet. Returns the account of all shards, and how many were done."""
+    finished = {number: marker for number in numbers if (marker := folder.read_marker(number))}
+    pending = [number for number in numbers if number not in finished]
+    if config.run.engine == "ray":
+        run_ray(phase, pending, config.resources, progress=progress)
+    else:
+        run_local(phase, pending, workers=config.run.workers, progress=progress)
+    return list(add_up(phase_stages(folder, len(numbers), finished))), len(pending)
+
+
+def _compare_persons(config: BuildConfig, shards: int, persons: str) -> None:
+    path, marker = config.root / DUPLICATES_FILE, config.root / "work" / "duplicates.json"
+    settings = fingerprint(persons, asdict(config.duplicates))
+    if marker.is_file():
+        # Made with other settings it is made again: what was captioned by it has a marker that says so.
+        done = json.loads(marker.read_text(encoding="utf-8"))
+        if done["fingerprint"] == settings and path.is_file() and file_digest(path) == done["sha256"]:
+            return
+    with replacing(path) as part:
+        write_duplicates([config.root / persons_file(number) for number in range(shards)], part, config.duplicates)
+        digest = file_digest(part)
+    write_atomically(marker, json.dumps({"fingerprint": settings, "sha256": digest}))
+
+
+def _fetched(source: SourceSettings, config: BuildConfig) -> SourceSettings:
+    """A table of URLs as the tars that it is fetched into; any other source as it is."""
+    if source.kind != "urls":
+        return source
+    folder = config.root / "work" / "fetched" / source.label
+    opt_out = OptOutList.load(config.run.opt_out) if config.run.opt_out else None
+    fetch_images(source.path, folder, config.fetch, opt_out)
+    return replace(source, kind="tars", path=str(folder))
+
+
+def _check_plan(plan: Plan, root: Path) -> None:
+    path = root / "work" / "plan.json"
+    if not path.is_file():
+        write_atomically(path, json.dumps({"digest": plan.digest, "shards": len(plan.shards)}))
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before != {"digest": plan.digest, "shards": len(plan.shards)}:
+        raise RunFolderError(
+            f"{root} holds a run over other sources (then {before['shards']} shards, now {len(plan.shards)}): files "
+            "came, went or changed, or images_per_shard did. Name another output folder, or remove this one"
+        )
+
+
+def _check_resources(config: BuildConfig) -> None:
+    """Settings without an effect are errors: batches are a block's, all else is the process's that it shares."""
+    blocks = [*person_blocks(config), *caption_blocks(config)]
+    processes = {"read", "write", *(block.group or block.name for block in blocks)}
+    group_of = {block.name: block.group for block in blocks}
+    known = processes | group_of.keys()
+    for name, chosen in config.resources.items():
+        if name not in known:
+            raise ValueError(f"section `resources` names {name!r}, which is no block; blocks are {sorted(known)}")
+        if chosen.batch_size is not None and name not in group_of:
+            raise ValueError(f"`{name}` in section `resources` has no batch_size: name one of its blocks")
+        if name not in processes and chosen != Resources(batch_size=chosen.batch_size):
+            raise ValueError(
+                f"`{name}` in section `resources` can have a batch_size alone: it shares the processes of "
+                f"`{group_of[name]}`, which has num_cpus, num_gpus and concurrency"
+            )
+
+
+def _with_batch_sizes(blocks: list[Block], config: BuildConfig) -> list[Block]:
+    for block in blocks:
+        chosen = config.resources.get(block.name)
+        if chosen and chosen.batch_size:
+            block.batch_size = chosen.batch_size
+    return blocks
+
+
+def _opt_out_digest(config: BuildConfig) -> str | None:
+    return file_digest(Path(config.run.opt_out)) if config.run.opt_out else None
+
+
+def _published(stages: Sequence[Stage], config: BuildConfig, shards: int) -> int:
+    """Rows of the published files, which must be those that the account leaves."""
+    rows = sum(pq.read_metadata(config.root / data_file(number, shards)).num_rows for number in range(shards))
+    compared = next(place for place, stage in enumerate(stages) if stage.block == DropDuplicates.name)
+    left = stages[compared - 1].kept - sum(sum(stage.dropped.values()) for stage in stages[compared:])
+    if rows != left or stages[compared - 1].kept != stages[compared].seen:
+        raise LostRowsError(f"{config.root}: the account leaves {left} persons, the published files hold {rows}")
+    return rows

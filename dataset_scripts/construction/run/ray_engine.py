@@ -1,0 +1,211 @@
+"""The engine for one machine or many: the blocks of a phase as tasks and actors of Ray Data."""
+
+import logging
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from tqdm.auto import tqdm
+
+from ..blocks import Block, BlockError, join, run_shard
+from .engines import Phase, Resources, limit_threads, portable
+
+
+if TYPE_CHECKING:
+    import ray.data
+
+
+FAILURE = "failure"
+"""Column of a table that takes the place of a shard's rows: the error, pickled. It travels as rows do, for Ray would
+wrap it, change its text, and print pages of its own."""
+
+
+def run_ray(
+    phase: Phase, numbers: Sequence[int], resources: Mapping[str, Resources], *, progress: bool = True
+) -> None:
+    """Run shards with Ray Data: on this machine, or on the cluster that `RAY_ADDRESS` names.
+
+    A shard travels as one block of Ray's. Blocks with a model are actors, which load it once; the others are tasks,
+    which Ray fuses. All blocks of one caption column share an actor, which `resources` finds by the column's name. The
+    run's folder must be seen by all machines under one path.
+
+    A shard that kills its process is not tried again, as Ray would do for ever: the run ends, and goes on with the
+    unfinished shards when it is started again.
+
+    Args:
+        phase (`Phase`): what to do.
+        numbers (`Sequence[int]`): which shards.
+        resources (`Mapping[str, Resources]`): by the name of a block or group; also of `read` and `write`.
+        progress (`bool`): show a progress bar.
+
+    Raises:
+        ImportError: without the extra `ray`.
+        BlockError: if a block fails, or one of Ray's processes dies.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ImportError('The engine `ray` needs Ray Data: pip install "gadms[ray]"') from error
+    if not numbers:
+        return
+    _start_ray()
+    with tqdm(total=len(numbers), desc=phase.name, unit="shard", disable=not progress) as bar:
+        try:
+            for row in _plan(phase, numbers, resources).iter_rows():
+                if failure := row.get(FAILURE):
+                    raise pickle.loads(failure)
+                bar.update(row["finished"])
+        except ray.exceptions.RayError as error:
+            what = str(error).strip().partition("\n")[0]
+            raise BlockError(
+                f"Ray lost a process of phase {phase.name}, perhaps for want of memory ({what}). Finished shards are "
+                "kept: run again to go on"
+            ) from error
+        bar.update(len(numbers) - bar.n)  # shards without rows were finished as they were read
+
+
+def process_groups(blocks: Sequence[Block]) -> list[tuple[str, list[Block]]]:
+    """The blocks that share a process under Ray, in order, by the name under which `resources` finds them."""
+    groups: list[tuple[str, list[Block]]] = []
+    for block in blocks:
+        if block.group and groups and groups[-1][0] == block.group:
+            groups[-1][1].append(block)
+        else:
+            groups.append((block.group or block.name, [block]))
+    return groups
+
+
+def _start_ray() -> None:
+    import ray
+
+    # What a user must know comes from this program; Ray would tell of its own workings.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if not ray.is_initialized():
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it reports to its makers otherwise
+        # Without an address Ray joins whatever cluster it finds running on the machine.
+        address = os.environ.get("RAY_ADDRESS", "local")
+        ray.init(address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+
+
+def _plan(phase: Phase, numbers: Sequence[int], resources: Mapping[str, Resources]) -> "ray.data.Dataset":
+    """The phase as a data set of Ray's, of one row for each shard that is finished, or the failure."""
+    import ray
+
+    rows = ray.data.from_items([{"shard": number} for number in numbers], override_num_blocks=len(numbers))
+    rows.context.target_max_block_size = None  # a shard stays whole
+    rows.context.enable_progress_bars = False
+    with warnings.catch_warnings():
+        # Ray 2.64 is to drop the number of retries, which it would not limit by itself.
+        warnings.filterwarnings("ignore", "`ray_remote_args`", DeprecationWarning)
+        shards = rows.map_batches(partial(_ray_read, phase), **_task("read", resources))
+        for name, blocks in process_groups(phase.blocks):
+            if any(block.has_model for block in blocks):
+                shards = shards.map_batches(_actor(blocks), **_pool(name, resources))
+            else:
+                shards = shards.map_batches(_RayBlocks(blocks), **_task(name, resources))
+        return shards.map_batches(partial(_ray_write, phase), **_task("write", resources))
+
+
+def _actor(blocks: Sequence[Block]) -> type:
+    # A class of its own rather than an argument: Ray warns that arguments of actors may be lost.
+    class Blocks(_RayBlocks):
+        def __init__(self) -> None:
+            super().__init__(blocks)
+
+    return Blocks
+
+
+def _pool(name: str, resources: Mapping[str, Resources]) -> dict[str, Any]:
+    from ray.data import ActorPoolStrategy
+
+    chosen = resources.get(name, Resources())
+    return {
+        "batch_size": None,
+        "batch_format": "pyarrow",
+        "num_cpus": 0 if chosen.num_cpus is None else chosen.num_cpus,
+        "num_gpus": chosen.num_gpus,
+        "compute": ActorPoolStrategy(size=chosen.concurrency or 1),
+        "max_restarts": 0,
+    }
+
+
+def _task(name: str, resources: Mapping[str, Resources]) -> dict[str, Any]:
+    chosen = resources.get(name, Resources())
+    options: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "max_retries": 0}
+    given = {"num_cpus": chosen.num_cpus, "num_gpus": chosen.num_gpus, "concurrency": chosen.concurrency}
+    return options | {key: value for key, value in given.items() if value is not None}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What Ray calls, in its own processes.
+# ---------------------------------------------------------------------------------------------------------------------
+class _RayBlocks:
+    """Blocks that share a process; they load what they need with the first rows, where an error can travel."""
+
+    def __init__(self, blocks: Sequence[Block]):
+        self.blocks = blocks
+        self.is_prepared = False
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return _or_failure(self._run, table)
+
+    def _run(self, table: pa.Table) -> pa.Table:
+        if not self.is_prepared:
+            limit_threads()
+            for block in self.blocks:
+                block.prepare()
+            self.is_prepared = True
+        done = []
+        for shard in _by_shard(table).values():
+            for block in self.blocks:
+                shard = run_shard(block, shard)
+            done.append(shard)
+        return join(done or [table])
+
+
+def _or_failure(work: Callable[[pa.Table], pa.Table], table: pa.Table) -> pa.Table:
+    """What `work` makes of the rows, or the failure that takes their place."""
+    if FAILURE in table.column_names:
+        return table.select([FAILURE]).drop_null()[:1]
+    try:
+        return work(table)
+    except Exception as error:
+        return pa.table({FAILURE: [pickle.dumps(portable(error))]})
+
+
+def _ray_read(phase: Phase, table: pa.Table) -> pa.Table:
+    return _or_failure(partial(_read, phase), table)
+
+
+def _read(phase: Phase, table: pa.Table) -> pa.Table:
+    read = []
+    for number in table["shard"].to_pylist():
+        rows = phase.read(number)
+        if not rows.num_rows:  # nothing would arrive at the end to finish it
+            for block in phase.blocks:
+                rows = run_shard(block, rows)
+            phase.finish(number, rows)
+        read.append(rows)
+    return join(read)
+
+
+def _ray_write(phase: Phase, table: pa.Table) -> pa.Table:
+    return _or_failure(partial(_write, phase), table)
+
+
+def _write(phase: Phase, table: pa.Table) -> pa.Table:
+    shards = _by_shard(table)
+    for number, rows in shards.items():
+        phase.finish(number, rows)
+    return pa.table({"finished": [len(shards)]})
+
+
+def _by_shard(table: pa.Table) -> dict[int, pa.Table]:
+    """The rows of each shard: no batch may hold rows of two, whatever Ray puts together."""
+    return {number: table.filter(pc.equal(table["shard"], number)) for number in pc.unique(table["shard"]).to_pylist()}

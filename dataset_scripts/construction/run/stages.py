@@ -1,0 +1,333 @@
+"""The two parallel parts of a run, shard by shard: images to persons, and persons to captioned persons.
+
+Between them all persons are compared with each other to find duplicates, for which all shards must be there.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import ImageFilter
+
+from modeling_gadms.media.detection import crop_window
+from modeling_gadms.media.images import UnreadableImageError, load_image, to_jpeg
+
+from ..blocks import ROW_SCHEMA, Block, in_order
+from ..captions.caption import journal_path
+from ..persons.detect import BOX, DetectPersons, stored_box
+from ..persons.estimate_pose import KEYPOINTS
+from ..pipeline_report import IMAGES, PERSONS, Stage, account
+from ..shards import Marker, PhaseFolder
+from ..sources.planning import Shard, read_shard
+
+
+REJECT_SCHEMA = pa.schema(
+    {
+        "row_id": pa.string(),
+        "image_id": pa.string(),
+        "source": pa.string(),
+        "url": pa.string(),
+        "frame": pa.int64(),
+        "time_seconds": pa.float64(),
+        "box": BOX,
+        "confidence": pa.float64(),
+        "keypoints": KEYPOINTS,
+        "rejected_by": pa.string(),
+        "reason": pa.string(),
+        "detail": pa.string(),
+        "thumbnail": pa.binary(),
+    }
+)
+"""Columns of the files of rejected rows; what a row did not get to have is empty.
+
+As in the row itself, keypoints are in pixels of the source image, and from the block `crop` on in pixels of the crop.
+"""
+_WORKING_COLUMNS = {*ROW_SCHEMA.names} - {"row_id"}
+_SOURCE_STEPS = ("fetch", "read")  # what `sources` enters in a row's trail
+
+
+class LostRowsError(RuntimeError):
+    """Rows that were read and are neither kept nor rejected, or are there twice: an error of the program."""
+
+
+@dataclass(frozen=True)
+class PersonPhase:
+    """From images to persons.
+
+    Attributes:
+        folder (`PhaseFolder`): where shards go.
+        shards (`tuple[Shard, ...]`): what to read.
+        blocks (`tuple[Block, ...]`): what to do.
+        thumbnail_height (`int`): of rejected persons, 0 for none.
+        blur_faces (`bool`): whether a rejected person's face is blurred too. Its keypoints may not be known: the top
+            quarter of the picture is.
+    """
+
+    folder: PhaseFolder
+    shards: tuple[Shard, ...]
+    blocks: tuple[Block, ...]
+    thumbnail_height: int
+    blur_faces: bool = False
+    name: str = "persons"
+
+    def read(self, number: int) -> pa.Table:
+        return read_shard(self.shards[number])
+
+    def finish(self, number: int, table: pa.Table) -> None:
+        table = in_order(table)
+        shard = self.shards[number]
+        _check_images(table, shard, number)
+        _check_passage(table, _SOURCE_STEPS, self.blocks, number)
+        self.folder.finish(
+            number,
+            {
+                persons_file(number): _kept(table).drop_columns(["image", *_WORKING_COLUMNS]),
+                rejects_file(self.name, number): _rejects(table, self.thumbnail_height, self.blur_faces),
+            },
+            account(table, self._units()),
+        )
+
+    def _units(self) -> list[tuple[str, str]]:
+        """Up to the detector, with it, images are counted, and persons from there on."""
+        units, unit = [], IMAGES
+        for name in (*_SOURCE_STEPS, *(block.name for block in self.blocks)):
+            units.append((name, unit))
+            if name == DetectPersons.name:
+                unit = PERSONS
+        return units
+
+
+@dataclass(frozen=True)
+class CaptionPhase:
+    """From persons to captioned persons, as they are published.
+
+    Attributes:
+        folder (`PhaseFolder`): where shards go.
+        shards (`int`): how many there are.
+        columns (`tuple[str, ...]`): the caption columns.
+        blocks (`tuple[Block, ...]`): what to do.
+        thumbnail_height (`int`): of rejected persons, 0 for none.
+    """
+
+    folder: PhaseFolder
+    shards: int
+    columns: tuple[str, ...]
+    blocks: tuple[Block, ...]
+    thumbnail_height: int
+    name: str = "captions"
+
+    def read(self, number: int) -> pa.Table:
+        table = pq.read_table(self._persons(number))
+        rows = table.num_rows
+        start = {
+            "shard": pa.array([number] * rows, pa.int32()),
+            "position": pa.array(range(rows), pa.int64()),
+            "person": pa.nulls(rows, pa.int32()),
+            "trail": pa.array([[]] * rows, ROW_SCHEMA.field("trail").type),
+            **{name: pa.nulls(rows, pa.string()) for name in ("rejected_by", "reason", "detail")},
+        }
+        for name, values in start.items():
+            table = table.append_column(name, values)
+        return table
+
+    def finish(self, number: int, table: pa.Table) -> None:
+        table = in_order(table)
+        expected = pq.read_metadata(self._persons(number)).num_rows
+        if table["position"].to_pylist() != list(range(expected)):
+            raise LostRowsError(f"shard {number}: {expected} persons were read, {table.num_rows} rows are left")
+        _check_passage(table, (), self.blocks, number)
+        kept = _kept(table)
+        if lacking := [column for column in self.columns if kept[column].null_count]:
+            raise LostRowsError(f"shard {number}: rows without {', '.join(lacking)} are to be published")
+        published = published_table(kept, self.columns)
+        self.folder.finish(
+            number,
+            {
+                data_file(number, self.shards): published,
+                rejects_file(self.name, number): _rejects(table, self.thumbnail_height),
+            },
+            account(table, [(block.name, PERSONS) for block in self.blocks]),
+        )
+        for column in self.columns:
+            journal_path(journal_folder(self.folder.root), number, column).unlink(missing_ok=True)
+
+    def _persons(self, number: int) -> Path:
+        return self.folder.root / persons_file(number)
+
+
+def persons_file(number: int) -> str:
+    """The persons of a shard before they are compared and captioned, below the run's folder."""
+    return f"work/persons/{number:05d}.parquet"
+
+
+def rejects_file(phase: str, number: int) -> str:
+    """What a phase rejected of a shard, below the run's folder."""
+    return f"work/rejects/{phase}-{number:05d}.parquet"
+
+
+def journal_folder(root: Path) -> Path:
+    """Where the replies of unfinished shards are."""
+    return root / "work" / "journal"
+
+
+def data_file(number: int, shards: int) -> str:
+    """Name of a published shard, as the Hub names them: names sort as numbers do."""
+    digits = max(5, len(str(shards)))
+    return f"data/train-{number:0{digits}d}-of-{shards:0{digits}d}.parquet"
+
+
+def published_features(captions: Sequence[str]) -> datasets.Features:
+    """The published columns first, then where every row comes from."""
+    text, number = datasets.Value("string"), datasets.Value("float64")
+    features = {"image": datasets.Image(), "image_path": text, **dict.fromkeys(captions, text)}
+    features |= {
+        "row_id": text,
+        "image_id": text,
+        "source": text,
+        "url": text,
+        "frame": datasets.Value("int64"),
+        "time_seconds": number,
+        "box": datasets.List(number, length=4),
+        "confidence": number,
+        "detector": text,
+        "keypoints": datasets.List(datasets.List(number, length=3), length=17),
+        "pose_estimator": text,
+        "contrast": number,
+        "sharpness": number,
+        "perceptual_hash": text,
+        "colour_grid": text,
+    }
+    for column in captions:
+        slot = column.removeprefix("caption")
+        for name in ("template", "captioner", "captioner_revision", "prompt_hash"):
+            features[f"{name}{slot}"] = text
+        features[f"similarity{slot}"] = number
+    return datasets.Features(features)
+
+
+def published_table(kept: pa.Table, captions: Sequence[str]) -> pa.Table:
+    """Rows as they are published.
+
+    Args:
+        kept (`pa.Table`): the rows, with `crop` for `image`. A column of similarities may be missing, as that check is
+            optional; any other must be there.
+        captions (`Sequence[str]`): the caption columns.
+
+    Returns:
+        `pa.Table` of `published_features`, which its schema holds for `datasets` to read.
+    """
+    features = published_features(captions)
+    schema = features.arrow_schema
+    paths = kept["image_path"].combine_chunks()
+    image_type = schema.field("image").type
+    images = pa.StructArray.from_arrays(
+        [kept["crop"].combine_chunks().cast(image_type.field("bytes").type), paths], fields=list(image_type)
+    )
+    columns = {"image": images}
+    for name in schema.names[1:]:
+        is_left_out = name.startswith("similarity") and name not in kept.column_names
+        columns[name] = pa.nulls(kept.num_rows, pa.float64()) if is_left_out else kept[name].combine_chunks()
+    return pa.table(list(columns.values()), names=list(columns)).cast(schema)
+
+
+def _kept(table: pa.Table) -> pa.Table:
+    return table.filter(pc.is_null(table["rejected_by"]))
+
+
+def _rejects(table: pa.Table, thumbnail_height: int, blur_faces: bool = False) -> pa.Table:
+    rejected = table.filter(pc.is_valid(table["rejected_by"]))
+    seen = [name for name in ("box", "confidence", "crop", "image") if name in rejected.column_names]
+    thumbnails = [_thumbnail(row, thumbnail_height, blur_faces) for row in rejected.select(seen).to_pylist()]
+    columns = [
+        rejected[field.name] if field.name in rejected.column_names else pa.nulls(rejected.num_rows, field.type)
+        for field in list(REJECT_SCHEMA)[:-1]
+    ]
+    return pa.table([*columns, pa.array(thumbnails, pa.binary())], schema=REJECT_SCHEMA)
+
+
+def _thumbnail(row: dict, height: int, blur_faces: bool) -> bytes | None:
+    """A small JPEG of a person, for review; of a row without a box there is none."""
+    if not height or row.get("box") is None:
+        return None
+    try:
+        if row.get("crop"):
+            picture = load_image(row["crop"])
+        else:
+            whole = load_image(row["image"])
+            picture = whole.crop(crop_window(whole.size, stored_box(row["box"], row["confidence"])))
+            if blur_faces:
+                head = picture.crop((0, 0, picture.width, -(-picture.height // 4)))
+                picture.paste(head.filter(ImageFilter.GaussianBlur(max(picture.size) / 12)))
+    except UnreadableImageError:  # a crop of a pixel or two, where the criteria let such a box pass
+        return None
+    picture.thumbnail((4 * height, height))
+    return to_jpeg(picture, 80)
+
+
+def _check_images(table: pa.Table, shard: Shard, number: int) -> None:
+    """Every image of the source once, or once for each of its persons, who are numbered from 0.
+
+    Where only reading tells how many there are, as in a tar, a loss of the last ones would not be seen here.
+    """
+    persons: dict[int, list[int | None]] = {}
+    for position, person in zip(table["position"].to_pylist(), table["person"].to_pylist(), strict=True):
+        persons.setdefault(position, []).append(person)
+    expected = len(persons) if shard.expected is None else shard.expected
+    if list(persons) != list(range(shard.position, shard.position + expected)):
+        raise LostRowsError(f"shard {number}: not all of {expected} images are accounted for, or others are")
+    for position, numbers in persons.items():
+        if numbers != [None] and numbers != list(range(len(numbers))):
+            raise LostRowsError(f"shard {number}: the image at position {position} has the persons {numbers}")
+
+
+def _check_passage(table: pa.Table, sources: Sequence[str], blocks: Sequence[Block], number: int) -> None:
+    """A row comes from a source step and entered blocks in order, none twice, the one that rejected it last.
+
+    It left out none of those that concern every row. Whether it rightly left out others, as a second attempt, shows in
+    what they add: a published row has all its captions.
+    """
+    order = {name: place for place, name in enumerate([*sources, *(block.name for block in blocks)])}
+    of_every_row = [block.name for block in blocks if type(block).concerns is Block.concerns]
+    columns = (table[name].to_pylist() for name in ("row_id", "trail", "rejected_by"))
+    seen: set[str] = set()
+    for row_id, trail, rejected_by in zip(*columns, strict=True):
+        if row_id in seen:
+            raise LostRowsError(f"shard {number}: row {row_id} is there twice")
+        seen.add(row_id)
+        names = [step["block"] for step in trail]
+        places = [order.get(name, -1) for name in names]
+        last = order.get(rejected_by, -1) if rejected_by else len(order)
+        if (
+            (sources and not set(names[:1]) <= set(sources))
+            or places != sorted(set(places))
+            or -1 in places
+            or (rejected_by and names[-1:] != [rejected_by])
+            or any(name not in names for name in of_every_row if order[name] <= last)
+        ):
+            raise LostRowsError(f"shard {number}: row {row_id} went through {names}, rejected by {rejected_by}")
+
+
+def phase_stages(
+    folder: PhaseFolder, shards: int, known: Mapping[int, Marker] | None = None
+) -> list[tuple[Stage, ...]]:
+    """The accounts of all shards.
+
+    Args:
+        folder (`PhaseFolder`): of the phase.
+        shards (`int`): how many there are.
+        known (`Mapping[int, Marker]`, *optional*): markers that were read before. Reading one reads all files of its
+            shard.
+
+    Raises:
+        LostRowsError: if a shard has no marker.
+        RunFolderError: see `PhaseFolder.read_marker`.
+    """
+    known = known or {}
+    markers = [known.get(number) or folder.read_marker(number) for number in range(shards)]
+    if missing := [number for number, marker in enumerate(markers) if marker is None]:
+        raise LostRowsError(f"phase {folder.phase} ended without shards {missing[:10]}")
+    return [marker.stages for marker in markers if marker]

@@ -1,0 +1,1 @@
+"""Read the images a construction run starts from: folders, archives, videos and tables of URLs."""

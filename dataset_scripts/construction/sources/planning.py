@@ -1,0 +1,294 @@
+"""Where images come from: folders, WebDataset tars and videos, cut into shards that can be read on their own."""
+
+import hashlib
+import json
+import stat
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pyarrow as pa
+
+from modeling_gadms.media.images import iter_image_files, to_jpeg
+from modeling_gadms.media.video import count_frames, read_frames
+
+from ..blocks import ROW_SCHEMA, stable_id
+from .items import MAX_FILE_BYTES, SourceItem, SourceNote, SourceProblem, plain_text
+from .tars import FAILED_SUFFIX, failures_beside, read_tar
+
+
+__all__ = [
+    "FAILED_SUFFIX",
+    "SOURCE_SCHEMA",
+    "Plan",
+    "Shard",
+    "SourceNote",
+    "SourceProblem",
+    "SourceSettings",
+    "plan_shards",
+    "read_shard",
+]
+
+SourceKind = Literal["folder", "tars", "video", "urls"]
+FRAME_QUALITY = 95
+"""JPEG quality of a video's frames, with full colour resolution: next to no loss beside that of the video itself."""
+_TAR_ROOM = 1_000_000_000  # positions kept for one tar; they order rows and count nothing
+
+SOURCE_SCHEMA = pa.schema(
+    [
+        *ROW_SCHEMA,
+        pa.field("image_id", pa.string()),
+        pa.field("source", pa.string()),  # file below its folder, member of a tar, or frame of a video
+        pa.field("url", pa.string()),  # where it was fetched from, if it was
+        pa.field("frame", pa.int64()),
+        pa.field("time_seconds", pa.float64()),
+        pa.field("image", pa.large_binary()),  # content of an image file
+    ]
+)
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """One source of images. Links in a folder are followed if they lead to a file; those in a tar never are.
+
+    Args:
+        kind (`str`): `"folder"` (picture files, recursively, in sorted order), `"tars"` (a WebDataset tar, or a folder
+            of them), `"video"`, or `"urls"` (a table, which is fetched into tars first).
+        path (`str`): the folder or file.
+        name (`str`, *optional*): stands in row ids in place of the path, so that they are the same wherever the
+            source lies; by default the last part of the path.
+        every (`int`, *optional*, defaults to 1): of a video, take one frame out of so many.
+
+    Raises:
+        ValueError: for another kind, no path, or an `every` that is below 1 or not of a video.
+    """
+
+    kind: SourceKind
+    path: str
+    name: str = ""
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(SourceKind):
+            kinds = ", ".join(get_args(SourceKind))
+            raise ValueError(f"`kind` of a source must be one of {kinds}, not {self.kind!r}")
+        if not self.path:
+            raise ValueError("`path` of a source is empty: it names its folder or file")
+        if self.every < 1:
+            raise ValueError(f"`every` must be 1 or more, not {self.every}: it takes one frame out of so many")
+        if self.every > 1 and self.kind != "video":
+            raise ValueError(f"`every` is for videos; {self.path} is a source of kind {self.kind}")
+
+    @property
+    def label(self) -> str:
+        return self.name or Path(self.path).name
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one unit of work reads.
+
+    Attributes:
+        number (`int`): over all sources.
+        source (`SourceSettings`): which source.
+        start, stop (`int`): items of the source: files of a folder, tars of a folder of them, frames of a video.
+        position (`int`): of its first item over all sources.
+        expected (`int`, *optional*): how many images it holds; none where only reading tells.
+        files (`tuple[str, ...]`): the files, below the source's folder; empty for a video. They are listed once, when
+            planning: so a file that comes or goes later moves no other into another shard.
+    """
+
+    number: int
+    source: SourceSettings
+    start: int
+    stop: int
+    position: int
+    expected: int | None
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the sources are cut into shards, with a digest that tells whether they still are what they were.
+
+    Attributes:
+        shards (`tuple[Shard, ...]`): in the order of the sources.
+        digest (`str`): of the names and sizes of all files, and of the settings that bear on what is read of them.
+    """
+
+    shards: tuple[Shard, ...]
+    digest: str
+
+
+_Planned = tuple[list[Shard], int, list[Any]]
+"""Shards yet without numbers, the positions that they take, and what there is, for the digest."""
+
+
+def plan_shards(sources: Sequence[SourceSettings], images_per_shard: int) -> Plan:
+    """Cut sources into shards of about equal size.
+
+    Args:
+        sources (`Sequence[SourceSettings]`): in the order of the finished data set.
+        images_per_shard (`int`): images of a shard at most; a tar is never cut, so each is a shard of its own.
+
+    Raises:
+        FileNotFoundError: if a source does not exist.
+        NotADirectoryError: if a source of kind `"folder"` is none.
+        ValueError: if a source is empty or still to be fetched, if a video does not open, if two sources have one
+            name or one has none, or if `images_per_shard` is not positive.
+    """
+    if images_per_shard < 1:
+        raise ValueError(f"images_per_shard must be 1 or more, not {images_per_shard}")
+    labels = Counter(source.label for source in sources)
+    for label, count in labels.items():
+        if label in ("", "..") or count > 1:
+            raise ValueError(
+                f"{count} of the sources have the name {label!r}, and row ids are made of it: give each its own `name`"
+            )
+    shards: list[Shard] = []
+    digest, position = hashlib.sha256(), 0
+    for source in sources:
+        if not Path(source.path).exists():
+            raise FileNotFoundError(f"the source {source.path} does not exist")
+        planned, room, content = _PLANNERS[source.kind](source, images_per_shard, position)
+        if not planned:
+            raise ValueError(f"the source {source.path} holds nothing to read: no {_WHAT[source.kind]}")
+        # As JSON, in which no name can look like several, and which writes any name in ASCII.
+        digest.update(json.dumps([source.label, source.kind, source.every, content]).encode())
+        shards += planned
+        position += room
+    numbered = tuple(replace(shard, number=number) for number, shard in enumerate(shards))
+    return Plan(numbered, digest.hexdigest())
+
+
+def read_shard(shard: Shard) -> pa.Table:
+    """Read a shard's images; what cannot be read is a row with its reason.
+
+    Returns:
+        `pa.Table` with the columns of `SOURCE_SCHEMA`, in the order of the source.
+    """
+    reader = {"folder": _read_folder, "tars": _read_tars, "video": _read_video}[shard.source.kind]
+    label = plain_text(shard.source.label)
+    met: Counter[str] = Counter()
+    rows = []
+    for number, item in enumerate(reader(shard)):
+        name = plain_text(item.name)
+        # Not of the URL: one URL can stand in many rows. What was made to look like another item gets its own id.
+        image_id = stable_id(label, name, str(met[name])) if met[name] else stable_id(label, name)
+        met[name] += 1
+        rows.append(
+            {
+                "row_id": image_id,
+                "shard": shard.number,
+                "position": shard.position + number,
+                "person": None,
+                "trail": _trail(item),
+                "rejected_by": item.rejected_by if item.problem else None,
+                "reason": item.problem,
+                "detail": plain_text(item.detail) if item.detail else None,
+                "image_id": image_id,
+                "source": f"{label}/{name}",
+                "url": item.url,
+                "frame": item.frame,
+                "time_seconds": item.time_seconds,
+                "image": item.image,
+            }
+        )
+    return pa.Table.from_pylist(rows, SOURCE_SCHEMA)
+
+
+def _plan_folder(source: SourceSettings, images_per_shard: int, position: int) -> _Planned:
+    root = Path(source.path)
+    names = [file.relative_to(root).as_posix() for file in iter_image_files(root)]
+    shards = []
+    for start in range(0, len(names), images_per_shard):
+        files = tuple(names[start : start + images_per_shard])
+        shards.append(Shard(0, source, start, start + len(files), position + start, len(files), files))
+    return shards, len(names), [(name, _size(root / name)) for name in names]
+
+
+def _plan_tars(source: SourceSettings, images_per_shard: int, position: int) -> _Planned:
+    path = Path(source.path)
+    tars = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+    shards = [
+        Shard(0, source, start, start + 1, position + start * _TAR_ROOM, None, (tar.name,))
+        for start, tar in enumerate(tars)
+    ]
+    content = [(tar.name, _size(tar), _size(failures_beside(tar))) for tar in tars]
+    return shards, len(tars) * _TAR_ROOM, content
+
+
+def _plan_video(source: SourceSettings, images_per_shard: int, position: int) -> _Planned:
+    frames = count_frames(source.path)
+    shards = []
+    for start in range(0, frames, images_per_shard * source.every):
+        stop = min(start + images_per_shard * source.every, frames)
+        expected = len(range(start, stop, source.every))
+        shards.append(Shard(0, source, start, stop, position + start // source.every, expected))
+    return shards, len(range(0, frames, source.every)), [frames, _size(Path(source.path))]
+
+
+def _plan_urls(source: SourceSettings, images_per_shard: int, position: int) -> _Planned:
+    raise ValueError(f"the source {source.path} is a table of URLs: they are fetched into tars, which can be planned")
+
+
+_PLANNERS = {"folder": _plan_folder, "tars": _plan_tars, "video": _plan_video, "urls": _plan_urls}
+_WHAT = {"folder": "picture file", "tars": "*.tar file", "video": "frame"}
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:  # a link that leads nowhere, say: reading it gives a row with the reason
+        return None
+
+
+def _read_folder(shard: Shard) -> Iterator[SourceItem]:
+    for name in shard.files:
+        item = SourceItem(name)
+        try:
+            item.image = _content(Path(shard.source.path, name))
+        except _RefusedError as error:
+            item.problem, item.detail = error.args
+        except OSError as error:
+            item.problem, item.detail = SourceProblem.UNREADABLE, error.strerror
+        yield item
+
+
+class _RefusedError(Exception):
+    """A file that is not read, by its `SourceProblem` and detail."""
+
+
+def _content(path: Path) -> bytes:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
+        raise _RefusedError(SourceProblem.NOT_A_FILE, "a pipe, a device or a folder")
+    if status.st_size > MAX_FILE_BYTES:
+        raise _RefusedError(SourceProblem.TOO_LARGE, f"{status.st_size:,} bytes")
+    return path.read_bytes()
+
+
+def _read_tars(shard: Shard) -> Iterator[SourceItem]:
+    root = Path(shard.source.path)
+    for name in shard.files:
+        yield from read_tar(root if root.name == name and not root.is_dir() else root / name)
+
+
+def _read_video(shard: Shard) -> Iterator[SourceItem]:
+    source = shard.source
+    for frame in read_frames(source.path, source.every, shard.start, shard.stop):
+        item = SourceItem(f"frame {frame.index}", frame=frame.index, time_seconds=frame.time_seconds)
+        if frame.image is None:
+            item.problem = SourceProblem.UNDECODABLE_FRAME
+        else:
+            item.image = to_jpeg(frame.image, FRAME_QUALITY, full_colour=True)
+        yield item
+
+
+def _trail(item: SourceItem) -> list[dict[str, str | None]]:
+    entered = ["fetch"] if item.fetched else []
+    if item.rejected_by == "read":
+        entered.append("read")
+    return [{"block": block, "note": item.note if block == "read" else None} for block in entered]

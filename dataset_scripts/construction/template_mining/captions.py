@@ -1,0 +1,260 @@
+"""Captions that templates may be mined from: training captions, never those a benchmark tests with."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from modeling_gadms.training.data import DatasetColumns
+
+from ...loading import open_dataset
+from ..captions.words import COMMAND, MARKUP, folded, is_foreign_letter
+
+
+LEAK = "the captions of a benchmark's test must not reach the captions that a model is trained on"
+MIN_CAPTION_WORDS = 6
+MAX_CAPTION_WORDS = 150
+"""Not stated by the paper: chosen. The captions of the benchmarks reach 96 words; fewer than six hold no sentence
+worth imitating."""
+
+_HELD_OUT = {"test", "tests", "testing", "val", "valid", "validation", "dev", "eval", "evaluation", "query", "gallery"}
+_WORD = re.compile(r"\w+")
+# Commands that do without the words of `COMMAND`.
+_MORE_COMMANDS = re.compile(
+    r"\b(?:output|reply|respond|answer|repeat|write|say)\b.{0,30}\b(?:exactly|only|following|instead|sentence|words?)\b"
+    r"|\b(?:act as|pretend)\b|\b(?:square|curly) brackets\b|\bplaceholders?\b"
+)
+_BRACKET = re.compile(r"[\[\](){}<>|]")
+
+
+class CaptionDrop(StrEnum):
+    """Every reason for which a caption is not mined."""
+
+    EMPTY = "empty"
+    FORBIDDEN = "forbidden"
+    """The same words as a caption of the user's benchmarks."""
+    DUPLICATE = "duplicate"
+    PROMPT = "command, address or markup"
+    """What a description does not have, and a text that wants to command a language model does. Brackets among others:
+    in a template they would be taken for placeholders."""
+    FOREIGN = "another script"
+    """Than the Latin one, which templates are written in."""
+    TOO_SHORT = "too short"
+    TOO_LONG = "too long"
+    NOT_SAMPLED = "not sampled"
+
+
+@dataclass(frozen=True)
+class StepCounts:
+    """What one step was given, and what became of it.
+
+    Args:
+        step (`str`): name of the step.
+        seen, kept (`int`): how many came and how many are passed on.
+        dropped (`dict[str, int]`): the others, by reason; adds up, or a ValueError is raised.
+    """
+
+    step: str
+    seen: int
+    kept: int
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.seen != self.kept + sum(self.dropped.values()):
+            raise ValueError(f"step {self.step}: {self.seen} seen, but {self.kept} kept and dropped {self.dropped}")
+
+    def __str__(self) -> str:
+        reasons = "".join(f"; {count} {reason}" for reason, count in sorted(self.dropped.items()))
+        return f"{self.step}: {self.kept} of {self.seen}{reasons}"
+
+
+@dataclass(frozen=True)
+class CaptionSource:
+    """Where captions came from: name, split and revision of a data set, its arguments and columns, and the counts."""
+
+    dataset: str
+    split: str
+    revision: str | None
+    arguments: dict[str, Any]
+    columns: tuple[str, ...]
+    counts: StepCounts
+
+
+def caption_key(text: str) -> str:
+    """The words of a text alone: captions that differ by case, spaces, punctuation or Unicode form have the same.
+
+    >>> caption_key("A man,  in a RED coat.")
+    'a man in a red coat'
+    """
+    return " ".join(_WORD.findall(folded(text)))
+
+
+def caption_hash(text: str) -> str:
+    """A digest of `caption_key`, so that a list of forbidden captions can be handed on without the captions."""
+    return hashlib.sha256(caption_key(text).encode()).hexdigest()
+
+
+def hash_captions(dataset: datasets.Dataset, columns: Sequence[str]) -> frozenset[str]:
+    """`caption_hash` of every caption of a benchmark's test, for `forbidden_captions`.
+
+    Raises:
+        ValueError: for a missing column, or where there is no caption at all: such a list protects nothing.
+    """
+    hashes = frozenset(caption_hash(text) for text in _read_captions(dataset, columns) if text)
+    if not hashes:
+        raise ValueError(f"there are no captions to forbid in {', '.join(columns)}; name the columns of the captions")
+    return hashes
+
+
+def text_problem(text: str) -> CaptionDrop | None:
+    """Why a caption with single spaces is not shown to a language model; None if it may be.
+
+    The prompt declares captions to be data, but a model may obey them all the same.
+    """
+    plain = folded(text)  # full-width brackets are brackets
+    patterns = (MARKUP, COMMAND, _MORE_COMMANDS, _BRACKET)
+    if any(pattern.search(plain) for pattern in patterns) or not plain.isprintable():
+        return CaptionDrop.PROMPT
+    if any(is_foreign_letter(character) for character in plain):
+        return CaptionDrop.FOREIGN
+    words = len(_WORD.findall(text))
+    if words < MIN_CAPTION_WORDS:
+        return CaptionDrop.TOO_SHORT
+    return CaptionDrop.TOO_LONG if words > MAX_CAPTION_WORDS else None
+
+
+def training_captions(
+    name: str,
+    split: str = "train",
+    columns: DatasetColumns | None = None,
+    *,
+    revision: str | None = None,
+    arguments: dict[str, Any] | None = None,
+    forbidden_captions: Collection[str] = frozenset(),
+    max_captions: int | None = None,
+    seed: int = 0,
+) -> tuple[list[str], CaptionSource]:
+    """The different captions of a training split that are fit to be mined.
+
+    Args:
+        name (`str`): as for `open_dataset`.
+        split (`str`, *optional*, defaults to `"train"`): `train`, or slices of it such as `train[:1%]`.
+        columns ([`DatasetColumns`], *optional*): only the columns of captions are read, images need not exist.
+        revision (`str`, *optional*): commit, tag or branch of a data set on the Hub.
+        arguments (`dict`, *optional*): further arguments of the data set.
+        forbidden_captions (*optional*): hashes from `hash_captions`; a caption with one of these is dropped.
+        max_captions (`int`, *optional*):
+            Take at most so many, drawn by `seed`. Not stated by the paper: chosen, as each costs a question.
+
+    Returns:
+        `list[str]`, with single spaces, in the order of the data set, and [`CaptionSource`].
+
+    Raises:
+        ValueError: for any split but train, a data set that says its rows are of another split, or a missing column.
+    """
+    columns = columns or DatasetColumns()
+    arguments = dict(arguments or {})
+    _refuse_held_out_names(name, split, arguments)
+    splits = open_dataset(name, **arguments, **({"revision": revision} if revision else {}))
+    if "train" not in splits:
+        found = ", ".join(map(str, splits))
+        raise ValueError(f"{name} has no split `train`, and only that is mined; it has {found}")
+    dataset = splits["train"]
+    _refuse_held_out_rows(name, dataset)
+    rows: list[int] = []
+    for part in datasets.ReadInstruction.from_spec(split).to_absolute({"train": len(dataset)}):
+        rows.extend(range(part.from_, part.to))
+    texts, counts = _fit_captions(_read_captions(dataset.select(rows), columns.captions), forbidden_captions)
+    if max_captions is not None and len(texts) > max_captions:
+        drawn = sorted(texts, key=lambda text: hashlib.sha256(f"{seed} {text}".encode()).digest())[:max_captions]
+        chosen = set(drawn)
+        counts[CaptionDrop.NOT_SAMPLED] = len(texts) - max_captions
+        texts = [text for text in texts if text in chosen]
+    dropped = {reason.value: count for reason, count in counts.items()}
+    report = StepCounts("captions", len(texts) + sum(dropped.values()), len(texts), dropped)
+    resolved = revision or _commit_of(dataset)
+    return texts, CaptionSource(name, split, resolved, arguments, columns.captions, report)
+
+
+def _refuse_held_out_names(name: str, split: str, arguments: dict[str, Any]) -> None:
+    for part in split.split("+"):
+        if (base := part.partition("[")[0].strip()) != "train":
+            raise ValueError(f"the split `{base}` of {name} is not mined, only `train` and its slices are: {LEAK}")
+    # One file or folder alone is called `train` by `load_dataset`, whatever is in it.
+    paths = [name, *_strings(arguments.get("data_files")), *_strings(arguments.get("data_dir"))]
+    for path in paths:
+        if held_out := sorted(_HELD_OUT.intersection(re.split(r"[^a-z]+", Path(path).name.lower()))):
+            raise ValueError(
+                f"{path} is called `{held_out[0]}`, and only training captions are mined: {LEAK}. If it does hold "
+                "training captions, rename it"
+            )
+
+
+def _refuse_held_out_rows(name: str, dataset: datasets.Dataset) -> None:
+    if dataset.split is not None and any(part.partition("[")[0] != "train" for part in str(dataset.split).split("+")):
+        raise ValueError(f"{name} was saved from the split `{dataset.split}`, and only `train` is mined: {LEAK}")
+    if "split" in dataset.column_names:
+        feature = dataset.features["split"]
+        values = dataset.unique("split")
+        if isinstance(feature, datasets.ClassLabel):
+            values = [None if value is None else feature.int2str(value) for value in values]
+        if others := [value for value in values if value != "train"]:
+            raise ValueError(
+                f"the column `split` of {name} also holds {', '.join(repr(value) for value in others[:5])}, and only "
+                f"rows of 'train' are mined: {LEAK}. Keep those with "
+                "`dataset.filter(lambda row: row['split'] == 'train')` and save them"
+            )
+
+
+def _commit_of(dataset: datasets.Dataset) -> str | None:
+    """The commit of a data set of the Hub, out of the addresses its files were fetched from."""
+    for address in dataset.info.download_checksums or {}:
+        if commit := re.search(r"@([0-9a-f]{40})/", str(address)):
+            return commit[1]
+    return None
+
+
+def _strings(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return [text for part in value for text in _strings(part)]
+    return [] if value is None else [str(value)]
+
+
+def _read_captions(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[str | None]:
+    """Every caption, row by row; None for one that is empty or no text."""
+    columns = tuple(columns)
+    DatasetColumns(image=columns[0], captions=columns).validate(dataset.column_names)
+    for row in dataset.select_columns(list(columns)):
+        for column in columns:
+            value = row[column]
+            for text in [value] if value is None or isinstance(value, str) else value or [None]:
+                yield (" ".join(text.split()) or None) if isinstance(text, str) else None
+
+
+def _fit_captions(
+    captions: Iterator[str | None], forbidden: Collection[str]
+) -> tuple[list[str], Counter[CaptionDrop]]:
+    forbidden = frozenset(forbidden)
+    counts: Counter[CaptionDrop] = Counter()
+    fit: dict[str, str] = {}
+    for text in captions:
+        key = caption_hash(text) if text else ""
+        if not text:
+            counts[CaptionDrop.EMPTY] += 1
+        elif key in forbidden:
+            counts[CaptionDrop.FORBIDDEN] += 1
+        elif problem := text_problem(text):
+            counts[problem] += 1
+        elif key in fit:
+            counts[CaptionDrop.DUPLICATE] += 1
+        else:
+            fit[key] = text
+    return list(fit.values()), counts

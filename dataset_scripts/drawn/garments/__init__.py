@@ -1,0 +1,1 @@
+"""Draw the products of a clothes shop and write captions of them."""

@@ -1,0 +1,1 @@
+"""Draw persons and write captions of them."""

@@ -1,0 +1,6 @@
+"""Inspect a data set before training: counts, captions, unreadable images, leaks between splits."""
+
+import lazy_loader
+
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

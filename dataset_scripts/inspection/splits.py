@@ -1,0 +1,333 @@
+"""Look at a data set before training on it: counts, captions, image sizes, what cannot be read, what leaks."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from modeling_gadms.media.images import UnreadableImageError, load_image
+from modeling_gadms.training.data import DatasetColumns
+
+
+CAPTION_COLUMNS = (("captions",), ("caption1", "caption2"), ("caption1",), ("caption",), ("text",))
+"""Where captions are looked for, if nobody names their columns."""
+SHARED = {
+    "path": "the same `image_path`",
+    "file": "files of the same content",
+    "pixels": "images of the same pixels",
+    "caption": "the same caption",
+    "person": "the same person id",
+}
+"""What two splits should not have in common. Captions may: many persons are dressed alike."""
+_NAMED = 10  # of many places, as many are named
+_SAMPLES = 6
+_TOKENISED_TOGETHER = 1000
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Of some numbers: the least, the median, the 95th percentile and the greatest."""
+
+    minimum: float
+    median: float
+    percentile_95: float
+    maximum: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Distribution | None":
+        """Returns `None` of no numbers."""
+        if not len(values):
+            return None
+        array = np.asarray(values, dtype=float)
+        return cls(*(float(value) for value in (array.min(), np.median(array), np.percentile(array, 95), array.max())))
+
+    def __str__(self) -> str:
+        return " / ".join(f"{value:g}" if value == round(value) else f"{value:.2f}" for value in asdict(self).values())
+
+
+@dataclass(frozen=True)
+class SplitInspection:
+    """What one split holds.
+
+    Attributes:
+        images (`int`), captions (`int`): of all rows.
+        identities (`int`, *optional*): distinct person ids, where there is such a column.
+        images_per_identity, captions_per_image, words, tokens ([`Distribution`], *optional*):
+            Tokens with both special ones, before captions are cut; only with a tokenizer.
+        heights, widths, aspects ([`Distribution`], *optional*): in pixels; height over width.
+        truncated (`int`, *optional*): captions longer than the tokenizer's limit.
+        unreadable (`dict[int, str]`): by row, why its image cannot be used.
+        without_caption (`dict[int, str]`): by row, what is wrong with its captions.
+    """
+
+    images: int
+    captions: int
+    identities: int | None
+    images_per_identity: Distribution | None
+    captions_per_image: Distribution | None
+    words: Distribution | None
+    tokens: Distribution | None
+    truncated: int | None
+    heights: Distribution | None
+    widths: Distribution | None
+    aspects: Distribution | None
+    unreadable: dict[int, str]
+    without_caption: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What several splits have in common.
+
+    Attributes:
+        count (`int`): distinct values that are in more than one split.
+        examples (`tuple[str, ...]`): the first of them, each as two places.
+    """
+
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A row for the sample sheet: the split, the person, its captions and the content of its image file."""
+
+    split: str
+    row: int
+    person: str
+    captions: tuple[str, ...]
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All splits of a data set.
+
+    Attributes:
+        splits (`dict[str, SplitInspection]`): by name.
+        overlaps (`dict[str, Overlap]`): by the keys of `SHARED`; only what can be looked at.
+        token_limit (`int`, *optional*): of the tokenizer.
+        samples (`tuple[Sample, ...]`): rows of each split, evenly spaced.
+    """
+
+    splits: dict[str, SplitInspection]
+    overlaps: dict[str, Overlap]
+    token_limit: int | None
+    samples: tuple[Sample, ...] = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the inspection for JSON, without samples."""
+        return {
+            "splits": {name: asdict(split) for name, split in self.splits.items()},
+            "overlaps": {key: asdict(overlap) for key, overlap in self.overlaps.items()},
+            "token_limit": self.token_limit,
+        }
+
+    def to_text(self) -> str:
+        """Return the inspection for people."""
+        lines = ["least / median / 95 % / greatest"]
+        for name, split in self.splits.items():
+            lines.append(f"\n{name}: {split.images:,} images, {split.captions:,} captions")
+            if split.identities is not None:
+                lines.append(f"  persons              {split.identities:,}")
+                lines.append(f"  images a person      {split.images_per_identity}")
+            lines.append(f"  captions an image    {split.captions_per_image}")
+            lines.append(f"  words a caption      {split.words}")
+            if split.tokens is None:
+                lines.append("  tokens a caption     not counted: name a model with --tokenizer")
+            else:
+                lines.append(f"  tokens a caption     {split.tokens}")
+                if split.truncated is not None:
+                    lines.append(f"  cut at {self.token_limit} tokens     {split.truncated:,} captions")
+            lines.append(f"  height, pixels       {split.heights}")
+            lines.append(f"  width, pixels        {split.widths}")
+            lines.append(f"  height over width    {split.aspects}")
+            for what, faults in (
+                ("unreadable images", split.unreadable),
+                ("without a caption", split.without_caption),
+            ):
+                lines.append(f"  {what:<20} {len(faults):,}")
+                lines += [f"    row {row}: {reason}" for row, reason in list(faults.items())[:_NAMED]]
+        if len(self.splits) > 1:
+            lines.append("\nacross splits")
+            for key, overlap in self.overlaps.items():
+                lines.append(f"  {SHARED[key]:<30} {overlap.count:,}")
+                lines += [f"    {example}" for example in overlap.examples]
+        return "\n".join(lines)
+
+
+class _Overlaps:
+    """Digests of what was seen, and in which split first."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, dict[bytes, tuple[str, int]]] = {}
+        self.shared: dict[str, dict[bytes, str]] = {}
+
+    def add(self, kind: str, content: bytes, split: str, row: int) -> None:
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        first, first_row = self.seen.setdefault(kind, {}).setdefault(digest, (split, row))
+        if first != split:
+            self.shared.setdefault(kind, {}).setdefault(digest, f"{first} row {first_row} and {split} row {row}")
+
+    def to_overlaps(self) -> dict[str, Overlap]:
+        found = {kind: self.shared.get(kind, {}) for kind in SHARED if kind in self.seen}
+        return {kind: Overlap(len(pairs), tuple(pairs.values())[:_NAMED]) for kind, pairs in found.items()}
+
+
+def choose_columns(
+    column_names: Sequence[str], image: str, captions: Sequence[str], person_id: str | None
+) -> DatasetColumns:
+    """The columns that were named or, of those that were not, the usual ones.
+
+    Raises:
+        ValueError: if there is no such column, or none of the usual names.
+    """
+    usual = next((names for names in CAPTION_COLUMNS if set(names) <= set(column_names)), None)
+    if not captions and usual is None:
+        raise ValueError(f"no caption column was found among {', '.join(column_names)}; name it with --captions")
+    columns = DatasetColumns(
+        image, tuple(captions) or usual or (), person_id or ("person_id" if "person_id" in column_names else None)
+    )
+    columns.validate(column_names)
+    return columns
+
+
+def inspect_splits(
+    splits: datasets.DatasetDict,
+    columns: DatasetColumns,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    progress: bool = True,
+) -> Inspection:
+    """Go once over all rows of all splits.
+
+    Args:
+        splits ([`~datasets.DatasetDict`]): by name.
+        columns ([`DatasetColumns`]): where images, captions and person ids are.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): counts tokens, and captions over its `model_max_length`.
+        progress (`bool`, *optional*, defaults to `True`): show a progress bar for each split.
+
+    Returns:
+        [`Inspection`]
+
+    Raises:
+        ValueError: for a missing column or a missing person id, naming the row.
+    """
+    overlaps, inspected = _Overlaps(), {}
+    samples: list[Sample] = []
+    for name, split in splits.items():
+        columns.validate(split.column_names)
+        inspected[name] = _inspect(name, split, columns, tokenizer, overlaps, samples, progress)
+    limit = None if tokenizer is None else _limit(tokenizer)
+    return Inspection(inspected, overlaps.to_overlaps(), limit, tuple(samples))
+
+
+def _inspect(
+    name: str,
+    split: datasets.Dataset,
+    columns: DatasetColumns,
+    tokenizer: PreTrainedTokenizerBase | None,
+    overlaps: _Overlaps,
+    samples: list[Sample],
+    progress: bool,
+) -> SplitInspection:
+    person_ids = columns.person_ids(split)
+    persons, images_of = np.unique(person_ids, return_counts=True)
+    lengths = _Lengths(tokenizer)
+    captions_per_image: list[int] = []
+    sizes: list[tuple[int, int]] = []
+    unreadable: dict[int, str] = {}
+    without_caption: dict[int, str] = {}
+    shown = set(np.linspace(0, len(split) - 1, min(_SAMPLES, len(split)), dtype=int).tolist())
+    rows = split.with_format(None).cast_column(columns.image, datasets.Image(decode=False))
+    for number, row in enumerate(tqdm(rows, desc=f"Looking at {name}", unit="row", disable=not progress)):
+        own: list[str] = []
+        try:
+            own = columns.row_captions(row, number)
+        except ValueError as error:
+            without_caption[number] = str(error)
+        captions_per_image.append(len(own))
+        for caption in own:
+            lengths.add(caption)
+            overlaps.add("caption", caption.encode(), name, number)
+        if columns.person_id is not None:
+            overlaps.add("person", str(person_ids[number]).encode(), name, number)
+        if isinstance(row.get("image_path"), str):
+            overlaps.add("path", row["image_path"].encode(), name, number)
+        try:
+            content = _content(row[columns.image])
+            image = load_image(content)
+        except (UnreadableImageError, OSError, TypeError) as error:
+            unreadable[number] = str(error)
+            continue
+        overlaps.add("file", content, name, number)
+        overlaps.add("pixels", str(image.size).encode() + image.tobytes(), name, number)
+        sizes.append((image.height, image.width))
+        if number in shown:
+            person = "" if columns.person_id is None else str(person_ids[number])
+            samples.append(Sample(name, number, person, tuple(own), content))
+    words, tokens = lengths.counts()
+    has_ids = columns.person_id is not None
+    return SplitInspection(
+        images=len(split),
+        captions=len(words),
+        identities=len(persons) if has_ids else None,
+        images_per_identity=Distribution.of(images_of.tolist()) if has_ids else None,
+        captions_per_image=Distribution.of(captions_per_image),
+        words=Distribution.of(words),
+        tokens=None if tokens is None else Distribution.of(tokens),
+        truncated=None if tokens is None or lengths.limit is None else sum(count > lengths.limit for count in tokens),
+        heights=Distribution.of([height for height, _ in sizes]),
+        widths=Distribution.of([width for _, width in sizes]),
+        aspects=Distribution.of([height / width for height, width in sizes]),
+        unreadable=unreadable,
+        without_caption=without_caption,
+    )
+
+
+class _Lengths:
+    """Words and tokens of captions, which are not kept."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None):
+        self.tokenizer = tokenizer
+        self.limit = None if tokenizer is None else _limit(tokenizer)
+        self.words: list[int] = []
+        self.tokens: list[int] = []
+        self.waiting: list[str] = []
+
+    def add(self, caption: str) -> None:
+        self.words.append(len(caption.split()))
+        if self.tokenizer is not None:
+            self.waiting.append(caption)
+            if len(self.waiting) == _TOKENISED_TOGETHER:
+                self._tokenise()
+
+    def counts(self) -> tuple[list[int], list[int] | None]:
+        """Words of each caption, and tokens where there is a tokenizer."""
+        if self.tokenizer is None:
+            return self.words, None
+        self._tokenise()
+        return self.words, self.tokens
+
+    def _tokenise(self) -> None:
+        if self.waiting and self.tokenizer is not None:
+            self.tokens += self.tokenizer(self.waiting, return_length=True, verbose=False)["length"]
+            self.waiting = []
+
+
+def _limit(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The most tokens, or `None`: transformers writes a very large number where a tokenizer has no limit."""
+    return int(tokenizer.model_max_length) if tokenizer.model_max_length < 10**9 else None
+
+
+def _content(value: Any) -> bytes:
+    """The content of an image file, as `datasets` stores it: inside the row, or at a path."""
+    if value is None:
+        raise TypeError("there is no image")
+    return value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()

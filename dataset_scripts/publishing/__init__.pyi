@@ -1,0 +1,2 @@
+from .dataset import publish_dataset as publish_dataset
+from .dataset_card import DatasetCardSettings as DatasetCardSettings

@@ -1,0 +1,1 @@
+"""Read the benchmarks and WebPerson in the formats their authors released."""

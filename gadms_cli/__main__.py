@@ -1,0 +1,6 @@
+"""`python -m gadms_cli`: the same as `gadms`."""
+
+from .app import main
+
+
+main()

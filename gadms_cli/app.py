@@ -1,0 +1,50 @@
+"""The program `gadms`: its commands and groups of commands."""
+
+import typer
+
+from .construction import build_webperson
+from .conversion import convert, export
+from .evaluation import aggregate
+from .explain import explain
+from .gallery import gallery
+from .indexing import add, index
+from .inspection import inspect_dataset
+from .publishing import publish_dataset, publish_model
+from .search import search
+from .serving import serve
+
+
+app = typer.Typer(
+    help="Find a person from a description, in a folder of images or a video.",
+    epilog="Exit codes: 0 done; 1 looked and found something wrong (gallery verify), or an error of the program, with "
+    "its traceback; 2 something given cannot be used, as the line that begins with Error says; 130 stopped by Ctrl-C. "
+    "For completion of commands and options: gadms --install-completion",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command()(index)
+app.command()(search)
+app.command()(explain)
+app.command()(serve)
+gallery.command()(add)
+app.add_typer(gallery, name="gallery")
+
+app.command()(convert)
+app.command()(export)
+app.command()(aggregate)
+app.command("inspect")(inspect_dataset)
+app.command("build-webperson")(build_webperson)
+
+publish = typer.Typer(help="Put a model or a data set on the Hub, with its card.", no_args_is_help=True)
+publish.command("model")(publish_model)
+publish.command("dataset")(publish_dataset)
+app.add_typer(publish, name="publish")
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

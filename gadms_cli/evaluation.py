@@ -1,0 +1,27 @@
+"""The command `gadms aggregate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .user_errors import user_errors
+
+
+def aggregate(
+    files: Annotated[list[Path], typer.Argument(help="JSON files of examples/evaluate.py, one of each training.")],
+) -> None:
+    """Mean and standard deviation of the same measurement over trainings with several seeds.
+
+    \b
+    gadms aggregate runs/seed0/metrics.json runs/seed1/metrics.json runs/seed2/metrics.json
+    """
+    with user_errors():
+        from modeling_gadms.evaluation.reports import Record, aggregate_records, read_records
+
+        by_dataset: dict[tuple[str, str], list[Record]] = {}
+        for file in files:
+            for record in read_records(file):
+                by_dataset.setdefault((record["dataset"]["name"], record["dataset"]["split"]), []).append(record)
+        for records in by_dataset.values():
+            typer.echo(aggregate_records(records).to_table())

@@ -1,0 +1,45 @@
+"""The command `gadms explain`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import ModelOption
+from .pictures import save_picture
+from .user_errors import user_errors
+
+
+def explain(
+    image: Annotated[Path, typer.Argument(help="Picture of one person.")],
+    caption: Annotated[str, typer.Argument(help="What the person looks like.")],
+    model: ModelOption,
+    out: Annotated[Path, typer.Option(help="Picture of the coloured caption, to be written.")] = Path("explain.png"),
+    heat_map: Annotated[
+        Path | None, typer.Option(help="Picture of the patches that carry the similarity, to be written.")
+    ] = None,
+) -> None:
+    """Show which words of a caption the model ties to an image, and which parts of the image to the caption.
+
+    \b
+    gadms explain person.jpg "a man in a blue jacket and jeans" --model my_model --out explain.png
+    gadms explain person.jpg "a man in a blue jacket and jeans" --model my_model --heat-map heat.png
+    """
+    with user_errors():
+        from modeling_gadms.encoders.loading import load_model_and_processor
+        from modeling_gadms.explain.caption_tokens import draw_explanation, explain_caption
+        from modeling_gadms.explain.image_patches import draw_heat_map, image_relevance
+        from modeling_gadms.media.images import load_image
+
+        picture = load_image(image)
+        loaded, processor = load_model_and_processor(model)
+        explanation = explain_caption(loaded, processor, picture, caption)
+        save_picture(draw_explanation(picture, explanation), out)
+        if heat_map is not None:
+            save_picture(draw_heat_map(picture, image_relevance(loaded, processor, picture, caption).scores), heat_map)
+        for token in explanation.tokens:
+            typer.echo(f"{token.score:.3f}  {'#' * round(token.score * 20):<20}  {token.text}")
+        typer.echo(f"Cosine similarity of image and caption: {explanation.similarity:.3f}")
+        typer.echo(f"Picture: {out}")
+        if heat_map is not None:
+            typer.echo(f"Heat map: {heat_map}")

@@ -1,0 +1,163 @@
+"""The commands `gadms gallery ...`, which look after a gallery and need no model."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .options import GalleryArgument, WhereOption
+from .user_errors import user_errors
+
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+IdOption = Annotated[list[str] | None, typer.Option("--id", help="Id of a person, as a search prints it; repeatable.")]
+
+gallery = typer.Typer(help="Look after a gallery of persons.", no_args_is_help=True)
+
+
+@gallery.command()
+def info(location: GalleryArgument, as_json: JsonOption = False) -> None:
+    """Show what a gallery holds and which model built it.
+
+    \b
+    gadms gallery info my_gallery
+    """
+    with user_errors():
+        from modeling_gadms.gallery.person_gallery import PersonGallery
+
+        found = PersonGallery.open(location).info()
+        if as_json:
+            typer.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False, default=str))
+            return
+        rows = {
+            "persons": f"{found.persons:,} of {len(found.sources):,} sources",
+            "walks": f"{found.walks:,}",
+            "cameras": _counts(found.cameras) or "none named",
+            "columns": ", ".join(f"{name} ({kind})" for name, kind in found.columns.items()) or "none of your own",
+            "size": f"{found.size_bytes / 1e6:,.1f} MB, without earlier versions",
+            "index": f"{found.indexed_persons:,} persons, the others are scanned",
+            "version": f"{found.version}, of {found.changed:%Y-%m-%d %H:%M}",
+            "model": str(found.model),
+            "embeddings": f"{found.dimension} values",
+        }
+        for name, value in rows.items():
+            typer.echo(f"{name:<11} {value}")
+
+
+@gallery.command()
+def verify(location: GalleryArgument, as_json: JsonOption = False) -> None:
+    """Read all of a gallery and count what is wrong; exits with 1 if anything is.
+
+    \b
+    gadms gallery verify my_gallery
+    """
+    with user_errors():
+        from modeling_gadms.gallery.person_gallery import PersonGallery
+
+        report = PersonGallery.open(location).verify()
+        typer.echo(json.dumps(asdict(report), indent=2) if as_json else str(report))
+    if not report.sound:
+        raise typer.Exit(1)
+
+
+@gallery.command()
+def remove(location: GalleryArgument, where: WhereOption = None, ids: IdOption = None) -> None:
+    """Remove persons by a filter or by their ids. `gadms gallery compact` takes their pictures off the disk.
+
+    \b
+    gadms gallery remove my_gallery --where "time < '2026-11-01'"
+    gadms gallery remove my_gallery --id 0f3c... --id 91ab...
+    """
+    with user_errors():
+        from modeling_gadms.gallery.person_gallery import PersonGallery
+
+        removed = PersonGallery.open(location).remove(where=where, ids=ids)
+        typer.echo(f"{removed:,} persons removed")
+
+
+@gallery.command("set")
+def set_columns(
+    location: GalleryArgument,
+    values: Annotated[list[str], typer.Argument(help="camera=..., time=..., track=... or columns of yours.")],
+    where: WhereOption = None,
+    ids: IdOption = None,
+) -> None:
+    """Set columns of persons chosen by a filter or by their ids.
+
+    \b
+    gadms gallery set my_gallery camera=gate-2 --where "source = 'cctv.mp4'"
+    """
+    with user_errors():
+        from modeling_gadms.gallery.person_gallery import PersonGallery
+        from modeling_gadms.gallery.schema import UPDATABLE
+
+        opened = PersonGallery.open(location)
+        known = UPDATABLE | opened.columns
+        changed = opened.update(dict(_value(text, known) for text in values), where=where, ids=ids)
+        typer.echo(f"{changed:,} persons changed")
+
+
+@gallery.command()
+def compact(
+    location: GalleryArgument,
+    keep_hours: Annotated[float, typer.Option(help="Age of versions from which they go.", min=0)] = 1.0,
+) -> None:
+    """Join small files, bring the index up to date, and take removed persons and earlier versions off the disk.
+
+    \b
+    gadms gallery compact my_gallery
+    """
+    with user_errors():
+        from datetime import timedelta
+
+        from modeling_gadms.gallery.person_gallery import PersonGallery
+
+        opened = PersonGallery.open(location)
+        opened.compact(keep_versions=timedelta(hours=keep_hours))
+        typer.echo(f"{opened.size_bytes / 1e6:,.1f} MB")
+
+
+@gallery.command()
+def export(
+    location: GalleryArgument,
+    out: Annotated[Path, typer.Argument(help="File or folder to be written; must not exist.")],
+    kind: Annotated[
+        str | None, typer.Option("--format", help="csv, parquet or folder; by default as the name's ending says.")
+    ] = None,
+) -> None:
+    """Write persons to a CSV file, a Parquet file (with embeddings and thumbnails) or a folder of JPEGs.
+
+    \b
+    gadms gallery export my_gallery persons.csv
+    gadms gallery export my_gallery persons/ --format folder
+    """
+    with user_errors():
+        from modeling_gadms.gallery.person_gallery import PersonGallery
+
+        written = PersonGallery.open(location).export(out, kind or out.suffix.lstrip(".").lower() or "folder")
+        typer.echo(f"{written:,} persons in {out}")
+
+
+def _counts(counts: dict[str, int], shown: int = 5) -> str:
+    text = ", ".join(f"{name} ({count:,})" for name, count in list(counts.items())[:shown])
+    return text + (f" and {len(counts) - shown} more" if len(counts) > shown else "")
+
+
+def _value(text: str, columns: dict[str, str]) -> tuple[str, Any]:
+    """A column and its value from `column=value`; nothing after the sign means no value."""
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise ValueError(f"{text!r} sets nothing: write it as column=value, such as camera=gate-2")
+    if not value:
+        return name, None
+    kind = columns.get(name)
+    try:
+        if kind in ("integer", "float"):
+            return name, {"integer": int, "float": float}[kind](value)
+        if kind == "boolean":
+            return name, {"true": True, "false": False}[value.lower()]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{text!r}: the column {name!r} is of type {kind}") from error
+    return name, value

@@ -1,0 +1,189 @@
+"""The commands `gadms index` and `gadms gallery add`, which put the persons of sources into a gallery."""
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import RUNTIME_HELP, GalleryArgument, GalleryOption, ModelOption
+from .user_errors import user_errors
+
+
+if TYPE_CHECKING:
+    from modeling_gadms.gallery.person_gallery import PersonGallery
+    from modeling_gadms.indexing.indexer import IndexReport, SourceOptions
+    from modeling_gadms.indexing.sources import FrameSource
+
+SourceOption = Annotated[
+    list[str],
+    typer.Option(
+        help="Folder of images, video, WebDataset archive (.tar), or table (.csv, .parquet, .jsonl) with a column "
+        "image, url or image_path; repeatable."
+    ),
+]
+EveryOption = Annotated[int, typer.Option(help="Take one frame out of so many.")]
+PerSecondOption = Annotated[float | None, typer.Option(help="Of a video, take so many frames of each second.")]
+DetectOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--detect/--no-detect",
+        help="Find the persons of full frames first, or take every image for one person. By default a video's "
+        "frames are searched for persons, and other images are taken for persons.",
+    ),
+]
+ConfidenceOption = Annotated[float, typer.Option(help="Of the detector, from 0 to 1.")]
+CropsOption = Annotated[
+    int,
+    typer.Option(
+        help="Crops to keep of a person who walks through a video, who is then one result; 0 to follow nobody.", min=0
+    ),
+]
+CameraOption = Annotated[str | None, typer.Option(help="Name of the camera, for filters.")]
+StartOption = Annotated[
+    datetime | None,
+    typer.Option(
+        help="When the video's first frame was taken, in UTC.",
+        formats=["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"],
+    ),
+]
+BatchOption = Annotated[int, typer.Option(help="Persons embedded at once.", min=1)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")]
+WorkersOption = Annotated[
+    int, typer.Option(help="Sources indexed at once, each by a process with the model; more than 1 by Ray.", min=1)
+]
+
+
+def index(
+    source: SourceOption,
+    gallery: GalleryOption,
+    model: ModelOption,
+    every: EveryOption = 1,
+    per_second: PerSecondOption = None,
+    detect: DetectOption = None,
+    min_confidence: ConfidenceOption = 0.5,
+    crops_per_walk: CropsOption = 3,
+    camera: CameraOption = None,
+    start: StartOption = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column of yours, as price:float; of type string, integer, float, boolean or time; repeatable."
+        ),
+    ] = None,
+    batch_size: BatchOption = 64,
+    workers: WorkersOption = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a gallery that is there.")] = False,
+    runtime: Annotated[str, typer.Option(help=RUNTIME_HELP)] = "torch",
+    as_json: JsonOption = False,
+) -> None:
+    """Embed the persons of folders, videos, archives or tables into a new gallery.
+
+    \b
+    gadms index --source persons/ --gallery my_gallery --model my_model
+    gadms index --source cctv.mp4 --gallery my_gallery --model my_model --per-second 2 --camera gate-2
+    gadms index --source products.csv --gallery my_shop --model my_model --column price:float
+    """
+    with user_errors():
+        from modeling_gadms.encoders.loading import load_model_and_processor
+        from modeling_gadms.gallery.person_gallery import PersonGallery
+        from modeling_gadms.indexing.indexer import SourceOptions
+
+        # What can go wrong with the input goes wrong before an old gallery is replaced.
+        options = SourceOptions(detect, every, per_second, crops_per_walk, camera, start, batch_size)
+        sources = [options.open(one) for one in source]
+        columns = _declared(column or [])
+        loaded, processor = load_model_and_processor(model, runtime=runtime)
+        made = PersonGallery.create(gallery, loaded, processor, columns=columns, overwrite=overwrite)
+        _index(made, source, sources, options, min_confidence, workers, model, as_json)
+        if len(made) == 0:
+            raise ValueError(f"no person of {', '.join(source)} was indexed, so {gallery} is empty")
+        if not as_json:
+            typer.echo(f'Now try: gadms search --gallery {gallery} "a person in a red jacket"')
+
+
+def add(
+    gallery: GalleryArgument,
+    source: SourceOption,
+    model: Annotated[str | None, typer.Option(help="By default the model that the gallery was built with.")] = None,
+    every: EveryOption = 1,
+    per_second: PerSecondOption = None,
+    detect: DetectOption = None,
+    min_confidence: ConfidenceOption = 0.5,
+    crops_per_walk: CropsOption = 3,
+    camera: CameraOption = None,
+    start: StartOption = None,
+    batch_size: BatchOption = 64,
+    workers: WorkersOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Add the persons of further sources to a gallery, or of one that was cut off: nobody is added twice.
+
+    \b
+    gadms gallery add my_gallery --source gate3.mp4 --per-second 2 --camera gate-3 --start "2026-11-25 08:00"
+    """
+    with user_errors():
+        from modeling_gadms.encoders.loading import load_model_and_processor
+        from modeling_gadms.gallery.person_gallery import PersonGallery, gallery_model
+        from modeling_gadms.indexing.indexer import SourceOptions
+
+        options = SourceOptions(detect, every, per_second, crops_per_walk, camera, start, batch_size)
+        sources = [options.open(one) for one in source]
+        built_with = gallery_model(gallery)
+        opened = PersonGallery.open(
+            gallery, *load_model_and_processor(model or built_with.name, runtime=built_with.runtime)
+        )
+        _index(opened, source, sources, options, min_confidence, workers, model, as_json)
+
+
+def _index(
+    gallery: "PersonGallery",
+    names: list[str],
+    sources: "list[FrameSource]",
+    options: "SourceOptions",
+    min_confidence: float,
+    workers: int,
+    model: str | None,
+    as_json: bool,
+) -> None:
+    from modeling_gadms.indexing.indexer import SourceIndexer
+    from modeling_gadms.indexing.ray_indexing import index_with_ray
+    from modeling_gadms.media import detection
+
+    plausible = detection.PlausiblePerson(min_confidence=min_confidence)
+    if workers == 1:
+        indexer = SourceIndexer(gallery, lambda: detection.SsdMobileNetDetector(plausible=plausible))
+        for name, frames in zip(names, sources, strict=True):
+            _tell(name, indexer(frames, options), len(names), as_json)
+        return
+    failed = []
+    reports = index_with_ray(
+        gallery.location, names, workers=workers, model=model, options=options, plausible=plausible
+    )
+    for name in names:
+        report = reports[name]
+        if isinstance(report, str):
+            failed.append(f"{name}: {report}")
+        else:
+            _tell(name, report, len(names), as_json)
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(names)} sources failed: {'; '.join(failed)}")
+
+
+def _tell(name: str, report: "IndexReport", number: int, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"source": name, **asdict(report)}, ensure_ascii=False))
+    else:
+        typer.echo(f"{name}: {report}" if number > 1 else str(report))
+
+
+def _declared(columns: list[str]) -> dict[str, str]:
+    """By name the type of each column, from `name:type`."""
+    declared = {}
+    for text in columns:
+        name, colon, kind = text.partition(":")
+        if not colon:
+            raise ValueError(f"The column {text!r} has no type: write it as name:type, such as price:float")
+        declared[name] = kind
+    return declared

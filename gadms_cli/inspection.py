@@ -1,0 +1,45 @@
+"""The command `gadms inspect`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .pictures import save_picture
+from .user_errors import user_errors
+
+
+def inspect_dataset(
+    dataset: Annotated[str, typer.Option(help="A name or folder that load_dataset takes, or one of save_to_disk.")],
+    dataset_args: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the data set, such as data_dir=data/CUHK-PEDES.")
+    ] = None,
+    image: Annotated[str, typer.Option(help="Column of images.")] = "image",
+    captions: Annotated[list[str] | None, typer.Option(help="Column of captions; the usual ones are found.")] = None,
+    person_id: Annotated[str | None, typer.Option(help="Column of person ids; `person_id` is found.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or Hub name of the model that will read them.")] = None,
+    out: Annotated[Path, typer.Option(help="Sample sheet, to be written.")] = Path("inspect.png"),
+    json_out: Annotated[Path | None, typer.Option(help="The same numbers as JSON, to be written.")] = None,
+) -> None:
+    """Count what a data set holds, and find what would spoil a training or a test.
+
+    \b
+    gadms inspect --dataset cuhk_pedes --dataset-args data_dir=data/CUHK-PEDES --tokenizer my_model --out sample.png
+    """
+    with user_errors():
+        from transformers import AutoTokenizer
+
+        from dataset_scripts.inspection.sample_sheet import draw_sample_sheet
+        from dataset_scripts.inspection.splits import choose_columns, inspect_splits
+        from dataset_scripts.loading import dataset_arguments, open_dataset
+        from modeling_gadms.encoders.atomic_files import write_json
+
+        splits = open_dataset(dataset, **dataset_arguments(dataset_args or ()))
+        columns = choose_columns(next(iter(splits.values())).column_names, image, captions or (), person_id)
+        found = inspect_splits(splits, columns, AutoTokenizer.from_pretrained(tokenizer) if tokenizer else None)
+        typer.echo(found.to_text())
+        save_picture(draw_sample_sheet(f"{dataset}: {', '.join(columns.captions)}", found.samples), out)
+        typer.echo(f"\nSample sheet: {out}")
+        if json_out:
+            write_json(json_out, found.to_dict())
+            typer.echo(f"Numbers: {json_out}")

@@ -1,0 +1,59 @@
+"""The command `gadms search`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import RUNTIME_HELP, GalleryOption, WhereOption
+from .pictures import save_picture
+from .user_errors import user_errors
+
+
+def search(
+    gallery: GalleryOption,
+    text: Annotated[str | None, typer.Argument(help="What the person looks like.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Picture of such a person, with or without a text.")] = None,
+    like: Annotated[str | None, typer.Option(help="Id of a person in the gallery, to find others like.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help='What should not be there, as "a hat"; repeatable.')
+    ] = None,
+    where: WhereOption = None,
+    group: Annotated[
+        bool, typer.Option("--group/--no-group", help="Show a walk that was tracked once, or each of its crops.")
+    ] = True,
+    model: Annotated[str | None, typer.Option(help="By default the model that the gallery was built with.")] = None,
+    top_k: Annotated[int, typer.Option(help="How many persons to show.")] = 10,
+    out: Annotated[Path, typer.Option(help="Picture of the persons found, to be written.")] = Path("result.png"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
+    runtime: Annotated[
+        str | None, typer.Option(help=f"{RUNTIME_HELP} By default the one that the gallery was built with.")
+    ] = None,
+) -> None:
+    """Find persons from a description, a picture, or others like one: prints rows, writes a contact sheet.
+
+    \b
+    gadms search --gallery my_gallery "a woman in a red coat carrying a black backpack" --top-k 10 --out result.png
+    gadms search --gallery my_gallery "a man in a suit" --without "a bag" --where "camera = 'gate-2'"
+    gadms search --gallery my_gallery --image person.jpg
+    """
+    with user_errors():
+        from modeling_gadms.encoders.loading import load_model_and_processor
+        from modeling_gadms.gallery.contact_sheet import draw_contact_sheet, place_and_time
+        from modeling_gadms.gallery.person_gallery import PersonGallery, Query, gallery_model
+        from modeling_gadms.media.images import load_image
+
+        built_with = gallery_model(gallery)
+        picture = load_image(image) if image else None
+        query = Query(text=text, image=picture, like=like, without=without or ())
+        loaded, processor = load_model_and_processor(model or built_with.name, runtime=runtime or built_with.runtime)
+        opened = PersonGallery.open(gallery, loaded, processor)
+        results = opened.search(query, top_k, where=where, group_tracks=group)
+        save_picture(draw_contact_sheet(str(query), results), out)
+        if as_json:
+            typer.echo(json.dumps([result.to_dict() for result in results], indent=2, ensure_ascii=False))
+            return
+        for result in results:
+            typer.echo(f"{result.rank:>4}  {result.score:.3f}  {result.source}  {place_and_time(result)}".rstrip())
+        typer.echo(f"Contact sheet: {out}")

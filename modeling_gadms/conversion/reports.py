@@ -1,0 +1,99 @@
+"""What conversion and export tell about what they did."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
+
+from ..configuration_gadms import GADMSConfig, encoder_configs
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What became of a foreign checkpoint.
+
+    Attributes:
+        source (`str`): where it was read.
+        target (`Path`): the folder that was written.
+        layout (`str`): `"transformers"`, `"openai"` or `"research"`.
+        model (`str`): class of ours that was written.
+        config ([`GADMSConfig`]): its configuration.
+        used (`int`): tensors of the source that are in the model.
+        ignored (`dict[str, str]`): all other entries of the source, with the reason.
+        changes (`tuple[str, ...]`): what was cast, resized, appended or assumed, a sentence each.
+    """
+
+    source: str
+    target: Path
+    layout: str
+    model: str
+    config: GADMSConfig
+    used: int
+    ignored: dict[str, str]
+    changes: tuple[str, ...]
+
+    def to_text(self) -> str:
+        """The report in lines for people."""
+        config = self.config
+        text, vision = encoder_configs(config)
+        (height, width), (down, across) = config.image_size, config.patch_grid
+        fusion = "none"
+        if config.masked_token_prediction:
+            fusion = f"{config.fusion_num_hidden_layers} layers, feed-forward {config.fusion_intermediate_size}"
+        lines = [
+            f"{self.source} ({self.layout} layout) -> {self.target} ({self.model})",
+            f"tensors: {self.used} used, {len(self.ignored)} other entries ignored",
+            f"images: {height}x{width} (height x width), {down}x{across} patches of {vision.patch_size}",
+            f"image encoder: {_sizes(vision)}",
+            f"text encoder: {_sizes(text)}; {text.max_position_embeddings} tokens of {text.vocab_size}",
+            f"embeddings: {config.projection_dim}; temperature {config.temperature:.4g}",
+            f"fusion encoder and token head: {fusion}; identities: {config.num_identities}",
+            *self.changes,
+            *_by_reason("ignored", self.ignored),
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written for an older code base.
+
+    Attributes:
+        source (`str`): folder or Hub name of the model.
+        target (`Path`): the file that was written.
+        layout (`str`): `"openai"` or `"research"`.
+        written (`int`): tensors in it.
+        left_out (`dict[str, str]`): tensors of the model that are not, with the reason.
+        changes (`tuple[str, ...]`): what was cast, moved or is to be known, a sentence each.
+    """
+
+    source: str
+    target: Path
+    layout: str
+    written: int
+    left_out: dict[str, str]
+    changes: tuple[str, ...]
+
+    def to_text(self) -> str:
+        """The report in lines for people."""
+        lines = [
+            f"{self.source} -> {self.target} ({self.layout} layout)",
+            f"tensors: {self.written} written, {len(self.left_out)} left out",
+            *self.changes,
+            *_by_reason("left out", self.left_out),
+        ]
+        return "\n".join(lines)
+
+
+def _sizes(config: CLIPTextConfig | CLIPVisionConfig) -> str:
+    return (
+        f"{config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} heads, "
+        f"feed-forward {config.intermediate_size}"
+    )
+
+
+def _by_reason(what: str, reasons: dict[str, str]) -> list[str]:
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    return [f"{what} ({reason}): {', '.join(its_names)}" for reason, its_names in names.items()]

@@ -1,0 +1,6 @@
+"""Load a dual encoder, and turn images and captions into embeddings."""
+
+import lazy_loader
+
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,161 @@
+"""Which words of a caption the model ties to an image: token scores, and a picture of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image, ImageDraw
+
+from ..encoders.encoding import encode_captions, encode_images
+from ..encoders.query_checks import check_query
+from ..encoders.thread_copies import with_own_modules
+from ..media.drawing import FAINT_INK, INK, PAPER, Font, font_for, printable
+from ..modeling_gadms import GADMSModel
+from ..processing_gadms import GADMSProcessor
+
+
+_IMAGE_HEIGHT = 384
+_IMAGE_MAX_WIDTH = 480
+_TEXT_WIDTH = 620
+_MARGIN = 28
+_FONT_SIZE = 22
+_LINE = 42
+_BAR_WIDTH = 200
+_UNTIED, _TIED = (255, 250, 240), (240, 120, 40)
+
+
+@dataclass(frozen=True)
+class ScoredToken:
+    """A piece of the caption as it was typed.
+
+    Attributes:
+        text (`str`): its characters.
+        score (`float`): 0 (least tied to the image of this caption's tokens) to 1 (most).
+        starts_word (`bool`): whether space goes before it.
+    """
+
+    text: str
+    score: float
+    starts_word: bool
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The tokens that the model read, and the cosine similarity of the caption and the image."""
+
+    tokens: list[ScoredToken]
+    similarity: float
+
+
+def explain_caption(model: GADMSModel, processor: GADMSProcessor, image: Image.Image, caption: str) -> Explanation:
+    """Score the caption's tokens against the image with GASS (GA-DMS eq. 1-4), scaled to [0, 1] within the caption.
+
+    A character that the tokenizer splits into several tokens, as an emoji, counts once, with their highest score.
+    Other threads may use the model meanwhile.
+
+    Warns:
+        UserWarning: if the caption is longer than the model reads.
+    Raises:
+        ValueError: if the caption is empty.
+    """
+    caption = check_query(processor, caption)
+    image_embeds = encode_images(model, processor, [image], progress=False)  # (1, projection_dim)
+    text_embeds = encode_captions(model, processor, [caption], progress=False)
+    tokens = processor.tokenize(caption, truncation=True, return_offsets_mapping=True, return_tensors="pt")
+    scores = with_own_modules(model).score_tokens(
+        tokens["input_ids"].to(model.device),
+        tokens["attention_mask"].to(model.device),
+        image_embeds.to(model.device),
+        method="gass",
+    )
+    return Explanation(
+        tokens=_scored_tokens(caption, tokens["offset_mapping"][0].tolist(), scores[0].tolist()),
+        similarity=torch.sum(image_embeds * text_embeds).item(),
+    )
+
+
+def draw_explanation(image: Image.Image, explanation: Explanation) -> Image.Image:
+    """The image, and beside it the caption with each token on a colour that deepens with its score.
+
+    Returns:
+        `PIL.Image.Image` in mode RGB.
+    """
+    scale = min(_IMAGE_HEIGHT / image.height, _IMAGE_MAX_WIDTH / image.width)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    text_left = _MARGIN + size[0] + _MARGIN
+    font = font_for("".join(token.text for token in explanation.tokens), _FONT_SIZE)
+    lines = _lines(explanation.tokens, font)
+    text_height = len(lines) * _LINE + 3 * _LINE
+    sheet = Image.new("RGB", (text_left + _TEXT_WIDTH + _MARGIN, max(size[1], text_height) + 2 * _MARGIN), PAPER)
+    sheet.paste(image.convert("RGB").resize(size, Image.Resampling.LANCZOS), (_MARGIN, _MARGIN))
+    draw = ImageDraw.Draw(sheet)
+    small = font_for("", 14)
+    heading = f"cosine similarity of image and caption: {explanation.similarity:.3f}"
+    draw.text((text_left, _MARGIN), heading, font=small, fill=FAINT_INK)
+    top = _MARGIN + _LINE
+    for line in lines:
+        for left, width, text, score in line:
+            box = (text_left + left, top, text_left + left + width, top + _LINE - 10)
+            draw.rectangle(box, fill=score_colour(score))
+            draw.text((text_left + left, top + 2), text, font=font, fill=INK)
+        top += _LINE
+    _draw_legend(draw, text_left, top + 12)
+    return sheet
+
+
+def _scored_tokens(caption: str, offsets: Sequence[tuple[int, int]], scores: Sequence[float]) -> list[ScoredToken]:
+    spans: dict[tuple[int, int], float] = {}
+    for (start, end), score in zip(offsets, scores, strict=True):
+        if end > start:  # special tokens span nothing
+            spans[start, end] = max(score, spans.get((start, end), 0.0))
+    return [
+        ScoredToken(caption[start:end].strip(), score, _starts_word(caption, start))
+        for (start, end), score in spans.items()
+    ]
+
+
+def _starts_word(caption: str, start: int) -> bool:
+    # Some tokenizers count the space to the token that follows it.
+    return start == 0 or caption[start - 1].isspace() or caption[start].isspace()
+
+
+def _lines(tokens: Sequence[ScoredToken], font: Font) -> list[list[tuple[float, float, str, float]]]:
+    """Per line, each token's left edge, width, text and score. Lines break between words where a word fits on one."""
+    words: list[list[ScoredToken]] = []
+    for token in tokens:
+        if token.starts_word or not words:
+            words.append([])
+        words[-1].append(token)
+    space = font.getlength(" ")
+    lines: list[list[tuple[float, float, str, float]]] = [[]]
+    left = 0.0
+    for word in words:
+        pieces = [(printable(token.text, font), token.score) for token in word]
+        if lines[-1] and left + sum(font.getlength(text) for text, _ in pieces) > _TEXT_WIDTH:
+            lines.append([])
+            left = 0.0
+        for text, score in pieces:
+            width = font.getlength(text)
+            if lines[-1] and left + width > _TEXT_WIDTH:  # a word longer than a line
+                lines.append([])
+                left = 0.0
+            lines[-1].append((left, width, text, score))
+            left += width
+        left += space
+    return lines
+
+
+def score_colour(score: float) -> tuple[int, ...]:
+    """The colour (RGB) that a token of this score, from 0 to 1, lies on."""
+    return tuple(round(low + (high - low) * score) for low, high in zip(_UNTIED, _TIED, strict=True))
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
+    small = font_for("", 14)
+    for x in range(_BAR_WIDTH):
+        draw.line((left + x, top, left + x, top + 14), fill=score_colour(x / (_BAR_WIDTH - 1)))
+    draw.rectangle((left, top, left + _BAR_WIDTH, top + 14), outline=FAINT_INK)
+    draw.text((left, top + 20), "0", font=small, fill=FAINT_INK)
+    draw.text((left + _BAR_WIDTH, top + 20), "1", font=small, fill=FAINT_INK, anchor="ra")
+    meaning = "how much the token is tied to the image (GASS)"
+    draw.text((left + _BAR_WIDTH + 14, top - 1), meaning, font=small, fill=FAINT_INK)

@@ -1,0 +1,6 @@
+"""A gallery of persons in one Lance table: write it, search it, look after it."""
+
+import lazy_loader
+
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,6 @@
+"""Index sources into a gallery: folders, videos, archives and tables."""
+
+import lazy_loader
+
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,240 @@
+"""Indexing in the background, one source after another, for programs that answer searches meanwhile."""
+
+import logging
+import os
+import queue
+import re
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from ..gallery.person_gallery import PersonGallery
+from ..media.detection import PersonDetector
+from ..media.images import IMAGE_SUFFIXES
+from .indexer import IndexProgress, IndexReport, SourceIndexer, SourceOptions
+
+
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+UPLOAD_SUFFIXES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, ".tar")
+"""Of files that strangers may send. Compressed archives are not among them: a small one unpacks to any size."""
+MAX_WAITING = 16
+"""Jobs that may wait; one more is refused."""
+KEPT_JOBS = 200
+"""Finished jobs that are remembered."""
+_UNSAFE = re.compile(r"[^\w.\- ]+")
+_MAX_NAME = 100
+
+logger = logging.getLogger(__name__)
+
+
+class JobState(StrEnum):
+    """How far a job is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    CANCELLED = "cancelled"
+    """What was found until then is in the gallery."""
+    FAILED = "failed"
+
+    @property
+    def is_over(self) -> bool:
+        return self in (JobState.DONE, JobState.CANCELLED, JobState.FAILED)
+
+
+@dataclass(frozen=True)
+class IndexJob:
+    """A source that is to be indexed, and what became of it.
+
+    Attributes:
+        id (`str`): hard to guess.
+        source (`str`): as the gallery calls it.
+        state (`JobState`)
+        progress (`IndexProgress`, *optional*): while it runs.
+        report (`IndexReport`, *optional*): once it is over.
+        error (`str`, *optional*): why it failed.
+        created (`datetime`)
+    """
+
+    id: str
+    source: str
+    state: JobState = JobState.WAITING
+    progress: IndexProgress | None = None
+    report: IndexReport | None = None
+    error: str | None = None
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+class JobsFullError(RuntimeError):
+    """So many jobs wait that another one is refused."""
+
+
+@dataclass
+class _Work:
+    path: Path
+    options: SourceOptions
+    root: Path | None
+    finished: Callable[[Path], None] | None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+class IndexJobs:
+    """Indexes sources in a thread, in the order they come.
+
+    Args:
+        gallery ([`~modeling_gadms.gallery.person_gallery.PersonGallery`]): opened with its model.
+        detector (`Callable[[], PersonDetector]`): makes the detector when it is first needed.
+        max_frames (`int`, *optional*): to be taken of a source; larger ones fail.
+        max_waiting (`int`): jobs that may wait.
+    """
+
+    def __init__(
+        self,
+        gallery: PersonGallery,
+        detector: Callable[[], PersonDetector],
+        *,
+        max_frames: int | None = None,
+        max_waiting: int = MAX_WAITING,
+    ):
+        self._indexer, self._max_frames = SourceIndexer(gallery, detector), max_frames
+        self._jobs: dict[str, IndexJob] = {}
+        self._work: dict[str, _Work] = {}
+        self._waiting: queue.Queue[str | None] = queue.Queue()
+        self._max_waiting = max_waiting
+        self._lock = threading.Lock()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="index-jobs", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self,
+        path: Path,
+        options: SourceOptions | None = None,
+        *,
+        root: Path | None = None,
+        finished: Callable[[Path], None] | None = None,
+    ) -> IndexJob:
+        """Queue a source.
+
+        Args:
+            path (`Path`): of a video, a folder, an archive or a table.
+            options ([`~modeling_gadms.indexing.indexer.SourceOptions`], *optional*)
+            root (`Path`, *optional*): folder that it is named relative to in the gallery.
+            finished (`Callable[[Path], None]`, *optional*): called with the path when the job is over, in any state.
+
+        Raises:
+            JobsFullError: if too many jobs wait.
+        """
+        job = IndexJob(secrets.token_urlsafe(12), str(path.relative_to(root) if root else path))
+        with self._lock:
+            waiting = sum(other.state == JobState.WAITING for other in self._jobs.values())
+            if self._closing or waiting >= self._max_waiting:
+                raise JobsFullError(f"{waiting} sources wait to be indexed already: try again when some are done")
+            self._jobs[job.id] = job
+            self._work[job.id] = _Work(path, options or SourceOptions(), root, finished)
+            self._forget_old()
+        self._waiting.put(job.id)
+        return job
+
+    def get(self, job_id: str) -> IndexJob:
+        """How far a job is.
+
+        Raises:
+            KeyError: if there is none of that id, or it was over long ago.
+        """
+        with self._lock:
+            return self._jobs[job_id]
+
+    def all(self) -> list[IndexJob]:
+        """The newest first."""
+        with self._lock:
+            return list(reversed(self._jobs.values()))
+
+    def cancel(self, job_id: str) -> IndexJob:
+        """Stop a job before its next picture; nothing happens to one that is over.
+
+        Raises:
+            KeyError: as `get`.
+        """
+        with self._lock:
+            job = self._jobs[job_id]
+            if not job.state.is_over:
+                self._work[job_id].cancelled.set()
+            return job
+
+    def close(self, timeout: float | None = None) -> None:
+        """Cancel all jobs and wait, at most `timeout` seconds, until what was found is in the gallery."""
+        with self._lock:
+            self._closing = True
+            for work in self._work.values():
+                work.cancelled.set()
+        self._waiting.put(None)
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while (job_id := self._waiting.get()) is not None:
+            work = self._work[job_id]
+            try:
+                self._index(job_id, work)
+            except Exception as error:  # whatever a stranger's file provokes: the next source is not to suffer for it
+                logger.warning(
+                    "Indexing %s failed: %s", work.path.name, error, exc_info=not isinstance(error, ValueError)
+                )
+                self._change(job_id, state=JobState.FAILED, error=_for_the_user(error, work.root))
+            finally:
+                if work.finished is not None:
+                    work.finished(work.path)
+                with self._lock:
+                    del self._work[job_id]
+
+    def _index(self, job_id: str, work: _Work) -> None:
+        if work.cancelled.is_set():
+            self._change(job_id, state=JobState.CANCELLED)
+            return
+        self._change(job_id, state=JobState.RUNNING)
+        report = self._indexer(
+            work.options.open(work.path, root=work.root),
+            work.options,
+            max_frames=self._max_frames,
+            progress=lambda progress: self._change(job_id, progress=progress),
+            cancelled=work.cancelled.is_set,
+        )
+        self._change(job_id, state=JobState.CANCELLED if report.cancelled else JobState.DONE, report=report)
+
+    def _change(self, job_id: str, **fields: object) -> None:
+        with self._lock:
+            self._jobs[job_id] = replace(self._jobs[job_id], **fields)  # type: ignore[arg-type]
+
+    def _forget_old(self) -> None:
+        over = [job.id for job in self._jobs.values() if job.state.is_over]
+        for job_id in over[: max(0, len(over) - KEPT_JOBS)]:
+            del self._jobs[job_id]
+
+
+def safe_name(name: str) -> str:
+    """A file name of a stranger without what could lead elsewhere: no folders, no control characters, not hidden.
+
+    >>> safe_name("../../etc/cctv 2.mp4"), safe_name("C:\\\\gate.avi"), safe_name("<b>.png")
+    ('cctv 2.mp4', 'gate.avi', '_b_.png')
+
+    Raises:
+        ValueError: if the ending is none of `UPLOAD_SUFFIXES`.
+    """
+    last = name.replace("\\", "/").rpartition("/")[2]
+    cleaned = _UNSAFE.sub("_", last).lstrip(". ")
+    stem, dot, ending = cleaned.rpartition(".")
+    if f".{ending.lower()}" not in UPLOAD_SUFFIXES or not dot:
+        raise ValueError(f"The file {last[:_MAX_NAME]!r} is of no kind that is taken: {', '.join(UPLOAD_SUFFIXES)}")
+    return f"{stem[:_MAX_NAME] or 'upload'}.{ending}"
+
+
+def _for_the_user(error: Exception, root: Path | None) -> str:
+    """Without the folder that an upload lies in, which is no business of who sent it."""
+    if isinstance(error, (ValueError, OSError, ImportError)):
+        text = " ".join(str(error).split())
+        return text.replace(f"{root}{os.sep}", "") if root else text
+    return f"an error of the program ({type(error).__name__}); see its log"

@@ -1,0 +1,100 @@
+"""Many sources into one gallery at once, with Ray Data, on one machine or on the cluster that `RAY_ADDRESS` names."""
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from ..encoders.loading import load_model_and_processor
+from ..gallery.person_gallery import PersonGallery, gallery_model
+from ..media.detection import PlausiblePerson, SsdMobileNetDetector
+from .indexer import IndexReport, SourceIndexer, SourceOptions
+
+
+def index_with_ray(
+    gallery: str,
+    sources: Sequence[str],
+    *,
+    workers: int,
+    model: str | None = None,
+    options: SourceOptions | None = None,
+    plausible: PlausiblePerson | None = None,
+) -> dict[str, IndexReport | str]:
+    """Index sources in parallel; a source is one worker's work, and workers write beside one another.
+
+    Whoever is in the gallery already is not added again, so a run that was cut off is repeated whole.
+
+    Args:
+        gallery (`str`): folder or URI of a gallery that is there, which every worker reaches.
+        sources (`Sequence[str]`): videos, folders, archives and tables, which every worker reaches.
+        workers (`int`): processes, each with the model.
+        model (`str`, *optional*): by default the gallery's.
+        options (`SourceOptions`, *optional*)
+        plausible (`PlausiblePerson`, *optional*): which boxes of the detector to keep.
+
+    Returns:
+        `dict`: by source what became of it, or why it failed; one that fails does not stop the others.
+
+    Raises:
+        ImportError: without the extra `ray`.
+        ValueError: if `workers` is not positive.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be 1 or more, not {workers}")
+    try:
+        import ray
+        from ray.data import ActorPoolStrategy
+    except ImportError as error:
+        raise ImportError('Indexing with several workers needs Ray: pip install "gadms[ray]"') from error
+    started_here = not ray.is_initialized()
+    if started_here:
+        address = os.environ.get("RAY_ADDRESS", "local")
+        ray.init(address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    try:
+        rows = ray.data.from_items([{"source": source} for source in sources], override_num_blocks=len(sources))
+        rows.context.enable_progress_bars = False
+        pool = ActorPoolStrategy(size=min(workers, len(sources)))
+        done = rows.map_batches(
+            _worker(gallery, model, options or SourceOptions(), plausible or PlausiblePerson()),
+            batch_size=1,
+            compute=pool,
+        )
+        return {row["source"]: _report(row) for row in done.iter_rows()}
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def _worker(gallery: str, model: str | None, options: SourceOptions, plausible: PlausiblePerson) -> type:
+    # A class of its own rather than arguments: Ray warns that arguments of actors may be lost.
+    class Worker:
+        def __init__(self) -> None:
+            built_with = gallery_model(gallery)
+            loaded = load_model_and_processor(model or built_with.name, runtime=built_with.runtime)
+            detector = partial(SsdMobileNetDetector, plausible=plausible)
+            self._index = SourceIndexer(PersonGallery.open(gallery, *loaded), detector)
+
+        def __call__(self, batch: dict[str, Any]) -> dict[str, list[str | None]]:
+            reports: list[str | None] = []
+            errors: list[str | None] = []
+            for source in batch["source"]:
+                try:
+                    counts = self._index(options.open(str(source)), options, progress=False)
+                    report, error = json.dumps(asdict(counts)), None
+                except (ValueError, OSError, ImportError) as caught:
+                    report, error = None, " ".join(str(caught).split())
+                reports.append(report)
+                errors.append(error)
+            return {"source": [str(source) for source in batch["source"]], "report": reports, "error": errors}
+
+    return Worker
+
+
+def _report(row: dict[str, Any]) -> IndexReport | str:
+    if row["error"] is not None:
+        return str(row["error"])
+    fields = json.loads(row["report"])
+    return IndexReport(**{**fields, "unused_fields": tuple(fields["unused_fields"])})

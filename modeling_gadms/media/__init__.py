@@ -1,0 +1,6 @@
+"""Read images and videos, and find and follow the persons in them."""
+
+import lazy_loader
+
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

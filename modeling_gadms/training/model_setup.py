@@ -1,0 +1,93 @@
+"""From the `model` section of a run to a model and its processor."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from ..configuration_gadms import GADMSConfig
+from ..encoders.adapter_folders import ADAPTER_CONFIG
+from ..encoders.loading import refuse_missing_weights
+from ..modeling_gadms import GADMSForPreTraining
+from ..processing_gadms import GADMSProcessor
+from .run_config import ModelArguments
+from .tokenizer import train_tokenizer
+from .trainer import NEW_MODULES
+
+
+def build_model_and_processor(
+    arguments: ModelArguments, captions: Iterable[str]
+) -> tuple[GADMSForPreTraining, GADMSProcessor]:
+    """Load or create what is to be trained.
+
+    Args:
+        arguments ([`ModelArguments`]): a GA-DMS checkpoint, a CLIP checkpoint or neither.
+        captions (`Iterable[str]`): training captions, read only to learn a vocabulary for random weights.
+
+    Returns:
+        [`GADMSForPreTraining`] and [`GADMSProcessor`], made for each other.
+
+    Raises:
+        ValueError: if two sources are named, an image size where a configuration already gives it, or a checkpoint
+            is an adapter, lacks weights of the encoders or has others than its configuration says.
+    """
+    if arguments.from_pretrained and arguments.from_clip:
+        raise ValueError("section `model` names both from_pretrained and from_clip; keep one")
+    if arguments.image_size and not arguments.from_clip:
+        raise ValueError("model.image_size goes with model.from_clip; else set model.vision_config.image_size")
+
+    if arguments.from_pretrained:
+        if Path(arguments.from_pretrained, ADAPTER_CONFIG).is_file():
+            raise ValueError(
+                f"{arguments.from_pretrained} holds an adapter; training goes on from a whole model, which "
+                f"`gadms convert {arguments.from_pretrained} FOLDER` makes of it"
+            )
+        # The identities of another data set are nothing to this one: its classifier begins anew.
+        fields = {"num_identities": 0} | arguments.config
+        config = GADMSConfig.from_pretrained(arguments.from_pretrained, **fields)
+        model = _load(arguments.from_pretrained, config)
+        tokenizer = AutoTokenizer.from_pretrained(arguments.from_pretrained)
+        return model, GADMSProcessor.from_tokenizer(tokenizer, image_size=config.image_size)
+
+    if arguments.from_clip:
+        image_size = arguments.image_size or (384, 128)
+        model = GADMSForPreTraining.from_clip(arguments.from_clip, image_size=image_size, **arguments.config)
+        return model, GADMSProcessor.from_clip(arguments.from_clip, image_size=image_size)
+
+    text_config = dict(arguments.config.get("text_config", {}))
+    text_config.setdefault("max_position_embeddings", 77)
+    tokenizer = train_tokenizer(
+        captions, vocab_size=arguments.vocab_size, max_length=text_config["max_position_embeddings"]
+    )
+    # The vocabulary is known only now: its size and its special tokens complete the configuration.
+    text_config |= {
+        "vocab_size": len(tokenizer) + 1,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    config = GADMSConfig(**(arguments.config | {"text_config": text_config, "mask_token_id": len(tokenizer)}))
+    processor = GADMSProcessor.from_tokenizer(tokenizer, image_size=config.image_size)
+    return GADMSForPreTraining(config), processor
+
+
+def _load(name: str, config: GADMSConfig) -> GADMSForPreTraining:
+    loaded: Any = GADMSForPreTraining.from_pretrained(
+        name,
+        config=config,
+        # Checkpoints may be published in half precision, where the small steps of an optimizer would be lost.
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,  # of the classifier; all others are refused below
+        output_loading_info=True,
+    )
+    model, loading = loaded
+    differing = sorted(key for key, *_ in loading["mismatched_keys"] if not key.startswith("classifier."))
+    if differing:
+        raise ValueError(
+            f"{name}: {len(differing)} weights have another size than its configuration, as {differing[0]}"
+        )
+    encoders = [key for key in loading["missing_keys"] if key.split(".")[0] not in NEW_MODULES]
+    refuse_missing_weights(name, model, {"missing_keys": encoders})
+    return model

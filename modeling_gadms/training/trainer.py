@@ -1,0 +1,407 @@
+"""Training: `transformers.Trainer` with the GA-DMS objective."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.distributed.nn.functional as differentiable
+from accelerate.utils import parse_flag_from_env
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+)
+
+from ..losses_gadms import image_text_contrastive_loss, similarity_distribution_matching_loss
+from ..metrics.person_retrieval.ranking import METRIC_NAMES, rank_metrics
+from ..modeling_gadms import GADMSForPreTraining, GADMSForPreTrainingOutput
+from ..processing_gadms import GADMSProcessor
+from .callbacks import KeepStreamOrder, SeedEachProcess, TellEpoch
+from .data import ImageCaptionPairs, PairCollator
+from .streaming import BatchStream, StreamedPairs
+
+
+NEW_MODULES = frozenset({"fusion", "token_head", "classifier"})
+EVALUATION_METRICS = ("loss", *METRIC_NAMES, *(f"image_to_text_{name}" for name in METRIC_NAMES))
+
+
+@dataclass
+class GADMSTrainingArguments(TrainingArguments):
+    """[`~transformers.TrainingArguments`] with the schedule of the objective.
+
+    Args:
+        masking_start (`float`, *optional*, defaults to 0.0):
+            Share of the training steps before captions are masked, and tokens predicted. Scores mean nothing before
+            the alignment does, so training from random weights starts later; from CLIP weights, at once (the paper).
+        contrastive_start (`float`, *optional*, defaults to 0.0):
+            Share of the training steps that align by ITC before the configuration's `alignment` takes over: from
+            random weights SDM at a temperature of 0.02 hardly starts.
+        new_module_lr_multiplier (`float`, *optional*, defaults to 1.0):
+            Learning rate of fusion encoder, token head and identity classifier over that of the encoders. The
+            published fine-tuning recipes take 5.
+    """
+
+    masking_start: float = field(default=0.0, metadata={"help": "share of the steps before captions are masked"})
+    contrastive_start: float = field(default=0.0, metadata={"help": "share of the steps that align by ITC first"})
+    new_module_lr_multiplier: float = field(default=1.0, metadata={"help": "learning rate factor of new modules"})
+
+    # Changed defaults of the base class.
+    # The collator reads captions and identities, which are no arguments of `forward` under their column names.
+    remove_unused_columns: bool = False
+    # A contrastive loss over a rump batch is another loss: leave it out.
+    dataloader_drop_last: bool = True
+    metric_for_best_model: str | None = "r1"
+    # The fusion encoder waits for `masking_start`, and its parameters have no gradient until then.
+    ddp_find_unused_parameters: bool | None = True
+
+    def __post_init__(self) -> None:
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns = True would hide captions and identities from the collator")
+        for name in ("masking_start", "contrastive_start"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} = {getattr(self, name)} must be a share of training between 0 and 1")
+        if self.new_module_lr_multiplier <= 0:
+            raise ValueError(f"new_module_lr_multiplier = {self.new_module_lr_multiplier} must be positive")
+        # Without it the order of the rows comes from the seed of each process's generator at that moment, and those
+        # differ once masks are drawn: processes would train on the same rows.
+        if self.data_seed is None:
+            self.data_seed = self.seed
+        super().__post_init__()
+
+
+def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
+    """Rows of all processes, in rank order, so that gradients flow back to the process each row came from.
+
+    Args:
+        tensor (`torch.Tensor` of shape `(num_rows, ...)`): the same shape on every process.
+
+    Returns:
+        `torch.Tensor` of shape `(world_size * num_rows, ...)`. The gradient that reaches a row is the sum over all
+        processes of the gradient of their losses: after DistributedDataParallel has averaged, the update is that of
+        the mean loss over the whole batch.
+    """
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return tensor
+    return torch.cat(differentiable.all_gather(tensor.contiguous()))
+
+
+def retrieval_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Both directions' metrics of an evaluation, in percent.
+
+    Every caption is a query; every image stands in the gallery once, however many captions it has.
+
+    Returns:
+        `dict[str, float]`: text-to-image `r1`, `r5`, `r10`, `map`, `minp`, and the same with `image_to_text_` before.
+    """
+    image_embeds, text_embeds = cast(tuple[np.ndarray, np.ndarray], prediction.predictions)
+    person_ids, image_indices = cast(tuple[np.ndarray, np.ndarray], prediction.label_ids)
+    _, first = np.unique(image_indices, return_index=True)
+    gallery, gallery_ids = image_embeds[first], person_ids[first]
+    text_to_image = rank_metrics(text_embeds, gallery, person_ids, gallery_ids).to_dict()
+    image_to_text = rank_metrics(gallery, text_embeds, gallery_ids, person_ids).to_dict()
+    return text_to_image | {f"image_to_text_{name}": value for name, value in image_to_text.items()}
+
+
+def _refuse_sharding(args: TrainingArguments) -> None:
+    sharding = None
+    if args.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        sharding = "FSDP"
+    elif args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:
+        sharding = "DeepSpeed ZeRO-3"
+    if sharding is not None:
+        raise ValueError(
+            f"{sharding} shards parameters, and scoring reads the text encoder's weights outside of its forward pass; "
+            "train with DistributedDataParallel (`accelerate launch --multi_gpu`)"
+        )
+
+
+def _check_best_model_metric(args: TrainingArguments) -> None:
+    metric = args.metric_for_best_model
+    decides = args.load_best_model_at_end or args.save_strategy == "best"
+    if decides and metric is not None and metric.removeprefix("eval_") not in EVALUATION_METRICS:
+        raise ValueError(
+            f"metric_for_best_model = {metric!r} is no metric of the evaluation; choose one of "
+            f"{', '.join(EVALUATION_METRICS)}"
+        )
+
+
+def last_checkpoint(output_dir: str) -> str | None:
+    """The newest whole checkpoint of a run, if it has one.
+
+    A run that was killed while it saved leaves a checkpoint without its state, which is written last.
+    """
+    states = Path(output_dir).glob("checkpoint-*/trainer_state.json")
+    newest = max(states, key=lambda path: int(path.parent.name.removeprefix("checkpoint-")), default=None)
+    return None if newest is None else str(newest.parent)
+
+
+class GADMSTrainer(Trainer):
+    """Trains [`GADMSForPreTraining`].
+
+    The loss is `L_alignment + beta * L_mtp (+ weight * L_identity)`. Alignment compares the rows of this process with
+    the rows of all. Under gradient accumulation each micro-batch is a contrastive batch of its own, and the update is
+    the mean of their gradients; a larger contrastive batch needs more memory or more processes.
+
+    Sharded parameters (FSDP, DeepSpeed ZeRO-3) are not supported: scoring reads the text encoder's weights.
+
+    Args:
+        model ([`GADMSForPreTraining`], or a `peft.PeftModel` of [`~modeling_gadms.training.adapters.add_adapter`])
+        args ([`GADMSTrainingArguments`])
+        processing_class ([`GADMSProcessor`]): saved with each checkpoint.
+        train_dataset ([`ImageCaptionPairs`] or [`StreamedPairs`], *optional*)
+        eval_dataset ([`ImageCaptionPairs`], *optional*)
+        augmentation (`torch.nn.Module`, *optional*): applied to training batches on the model's device.
+        kwargs: passed to [`~transformers.Trainer`].
+
+    Raises:
+        ValueError: if the training set has fewer pairs than one batch over all processes, a stream is to keep its rump
+            batch, one process is to drive several GPUs, parameters are to be sharded, or the best model is to be told
+            by an unknown metric. From `train`: if a stream is to be resumed in another order than it began in.
+    """
+
+    args: GADMSTrainingArguments
+    # compute_loss returns a mean over the micro-batch: the Trainer is to divide it by the accumulation steps. It would
+    # not, if it took the loss for a sum over `num_items_in_batch`.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: GADMSForPreTraining,
+        args: GADMSTrainingArguments,
+        *,
+        processing_class: GADMSProcessor,
+        train_dataset: ImageCaptionPairs | StreamedPairs | None = None,
+        eval_dataset: ImageCaptionPairs | None = None,
+        augmentation: nn.Module | None = None,
+        **kwargs: Any,
+    ):
+        if args.n_gpu > 1:
+            # DataParallel would hand back a loss and a count of masked tokens for each GPU.
+            raise ValueError(
+                f"one process has {args.n_gpu} GPUs, and training takes one each: start it with `accelerate launch` "
+                "or `torchrun`, or show it a single GPU with CUDA_VISIBLE_DEVICES=0"
+            )
+        _refuse_sharding(args)
+        if "compute_metrics" not in kwargs and not isinstance(eval_dataset, dict):
+            _check_best_model_metric(args)
+        kwargs.setdefault("data_collator", PairCollator(processing_class))
+        kwargs.setdefault("compute_metrics", retrieval_metrics)
+        super().__init__(
+            model=model,
+            args=args,
+            processing_class=processing_class,
+            # The base class takes a stream for a data set with random access, which it is to this class alone.
+            train_dataset=cast(Any, train_dataset),
+            eval_dataset=eval_dataset,
+            **kwargs,
+        )
+        self.augmentation = None if augmentation is None else augmentation.to(args.device)
+        self.add_callback(SeedEachProcess())
+        self.add_callback(TellEpoch())
+        self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)
+        batch_size = args.train_batch_size * args.world_size
+        if isinstance(train_dataset, StreamedPairs):
+            if not args.dataloader_drop_last:
+                raise ValueError("dataloader_drop_last = False: a stream has whole batches alone; leave it True")
+            self.add_callback(KeepStreamOrder(self._stream_order(train_dataset)))
+        if train_dataset is not None and args.dataloader_drop_last and len(train_dataset) < batch_size:
+            raise ValueError(
+                f"{len(train_dataset)} training pairs do not fill one batch of {batch_size} "
+                f"({args.train_batch_size} on each of {args.world_size} processes); lower per_device_train_batch_size"
+            )
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, GADMSForPreTrainingOutput]:
+        """The objective of one micro-batch. Overridden because it spans the processes, which `forward` does not."""
+        config = self.accelerator.unwrap_model(model).config
+        progress = self.state.global_step / max(1, self.state.max_steps)
+        pixel_values = inputs["pixel_values"]
+        if model.training and self.augmentation is not None:
+            pixel_values = self.augmentation(pixel_values)
+
+        outputs = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            pixel_values=pixel_values,
+            # Evaluation is on persons that the identity classifier has never seen.
+            person_ids=inputs["person_ids"] if model.training else None,
+            masking=model.training and progress >= self.args.masking_start,
+        )
+
+        contrastive = config.alignment == "itc" or progress < self.args.contrastive_start
+        alignment = self._alignment_loss(outputs, inputs["person_ids"], contrastive, config.sdm_epsilon)
+        terms = {"alignment_loss": alignment}
+        loss = alignment
+        if outputs.mtp_loss is not None:
+            mtp_loss = self._mean_over_processes(outputs.mtp_loss, outputs.num_predicted_tokens)
+            terms["mtp_loss"] = mtp_loss
+            loss = loss + config.mtp_weight * mtp_loss
+        if outputs.identity_loss is not None:
+            terms["identity_loss"] = outputs.identity_loss
+            loss = loss + config.identity_weight * outputs.identity_loss
+
+        if model.training:
+            self._record(terms, outputs, inputs["truncated"])
+        return (loss, outputs) if return_outputs else loss
+
+    def _alignment_loss(
+        self, outputs: GADMSForPreTrainingOutput, person_ids: torch.Tensor, contrastive: bool, epsilon: float
+    ) -> torch.Tensor:
+        image_embeds, text_embeds, temperature = (
+            outputs[name] for name in ("image_embeds", "text_embeds", "temperature")
+        )
+        columns = {
+            "all_image_embeds": gather_with_gradient(image_embeds),
+            "all_text_embeds": gather_with_gradient(text_embeds),
+            "all_person_ids": self.accelerator.gather(person_ids),
+        }
+        rows = (image_embeds, text_embeds, person_ids)
+        if contrastive:
+            return image_text_contrastive_loss(*rows, temperature=temperature, **columns)
+        return similarity_distribution_matching_loss(*rows, temperature=temperature, epsilon=epsilon, **columns)
+
+    def _mean_over_processes(self, local_mean: torch.Tensor, local_count: torch.Tensor) -> torch.Tensor:
+        """Weigh a local mean so that the processes' average is the mean over all their items."""
+        if self.args.world_size == 1:
+            return local_mean
+        total = self.accelerator.reduce(local_count, reduction="sum")
+        return local_mean * local_count * self.args.world_size / total.clamp(min=1)
+
+    @torch.no_grad()
+    def _record(
+        self, terms: dict[str, torch.Tensor], outputs: GADMSForPreTrainingOutput, truncated: torch.Tensor
+    ) -> None:
+        """Keep a numerator and a denominator of everything that the next log tells."""
+        means = terms | {"temperature": outputs["temperature"], "truncated_captions": truncated.float().mean()}
+        ratios = {name: (value, torch.ones_like(value)) for name, value in means.items()}
+        for name in ("noise_mask", "informative_mask"):
+            if name in outputs:
+                ratios[f"{name}_rate"] = (outputs[name].sum(), outputs["own_tokens"].sum())
+        for name, ratio in ratios.items():
+            self._terms[name].append(torch.stack(ratio).float())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds every term to the training logs: its mean since the last log and over all processes.
+
+        Masking rates are shares of all the tokens that could be masked, whichever caption and process they are of.
+        """
+        if "loss" in logs:
+            for name, values in self._terms.items():
+                total = self.accelerator.reduce(torch.stack(values).sum(dim=0), reduction="sum")
+                logs[name] = (total[0] / total[1].clamp(min=1)).item()
+            self._terms.clear()
+        super().log(logs, start_time)
+
+    def _stream_order(self, pairs: StreamedPairs) -> dict[str, int]:
+        return {
+            "number of pairs": len(pairs),
+            "data.shuffle_buffer": pairs.shuffle_buffer,
+            "seed": pairs.seed,
+            "number of processes": self.args.world_size,
+            "training.per_device_train_batch_size": self.args.train_batch_size,
+            "training.dataloader_num_workers": self.args.dataloader_num_workers,
+        }
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Overridden for streams, which share themselves out: accelerate would have each process read all rows."""
+        if not isinstance(self.train_dataset, StreamedPairs):
+            return super().get_train_dataloader()
+        args = self.args
+        batches = self.train_dataset.batches(
+            self._train_batch_size,
+            cast(PairCollator, self.data_collator),
+            process_index=args.process_index,
+            num_processes=args.world_size,
+        )
+        return DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+        )
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        """Overridden because the length of a stream's data set is in batches."""
+        dataset = dataloader.dataset
+        return len(dataset.pairs) if isinstance(dataset, BatchStream) else super().num_examples(dataloader)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Overridden because `dataloader_drop_last`, meant for training, would drop the last rows here too."""
+        with self._keeping_the_last_rows():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """Overridden for the same reason."""
+        with self._keeping_the_last_rows():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _keeping_the_last_rows(self) -> Iterator[None]:
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor, Any, Any]:
+        """Overridden because the base class gives no loss without `labels`. Captions are not masked here.
+
+        Returns:
+            the loss, both embeddings, and the identities with the rows of the images; the latter two `None` where
+            only the loss is asked for.
+        """
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        if prediction_loss_only:
+            return loss, None, None
+        embeddings = (outputs["image_embeds"].float(), outputs["text_embeds"].float())
+        return loss, embeddings, (inputs["person_ids"], inputs["image_indices"])
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Overridden for a second learning rate; norms, biases, scalars and DoRA's lengths are not decayed."""
+        if self.optimizer is not None:
+            return self.optimizer
+        model = cast(PreTrainedModel, self.model if model is None else model)
+        decayed = set(self.get_decay_parameter_names(model))
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                is_new = bool(NEW_MODULES & set(name.split(".")))
+                is_decayed = name in decayed and parameter.ndim > 0 and "lora_magnitude_vector" not in name
+                groups[is_new, is_decayed].append(parameter)
+        optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+        self.optimizer = optimizer_class(
+            [
+                {
+                    "params": parameters,
+                    "lr": self.args.learning_rate * (self.args.new_module_lr_multiplier if is_new else 1.0),
+                    "weight_decay": self.args.weight_decay if is_decayed else 0.0,
+                }
+                for (is_new, is_decayed), parameters in sorted(groups.items())
+            ],
+            **optimizer_kwargs,
+        )
+        return self.optimizer

@@ -1,0 +1,166 @@
+"""What the web demo shows: pieces of HTML, in which everything that a stranger named is escaped, and frames."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from ..explain.caption_tokens import Explanation, score_colour
+from ..gallery.contact_sheet import place_and_time
+from ..gallery.maintenance import GalleryInfo
+from ..gallery.person_gallery import SearchResult
+from ..indexing.jobs import VIDEO_SUFFIXES, IndexJob, JobState
+from ..media.images import IMAGE_SUFFIXES, load_image, to_jpeg
+from ..media.video import read_frames
+
+
+MAX_FRAME = 20_000
+"""Frames up to which a video is read for one of them; it is read from its beginning, since seeking is inexact."""
+_BOX_COLOUR = (255, 196, 0)
+
+
+def label_of(result: SearchResult) -> str:
+    """Under a picture: score, camera and time."""
+    seen = f"{result.time:%Y-%m-%d %H:%M:%S}" if result.time else place_and_time(result)
+    parts = [f"{result.score:.3f}", result.camera or Path(result.source).name, seen]
+    return " · ".join(part for part in parts if part)
+
+
+def facts_html(result: SearchResult) -> str:
+    """All that is known of a person found, as a table."""
+    walk = result.walk
+    facts = {
+        "Score": f"{result.score:.3f}",
+        "Camera": result.camera,
+        "Time": f"{result.time:%Y-%m-%d %H:%M:%S} UTC" if result.time else None,
+        "Source": result.source,
+        "Place": place_and_time(result) or None,
+        "Walk": f"{walk.persons} crops" + _span(walk.start_seconds, walk.end_seconds) if walk else None,
+        "Detector": f"{result.box.confidence:.2f}" if result.box else None,
+        **result.columns,
+        "Id": result.id,
+    }
+    return _table({name: str(value) for name, value in facts.items() if value is not None})
+
+
+def tokens_html(explanation: Explanation) -> str:
+    """A caption whose tokens lie on a colour that deepens with their score."""
+    pieces = []
+    for token in explanation.tokens:
+        space = " " if token.starts_word else ""
+        pieces.append(
+            f'{space}<span class="token" title="{token.score:.2f}" style="background: rgb{score_colour(token.score)}">'
+            f"{escape(token.text)}</span>"
+        )
+    scale = "The deeper the colour, the more the word is tied to this picture (GASS)."
+    if len({token.score for token in explanation.tokens}) == 1:  # as where none of them helps
+        scale = "No word is tied to this picture more than another (GASS)."
+    scores = ", ".join(f"{escape(token.text)} {token.score:.2f}" for token in explanation.tokens)
+    return (
+        f'<p class="caption">{"".join(pieces)}</p><p>Cosine similarity {explanation.similarity:.3f}. {scale}</p>'
+        f'<p class="for-readers">{scores}</p>'
+    )
+
+
+def picture_html(image: Image.Image, caption: str) -> str:
+    """A picture with a caption, which also says it to those who do not see it."""
+    content = base64.b64encode(to_jpeg(image.convert("RGB"), 88)).decode()
+    text = escape(caption)
+    return f'<figure><img src="data:image/jpeg;base64,{content}" alt=""><figcaption>{text}</figcaption></figure>'
+
+
+def jobs_html(jobs: Sequence[IndexJob]) -> str:
+    """What is indexed, and how far it is."""
+    if not jobs:
+        return "<p>Nothing was added yet.</p>"
+    rows = [
+        f"<tr><td>{escape(Path(job.source).name)}</td><td>{job.state.value}</td><td>{_progress(job)}</td></tr>"
+        for job in jobs
+    ]
+    head = '<tr><th scope="col">Source</th><th scope="col">State</th><th scope="col">Progress</th></tr>'
+    return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def status_html(info: GalleryInfo) -> str:
+    """What a gallery holds; of the model's place no folders, which are nobody's business on a page."""
+    place = Path(info.model.name)
+    model = replace(info.model, name=place.name) if place.is_absolute() else info.model
+    cameras = ", ".join(f"{name} ({count:,})" for name, count in info.cameras.items())
+    return _table(
+        {
+            "Persons": f"{info.persons:,}",
+            "Walks": f"{info.walks:,}",
+            "Sources": f"{len(info.sources):,}",
+            "Cameras": cameras or "none named",
+            "Size": f"{info.size_bytes / 1e6:,.1f} MB",
+            "In the index": f"{info.indexed_persons:,}; the others are scanned",
+            "Changed": f"{info.changed:%Y-%m-%d %H:%M}",
+            "Model": str(model),
+        }
+    )
+
+
+def frame_with_box(result: SearchResult, folders: Sequence[Path]) -> Image.Image | None:
+    """The frame that a person was seen in, with the person's box; none where it cannot be shown.
+
+    Args:
+        result ([`~modeling_gadms.gallery.person_gallery.SearchResult`])
+        folders (`Sequence[Path]`): below which files may be shown. What a source is called may be a stranger's choice.
+    """
+    path = _file_of(result.source, folders)
+    if path is None:
+        return None
+    try:
+        if result.frame is None:
+            frame = load_image(path) if path.suffix.lower() in IMAGE_SUFFIXES else None
+        elif result.frame <= MAX_FRAME and path.suffix.lower() in VIDEO_SUFFIXES:
+            frame = next(read_frames(path, 1, result.frame, result.frame + 1)).image
+        else:
+            frame = None
+    except (ValueError, OSError):  # no longer the file that was indexed
+        return None
+    if frame is not None and result.box is not None:
+        box = result.box
+        line = max(2, frame.width // 250)
+        ImageDraw.Draw(frame).rectangle((box.left, box.top, box.right, box.bottom), outline=_BOX_COLOUR, width=line)
+    return frame
+
+
+def _file_of(source: str, folders: Sequence[Path]) -> Path | None:
+    for folder in folders:
+        path = (folder / source).resolve()
+        if path.is_relative_to(folder.resolve()) and path.is_file():
+            return path
+    return None
+
+
+def _progress(job: IndexJob) -> str:
+    if job.state == JobState.FAILED:
+        return escape(job.error or "")
+    if job.report is not None:
+        report = job.report
+        skipped = sum(report.skipped.values())
+        return f"{report.persons:,} persons from {report.used:,} pictures" + (
+            f", {skipped:,} skipped" if skipped else ""
+        )
+    if job.progress is None:
+        return ""
+    progress = job.progress
+    told = f"{progress.found:,} seen in {progress.seen:,}"
+    if not progress.expected:
+        return told
+    label = f"Progress of {escape(Path(job.source).name)}"
+    bar = f'<progress value="{progress.seen}" max="{progress.expected}" aria-label="{label}"></progress>'
+    return f"{bar} {told} of {progress.expected:,} pictures"
+
+
+def _span(start: float | None, end: float | None) -> str:
+    return "" if start is None or end is None else f", {start:.1f} to {end:.1f} s"
+
+
+def _table(rows: dict[str, str]) -> str:
+    lines = [f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in rows.items()]
+    return f"<table><tbody>{''.join(lines)}</tbody></table>"

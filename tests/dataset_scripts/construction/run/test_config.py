@@ -1,0 +1,231 @@
+"""A run is one YAML file; whatever is wrong in it is named, with its place and what to do."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+import yaml
+
+from dataset_scripts.construction.run import config as config_module
+from dataset_scripts.construction.run.config import BuildConfig, RunSettings, load_build_config
+from dataset_scripts.publishing.construction import CardSettings
+
+
+EXAMPLE = Path(__file__).parents[4] / "examples" / "configs" / "build_webperson.yaml"
+SERVER = {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
+MINIMAL = {"run": {"output": "out"}, "sources": {"crawl": {"kind": "folder", "path": "images"}}}
+RECORDS = {**config_module._SECTIONS, **config_module._NAMED_SECTIONS}
+
+
+@pytest.fixture
+def load(tmp_path):
+    """A function that loads the minimal file with sections replaced, and overrides."""
+
+    def load(*overrides: str, sections: dict | None = None, **more: object) -> BuildConfig:
+        path = tmp_path / "build.yaml"
+        path.write_text(yaml.safe_dump(MINIMAL | (sections or {}) | more, sort_keys=False))
+        return load_build_config(path, overrides)
+
+    return load
+
+
+def test_the_example_loads_with_the_papers_thresholds():
+    config = load_build_config(EXAMPLE)
+    assert config.criteria.min_confidence == 0.85 and config.criteria.min_shorter_side == 90
+    assert (config.criteria.min_aspect, config.criteria.max_aspect) == (2, 4)
+    assert list(config.captioners) == ["caption1", "caption2"]
+    assert config.captioners["caption1"].model == "Qwen/Qwen2.5-VL-7B-Instruct"
+    assert config.resources["detect"].num_gpus == 0.4
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLE.parent.glob("build_*.yaml")), ids=lambda path: path.name)
+def test_every_example_of_a_run_loads(path):
+    assert load_build_config(path).sources
+
+
+def test_sections_that_are_left_out_have_their_defaults(load):
+    config = load()
+    for field in dataclasses.fields(BuildConfig):
+        if field.name not in MINIMAL:
+            assert getattr(config, field.name) == field.default_factory()
+    assert config.root == Path("out")
+
+
+def test_a_section_without_content_has_its_defaults(load):
+    assert load(crop=None, captioners=None, resources=None) == load()
+
+
+def test_a_source_is_named_by_its_key(load):
+    assert load().sources["crawl"].name == "crawl"
+
+
+def test_sources_keep_their_order(load):
+    named = {name: {"kind": "folder", "path": name} for name in ("z", "a", "m")}
+    assert list(load(sources=named).sources) == ["z", "a", "m"]
+
+
+def test_overrides_replace_and_add_values(load):
+    config = load(
+        "run.workers=3",
+        "criteria.min_aspect=1.5",
+        "sources.crawl.path=/data/crawl",
+        "sources.street={kind: video, path: a.mp4, every: 25}",
+        "resources.detect.num_gpus=0.5",
+        "crop.blur_faces=true",
+        "captioners.caption1={kind: openai, model: m, base_url: 'http://h:1/v1'}",
+    )
+    assert config.run.workers == 3 and config.criteria.min_aspect == 1.5 and config.crop.blur_faces
+    assert config.sources["crawl"].path == "/data/crawl" and config.sources["street"].every == 25
+    assert config.resources["detect"].num_gpus == 0.5 and config.captioners["caption1"].base_url == "http://h:1/v1"
+
+
+WRONG_SECTIONS = {
+    "an unknown section": ({"detectors": {}}, "unknown key `detectors` in .*did you mean `detector`"),
+    "an unknown key": ({"crop": {"pading": 0.1}}, "unknown key `pading` in section `crop` of .*mean `padding`"),
+    "an unknown key of a source": (
+        {"sources": {"crawl": {"kind": "folder", "path": "a", "evry": 2}}},
+        "unknown key `evry` in `crawl` in section `sources`.*mean `every`",
+    ),
+    "an unknown key of a captioner": (
+        {"captioners": {"caption1": SERVER | {"temprature": 1}}},
+        "`temprature` in `caption1` in section `captioners`.*mean `temperature`",
+    ),
+    "a text for a number": ({"crop": {"padding": "wide"}}, "`padding` in section `crop` .*'wide', which is no float"),
+    "a number for a text": ({"run": {"output": 3}}, "`output` in section `run` .* is 3, which is no str"),
+    "a truth for a number": ({"run": {"output": "o", "workers": True}}, "`workers` .* is True, which is no int"),
+    "a word for a truth": ({"crop": {"blur_faces": "no"}}, "`blur_faces` .* is 'no', which is no bool"),
+    "no number": ({"quality": {"min_contrast": float("nan")}}, "`min_contrast` .* is nan, which is no float"),
+    "nothing for a text": ({"run": {"output": None}}, "`output` .* is None, which is no str"),
+    "an unknown engine": ({"run": {"output": "o", "engine": "dask"}}, "'dask', which is no local \\| ray"),
+    "an unknown kind of source": ({"sources": {"a": {"kind": "zip", "path": "p"}}}, "`kind` .* is 'zip', which is no"),
+    "a value out of its range": ({"crop": {"padding": 2}}, "section `crop` of .*`padding` .* not 2"),
+    "a source out of its range": (
+        {"sources": {"a": {"kind": "video", "path": "p", "every": 0}}},
+        "`a` in section `sources` of .*`every` must be 1 or more, not 0",
+    ),
+    "too few workers": ({"run": {"output": "o", "workers": 0}}, "`workers` must be 1 or more, not 0"),
+    "an output without a name": ({"run": {"output": " "}}, "section `run` of .*`output` is empty"),
+    "a resource out of its range": ({"resources": {"detect": {"num_gpus": -1}}}, "`detect` .*`num_gpus` .* not -1"),
+    "no section run": ({"run": None}, "no section `run`: it needs an output folder"),
+    "an empty section run": ({"run": {}}, "no section `run`"),
+    "no sources": ({"sources": {}}, "no section `sources`: it needs a name, with kind and path"),
+    "run without output": ({"run": {"workers": 1}}, "section `run` of .* lacks the key `output`"),
+    "a source without a path": ({"sources": {"a": {"kind": "folder"}}}, "`a` in section `sources` of .*key `path`"),
+    "a captioner without a model": ({"captioners": {"caption1": {"kind": "openai"}}}, "`caption1` .*key `model`"),
+    "a section that is a word": (
+        {"crop": "tight"},
+        "section `crop` of .* must hold keys and values; it holds 'tight'",
+    ),
+    "a list of sources": ({"sources": ["a"]}, r"section `sources` of .* must hold names .*it holds \['a'\]"),
+    "a source that is a word": ({"sources": {"a": "images"}}, "`a` in section `sources` .*it holds 'images'"),
+    "a source named twice": (
+        {"sources": {"a": {"kind": "folder", "path": "p", "name": "b"}}},
+        "`a` in section `sources` .* has its name already: leave `name` out",
+    ),
+    "a captioner of another name": ({"captioners": {"qwen": SERVER}}, "must be caption1, not qwen"),
+    "captioners out of order": (
+        {"captioners": {"caption2": SERVER, "caption1": SERVER}},
+        "must be caption1, caption2, not caption2, caption1",
+    ),
+    "a missing first captioner": ({"captioners": {"caption2": SERVER}}, "must be caption1, not caption2"),
+    "more words asked for than allowed": (
+        {"captions": {"max_words": 90}},
+        r"up to 90 words \(captions.max_words\).*more than 80 refused \(rules.max_words\)",
+    ),
+    "a key that is a number": ({"crop": {1: 2}}, "has the key 1, which is no name"),
+    "a source whose name is a number": ({"sources": {1: {"kind": "folder", "path": "p"}}}, "key 1, which is no name"),
+    "a section that is a number": ({7: {}}, "has the key 7, which is no name"),
+    "a key of a source that is a number": ({"sources": {"a": {1: 2}}}, "unknown key `1` in `a` in section `sources`"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_SECTIONS)
+def test_what_is_wrong_in_a_file_is_named_with_its_place(load, wrong):
+    sections, told = WRONG_SECTIONS[wrong]
+    with pytest.raises(ValueError, match=told):
+        load(sections=sections)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "must hold the sections run, .*sources.*; it holds None"),
+        ("[1, 2]", "must hold the sections"),
+        ("run: {output: a", "is not valid YAML"),
+        ("run: {output: a}\nsources: {}\nrun: {output: b}\n", "the key `run` is given twice"),
+        ("sources:\n  a: {kind: folder, path: p}\n  a: {kind: folder, path: q}\n", "key `a` is given twice.*line 3"),
+        (b"run: {output: caf\xe9}", "build.yaml is no text in UTF-8"),
+        ("run: !!python/object/apply:os.system ['true']", "is not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_such_yaml_is_named(tmp_path, content, told):
+    path = tmp_path / "build.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=told) as caught:
+        load_build_config(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_key_of_a_merged_mapping_may_be_given_again(tmp_path):
+    path = tmp_path / "build.yaml"
+    path.write_text(
+        "run: {output: o}\nsources: {a: {kind: folder, path: p}}\ncaptioners:\n"
+        "  caption1: &first {kind: openai, model: m, base_url: 'http://h/v1'}\n  caption2: {<<: *first, model: n}\n"
+    )
+    captioners = load_build_config(path).captioners
+    assert [captioner.model for captioner in captioners.values()] == ["m", "n"]
+    assert captioners["caption2"].base_url == "http://h/v1"
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("run.engine", "override `run.engine` must read section.key=value, as run.engine=ray"),
+        ("engine=ray", "must read section.key=value"),
+        ("run..engine=ray", "must read section.key=value"),
+        ("run.engin=ray", "unknown key `engin` in section `run`.*mean `engine`"),
+        ("run.workers=many", "`workers` .* is 'many', which is no int"),
+        ("run.workers=[", "the value of override `run.workers=.` is not valid YAML"),
+        ("run.output.name=a", "`output` holds 'out', which has no keys"),
+        ("run.output=", "`output` .* is None"),
+    ],
+)
+def test_a_wrong_override_is_named(load, override, told):
+    with pytest.raises(ValueError, match=told):
+        load(override)
+
+
+def test_a_file_that_is_not_there_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(OSError, match=r"none\.yaml"):
+        load_build_config(tmp_path / "none.yaml")
+
+
+def test_an_engine_that_is_not_there_is_refused_in_python_too():
+    with pytest.raises(ValueError, match="`engine` must be one of local, ray, not 'spark'"):
+        RunSettings("out", engine="spark")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", sorted(RECORDS))
+def test_every_key_of_a_section_is_explained(name):
+    record = RECORDS[name]
+    explained = set()
+    for line in record.__doc__.splitlines():
+        if match := re.match(r"\s*([a-z_]+(?:, [a-z_]+)*) \(", line):
+            explained |= set(match[1].split(", "))
+    assert {field.name for field in dataclasses.fields(record)} <= explained
+
+
+def test_every_section_of_the_file_is_a_field_of_the_configuration_and_the_other_way_round():
+    assert {field.name for field in dataclasses.fields(BuildConfig)} == set(RECORDS)
+    types = get_type_hints(BuildConfig)
+    for name, record in config_module._SECTIONS.items():
+        assert types[name] is record
+    for name, record in config_module._NAMED_SECTIONS.items():
+        assert record in types[name].__args__
+
+
+def test_the_card_may_be_named_and_licensed(load):
+    card = load(card={"title": "Street", "license": "cc-by-4.0", "contact": "a@example.org"}).card
+    assert card == CardSettings("Street", "cc-by-4.0", contact="a@example.org")

@@ -1,0 +1,470 @@
+"""Both engines do the same to the same rows, and what goes wrong in them reaches the user as it is."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pytest
+import torch
+from engine_phases import CountingPhase, Failing, SlowButForOne, Twins, Watcher, alive, pids, with_environment
+from run_folders import contents, published_rows, rejected_rows
+from scripted_replies import by_hash
+from scripted_server import MODEL, scripted_server
+
+from dataset_scripts.construction.blocks import BlockError
+from dataset_scripts.construction.captions.chat.types import ChatSettings
+from dataset_scripts.construction.persons.criteria import CriteriaSettings
+from dataset_scripts.construction.persons.detectors import DetectorSettings
+from dataset_scripts.construction.persons.pose import PoseSettings
+from dataset_scripts.construction.persons.quality import QualitySettings
+from dataset_scripts.construction.run.config import BuildConfig, RunSettings
+from dataset_scripts.construction.run.engines import Resources, run_local
+from dataset_scripts.construction.run.pipeline import build_webperson
+from dataset_scripts.construction.run.ray_engine import (
+    FAILURE,
+    _pool,
+    _ray_read,
+    _ray_write,
+    _RayBlocks,
+    _start_ray,
+    _task,
+    process_groups,
+    run_ray,
+)
+from dataset_scripts.construction.sources.planning import SourceSettings
+from dataset_scripts.synthetic_persons import PersonSampler
+from tests.waiting import wait_for
+
+
+# One worker of several runs them all, so that Ray is started once.
+pytestmark = pytest.mark.integration
+HERE = Path(__file__).parents[1]
+IMAGES = 48
+
+
+@pytest.fixture(scope="module")
+def ray_cluster():
+    """Ray with two processors, whatever the machine has: it starts a process for each."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(HERE))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("OMP_NUM_THREADS", "2")
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        yield
+        ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to run a phase; Ray knows two, one for blocks with a model."""
+
+    name: str
+    run: Callable[..., None]
+    has_model: bool = True
+
+
+def with_ray(phase: CountingPhase, numbers: Sequence[int]) -> None:
+    run_ray(phase, numbers, {}, progress=False)
+
+
+in_this_process = partial(run_local, progress=False)
+in_workers = partial(run_local, workers=2, progress=False)
+WAYS = [
+    Way("local", in_this_process),
+    Way("workers", in_workers),
+    Way("ray actors", with_ray),
+    Way("ray tasks", with_ray, has_model=False),
+]
+
+
+def ways(*names: str):
+    """Run a test in each of these ways, by default in all of them."""
+    chosen = [way for way in WAYS if not names or way.name in names]
+    return pytest.mark.parametrize("way", chosen, indirect=True, ids=lambda way: way.name)
+
+
+@pytest.fixture(scope="module")
+def way(request) -> Way:
+    if "ray" in request.param.name:
+        request.getfixturevalue("ray_cluster")
+    return request.param
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The same bytes.
+# ---------------------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Drawn persons, among them one twice and some that MoveNet cannot find; the last quarter is good for nothing."""
+    folder = tmp_path_factory.mktemp("pictures") / "crops"
+    folder.mkdir()
+    sampler = PersonSampler(0, "train")
+    for number in range(IMAGES):
+        buffer = io.BytesIO()
+        picture, quality = sampler.draw(9 if number == 20 else number, 0, (192, 64))
+        if number % 12 == 5:
+            picture = picture.resize((64, 60))  # too wide
+        picture.save(buffer, "JPEG", quality=quality)
+        content = buffer.getvalue() if number < 3 * IMAGES // 4 else buffer.getvalue()[: 100 + number]
+        (folder / f"{number:02d}.jpg").write_bytes(content)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def build(pictures, tmp_path_factory):
+    """A function that gives the folder of a run over the pictures; each is made once."""
+    made: dict[tuple, Path] = {}
+    fates = {
+        "refused": 0.1,
+        "hedging": 0.1,
+        "cut_off": 0.05,
+        "invalid_json": 0.05,
+        "empty": 0.05,
+        "rate_limited": 0.05,
+    }
+    with scripted_server(by_hash(fates, of="question")) as server:
+
+        def run(shards: int, engine: str, workers: int = 1) -> Path:
+            if (key := (shards, engine, workers)) not in made:
+                made[key] = tmp_path_factory.mktemp("build") / "webperson"
+                settings = RunSettings(str(made[key]), engine, workers, IMAGES // shards, thumbnail_height=64)
+                config = BuildConfig(
+                    run=settings,
+                    sources={"crops": SourceSettings("folder", str(pictures), "crops")},
+                    captioners={"caption1": ChatSettings("openai", MODEL, base_url=server.base_url, concurrency=4)},
+                    detector=DetectorSettings("whole_image"),
+                    pose=PoseSettings("movenet"),
+                    criteria=CriteriaSettings(min_shorter_side=60, keypoint_score=0.4),
+                    quality=QualitySettings(0, 0),
+                )
+                build_webperson(config, progress=False)
+            return made[key]
+
+        yield run
+
+
+def test_the_pictures_try_every_kind_of_fate(build):
+    root = build(4, "local")
+    blocks = {row["rejected_by"] for phase in ("persons", "captions") for row in rejected_rows(root, phase)}
+    assert {"decode", "box", "keypoints", "duplicates"} <= blocks
+    assert blocks & {"caption 1, attempt 2", "verify 1, attempt 2"}
+    assert len(published_rows(root)) > 10
+    # The last shard has no person for the captioner.
+    assert [marker.name for marker in sorted((root / "work/markers/captions").iterdir())][-1] == "00003.json"
+    assert not {row["source"] for row in published_rows(root)} & {f"crops/{number}.jpg" for number in range(36, 48)}
+
+
+@pytest.mark.timeout(1500)  # the first that starts workers of Ray: beside other tests that takes minutes
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_local_and_ray_leave_the_same_files_to_the_byte(build, ray_cluster, shards):
+    local = contents(build(shards, "local"))
+    assert len([name for name in local if name.startswith("data/")]) == shards
+    assert contents(build(shards, "ray")) == local
+
+
+def test_worker_processes_leave_the_same_files_to_the_byte(build):
+    assert contents(build(4, "local", workers=2)) == contents(build(4, "local"))
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_rows_do_not_depend_on_how_the_source_is_cut(build, shards):
+    cut, whole = build(4, "local"), build(shards, "local")
+    assert published_rows(cut) == published_rows(whole)
+    for phase in ("persons", "captions"):
+        assert rejected_rows(cut, phase) == rejected_rows(whole, phase)
+    for name in ("funnel.json", "README.md", "work/duplicates.parquet", "work/review.png"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The same batches of the same rows.
+# ---------------------------------------------------------------------------------------------------------------------
+def in_batches(values: list[str], size: int) -> list[list[str]]:
+    """For each value the batch that it is in."""
+    return [values[place // size * size :][:size] for place in range(len(values))]
+
+
+@pytest.fixture(scope="module")
+def counted(way, tmp_path_factory) -> CountingPhase:
+    """A phase of four shards, one of them without rows, of which all but the third were asked for."""
+    watchers = [Watcher("of three", 3, has_model=way.has_model), Watcher("of all", None, has_model=way.has_model)]
+    phase = CountingPhase(tmp_path_factory.mktemp("counted"), (2, 5, 4, 0), (Twins(), *watchers))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "3")
+        way.run(phase, [0, 1, 3])
+    torch.set_num_threads(before)
+    return phase
+
+
+@ways()
+def test_blocks_see_batches_of_their_own_size(counted):
+    for number in (0, 1):
+        rows = [row for row in counted.rows(number) if not row["rejected_by"]]
+        row_ids = [row["row_id"] for row in rows]
+        assert [row["of three"] for row in rows] == in_batches(row_ids, 3)
+        assert [row["of all"] for row in rows] == in_batches(row_ids, 100)
+
+
+@ways()
+def test_models_have_one_thread(counted):
+    assert {tuple(row["threads"]) for row in counted.rows(1)} == {(1, 1)}
+
+
+@ways()
+def test_rows_that_became_several_follow_each_other_and_rejected_ones_stay(counted):
+    rows = counted.rows(0)
+    assert [(row["position"], row["person"]) for row in rows] == [(0, 0), (0, 1), (1, None)]
+    assert [row["rejected_by"] for row in rows] == [None, None, "twins"]
+    assert rows[2]["of all"] is None  # it was not shown to the later blocks
+    assert [row["position"] for row in counted.rows(1)] == [2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
+
+
+@ways()
+def test_the_shards_that_are_asked_for_are_finished_also_without_rows(counted):
+    assert counted.finished() == [0, 1, 3]
+    assert counted.rows(3) == []
+
+
+@ways("local", "ray actors")
+def test_a_phase_without_any_row_is_finished(way, tmp_path):
+    phase = CountingPhase(tmp_path, (0, 0), (Twins(), Watcher("of three", 3, has_model=True)))
+    way.run(phase, range(2))
+    assert phase.finished() == [0, 1]
+
+
+@ways("local", "ray actors")
+def test_without_shards_nothing_is_loaded(way, tmp_path):
+    way.run(CountingPhase(tmp_path, (), (Failing("prepare", tmp_path / "log"),)), [])
+    assert not (tmp_path / "log").exists()
+
+
+def test_the_local_engine_leaves_threads_and_progress_bars_as_it_found_them(tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        in_this_process(CountingPhase(tmp_path, (1,), (Twins(),)), [0])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert not datasets.are_progress_bars_disabled()
+
+
+def test_rays_own_settings_stay_as_they_are(ray_cluster, tmp_path):
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    before = (context.target_max_block_size, context.enable_progress_bars)
+    with_ray(CountingPhase(tmp_path, (1,), (Twins(),)), [0])
+    assert (context.target_max_block_size, context.enable_progress_bars) == before
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What goes wrong.
+# ---------------------------------------------------------------------------------------------------------------------
+@ways()
+def test_an_error_of_a_block_reaches_the_user_as_it_was_raised(way, tmp_path):
+    phase = CountingPhase(tmp_path, (3, 0), (Failing("call", tmp_path / "log", has_model=way.has_model),))
+    with pytest.raises(BlockError) as raised:
+        way.run(phase, [0, 1])
+    assert str(raised.value) == "block `failing` failed on rows r0 to r2: KeyError: 'colour'"
+    assert 0 not in phase.finished()
+    assert (tmp_path / "log").read_text() == "failed\n"  # it was not tried again
+
+
+@ways()
+def test_an_error_of_loading_reaches_the_user_as_it_was_raised(way, tmp_path):
+    phase = CountingPhase(tmp_path, (3, 0), (Failing("prepare", tmp_path / "log", has_model=way.has_model),))
+    with pytest.raises(ImportError) as raised:
+        way.run(phase, [0, 1])
+    assert (type(raised.value), str(raised.value)) == (ImportError, "no model called nothing")
+
+
+@ways("workers", "ray actors")
+def test_an_error_of_a_class_that_other_processes_cannot_read_is_told_in_words(way, tmp_path):
+    phase = CountingPhase(tmp_path, (3, 0), (Failing("prepare oddly", tmp_path / "log"),))
+    with pytest.raises(BlockError, match="^TwoWordsError: heads and tails$"):
+        way.run(phase, [0, 1])
+
+
+@ways("workers", "ray actors", "ray tasks")
+def test_a_block_that_kills_its_process_ends_the_run_and_is_not_tried_again(way, tmp_path):
+    phase = CountingPhase(tmp_path, (3, 0), (Failing("die", tmp_path / "log", has_model=way.has_model),))
+    with pytest.raises(BlockError, match="process of phase counting.*Finished shards are kept: run again") as raised:
+        way.run(phase, [0, 1])
+    assert "\n" not in str(raised.value)
+    time.sleep(1)
+    assert (tmp_path / "log").read_text() == "failed\n"
+
+
+def test_an_error_ends_the_work_of_the_other_workers(tmp_path):
+    log = tmp_path / "pids"
+    phase = CountingPhase(tmp_path, (1, 1), (SlowButForOne(60, log),))
+    with pytest.raises(BlockError, match="KeyError: 'colour'"):
+        in_workers(phase, [0, 1])
+    assert pids(log) and not alive(pids(log))
+    assert phase.finished() == []
+
+
+@pytest.fixture
+def process(tmp_path):
+    """A function that starts an engine in a process of its own, and what it prints; all of it is gone at the end."""
+    mark = uuid.uuid4().hex
+
+    def start(engine: str, seconds: float) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, HERE / "engine_phases.py", engine, tmp_path, str(seconds)],
+            env=os.environ | {"PYTHONPATH": str(HERE), "GADMS_TEST": mark, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    start.family = partial(with_environment, "GADMS_TEST", mark)
+    yield start
+    for left in start.family().values():
+        left.kill()
+
+
+def test_workers_end_with_a_parent_that_is_killed(process, tmp_path):
+    log = tmp_path / "pids"
+    parent = process("workers", 500)
+    wait_for(lambda: len(pids(log)) == 2)
+    parent.kill()
+    wait_for(lambda: not alive(pids(log)), seconds=120)
+    written = log.read_bytes()
+    time.sleep(0.3)
+    assert log.read_bytes() == written
+
+
+@pytest.mark.parametrize("when", ["starting", "at work"])
+def test_ctrl_c_ends_parent_and_workers_with_one_message(process, tmp_path, when):
+    log = tmp_path / "pids"
+    parent = process("workers", 500)
+
+    def starting() -> bool:
+        return sum("spawn_main" in str(member.cmdline()) for member in process.family().values()) == 2
+
+    wait_for(starting if when == "starting" else lambda: len(pids(log)) == 2)
+    os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to all of them
+    output, _ = parent.communicate(timeout=300)
+    assert parent.returncode == -signal.SIGINT
+    assert not process.family()
+    assert output.count("Traceback") == 1 and output.rstrip().endswith("KeyboardInterrupt")
+
+
+@pytest.mark.usefixtures("ray_cluster")  # a cluster of another user's that it might join
+def test_ray_is_quiet_keeps_to_itself_and_leaves_no_process_behind(process, tmp_path):
+    driver = process("ray", 1)
+    wait_for(lambda: pids(tmp_path / "pids"))
+    rays = [member for member in process.family().values() if "ray" in member.name() or "ray" in str(member.cmdline())]
+    assert "raylet" in {member.name() for member in rays}
+    assert {member.environ()["RAY_USAGE_STATS_ENABLED"] for member in rays} == {"0"}
+    output, _ = driver.communicate(timeout=300)
+    assert (output, driver.returncode) == ("", 0)
+    assert (tmp_path / "1.json").is_file()
+    wait_for(lambda: not process.family(), seconds=120)
+
+
+@pytest.mark.parametrize("named", [None, "ray://head:10001"])
+def test_ray_joins_no_cluster_but_the_one_that_is_named(monkeypatch, named):
+    import ray
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if named:
+        monkeypatch.setenv("RAY_ADDRESS", named)
+    addresses = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda address, **_: addresses.append(address))
+    _start_ray()
+    assert addresses == [named or "local"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What Ray may do to the tables, without Ray.
+# ---------------------------------------------------------------------------------------------------------------------
+def test_shards_that_ray_puts_together_are_taken_apart(tmp_path):
+    phase = CountingPhase(tmp_path, (3, 0, 2), (Twins(), Watcher("of all", None, has_model=True)))
+    table = _ray_read(phase, pa.table({"shard": [0, 1, 2]}))
+    for block in phase.blocks:
+        table = _RayBlocks([block])(table)
+    assert _ray_write(phase, table).to_pylist() == [{"finished": 2}]
+    apart = replace(phase, folder=tmp_path / "apart")
+    apart.folder.mkdir()
+    in_this_process(apart, range(3))
+    assert [phase.rows(number) for number in range(3)] == [apart.rows(number) for number in range(3)]
+    assert phase.rows(2)[0]["of all"] == ["r3-0", "r3-1", "r4-2", "r4-3"]
+
+
+def test_a_failure_goes_before_the_rows_that_ray_puts_beside_it(tmp_path):
+    phase = CountingPhase(tmp_path, (1, 1), (Failing("call", tmp_path / "log"),))
+    rows = phase.read(0)
+    failure = _RayBlocks(phase.blocks)(phase.read(1))
+    assert failure.column_names == [FAILURE]
+    mixed = pa.concat_tables([rows, failure, failure], promote_options="default")
+    assert _RayBlocks([Twins()])(mixed) == failure
+    assert _ray_write(phase, mixed) == failure
+    assert phase.finished() == []
+
+
+def test_an_error_in_reading_or_writing_travels_too(tmp_path):
+    phase = CountingPhase(tmp_path / "missing", (1,), (Twins(),))
+    assert _ray_read(phase, pa.table({"shard": [7]})).column_names == [FAILURE]
+    assert _ray_write(phase, phase.read(0)).column_names == [FAILURE]
+
+
+class Grouped(Twins):
+    def __init__(self, name: str, group: str | None):
+        self.name, self.group = name, group
+
+
+@pytest.mark.parametrize(
+    ("blocks", "groups"),
+    [
+        ([], []),
+        (["a", "b"], ["a", "b"]),
+        (["a1/a", "a2/a", "b", "c1/c", "d1/d", "d2/d"], ["a: a1 a2", "b", "c: c1", "d: d1 d2"]),
+        (["a1/a", "b", "a2/a"], ["a: a1", "b", "a: a2"]),
+    ],
+)
+def test_blocks_of_a_group_that_follow_each_other_share_a_process(blocks, groups):
+    named = [Grouped(name, group or None) for name, _, group in (text.partition("/") for text in blocks)]
+    expected = [(name, members.split() or [name]) for name, _, members in (text.partition(":") for text in groups)]
+    assert [(name, [block.name for block in members]) for name, members in process_groups(named)] == expected
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"batch_size": 0}, {"num_cpus": -1}, {"num_gpus": -0.5}, {"concurrency": 0}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_resources_out_of_range_are_refused(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"`{name}` must be . or more, not {value}"):
+        Resources(**wrong)
+
+
+def test_resources_become_what_ray_is_asked_for():
+    resources = {
+        "pose": Resources(num_cpus=0.5, num_gpus=1, concurrency=3),
+        "crop": Resources(num_cpus=2, concurrency=4),
+    }
+    pool = _pool("pose", resources)
+    assert (pool["num_cpus"], pool["num_gpus"], pool["compute"].min_size, pool["compute"].max_size) == (0.5, 1, 3, 3)
+    task = _task("crop", resources)
+    assert (task["num_cpus"], task["concurrency"], "num_gpus" in task) == (2, 4, False)
+    assert (_pool("other", {})["num_cpus"], _pool("other", {})["compute"].max_size) == (0, 1)

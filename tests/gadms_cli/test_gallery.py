@@ -1,0 +1,138 @@
+"""`gadms search` with queries of every kind, and `gadms gallery`, as a user meets them."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import Result
+
+from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord, Query
+from tests.command_line import refusal, run
+
+
+def picture(number: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(number).integers(0, 256, (32, 16, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def folder(tmp_path, model, processor):
+    location = tmp_path / "gallery"
+    made = PersonGallery.create(location, model, processor, columns={"price": "float", "in_stock": "boolean"})
+    made.add(
+        PersonRecord(picture(number), f"{number:02}.png", camera=f"gate-{number % 2}", track=number // 4)
+        for number in range(12)
+    )
+    return location
+
+
+@pytest.fixture
+def opened(folder, model, processor) -> PersonGallery:
+    return PersonGallery.open(folder, model, processor)
+
+
+def found(result: Result) -> list[dict]:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_search_takes_every_kind_of_query(folder, opened, tmp_path):
+    picture(30).save(tmp_path / "query.png")
+    like = opened.search("a coat", 1)[0].id
+    options = ["search", "--gallery", folder, "--json", "--out", tmp_path / "r.png", "--top-k", 4]
+    for arguments, query, settings in [
+        (["a coat", "--where", "camera = 'gate-1'"], "a coat", {"where": "camera = 'gate-1'"}),
+        (["a coat", "--no-group"], "a coat", {"group_tracks": False}),
+        (["a coat", "--without", "a hat", "--without", "a bag"], Query("a coat", without=["a hat", "a bag"]), {}),
+        (["--image", tmp_path / "query.png"], picture(30), {}),
+        (["a coat", "--image", tmp_path / "query.png"], Query("a coat", picture(30)), {}),
+        (["--like", like], Query(like=like), {}),
+    ]:
+        rows = found(run(*options, *arguments))
+        expected = opened.search(query, 4, **settings)
+        assert [row["id"] for row in rows] == [result.id for result in expected]
+        assert np.allclose([row["score"] for row in rows], [result.score for result in expected], atol=1e-5)
+        assert Image.open(tmp_path / "r.png").width > 300
+
+
+def test_search_refuses_what_it_cannot_answer(folder, tmp_path):
+    options = ["search", "--gallery", folder, "--out", tmp_path / "r.png"]
+    assert "query is empty: give a text, an image" in refusal(*options)
+    assert "no such column" in refusal(*options, "a coat", "--where", "colour = 'red'")
+    assert "2 statements" in refusal(*options, "a coat", "--where", "camera = 'x'; drop table persons")
+    assert "Nobody in the gallery has the id 'x'" in refusal(*options, "--like", "x")
+    assert "missing" in refusal(*options, "--image", tmp_path / "none.png")
+    assert not (tmp_path / "r.png").exists()
+
+
+def test_info_tells_what_a_gallery_holds(folder, model_folder):
+    text = run("gallery", "info", folder).stdout
+    for part in ("12 of 12 sources", "gate-0 (6), gate-1 (6)", "price (float), in_stock (boolean)", str(model_folder)):
+        assert part in text
+    values = found(run("gallery", "info", folder, "--json"))
+    assert (values["persons"], values["walks"], values["cameras"]) == (12, 12, {"gate-0": 6, "gate-1": 6})
+
+
+def test_verify_exits_with_one_where_something_is_wrong(folder, opened):
+    result = run("gallery", "verify", folder)
+    assert (result.exit_code, result.stdout) == (0, "12 persons, all sound\n")
+    row = opened._table.search().limit(1).to_list()[0]
+    opened._table.add([{**row, "id": "new", "thumbnail": b"no JPEG"}])
+    result = run("gallery", "verify", folder)
+    assert result.exit_code == 1 and "1: the thumbnail does not decode (as new)" in result.stdout
+    assert json.loads(run("gallery", "verify", folder, "--json").stdout)["persons"] == 13
+
+
+def test_persons_are_removed_and_columns_set(folder):
+    assert run("gallery", "remove", folder, "--where", "source < '03.png'").stdout == "3 persons removed\n"
+    row = found(run("search", "a coat", "--gallery", folder, "--json", "--out", folder.parent / "r.png"))[0]
+    assert run("gallery", "remove", folder, "--id", row["id"]).stdout == "1 persons removed\n"
+    settings = ["camera=yard", "time=2026-11-25 08:00", "price=9.5", "in_stock=true", "track="]
+    assert run("gallery", "set", folder, *settings, "--where", "track = 2").stdout.endswith("persons changed\n")
+    where = "camera = 'yard' and time = '2026-11-25 08:00' and price = 9.5 and in_stock and track is null"
+    options = ["a coat", "--gallery", folder, "--json", "--out", folder.parent / "r.png"]
+    rows = found(run("search", *options, "--where", where))
+    assert {row["source"] for row in rows} <= {f"{number:02}.png" for number in range(8, 12)} and len(rows) >= 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("price", "sets nothing: write it as column=value"),
+        ("price=cheap", "the column 'price' is of type float"),
+        ("in_stock=perhaps", "the column 'in_stock' is of type boolean"),
+        ("colour=red", "no column 'colour'"),
+        ("time=soon", "'soon' is no time"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_refused(folder, setting, problem):
+    assert problem in refusal("gallery", "set", folder, setting, "--where", "track = 1")
+
+
+def test_removing_needs_to_be_told_whom(folder):
+    assert "one of the two" in refusal("gallery", "remove", folder)
+    assert len(PersonGallery.open(folder)) == 12
+
+
+def test_compacting_reports_the_size(folder):
+    assert run("gallery", "remove", folder, "--where", "track = 0").exit_code == 0
+    result = run("gallery", "compact", folder, "--keep-hours", 0)
+    assert result.exit_code == 0 and result.stdout.endswith(" MB\n")
+    assert len(PersonGallery.open(folder)) == 8
+
+
+def test_exports_go_by_the_ending_of_the_name(folder, tmp_path):
+    assert run("gallery", "export", folder, tmp_path / "persons.csv").stdout.startswith("12 persons in")
+    with (tmp_path / "persons.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 12
+    assert run("gallery", "export", folder, tmp_path / "all.parquet").exit_code == 0
+    assert run("gallery", "export", folder, tmp_path / "pictures").exit_code == 0
+    assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 12
+    assert "'xlsx' is no kind of export" in refusal("gallery", "export", folder, tmp_path / "persons.xlsx")
+
+
+def test_a_place_without_a_gallery_is_refused(tmp_path):
+    for command in (["info"], ["verify"], ["compact"], ["remove", "--where", "track = 1"]):
+        assert "There is no gallery in" in refusal("gallery", command[0], tmp_path / "none", *command[1:])

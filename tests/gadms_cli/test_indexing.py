@@ -1,0 +1,79 @@
+"""`gadms index` and `gadms gallery add`: sources, walks, cameras, and columns of one's own."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from modeling_gadms.gallery.person_gallery import PersonGallery
+from tests.command_line import refusal, run
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A table of three products, of which one has no picture."""
+    for number, colour in enumerate(("red", "green")):
+        Image.new("RGB", (32, 64), colour).save(tmp_path / f"{number}.png")
+    rows = ["image_path,price,brand", "0.png,2.5,Acme", "1.png,4.0,Acme", "2.png,1.0,Other"]
+    (tmp_path / "shop.csv").write_text("\n".join(rows))
+    return tmp_path / "shop.csv"
+
+
+def test_a_walk_is_one_result_with_its_camera_and_time(tmp_path, video, model_folder, red_detector):
+    common = ["--source", video, "--gallery", tmp_path / "g", "--model", model_folder]
+    result = run("index", *common, "--per-second", 5, "--camera", "gate-2", "--start", "2026-11-25 08:00")
+    assert result.exit_code == 0, result.output
+    assert "1 persons from 5 of 10 images" in result.stdout
+    assert "1 walks, of which 4 lesser crops were passed over" in result.stdout
+    out = ["--json", "--out", tmp_path / "r.png"]
+    found = json.loads(run("search", "--gallery", tmp_path / "g", "a person", *out).stdout)
+    assert [(row["camera"], row["track"]) for row in found] == [("gate-2", 10_000)]
+    assert found[0]["time"].startswith("2026-11-25T08:00:01")
+
+
+def test_a_table_with_columns_of_its_own(tmp_path, shop, model_folder):
+    common = ["--source", shop, "--gallery", tmp_path / "g", "--model", model_folder]
+    result = run("index", *common, "--column", "price:float", "--json")
+    report = json.loads(result.stdout)
+    assert (report["persons"], report["skipped"], report["unused_fields"]) == (2, {"missing": 1}, ["brand"])
+    found = run(
+        "search", "--gallery", tmp_path / "g", "red", "--where", "price > 3", "--json", "--out", tmp_path / "r.png"
+    )
+    assert [row["columns"] for row in json.loads(found.stdout)] == [{"price": 4.0}]
+
+
+@pytest.mark.parametrize(
+    ("column", "said"), [("price", "has no type"), ("price:money", "'money'"), ("Price:float", "'Price'")]
+)
+def test_columns_that_cannot_be_are_refused_before_anything_is_made(tmp_path, shop, model_folder, column, said):
+    message = refusal(
+        "index", "--source", shop, "--gallery", tmp_path / "g", "--model", model_folder, "--column", column
+    )
+    assert said in message
+
+
+def test_further_sources_are_added_with_the_model_of_the_gallery(
+    tmp_path, person_folder, video, model_folder, red_detector
+):
+    run("index", "--source", person_folder, "--gallery", tmp_path / "g", "--model", model_folder)
+    added = run("gallery", "add", tmp_path / "g", "--source", video, "--source", person_folder, "--camera", "gate-3")
+    assert added.exit_code == 0, added.output
+    lines = added.stdout.splitlines()
+    assert f"{video}: 1 persons from 10 of 20 images" in lines
+    assert f"{person_folder}: 0 persons from 12 of 18 images" in lines
+    assert "  12 persons were there already" in lines
+    gallery = PersonGallery.open(tmp_path / "g")
+    assert len(gallery) == 13
+    assert gallery.info().cameras == {"gate-3": 1}
+
+
+def test_adding_needs_a_gallery_and_sources_that_are_there(tmp_path, person_folder, model_folder):
+    assert "There is no gallery in" in refusal("gallery", "add", tmp_path / "g", "--source", person_folder)
+    run("index", "--source", person_folder, "--gallery", tmp_path / "g", "--model", model_folder)
+    assert "nowhere.tar" in refusal("gallery", "add", tmp_path / "g", "--source", tmp_path / "nowhere.tar")
+    message = refusal("gallery", "add", tmp_path / "g", "--source", person_folder, "--start", "2026-11-25")
+    assert "is not a video" in message
+
+
+def test_help_shows_a_line_to_type():
+    assert "gadms gallery add my_gallery --source" in run("gallery", "add", "--help").stdout

@@ -1,0 +1,100 @@
+"""The program `gadms serve`: started, asked, stopped while it works."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+
+from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
+from tests.command_line import refusal, run
+
+
+TOKEN = "a token of this test"
+
+
+@pytest.fixture
+def gallery(tmp_path, model, processor):
+    made = PersonGallery.create(tmp_path / "gallery", model, processor)
+    made.add(PersonRecord(Image.new("RGB", (16, 32), colour), f"{colour}.png") for colour in ("red", "green"))
+    return tmp_path / "gallery"
+
+
+@pytest.fixture
+def server(gallery, tmp_path) -> Iterator[tuple[subprocess.Popen, str]]:
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    command = [sys.executable, "-m", "gadms_cli.app", "serve", "--gallery", str(gallery), "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [*command, "--token-file", str(tmp_path / "token")],
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        try:
+            address = None
+            while address is None:
+                line = process.stderr.readline()
+                assert line, "it ended before it listened"
+                address = re.search(r"running on (http://127\.0\.0\.1:\d+)", line)
+            # What it says further is read, so that it never waits for a reader.
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            yield process, address[1]
+        finally:
+            process.kill()
+
+
+def test_it_answers_and_ends_in_peace(server):
+    process, address = server
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    answer = requests.post(f"{address}/search", json={"text": "a person in red"}, headers=headers, timeout=300)
+    assert sorted(row["source"] for row in answer.json()["results"]) == ["green.png", "red.png"]
+    assert "server" not in answer.headers
+    assert requests.post(f"{address}/search", json={"text": "a"}, timeout=300).status_code == 401
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(300) in (0, -signal.SIGTERM)
+
+
+def test_what_it_indexes_when_it_is_stopped_is_kept(server, gallery, tmp_path):
+    process, address = server
+    path = tmp_path / "v.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for number in range(3_000):
+        writer.write(np.full((48, 64, 3), number % 255, dtype=np.uint8))
+    writer.release()
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    options = {"name": "v.avi", "detect": False, "camera": "gate"}
+    answer = requests.post(f"{address}/index", params=options, data=path.read_bytes(), headers=headers, timeout=300)
+    job = f"{address}/index/{answer.json()['id']}"
+    while not (requests.get(job, headers=headers, timeout=300).json()["progress"] or {}).get("seen", 0):
+        pass
+    process.send_signal(signal.SIGTERM)
+    process.wait(300)
+    kept = PersonGallery.open(gallery).info().cameras.get("gate", 0)
+    assert 0 < kept < 3_000
+
+
+def test_others_than_loopback_need_a_token(gallery, monkeypatch, tmp_path):
+    monkeypatch.delenv("GADMS_TOKEN", raising=False)
+    for host in ("0.0.0.0", "::", "192.168.1.4", "example.org", "127.0.0.1.example.org"):
+        assert "give a token with --token-file or GADMS_TOKEN" in refusal(
+            "serve", "--gallery", gallery, "--host", host
+        )
+    (tmp_path / "empty").touch()
+    message = refusal("serve", "--gallery", gallery, "--token-file", tmp_path / "empty")
+    assert "is empty" in message
+    assert "no such file" in refusal("serve", "--gallery", gallery, "--token-file", tmp_path / "nowhere").lower()
+
+
+def test_it_needs_a_gallery_and_shows_a_line_to_type(tmp_path):
+    assert "There is no gallery in" in refusal("serve", "--gallery", tmp_path / "nowhere")
+    assert "gadms serve --gallery my_gallery" in run("serve", "--help").stdout

@@ -1,0 +1,44 @@
+"""Works on a gallery in a process of its own, which a test kills; prints `ready` before and `done` after.
+
+python -m tests.modeling_gadms.gallery.gallery_worker <add, compact or index> <gallery> <model> [first] [last]
+"""
+
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+
+from modeling_gadms import GADMSModel, GADMSProcessor, gallery
+from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
+
+
+COMMIT = 20
+"""Rows of a commit, so that a few hundred persons are many."""
+INDEX_FROM = {"add": 40, "index": 100, "compact": sys.maxsize}
+
+
+def records(numbers: range) -> Iterator[PersonRecord]:
+    for number in numbers:
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 16, 3), dtype=np.uint8)
+        yield PersonRecord(Image.fromarray(pixels), f"{number:04}.png", camera=f"gate-{number % 3}")
+
+
+def main(work: str, location: str, model_folder: str, *numbers: str) -> None:
+    gallery.WRITE_ROWS = COMMIT
+    gallery.INDEX_FROM_ROWS = INDEX_FROM[work]
+    model = GADMSModel.from_pretrained(model_folder).eval()
+    opened = PersonGallery.open(location, model, GADMSProcessor.from_pretrained(model_folder))
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    if work == "add":
+        opened.add(records(range(*map(int, numbers))), batch_size=5)
+    elif work == "compact":
+        opened.compact()
+    else:
+        opened.add([])  # indexes what is there
+    sys.stdout.write("done\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

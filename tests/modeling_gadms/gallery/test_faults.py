@@ -1,0 +1,177 @@
+"""Galleries survive processes that are killed, full disks, and others who write at the same time."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_gadms.gallery import person_gallery as gallery
+from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
+from tests.modeling_gadms.gallery.gallery_worker import COMMIT, records
+
+
+ROOT = Path(__file__).parents[3]
+PERSONS = 240
+FEW, MANY = 2, 20
+"""Random moments at which a process is killed, in the suite and in `make torture`."""
+MOMENTS = [pytest.param(FEW, id="few"), pytest.param(MANY, id="many", marks=pytest.mark.torture)]
+
+
+@pytest.fixture
+def place(tmp_path, model, processor) -> Path:
+    PersonGallery.create(tmp_path / "gallery", model, processor)
+    return tmp_path / "gallery"
+
+
+@pytest.fixture
+def opened(place, model, processor) -> PersonGallery:
+    return PersonGallery.open(place, model, processor)
+
+
+def start(work: str, place: Path, model_folder: Path, *numbers: int) -> subprocess.Popen:
+    """A worker that is about to begin."""
+    command = [
+        sys.executable,
+        "-m",
+        "tests.modeling_gadms.gallery.gallery_worker",
+        work,
+        place,
+        model_folder,
+        *numbers,
+    ]
+    worker = subprocess.Popen(
+        [str(part) for part in command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert worker.stdout.readline() == "ready\n", worker.stderr.read()
+    return worker
+
+
+def seconds_of(worker: subprocess.Popen) -> float:
+    begin = time.perf_counter()
+    assert worker.stdout.readline() == "done\n", worker.stderr.read()
+    worker.wait(300)
+    return time.perf_counter() - begin
+
+
+def kill_after(worker: subprocess.Popen, seconds: float) -> None:
+    time.sleep(seconds)
+    worker.kill()
+    worker.wait(300)
+    worker.stdout.close()
+    worker.stderr.close()
+
+
+def ids(numbers: range) -> set[str]:
+    return {record.id for record in records(numbers)}
+
+
+def ids_in(opened: PersonGallery) -> set[str]:
+    rows = opened._table.search().select(["id"]).limit(10_000).to_list()
+    assert len({row["id"] for row in rows}) == len(rows) == len(opened)
+    return {row["id"] for row in rows}
+
+
+def answers(opened: PersonGallery) -> list[str]:
+    return [result.id for result in opened.search("a red coat", 1000)]
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kills", MOMENTS)
+def test_killed_while_adding_whole_commits_are_there_and_a_repeated_run_completes(place, opened, model_folder, kills):
+    moments = random.Random(0)
+    duration, first = None, 0
+    for _ in range(kills):
+        if duration is None:
+            duration = seconds_of(start("add", place, model_folder, 0, PERSONS))
+            first = PERSONS
+        last = first + PERSONS
+        before = len(PersonGallery.open(place))
+        kill_after(start("add", place, model_folder, first, last), moments.uniform(0, duration))
+        found = PersonGallery.open(place)
+        assert (len(found) - before) % COMMIT == 0
+        assert ids_in(found) <= ids(range(last)) and ids(range(first)) <= ids_in(found)
+        assert found.verify().sound
+        opened.add(records(range(first, last)))
+        assert ids_in(PersonGallery.open(place)) == ids(range(last))
+        first = last
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kills", MOMENTS)
+@pytest.mark.parametrize("work", ["compact", "index"])
+def test_killed_while_compacting_or_indexing_every_answer_stays(place, opened, model_folder, monkeypatch, work, kills):
+    moments = random.Random(1)
+    monkeypatch.setattr(gallery, "WRITE_ROWS", 10)  # many small files
+    duration = None
+    for kill in range(kills):
+        opened.add(records(range(kill * PERSONS, (kill + 1) * PERSONS)))
+        opened.remove(where=f"source < '{kill * PERSONS + 20:04}.png'")
+        expected = answers(opened)
+        if duration is None:
+            duration = seconds_of(start(work, place, model_folder))
+        kill_after(start(work, place, model_folder), moments.uniform(0, duration))
+        found = PersonGallery.open(place, *opened._encoders)
+        assert found.verify().sound
+        assert set(answers(found)) == set(expected)
+        found.compact()
+        assert set(answers(PersonGallery.open(place, *opened._encoders))) == set(expected)
+
+
+@pytest.mark.integration
+def test_two_processes_that_add_at_once_both_succeed(place, model_folder):
+    """They share a third of their persons."""
+    one = start("add", place, model_folder, 0, 120)
+    two = start("add", place, model_folder, 80, 200)
+    for worker in (one, two):
+        seconds_of(worker)
+        assert worker.returncode == 0
+    found = PersonGallery.open(place)
+    assert ids_in(found) == ids(range(200)) and found.verify().sound
+
+
+@pytest.mark.integration
+def test_a_reader_is_answered_all_through_a_compaction(place, opened, model_folder, monkeypatch):
+    monkeypatch.setattr(gallery, "WRITE_ROWS", 10)
+    opened.add(records(range(120)))
+    expected = answers(opened)
+    worker = start("compact", place, model_folder)
+    asked = 0
+    while worker.poll() is None or not asked:
+        assert answers(opened) == expected
+        asked += 1
+    assert worker.returncode == 0
+    assert answers(PersonGallery.open(place, *opened._encoders)) == expected
+
+
+def test_a_full_disk_is_a_clear_error_and_leaves_the_gallery_readable(tmp_path, model, processor, monkeypatch):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"a file system of a given size cannot be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        monkeypatch.setattr(gallery, "WRITE_ROWS", 10)
+        made = PersonGallery.create(small / "gallery", model, processor)
+        noise = np.random.default_rng(0)
+
+        def endless():
+            for number in range(10_000):
+                picture = Image.fromarray(noise.integers(0, 256, (128, 64, 3), dtype=np.uint8))
+                yield PersonRecord(picture, f"{number}.png")
+
+        with pytest.raises(OSError, match=f"gallery in {small}/gallery could not be written.*No space left"):
+            made.add(endless())
+        found = PersonGallery.open(small / "gallery", model, processor)
+        assert len(found) >= 10 and len(found) % 10 == 0
+        assert found.verify().sound and len(found.search("a coat", 5)) == 5
+    finally:
+        subprocess.run(["umount", "--lazy", small], check=True)

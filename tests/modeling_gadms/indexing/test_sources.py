@@ -1,0 +1,265 @@
+"""Pictures from archives, tables, `datasets` objects and URLs; what cannot be read is counted by reason."""
+
+import csv
+import io
+import json
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from modeling_gadms.indexing import sources
+from modeling_gadms.indexing.sources import ArchiveReader, RowReader, open_source
+from modeling_gadms.media.video import FrameReader
+
+
+COLOURS = [(200, 10, 10), (10, 200, 10), (10, 10, 200), (200, 200, 10)]
+
+
+def png(colour: tuple[int, int, int]) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 32), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def colours(frames) -> list[tuple[int, int, int]]:
+    return [frame.image.getpixel((3, 3)) for frame in frames]
+
+
+def write_archive(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Archives.
+# ---------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+def test_an_archive_gives_its_pictures_with_what_their_json_says(tmp_path, ending):
+    members = {
+        "a/0001.png": png(COLOURS[0]),
+        "a/0001.json": json.dumps({"camera": "gate-1", "price": 3}).encode(),
+        "a/0001.txt": b"a person",
+        "b/0001.json": json.dumps({"camera": "gate-2"}).encode(),  # another key, and before its picture
+        "b/0001.png": png(COLOURS[1]),
+        "0002.png": png(COLOURS[2]),
+    }
+    path = write_archive(tmp_path / f"s.{ending}", members, "w:gz" if ending == "tar.gz" else "w")
+    reader = open_source(path)
+    frames = list(reader)
+    assert colours(frames) == COLOURS[:3]
+    assert [frame.fields for frame in frames] == [{"camera": "gate-1", "price": 3}, {"camera": "gate-2"}, {}]
+    assert [frame.source for frame in frames] == [
+        f"{path}/{name}" for name in ("a/0001.png", "b/0001.png", "0002.png")
+    ]
+    assert (reader.seen, reader.skipped.total(), reader.is_video) == (3, 0, False)
+
+
+def test_a_pattern_gives_archives_in_their_order_and_each_reading_counts_anew(tmp_path):
+    for number in (1, 0):
+        write_archive(tmp_path / f"s{number}.tar", {"x.png": png(COLOURS[number])})
+    reader = open_source(tmp_path / "s*.tar")
+    assert colours(reader) == colours(reader) == COLOURS[:2]
+    assert reader.seen == 2
+
+
+def test_members_that_cannot_be_used_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_PICTURE_BYTES", 300)
+    members = {
+        "1.png": png(COLOURS[0]),
+        "2.png": b"",
+        "3.png": b"Dear Sir or Madam",
+        "4.png": b"x" * 301,
+        "5.png": png(COLOURS[1]),
+        "5.json": b"{",
+        "6.png": png(COLOURS[1]),
+        "6.json": b"[1]",
+        "7.png": png(COLOURS[2]),
+    }
+    reader = ArchiveReader([write_archive(tmp_path / "s.tar", members)])
+    assert colours(reader) == [COLOURS[0], COLOURS[2]]
+    assert dict(reader.skipped) == {
+        "empty file": 1,
+        "not an image": 1,
+        "more than 50,000,000 bytes": 1,
+        "its .json is damaged": 2,
+    }
+    assert reader.seen == 7
+
+
+def test_nothing_of_an_archive_reaches_the_disk(tmp_path):
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    path = write_archive(inside / "s.tar", {"../../outside.png": png(COLOURS[0]), "/tmp/outside.png": png(COLOURS[1])})
+    before = sorted(tmp_path.rglob("*"))
+    assert len(list(open_source(path))) == 2
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_damaged_archive_is_named(tmp_path):
+    path = write_archive(tmp_path / "s.tar", {f"{number}.png": png(COLOURS[0]) for number in range(4)})
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"s\.tar is damaged or none"):
+        list(open_source(path))
+    (tmp_path / "t.tar").write_text("Dear Sir or Madam")
+    with pytest.raises(ValueError, match=r"t\.tar is damaged or none"):
+        list(open_source(tmp_path / "t.tar"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables and data sets.
+# ---------------------------------------------------------------------------------------------------------------------
+def test_a_csv_of_files_beside_it(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for number, colour in enumerate(COLOURS[:2]):
+        (tmp_path / "pictures" / f"{number}.png").write_bytes(png(colour))
+    with open(tmp_path / "t.csv", "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image_path", "price", "brand"])
+        rows.writerows([["pictures/0.png", 2.5, "Acme"], ["pictures/1.png", 4.0, ""], ["pictures/2.png", 1.0, "Acme"]])
+    reader = open_source(tmp_path / "t.csv")
+    frames = list(reader)
+    assert colours(frames) == COLOURS[:2]
+    assert frames[0].fields == {"price": 2.5, "brand": "Acme"}
+    assert frames[0].source == f"{tmp_path}/t.csv/0"
+    assert (reader.expected, reader.seen, dict(reader.skipped)) == (3, 3, {"missing": 1})
+
+
+def test_a_parquet_file_as_datasets_stores_pictures(tmp_path):
+    images = [
+        {"bytes": png(COLOURS[0]), "path": "a.png"},
+        {"bytes": None, "path": None},
+        {"bytes": b"no", "path": None},
+    ]
+    pq.write_table(pa.table({"image": images, "camera": ["a", "b", "c"]}), tmp_path / "t.parquet")
+    reader = open_source(tmp_path / "t.parquet")
+    frames = list(reader)
+    assert colours(frames) == COLOURS[:1]
+    assert frames[0].fields == {"camera": "a"}
+    assert dict(reader.skipped) == {"not an image": 2}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_datasets_object(streaming):
+    dataset = datasets.Dataset.from_dict(
+        {"image": [{"bytes": png(colour), "path": None} for colour in COLOURS] + [{"bytes": b"no", "path": None}]}
+        | {"person_id": list(range(5))},
+        features=datasets.Features({"image": datasets.Image(), "person_id": datasets.Value("int64")}),
+    )
+    reader = RowReader.of_dataset(dataset.to_iterable_dataset() if streaming else dataset, "persons/test")
+    frames = list(reader)
+    assert colours(frames) == COLOURS
+    assert [frame.fields["person_id"] for frame in frames] == [0, 1, 2, 3]
+    assert frames[2].source == "persons/test/2"
+    assert (reader.expected, reader.seen, dict(reader.skipped)) == (None if streaming else 5, 5, {"not an image": 1})
+
+
+def test_tables_and_data_sets_that_say_nothing_of_pictures_are_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("picture,price\na.png,1\n")
+    with pytest.raises(ValueError, match="has no column 'image', 'url' or 'image_path'.* picture, price"):
+        open_source(tmp_path / "t.csv")
+    (tmp_path / "u.parquet").write_text("no")
+    with pytest.raises(ValueError, match=r"u\.parquet does not read"):
+        open_source(tmp_path / "u.parquet")
+    with pytest.raises(ValueError, match="The data set x has no column 'image': rename one of picture"):
+        RowReader.of_dataset(datasets.Dataset.from_dict({"picture": [1]}), "x")
+
+
+def test_what_is_not_there_or_cannot_be_thinned_out_is_refused(tmp_path):
+    for name in ("gone.csv", "gone.tar", "gone*.tar", "gone.mp4", "gone"):
+        with pytest.raises(FileNotFoundError, match="gone"):
+            open_source(tmp_path / name)
+    (tmp_path / "t.csv").write_text("url\n")
+    with pytest.raises(ValueError, match="read whole"):
+        open_source(tmp_path / "t.csv", every=2)
+    with pytest.raises(ValueError, match="read whole"):
+        open_source(tmp_path / "t.csv", per_second=2)
+
+
+def test_a_folder_is_a_folder_whatever_its_name(tmp_path):
+    (tmp_path / "photos.tar").mkdir()
+    (tmp_path / "photos.tar" / "a.png").write_bytes(png(COLOURS[0]))
+    reader = open_source(tmp_path / "photos.tar")
+    assert isinstance(reader, FrameReader)
+    assert colours(reader) == COLOURS[:1]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# URLs, from a server on loopback.
+# ---------------------------------------------------------------------------------------------------------------------
+class Pictures(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        name = self.path.strip("/")
+        if name == "moved":
+            self.send_response(302)
+            self.send_header("Location", "/1")
+            self.end_headers()
+            return
+        if name == "silent":
+            self.server.released.wait(120)
+            return
+        known = name.isdigit() or name == "letter"
+        self.send_response(200 if known else 404)
+        self.end_headers()
+        if known:
+            self.wfile.write(b"Dear Sir or Madam" if name == "letter" else png(COLOURS[int(name)]))
+
+    def log_message(self, *arguments) -> None:
+        pass
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Pictures)
+    server.released = threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.released.set()
+    server.shutdown()
+
+
+def test_a_table_of_urls_in_its_order_and_what_was_not_fetched_by_reason(tmp_path, address, monkeypatch):
+    monkeypatch.setattr(sources, "FETCH_SECONDS", 1.0)
+    names = ["2", "gone", "0", "moved", "letter", "silent", "3"]
+    urls = [f"{address}/{name}" for name in names] + ["file:///etc/hostname", "http://127.0.0.1:9/closed"]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"url": url, "price": 1.5}) + "\n" for url in urls))
+    reader = open_source(tmp_path / "t.jsonl")
+    frames = list(reader)
+    assert colours(frames) == [COLOURS[2], COLOURS[0], COLOURS[1], COLOURS[3]]
+    assert [frame.source for frame in frames] == [f"{address}/{name}" for name in ("2", "0", "moved", "3")]
+    assert frames[0].fields == {"price": 1.5}
+    assert dict(reader.skipped) == {
+        "not fetched: HTTP 404": 1,
+        "not an image": 1,
+        "not fetched: no answer in time": 1,
+        "not an http address": 1,
+        "not fetched: ConnectionError": 1,
+    }
+    assert reader.seen == reader.expected == 9
+
+
+def test_more_than_a_picture_may_have_is_not_fetched_to_its_end(tmp_path, address, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_PICTURE_BYTES", 20)
+    (tmp_path / "t.csv").write_text(f"url\n{address}/1\n{address}/letter\n")
+    reader = open_source(tmp_path / "t.csv")
+    assert not list(reader)
+    assert dict(reader.skipped) == {"more than 50,000,000 bytes": 1, "not an image": 1}
+
+
+def test_reading_that_is_given_up_leaves_no_thread_behind(tmp_path, address):
+    (tmp_path / "t.csv").write_text("url\n" + f"{address}/1\n" * 60)
+    frames = iter(open_source(tmp_path / "t.csv"))
+    next(frames)
+    frames.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fetch")]

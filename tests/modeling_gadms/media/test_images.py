@@ -1,0 +1,191 @@
+"""`load_image` reads what people have and names what it cannot read."""
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_gadms.media import images
+from modeling_gadms.media.images import UnreadableImageError, UnreadableReason, iter_image_files, load_image
+
+
+def encoded(image: Image.Image, file_format: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def noise(width: int = 32, height: int = 64) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def reason_of(source) -> UnreadableReason:
+    with pytest.raises(UnreadableImageError) as caught:
+        load_image(source)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("kind", [str, lambda path: path, lambda path: path.read_bytes(), Image.open])
+def test_a_path_its_content_and_an_opened_picture_give_the_same_pixels(tmp_path, kind):
+    path = tmp_path / "person.png"
+    noise().save(path)
+    assert np.array_equal(load_image(kind(path)), noise())
+
+
+def test_a_plain_cmyk_picture_keeps_its_colour():
+    tiff = encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "TIFF")
+    assert load_image(tiff).getpixel((8, 8)) == (255, 0, 0)
+
+
+def test_a_cmyk_jpeg_whose_inks_are_stored_inverted_keeps_its_colour():
+    # Pillow writes CMYK JPEGs the way Adobe does: inverted, with the APP14 marker that says so.
+    jpeg = encoded(Image.new("RGB", (16, 16), (200, 30, 30)).convert("CMYK"), "JPEG", quality=95)
+    assert b"Adobe" in jpeg
+    assert np.allclose(load_image(jpeg).getpixel((8, 8)), (200, 30, 30), atol=6)
+
+
+@pytest.mark.parametrize("dtype", ["<u2", ">u2", "<i4"])
+def test_sixteen_bit_grey_is_scaled_and_not_clipped(dtype):
+    ramp = np.linspace(0, 65535, 16 * 16).reshape(16, 16).round()
+    grey = np.asarray(load_image(Image.fromarray(ramp.astype(dtype))))
+    assert np.abs(grey[..., 0] - ramp / 65535 * 255).max() <= 0.5
+    assert np.array_equal(grey[..., 0], grey[..., 2])
+
+
+def test_a_sixteen_bit_png_is_read_from_its_file():
+    png = encoded(Image.fromarray(np.full((16, 16), 32896, dtype=np.uint16)), "PNG")
+    assert load_image(png).getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_transparency_is_laid_on_white():
+    rgba = Image.new("RGBA", (16, 16), (255, 0, 0, 128))
+    rgba.paste((0, 0, 0, 0), (0, 0, 8, 16))
+    loaded = load_image(encoded(rgba, "PNG"))
+    assert loaded.getpixel((2, 2)) == (255, 255, 255)
+    assert loaded.getpixel((12, 2)) == (255, 127, 127)
+
+
+def test_a_palette_picture_with_a_transparent_colour_is_laid_on_white():
+    palette = Image.new("P", (16, 16), 1)
+    palette.putpalette([0, 0, 0, 0, 0, 255])
+    palette.paste(0, (0, 0, 8, 16))
+    loaded = load_image(encoded(palette, "PNG", transparency=0))
+    assert loaded.getpixel((2, 2)) == (255, 255, 255)
+    assert loaded.getpixel((12, 2)) == (0, 0, 255)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "YCbCr", "HSV", "LAB", "RGBA"])
+def test_every_mode_becomes_rgb(mode):
+    picture = Image.new(mode, (16, 16)) if mode in ("LAB", "HSV") else noise(16, 16).convert(mode)
+    assert load_image(picture).mode == "RGB"
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: rotate by 90 degrees clockwise to view
+    lying = Image.new("RGB", (40, 20), "white")
+    lying.paste("red", (0, 0, 10, 20))
+    upright = load_image(encoded(lying, "PNG", exif=exif))
+    assert upright.size == (20, 40)
+    assert upright.getpixel((10, 2)) == (255, 0, 0)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF|Truncated File Read:UserWarning")
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12"])
+def test_damaged_exif_does_not_cost_the_picture(exif):
+    assert load_image(encoded(noise(), "JPEG", exif=exif)).size == (32, 64)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF"])
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
+def test_a_picture_cut_short_is_truncated(file_format, kept):
+    content = encoded(noise(), file_format)
+    assert reason_of(content[: int(len(content) * kept)]) is UnreadableReason.TRUNCATED
+
+
+def test_a_missing_file_a_folder_an_empty_file_and_a_text_have_their_reasons(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("this is a letter")
+    assert reason_of(tmp_path / "nowhere.jpg") is UnreadableReason.MISSING
+    assert reason_of(tmp_path) is UnreadableReason.NOT_AN_IMAGE
+    assert reason_of(tmp_path / "empty.jpg") is UnreadableReason.EMPTY
+    assert reason_of(tmp_path / "text.jpg") is UnreadableReason.NOT_AN_IMAGE
+    assert reason_of(b"") is UnreadableReason.EMPTY
+
+
+def test_a_picture_of_one_pixel_is_too_small_and_eight_pixels_are_enough():
+    assert reason_of(encoded(Image.new("RGB", (1, 1)), "PNG")) is UnreadableReason.TOO_SMALL
+    assert reason_of(Image.new("RGB", (7, 300))) is UnreadableReason.TOO_SMALL
+    assert load_image(Image.new("RGB", (8, 300))).size == (8, 300)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
+    # 90 megapixels make Pillow warn, 400 make it raise; both are one reason here. A bilevel PNG of that size is tiny.
+    for side in (9_500, 20_000):
+        bomb = encoded(Image.new("1", (side, side)), "PNG")
+        with monkeypatch.context() as patched:
+            patched.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+            assert reason_of(bomb) is UnreadableReason.TOO_LARGE
+    monkeypatch.setattr(images, "MAX_PIXELS", 99)
+    assert reason_of(noise(10, 10)) is UnreadableReason.TOO_LARGE
+
+
+def test_the_error_names_the_file_and_survives_pickling(tmp_path):
+    with pytest.raises(UnreadableImageError, match="nowhere.jpg") as caught:
+        load_image(tmp_path / "nowhere.jpg")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.reason) == (str(caught.value), UnreadableReason.MISSING)
+    assert isinstance(copy, ValueError)
+
+
+def test_image_files_are_found_recursively_in_order_by_suffix(tmp_path):
+    nested = [f"{letter}/{letter}.webp" for letter in "qwertzuiopasdfghjkl"]
+    for name in ("b.JPG", "a.png", "notes.txt", ".hidden.png", ".cache/2.png", *nested):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    found = [str(path.relative_to(tmp_path)) for path in iter_image_files(tmp_path)]
+    assert found == ["a.png", "b.JPG", *sorted(nested)]
+
+
+def test_a_folder_that_is_none_is_an_error(tmp_path):
+    with pytest.raises(NotADirectoryError, match="nowhere"):
+        list(iter_image_files(tmp_path / "nowhere"))
+
+
+def spoiled(content: bytes, rng: np.random.Generator) -> bytes:
+    """Some bytes replaced, cut out or repeated."""
+    damaged = bytearray(content)
+    for _ in range(int(rng.integers(1, 12))):
+        start = int(rng.integers(0, max(1, len(damaged))))
+        length = int(rng.integers(1, 20))
+        if (kind := rng.integers(3)) == 0:
+            damaged[start : start + length] = rng.bytes(length)
+        elif kind == 1:
+            del damaged[start : start + length]
+        else:
+            damaged[start:start] = damaged[start : start + length]
+    return bytes(damaged)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("rounds", [20, pytest.param(2000, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_a_spoiled_file_is_read_or_refused_with_a_reason(file_format, rounds):
+    rng = np.random.default_rng(0)
+    content = encoded(noise(), file_format)
+    for _ in range(rounds):
+        try:
+            image = load_image(spoiled(content, rng))
+        except UnreadableImageError as error:
+            assert error.reason in UnreadableReason
+        else:
+            assert image.mode == "RGB"
+
+
+def test_a_format_that_pillow_hands_to_another_program_is_not_an_image():
+    # Pillow gives EPS to Ghostscript, an interpreter: a file that calls itself a photograph must not reach it.
+    assert reason_of(encoded(noise(), "EPS")) is UnreadableReason.NOT_AN_IMAGE
