@@ -70,7 +70,7 @@ import json, pathlib, tempfile
 import evaluate
 from transformers import AutoConfig
 import dataset_scripts, modeling_gadms
-from dataset_scripts.construction.captions.templates import SHIPPED, TemplateSet
+from dataset_scripts.construction.captions.templates import SHIPPED
 from modeling_gadms.gallery import PersonGallery
 
 folder = pathlib.Path(modeling_gadms.__file__).parent
@@ -79,7 +79,8 @@ AutoConfig.for_model(modeling_gadms.GADMSConfig.model_type)
 with tempfile.TemporaryDirectory() as target:
     modeling_gadms.GADMSConfig().save_pretrained(target)
     saved = sorted(path.name for path in pathlib.Path(target).iterdir())
-print(json.dumps({"templates": SHIPPED.stat().st_size, "saved": saved, "gallery": PersonGallery.__name__, "metric": metric.name}))
+names = {"gallery": PersonGallery.__name__, "metric": metric.name}
+print(json.dumps({"templates": SHIPPED.stat().st_size, "saved": saved, **names}))
 """
 
 

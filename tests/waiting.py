@@ -11,9 +11,17 @@ take ten times as long as on an idle one, and no test fails for that: speed is m
 
 
 def wait_for(
-    condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS, told: Callable[[], object] = lambda: "waited in vain"
+    condition: Callable[[], Any],
+    seconds: float = PATIENCE_SECONDS,
+    told: Callable[[], object] = lambda: "waited in vain",
 ) -> None:
-    """Args: what is to become true; the seconds it may take; what is told where it does not."""
+    """Wait until a condition is true.
+
+    Args:
+        condition: called until it returns something true.
+        seconds: how long it may take.
+        told: called for the message of the failure.
+    """
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, told()
