@@ -354,7 +354,7 @@ def test_an_export_that_computes_something_else_is_refused_and_leaves_nothing(ex
 def test_a_model_that_does_not_bear_quantisation_is_reported(exported, tmp_path, monkeypatch):
     use_files_of(exported, monkeypatch)
     monkeypatch.setattr(onnx_export, "LOWEST_COSINE", exported.report.int8_cosine + 1e-6)
-    with pytest.warns(UserWarning, match="does not bear quantisation well"):
+    with pytest.warns(UserWarning, match="evaluate the int8 encoders before you use them"):
         export_onnx(exported.source, tmp_path / "onnx", int8=True)
 
 

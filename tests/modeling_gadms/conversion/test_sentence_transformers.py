@@ -128,11 +128,11 @@ def test_a_prompt_precedes_captions_and_does_not_hide_empty_ones(encoder):
 @pytest.mark.parametrize(
     ("item", "match"),
     [
-        (7, "a int is no caption"),
-        ({"text": "a man"}, "a dict is no caption"),
-        (np.zeros((4, 4, 3)), "a ndarray is no caption"),
-        (Image.new("RGB", (16, 32)), "a Image is no caption"),
-        ("https://example.org/person.jpg", "names an image, and would be read as a caption"),
+        (7, "a int is not a caption"),
+        ({"text": "a man"}, "a dict is not a caption"),
+        (np.zeros((4, 4, 3)), "a ndarray is not a caption"),
+        (Image.new("RGB", (16, 32)), "a Image is not a caption"),
+        ("https://example.org/person.jpg", "is the path of an image, not a caption"),
         ("  ", "is empty"),
     ],
 )

@@ -234,4 +234,4 @@ def test_clip_is_converted_from_a_revision_of_the_hub(hub, client, tmp_path):
     refused = client.refusal(
         "modeling_gadms.conversion.converter.convert", str(tmp_path / "old"), str(tmp_path / "x"), revision="old"
     )
-    assert "revision = 'old' goes with a Hub name" in refused.message
+    assert "revision = 'old' can only be used with a Hub name" in refused.message
