@@ -11,14 +11,13 @@ from typing import Any
 import datasets
 from huggingface_hub.utils import validate_repo_id
 
-from modeling_gadms.publishing.hub import check_push_target, push_folder
+from modeling_gadms.publishing.hub import check_push_target
 from modeling_gadms.publishing.upload_folder import (
     CARD,
     Excluded,
     PublishReport,
-    check_no_local_paths,
-    list_files,
     new_upload_folder,
+    publish_upload_folder,
 )
 from modeling_gadms.training.data import DatasetColumns
 
@@ -119,14 +118,17 @@ def publish_dataset(
             )
             (staging / CARD).write_text(render_dataset_card(facts), encoding="utf-8", newline="\n")
         _check_that_it_opens(staging)
-        check_no_local_paths(staging, *([run] if run.exists() else []))
-        pushed = None
-        if dry_run is None:
-            message = f"Publish {repo_id.partition('/')[2]}"
-            pushed = push_folder(
-                staging, repo_id, repo_type="dataset", message=message, revision=revision, tag=tag, private=private
-            )
-        return PublishReport(repo_id, list_files(staging), tuple(excluded), dry_run, pushed)
+        return publish_upload_folder(
+            staging,
+            repo_id,
+            repo_type="dataset",
+            sources=[run] if run.exists() else [],
+            excluded=excluded,
+            revision=revision,
+            tag=tag,
+            private=private,
+            dry_run=dry_run,
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -6,8 +6,7 @@ CLIP or of research code built on it. Output: a folder with weights in float32, 
 
 import math
 import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,13 +124,16 @@ def _convert(
     is_weight_file = Path(source).is_file() or Path(source).suffix in WEIGHT_SUFFIXES
     if revision is not None and (is_weight_file or Path(source).is_dir()):
         raise ValueError(f"{source} is a local path; revision = {revision!r} can only be used with a Hub name")
-    if is_weight_file:
-        file = read_weight_file(Path(source))
-        with _prefixed_errors(source):
+    file = read_weight_file(Path(source)) if is_weight_file else None
+    try:
+        if file is not None:
             return _from_weight_file(file, image_size, source_image_size, tokenizer)
-    with _prefixed_errors(source):
         options: dict[str, Any] = {} if revision is None else {"revision": revision}
         return _from_transformers(str(source), image_size, source_image_size, tokenizer, options)
+    except (ValueError, StrictDataclassError) as error:
+        raise ValueError(f"{source}: {error}") from error
+    except OSError as error:
+        raise OSError(f"{source}: {error}") from error
 
 
 def _from_transformers(
@@ -337,13 +339,3 @@ def _resize_note(source_grid: tuple[int, int], grid: tuple[int, int]) -> list[st
     return [
         f"positions: resized from {format_size(source_grid)} to {format_size(grid)} patches by bicubic interpolation"
     ]
-
-
-@contextmanager
-def _prefixed_errors(source: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, StrictDataclassError) as error:
-        raise ValueError(f"{source}: {error}") from error
-    except OSError as error:
-        raise OSError(f"{source}: {error}") from error

@@ -20,9 +20,9 @@ from ..encoders.weight_files import check_weights
 from ..modeling_gadms import GADMSForPreTraining, GADMSModel
 from ..training.provenance import Provenance, is_local, read_provenance
 from .card_metrics import read_measurements, weight_digests
-from .hub import check_push_target, push_folder
+from .hub import check_push_target
 from .model_card import AdapterFacts, CardFacts, TrainingCost, render_card
-from .upload_folder import CARD, Excluded, PublishReport, check_no_local_paths, list_files, new_upload_folder
+from .upload_folder import CARD, Excluded, PublishReport, new_upload_folder, publish_upload_folder
 
 
 _PROCESSOR_CONFIG = "processor_config.json"
@@ -139,14 +139,17 @@ def publish_model(
             adapter=adapter,
         )
         (upload / CARD).write_text(str(render_card(facts)).rstrip() + "\n", encoding="utf-8", newline="\n")
-        check_no_local_paths(upload, folder)
-        pushed = None
-        if dry_run is None:
-            message = f"Publish {repo_id.partition('/')[2]}"
-            pushed = push_folder(
-                upload, repo_id, repo_type="model", message=message, revision=revision, tag=tag, private=private
-            )
-        return PublishReport(repo_id, list_files(upload), (*source.excluded, *replaced, *skipped), dry_run, pushed)
+        return publish_upload_folder(
+            upload,
+            repo_id,
+            repo_type="model",
+            sources=[folder],
+            excluded=[*source.excluded, *replaced, *skipped],
+            revision=revision,
+            tag=tag,
+            private=private,
+            dry_run=dry_run,
+        )
 
 
 def _check_names(repo_id: str, base_model: str | None, datasets: Sequence[str]) -> None:

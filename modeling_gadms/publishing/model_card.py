@@ -146,30 +146,17 @@ class CardFacts:
 
 def render_card(facts: CardFacts) -> ModelCard:
     """Render the card of a model. Metrics are unrounded in its `model-index` and rounded in its text."""
-    config, adapter, stages = facts.config, facts.adapter, tuple(reversed(facts.provenance.stages))
-    text, vision = encoder_configs(config)
-    height, width = config.image_size
+    stages = tuple(reversed(facts.provenance.stages))
+    text, vision = encoder_configs(facts.config)
     return ModelCard.from_template(
         _metadata(facts),
         template_path=str(_TEMPLATE),
         title=facts.repo_id.partition("/")[2],
-        repo_id=facts.repo_id,
-        adapter=adapter,
-        auto_class=adapter.auto_class if adapter else "AutoModel",
-        base_model=facts.base_model,
-        vision_layers=vision.num_hidden_layers,
-        text_layers=text.num_hidden_layers,
-        image_size=f"{height} x {width}",
-        patch_size=f"{vision.patch_size} x {vision.patch_size}",
-        token_limit=text.max_position_embeddings,
-        vocabulary=f"{text.vocab_size:,}",
-        embedding_size=config.projection_dim,
-        parameters=f"{facts.encoder_parameters:,}",
-        parameters_in_files=f"{facts.stored_parameters:,}",
-        precision=facts.precision,
-        weights=facts.weights,
+        facts=facts,
+        text=text,
+        vision=vision,
+        auto_class=facts.adapter.auto_class if facts.adapter else "AutoModel",
         stages=[_stage_text(stage, is_first=number == 0) for number, stage in enumerate(stages)],
-        datasets=facts.datasets,
         settings=_settings(stages),
         settings_columns=[
             "value" if len(stages) == 1 else f"training {number}, on {stage.dataset.text}"

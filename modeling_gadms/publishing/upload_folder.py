@@ -3,15 +3,12 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-
-if TYPE_CHECKING:
-    from .hub import PushReport
+from .hub import PushReport, RepoType, push_folder
 
 
 CARD = "README.md"
@@ -19,19 +16,6 @@ _TEXT_SUFFIXES = (".md", ".json")
 _VOCABULARIES = ("tokenizer.json", "vocab.json")
 """Not checked for local paths: some tokens look like short paths."""
 _UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
-
-
-@dataclass(frozen=True)
-class PublishedFile:
-    """A file of the repository.
-
-    Attributes:
-        path (`str`): path in the repository.
-        size (`int`): size in bytes.
-    """
-
-    path: str
-    size: int
 
 
 @dataclass(frozen=True)
@@ -48,23 +32,23 @@ class PublishReport:
 
     Attributes:
         repo_id (`str`): `namespace/name`.
-        files (`tuple[PublishedFile, ...]`): all files of the commit.
+        files (`dict[str, int]`): size in bytes of all files of the commit, by path.
         excluded (`tuple[Excluded, ...]`): what is not published as it is.
         folder (`Path`, *optional*): folder that a dry run wrote.
         pushed ([`PushReport`], *optional*): the push; `None` for a dry run.
     """
 
     repo_id: str
-    files: tuple[PublishedFile, ...]
+    files: dict[str, int]
     excluded: tuple[Excluded, ...]
     folder: Path | None
-    pushed: "PushReport | None"
+    pushed: PushReport | None
 
     def to_text(self) -> str:
         """Format the report as text."""
-        width = max(len(file.path) for file in self.files)
-        lines = [f"{file.path:<{width}}  {readable_size(file.size):>9}" for file in self.files]
-        lines.append(f"{len(self.files)} files, {readable_size(sum(file.size for file in self.files))}")
+        width = max(map(len, self.files))
+        lines = [f"{path:<{width}}  {readable_size(size):>9}" for path, size in self.files.items()]
+        lines.append(f"{len(self.files)} files, {readable_size(sum(self.files.values()))}")
         lines += [f"Excluded: {entry.name} ({entry.reason})" for entry in self.excluded]
         if self.pushed is None:
             lines.append(f"Nothing was pushed. What would go to {self.repo_id} is in {self.folder}")
@@ -114,27 +98,45 @@ def new_upload_folder(dry_run: Path | None, *, beside: Path | None = None) -> It
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def list_files(folder: Path) -> tuple[PublishedFile, ...]:
-    """List all files below a folder, sorted by path."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return tuple(PublishedFile(path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths)
-
-
-def check_no_local_paths(folder: Path, *sources: Path) -> None:
-    """Refuse to publish text files that contain paths of this machine.
+def publish_upload_folder(
+    folder: Path,
+    repo_id: str,
+    *,
+    repo_type: RepoType,
+    sources: Sequence[Path],
+    excluded: Sequence[Excluded],
+    revision: str | None,
+    tag: str | None,
+    private: bool,
+    dry_run: Path | None,
+) -> PublishReport:
+    """Check an upload folder for local paths and, unless this is a dry run, push it.
 
     Args:
         folder (`Path`): upload folder.
-        sources (`Path`): folders it was made from. Their paths are searched for, and those of the upload folder, the
-            home folder and the working directory.
+        sources (`Sequence[Path]`): folders it was made from.
+        excluded (`Sequence[Excluded]`): for the report.
+        repo_id, repo_type, revision, tag, private: as in [`~modeling_gadms.publishing.hub.push_folder`].
+        dry_run (`Path`, *optional*): see [`new_upload_folder`].
 
     Raises:
-        ValueError: naming the first such file and the path.
+        ValueError: if a text file contains the path of the upload folder, a source, the home folder or the working
+            directory, naming both; or as `push_folder`.
+        OSError: as `push_folder`.
     """
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     places = {str(path.absolute()) for path in (folder, *sources, Path.home(), Path.cwd())} - {"/"}
     pattern = re.compile("|".join(rf"{re.escape(place)}(?![\w.-])" for place in sorted(places)))
-    for file in list_files(folder):
-        if not file.path.endswith(_TEXT_SUFFIXES) or file.path in _VOCABULARIES:
+    for name, path in files.items():
+        if not name.endswith(_TEXT_SUFFIXES) or name in _VOCABULARIES:
             continue
-        if match := pattern.search((folder / file.path).read_text(encoding="utf-8")):
-            raise ValueError(f"{file.path} contains the path {match[0]} of this machine: remove it from the source")
+        if match := pattern.search(path.read_text(encoding="utf-8")):
+            raise ValueError(f"{name} contains the path {match[0]} of this machine: remove it from the source")
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    pushed = None
+    if dry_run is None:
+        message = f"Publish {repo_id.partition('/')[2]}"
+        pushed = push_folder(
+            folder, repo_id, repo_type=repo_type, message=message, revision=revision, tag=tag, private=private
+        )
+    return PublishReport(repo_id, sizes, tuple(excluded), dry_run, pushed)

@@ -15,7 +15,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -67,22 +66,6 @@ class SearchResponse(BaseModel):
 
     results: list[dict[str, Any]]
     remarks: list[str]
-
-
-class JobResponse(BaseModel):
-    """State of an indexing job."""
-
-    id: str
-    source: str
-    state: str
-    progress: dict[str, Any] | None
-    report: dict[str, Any] | None
-    error: str | None
-    created: datetime
-
-    @classmethod
-    def of(cls, job: IndexJob) -> "JobResponse":
-        return cls(**{**asdict(job), "state": job.state.value})
 
 
 class ServerMetrics:
@@ -151,10 +134,10 @@ class _Server:
         add = self.app.add_api_route
         add("/search", self.search, methods=["POST"], response_model=SearchResponse)
         add("/persons/{person_id}/thumbnail", self.thumbnail, methods=["GET"], response_class=Response)
-        add(UPLOAD_PATH, self.index, methods=["POST"], status_code=202, response_model=JobResponse)
-        add(UPLOAD_PATH, self.list_jobs, methods=["GET"], response_model=list[JobResponse])
-        add(f"{UPLOAD_PATH}/{{job_id}}", self.get_job, methods=["GET"], response_model=JobResponse)
-        add(f"{UPLOAD_PATH}/{{job_id}}", self.cancel_job, methods=["DELETE"], response_model=JobResponse)
+        add(UPLOAD_PATH, self.index, methods=["POST"], status_code=202, response_model=IndexJob)
+        add(UPLOAD_PATH, self.list_jobs, methods=["GET"], response_model=list[IndexJob])
+        add(f"{UPLOAD_PATH}/{{job_id}}", self.get_job, methods=["GET"], response_model=IndexJob)
+        add(f"{UPLOAD_PATH}/{{job_id}}", self.cancel_job, methods=["DELETE"], response_model=IndexJob)
         add(HEALTH_PATH, self.health, methods=["GET"])
         add("/metrics", self.prometheus, methods=["GET"], response_class=PlainTextResponse)
 
@@ -214,7 +197,7 @@ class _Server:
         per_second: Annotated[float | None, QueryParameter(gt=0)] = None,
         crops_per_walk: Annotated[int, QueryParameter(ge=0, le=100)] = 3,
         detect: bool | None = None,
-    ) -> JobResponse:
+    ) -> IndexJob:
         """Index the body of the request: a video, an image or a `.tar` archive of images."""
         options = SourceOptions(detect, every, per_second, crops_per_walk, camera, start)
         try:
@@ -228,17 +211,17 @@ class _Server:
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise _upload_error(error, self.limits) or error from error
-        return JobResponse.of(job)
+        return job
 
-    async def list_jobs(self) -> list[JobResponse]:
+    async def list_jobs(self) -> list[IndexJob]:
         """List the indexing jobs, newest first."""
-        return [JobResponse.of(job) for job in self._jobs.all()]
+        return self._jobs.all()
 
-    async def get_job(self, job_id: str) -> JobResponse:
+    async def get_job(self, job_id: str) -> IndexJob:
         """Return the state and progress of an indexing job."""
         return self._known_job(self._jobs.get, job_id)
 
-    async def cancel_job(self, job_id: str) -> JobResponse:
+    async def cancel_job(self, job_id: str) -> IndexJob:
         """Cancel an indexing job. Persons found so far stay in the gallery."""
         return self._known_job(self._jobs.cancel, job_id)
 
@@ -275,9 +258,9 @@ class _Server:
         path.parent.mkdir()
         return part.rename(path)
 
-    def _known_job(self, call: Callable[[str], IndexJob], job_id: str) -> JobResponse:
+    def _known_job(self, call: Callable[[str], IndexJob], job_id: str) -> IndexJob:
         try:
-            return JobResponse.of(call(job_id))
+            return call(job_id)
         except KeyError as error:
             raise HTTPException(404, "There is no such indexing job, or it finished long ago") from error
 

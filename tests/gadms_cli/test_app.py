@@ -221,4 +221,4 @@ def test_shells_complete_commands_and_options(words, completed):
 
 def test_exit_codes_are_told():
     text = " ".join(run("--help").stdout.split())
-    assert "Exit codes: 0 done; 1 looked and found something wrong" in text and "--install-completion" in text
+    assert "Exit codes: 0 success; 1 a check failed" in text and "--install-completion" in text

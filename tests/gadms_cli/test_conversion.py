@@ -104,13 +104,13 @@ def test_converting_an_adapter_merges_it(tmp_path, model_folder, processor):
     assert_same_embeddings(tmp_path / "merged", tmp_path / "adapter", rtol=0, atol=1e-6)
     with pytest.raises(AssertionError):
         assert_same_embeddings(tmp_path / "merged", model_folder, rtol=0, atol=1e-3)
-    assert "those of its base" in refusal("convert", tmp_path / "adapter", tmp_path / "x", "--image-size", "32x16")
+    assert "from its base" in refusal("convert", tmp_path / "adapter", tmp_path / "x", "--image-size", "32x16")
 
 
 @pytest.mark.parametrize("size", ["384", "384x", "384X128", "384x128x3", "-384x128", "3.5x2", ""])
 def test_a_malformed_size_is_named(tmp_path, clip_folder, size):
     error = refusal("convert", clip_folder, tmp_path / "ours", f"--image-size={size}")
-    assert f"--image-size {size!r} must read HEIGHTxWIDTH" in error
+    assert f"--image-size {size!r} must be HEIGHTxWIDTH" in error
     assert not (tmp_path / "ours").exists()
 
 
@@ -124,7 +124,7 @@ def test_what_cannot_be_converted_is_refused_and_leaves_nothing(tmp_path, model_
 
 def test_int8_goes_with_onnx_alone(tmp_path, converted):
     error = refusal("export", converted, tmp_path / "weights.pth", "--format", "openai", "--int8")
-    assert "--int8 goes with --format onnx, not with openai" in error
+    assert "--int8 requires --format onnx, not openai" in error
 
 
 def test_an_export_that_older_code_would_compute_otherwise_is_refused(tmp_path, model_folder):

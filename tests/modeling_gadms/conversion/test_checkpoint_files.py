@@ -1,4 +1,4 @@
-"""Weight files are read without running what they bring; what is damaged, unsafe or something else is refused."""
+"""Weight files are read without running their code. Damaged, unsafe and other files are refused."""
 
 import argparse
 import os
@@ -22,7 +22,7 @@ VOCAB_SIZE = 514
 
 
 class Touch:
-    """Unpickled by a trusting reader, it makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -1,7 +1,6 @@
 """transformers' CLIP becomes a model with CLIP's own logits; another kind of model, or half a one, is refused."""
 
 import json
-import os
 import pickle
 
 import pytest
@@ -15,6 +14,7 @@ from modeling_gadms import GADMSModel
 from modeling_gadms.conversion.converter import convert
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.training.tokenizer import train_tokenizer
+from tests.modeling_gadms.conversion.test_checkpoint_files import Touch
 
 
 CAPTIONS = ["A man in a red coat.", "A woman with a black backpack and a white hat."]
@@ -106,7 +106,7 @@ def test_half_precision_becomes_float32_and_the_report_says_so(tmp_path, clip_fo
 
 def test_an_image_size_that_patches_do_not_divide_is_refused(tmp_path, clip_folder):
     folder = clip_folder(patch_size=7)
-    with pytest.raises(ValueError, match="image_size = 384x128 .* patches of 7x7; give another image_size"):
+    with pytest.raises(ValueError, match="image_size = 384x128 .* patch size 7x7; give another image_size"):
         convert(folder, tmp_path / "ours")
     convert(folder, tmp_path / "ours", image_size=(28, 14))
     with pytest.raises(ValueError, match="source_image_size is only used for weight files"):
@@ -193,14 +193,6 @@ def test_a_damaged_or_unsafe_weight_file_is_refused(tmp_path, clip_folder):
     with pytest.raises(ValueError, match="its weights are damaged, or contain more than tensors"):
         convert(folder, tmp_path / "ours")
     assert not (tmp_path / "touched").exists() and not (tmp_path / "ours").exists()
-
-
-class Touch:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path, clip_folder):
