@@ -44,7 +44,3 @@ app.add_typer(publish, name="publish")
 
 def main() -> None:
     app()
-
-
-if __name__ == "__main__":
-    main()
