@@ -47,7 +47,7 @@ def convert(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Commit, branch or tag of a Hub name.")] = None,
 ) -> None:
-    """Convert a CLIP checkpoint to a GA-DMS model folder, or merge an adapter. No code of the checkpoint is run.
+    """Convert CLIP weights or merge an adapter. Writes a GA-DMS model folder; no code of the checkpoint is run.
 
     \b
     gadms convert openai/clip-vit-base-patch16 models/clip

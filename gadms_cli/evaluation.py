@@ -11,7 +11,7 @@ from .user_errors import user_errors
 def aggregate(
     files: Annotated[list[Path], typer.Argument(help="Metrics files of examples/evaluate.py, one for each training.")],
 ) -> None:
-    """Print mean and standard deviation of metrics over trainings with different seeds.
+    """Average metrics over training seeds. Prints their mean and standard deviation.
 
     \b
     gadms aggregate runs/seed0/metrics.json runs/seed1/metrics.json runs/seed2/metrics.json

@@ -19,7 +19,7 @@ def explain(
         Path | None, typer.Option(help="File to write: a heat map of the relevant image regions.")
     ] = None,
 ) -> None:
-    """Show which words of a caption and which regions of an image are relevant to their similarity.
+    """Explain why an image matches a caption. Shows the relevance of each word and, on request, of image regions.
 
     \b
     gadms explain person.jpg "a man in a blue jacket and jeans" --model my_model --out explain.png

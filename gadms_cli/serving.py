@@ -36,7 +36,7 @@ def serve(
         str | None, typer.Option(help=f"{RUNTIME_HELP} By default the runtime that the gallery was built with.")
     ] = None,
 ) -> None:
-    """Serve a gallery over HTTP: search, and indexing of uploads. API documentation at /docs.
+    """Serve a gallery over HTTP. Clients search, and upload files to index; the API is documented at /docs.
 
     \b
     gadms serve --gallery my_gallery
