@@ -38,15 +38,13 @@ class Measurement:
         file (`Path`): the metrics file.
         dataset (`str`): name of the data set; of a local one only the folder's name.
         hub_dataset (`str`, *optional*): name on the Hub, or of one of our data sets. `None` for a folder.
-        config (`str`): configuration of the data set, with the arguments that select rows.
-        arguments (`dict[str, Any]`): these arguments.
+        config (`str`), arguments (`dict[str, Any]`): configuration and arguments that select the rows.
         has_data_dir (`bool`): whether the data set was read from a folder given as `data_dir`.
         version (`str`, *optional*), split (`str`): version and split of the data set.
         captions (`tuple[str, ...]`), person_id (`str`, *optional*): column names.
         counts (`dict[str, int]`): numbers of images, captions, identities and truncated captions.
         token_limit (`int`): maximum length of a caption.
-        precision (`str`), device (`str`): dtype and device of the model.
-        versions (`dict[str, str]`): versions of the libraries.
+        precision (`str`), device (`str`), versions (`dict[str, str]`): of the model and the libraries.
         values (`dict[str, dict[str, float]]`): metrics in percent by direction and name, unrounded.
     """
 

@@ -39,22 +39,13 @@ _LOADING_NOTES = ("_name_or_path", "name_or_path", "is_local", "local_files_only
 
 @dataclass(frozen=True)
 class _ModelFolder:
-    """The files of a model or adapter folder by their treatment.
-
-    Attributes:
-        path (`Path`)
-        is_adapter (`bool`)
-        weights (`tuple[str, ...]`): weight files.
-        copied (`tuple[str, ...]`): other files that are copied unchanged.
-        configurations (`tuple[str, ...]`): JSON files that are copied without [`_LOADING_NOTES`].
-        excluded (`tuple[Excluded, ...]`): everything else.
-    """
+    """The files of a model or adapter folder by their treatment."""
 
     path: Path
     is_adapter: bool
     weights: tuple[str, ...]
-    copied: tuple[str, ...]
-    configurations: tuple[str, ...]
+    copied: tuple[str, ...]  # other files that are copied unchanged
+    configurations: tuple[str, ...]  # copied without `_LOADING_NOTES`
     excluded: tuple[Excluded, ...]
 
 

@@ -113,11 +113,10 @@ def publish_upload_folder(
     """Check an upload folder for local paths and, unless this is a dry run, push it.
 
     Args:
-        folder (`Path`): upload folder.
+        folder, repo_id, repo_type, revision, tag, private: as in [`~modeling_gadms.publishing.hub.push_folder`].
         sources (`Sequence[Path]`): folders it was made from.
         excluded (`Sequence[Excluded]`): for the report.
-        repo_id, repo_type, revision, tag, private: as in [`~modeling_gadms.publishing.hub.push_folder`].
-        dry_run (`Path`, *optional*): see [`new_upload_folder`].
+        dry_run (`Path`, *optional*): as in [`new_upload_folder`].
 
     Raises:
         ValueError: if a text file contains the path of the upload folder, a source, the home folder or the working

@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -103,50 +104,46 @@ def create_app(
         max_batch (`int`): largest number of queries encoded together.
         detector (`Callable[[], PersonDetector]`): creates the person detector for videos.
     """
-    return _Server(gallery, processor, token, limits or ServingLimits(), max_batch, detector).app
+    limits = limits or ServingLimits()
+    server = _Server(gallery, processor, limits, max_batch, detector)
+    app = FastAPI(
+        title="GA-DMS", description="Find persons from a description.", lifespan=server.lifespan, version="1"
+    )
+    # The middleware added last runs first.
+    app.add_middleware(LimitsMiddleware, limits=limits)
+    if token is not None:
+        app.add_middleware(AuthenticationMiddleware, token=token)
+    app.middleware("http")(server.measure)
+    app.add_exception_handler(Exception, server.internal_error)
+    add = app.add_api_route
+    add("/search", server.search, methods=["POST"])
+    add("/persons/{person_id}/thumbnail", server.thumbnail, methods=["GET"], response_class=Response)
+    add(UPLOAD_PATH, server.index, methods=["POST"], status_code=202)
+    add(UPLOAD_PATH, server.list_jobs, methods=["GET"])
+    add(f"{UPLOAD_PATH}/{{job_id}}", server.get_job, methods=["GET"])
+    add(f"{UPLOAD_PATH}/{{job_id}}", server.cancel_job, methods=["DELETE"])
+    add(HEALTH_PATH, server.health, methods=["GET"])
+    add("/metrics", server.prometheus, methods=["GET"], response_class=PlainTextResponse)
+    return app
 
 
+@dataclass
 class _Server:
-    def __init__(
-        self,
-        gallery: PersonGallery,
-        processor: GADMSProcessor,
-        token: str | None,
-        limits: ServingLimits,
-        max_batch: int,
-        detector: Callable[[], PersonDetector],
-    ):
-        self.gallery, self.processor, self.limits = gallery, processor, limits
-        self.metrics = ServerMetrics()
-        self._max_batch, self._make_detector = max_batch, detector
-        self.app = FastAPI(
-            title="GA-DMS", description="Find persons from a description.", lifespan=self._lifespan, version="1"
-        )
-        # The middleware added last runs first.
-        self.app.add_middleware(LimitsMiddleware, limits=limits)
-        if token is not None:
-            self.app.add_middleware(AuthenticationMiddleware, token=token)
-        self.app.middleware("http")(self._measure)
-        self.app.add_exception_handler(Exception, self._internal_error)
-        self._add_routes()
+    """The route handlers and their shared state."""
 
-    def _add_routes(self) -> None:
-        add = self.app.add_api_route
-        add("/search", self.search, methods=["POST"], response_model=SearchResponse)
-        add("/persons/{person_id}/thumbnail", self.thumbnail, methods=["GET"], response_class=Response)
-        add(UPLOAD_PATH, self.index, methods=["POST"], status_code=202, response_model=IndexJob)
-        add(UPLOAD_PATH, self.list_jobs, methods=["GET"], response_model=list[IndexJob])
-        add(f"{UPLOAD_PATH}/{{job_id}}", self.get_job, methods=["GET"], response_model=IndexJob)
-        add(f"{UPLOAD_PATH}/{{job_id}}", self.cancel_job, methods=["DELETE"], response_model=IndexJob)
-        add(HEALTH_PATH, self.health, methods=["GET"])
-        add("/metrics", self.prometheus, methods=["GET"], response_class=PlainTextResponse)
+    gallery: PersonGallery
+    processor: GADMSProcessor
+    limits: ServingLimits
+    max_batch: int
+    make_detector: Callable[[], PersonDetector]
+    metrics: ServerMetrics = field(default_factory=ServerMetrics)
 
     @asynccontextmanager
-    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         self._batcher = QueryBatcher(
-            self.gallery.encode, max_batch=self._max_batch, observe=self.metrics.batches.observe
+            self.gallery.encode, max_batch=self.max_batch, observe=self.metrics.batches.observe
         )
-        self._jobs = IndexJobs(self.gallery, self._make_detector, max_frames=self.limits.frames)
+        self._jobs = IndexJobs(self.gallery, self.make_detector, max_frames=self.limits.frames)
         with (
             tempfile.TemporaryDirectory(prefix="gadms-uploads-", ignore_cleanup_errors=True) as uploads,
             ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search") as self._pool,
@@ -267,7 +264,7 @@ class _Server:
     async def _in_thread(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, partial(call, *arguments, **options))
 
-    async def _measure(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    async def measure(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         start = time.perf_counter()
         response = await call_next(request)
         # Labelled by route, not by path: a client must not be able to create any number of labels.
@@ -276,7 +273,7 @@ class _Server:
         self.metrics.seconds.labels(route).observe(time.perf_counter() - start)
         return response
 
-    async def _internal_error(self, request: Request, error: Exception) -> Response:
+    async def internal_error(self, request: Request, error: Exception) -> Response:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return JSONResponse({"detail": "Internal server error; see the log of the server"}, 500)
 
