@@ -53,7 +53,8 @@ def serve(
         try:
             import uvicorn
 
-            from modeling_gadms.serving.app import ServingLimits, create_app
+            from modeling_gadms.serving.app import create_app
+            from modeling_gadms.serving.limits import ServingLimits
         except ImportError as error:
             raise ImportError('Serving needs more packages: pip install "gadms[serve]"') from error
         from modeling_gadms.encoders.loading import load_model_and_processor

@@ -341,7 +341,7 @@ def test_the_pedestrian_video_is_indexed_and_searched_in_the_page(
     trained = os.environ.get("GADMS_DEMO_MODEL")
     torch.manual_seed(0)
     model, of_model = load_model_and_processor(trained) if trained else (GADMSModel(tiny_config()).eval(), processor)
-    thumbnail = gallery_module._thumbnail  # README's are published
+    thumbnail = gallery_module._thumbnail  # the screenshots are published in the README
     monkeypatch.setattr(gallery_module, "_thumbnail", lambda image: thumbnail(hide_head(image)))
     demo = Demo(PersonGallery.create(tmp_path / "g", model, of_model), model, of_model, uploads=tmp_path / "uploads")
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)

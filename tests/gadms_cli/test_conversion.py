@@ -1,4 +1,4 @@
-"""`gadms convert` and `gadms export`, as a user meets them."""
+"""The commands `gadms convert` and `gadms export`."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def assert_same_embeddings(folder, other, captions=CAPTIONS, **tolerance):
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
-    """A CLIP of heads 64 wide, as older code takes all of them for."""
+    """A CLIP with attention heads of width 64, which OpenAI's code assumes."""
     folder = tmp_path_factory.mktemp("clip")
     tokenizer = train_tokenizer(CAPTIONS * 3, vocab_size=560, max_length=24)
     sizes = {"hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 1}
@@ -68,7 +68,7 @@ def test_exporting_and_converting_again_changes_no_embedding(tmp_path, converted
     assert exported.exit_code == 0, exported.output
     tokenizer, captions = converted, CAPTIONS
     if layout == "research":
-        # There the mask takes the place of the last piece of CLIP's own vocabulary, and splits captions that have it.
+        # The mask replaces the last merged token: captions that contain it are tokenized differently.
         tokenizer = tmp_path / "tokenizer"
         clips = train_tokenizer(CAPTIONS * 3, vocab_size=560, max_length=24)
         clips.save_pretrained(tokenizer)

@@ -47,7 +47,7 @@ def state() -> dict[str, torch.Tensor]:
 # Nothing is run.
 # ---------------------------------------------------------------------------------------------------------------------
 def test_the_side_effect_would_happen_to_a_trusting_reader(tmp_path):
-    """Else the next tests would prove nothing."""
+    """Otherwise the next tests would prove nothing."""
     torch.save({"evil": Touch(tmp_path / "touched")}, tmp_path / "evil.pth")
     torch.load(tmp_path / "evil.pth", weights_only=False)
     assert (tmp_path / "touched").exists()
@@ -203,7 +203,7 @@ def test_a_temperature_that_is_none_is_refused(tmp_path, state, tokenizer_folder
 
 
 def test_a_width_that_would_fill_the_memory_is_refused(tmp_path, state, tokenizer_folder):
-    """One tensor of 64 million claims layers of a hundred thousand channels."""
+    """One tensor of 64 million numbers implies layers with hundreds of thousands of channels."""
     state["visual.conv1.weight"] = torch.zeros(320_000, 3, 8, 8, dtype=torch.float16)
     torch.save(state, tmp_path / "vast.pth")
     with pytest.raises(ValueError, match="vast.pth: "):

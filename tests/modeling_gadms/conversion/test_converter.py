@@ -1,4 +1,4 @@
-"""Foreign weight files become models that compute the same, whatever they are wrapped in, or are refused."""
+"""Weight files of OpenAI's CLIP and of research code: converted models compute the same, invalid files are refused."""
 
 import math
 from pathlib import Path
@@ -53,7 +53,7 @@ def research(vocab_size) -> ResearchModel:
 
 @pytest.fixture
 def source(tmp_path):
-    """A function that writes a checkpoint and says where."""
+    """A function that writes a checkpoint and returns its path."""
 
     def write(content, name: str = "checkpoint.pth"):
         save_file(content, tmp_path / name) if name.endswith("safetensors") else torch.save(content, tmp_path / name)
@@ -263,7 +263,7 @@ def test_a_fusion_encoder_without_a_token_head_is_refused_and_the_other_way_roun
 ):
     head = {name for name in research.state_dict() if name.startswith("mlm_head")}
     fusion = {name for name in research.state_dict() if name.startswith(("cross", "ln_"))}
-    lost, missing = (head, 6) if part == "mlm_head" else (fusion, 10)  # layers that are not there cannot be counted
+    lost, missing = (head, 6) if part == "mlm_head" else (fusion, 10)  # missing layers cannot be counted
     state = {name: tensor for name, tensor in research.state_dict().items() if name not in lost}
     with pytest.raises(ValueError, match=f"it lacks {missing} required tensors: "):
         convert(source(state), tmp_path / "ours", tokenizer=tokenizer_folder)
@@ -337,7 +337,7 @@ def test_another_kind_of_model_is_refused_by_what_it_has(tmp_path, source, token
 # Patch positions.
 # ---------------------------------------------------------------------------------------------------------------------
 def plainly_resized(positions: torch.Tensor, source: tuple[int, int], target: tuple[int, int]) -> torch.Tensor:
-    """Channel by channel."""
+    """Resize each channel by itself."""
     images = [positions[1:, channel].reshape(1, 1, *source) for channel in range(positions.shape[1])]
     resized = [nn.functional.interpolate(image, target, mode="bicubic", align_corners=False) for image in images]
     return torch.cat([positions[:1], torch.stack([image.flatten() for image in resized], dim=1)])
@@ -467,7 +467,7 @@ def test_an_appended_mask_starts_as_the_mean_and_changes_no_embedding(tmp_path, 
 
 
 def test_captions_of_the_processor_are_embedded_where_clip_embeds_them(tmp_path, source, clip, tokenizer_folder):
-    """Padded beside longer ones, and with a mask, whose id is the largest, among the words."""
+    """Also in padded batches, and with a mask token, whose id is the largest."""
     convert(source(clip.state_dict()), tmp_path / "ours", image_size=clip.image_size, tokenizer=tokenizer_folder)
     model, processor = load_model_and_processor(tmp_path / "ours")
     inputs = processor(text=CAPTIONS)

@@ -1,4 +1,4 @@
-"""transformers' CLIP becomes a model with CLIP's own logits; another kind of model, or half a one, is refused."""
+"""transformers' CLIP: the converted model has the same logits; other and incomplete models are refused."""
 
 import json
 import pickle
@@ -57,7 +57,7 @@ LEGACY = {"add_cross_attention": False, "bad_words_ids": None, "dropout": 0.0, "
 
 
 def test_the_configurations_that_openai_published_are_read(tmp_path, clip_folder):
-    """They list every setting that transformers once had."""
+    """They contain settings of old versions of transformers."""
     folder = clip_folder()
     config = json.loads((folder / "config.json").read_text())
     for part in ("text_config", "vision_config"):
@@ -72,7 +72,7 @@ def test_the_configurations_that_openai_published_are_read(tmp_path, clip_folder
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu"])
 @pytest.mark.parametrize("by_name", [True, False])
 def test_logits_are_clips(tmp_path, clip_folder, plain_tokenizer, act, by_name):
-    """With heads of 6 and 8 channels, and an activation, that no weights would tell."""
+    """With heads of 6 and 8 channels and an activation that cannot be inferred from weights."""
     folder = clip_folder(eos_token_id=2 if by_name else len(plain_tokenizer) - 1, act=act)
     report = convert(str(folder) if by_name else folder, tmp_path / "ours", image_size=(24, 24))
     model, processor = load_model_and_processor(tmp_path / "ours")

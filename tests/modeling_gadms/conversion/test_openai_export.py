@@ -1,4 +1,4 @@
-"""Back to older code: the oracle loads what was exported, and what is converted again is what it was."""
+"""Exports in OpenAI's layout: the oracle loads them, and converting them again restores the model."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def tokenizer_folder(tmp_path, plain_tokenizer) -> Path:
 
 
 def appended_config(tokens: int, **fields) -> GADMSConfig:
-    """64 channels a head, `tokens` pieces with BOS and EOS last, the mask after them."""
+    """Heads of 64 channels; `tokens` tokens with BOS and EOS last, and the mask token appended."""
     text = {
         "vocab_size": tokens + 1,
         "hidden_size": 64,
@@ -66,7 +66,7 @@ def appended_config(tokens: int, **fields) -> GADMSConfig:
 
 @pytest.fixture
 def saved(tmp_path, plain_tokenizer):
-    """A function that saves a seeded model with its processor, all of it random; keyword arguments as above."""
+    """A function that saves a random, seeded model with its processor; keyword arguments as above."""
 
     def save(model_class=GADMSForPreTraining, dtype=torch.float32, **fields):
         torch.manual_seed(0)
@@ -120,7 +120,7 @@ def test_openai_code_loads_an_export_and_computes_the_same(tmp_path, saved):
 
 
 def narrow(transformer):
-    """With feed-forward blocks of 96, as ours are here."""
+    """Replace the layers by ones with feed-forward blocks of width 96."""
     width, layers = transformer.resblocks[0].attn.out_proj.weight.shape[0], len(transformer.resblocks)
     return type(transformer)(width, layers, 96)
 
@@ -134,7 +134,7 @@ def test_an_openai_checkpoint_comes_back_bit_by_bit(tmp_path, plain_tokenizer, t
     export_checkpoint(tmp_path / "ours", tmp_path / "back.pth", layout="openai")
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     row = back["token_embedding.weight"]
-    assert len(row) == len(plain_tokenizer) + 1  # the mask's
+    assert len(row) == len(plain_tokenizer) + 1  # with the mask token
     assert_equal_states(back | {"token_embedding.weight": row[:-1]}, clip.state_dict())
 
     convert(tmp_path / "back.pth", tmp_path / "again", tokenizer=tmp_path / "ours", **size)
@@ -164,7 +164,7 @@ def test_a_research_checkpoint_comes_back_bit_by_bit(
 
 
 def test_an_appended_mask_takes_the_place_of_the_last_piece(tmp_path, saved, plain_tokenizer, tokenizer_folder):
-    """Embeddings, fused tokens and logits stay, of captions without that piece."""
+    """Embeddings, fused tokens and logits of captions without that token are unchanged."""
     model, folder = saved()
     tokens = len(plain_tokenizer)
     report = export_checkpoint(folder, tmp_path / "research.pth", layout="research")

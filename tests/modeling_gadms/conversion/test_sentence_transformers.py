@@ -1,4 +1,4 @@
-"""An export for sentence-transformers: one call for captions and images, in a process that lacks this package."""
+"""Exports for sentence-transformers encode captions and images in a process without this package."""
 
 import copy
 import json
@@ -57,7 +57,7 @@ def exported(model_folder, tmp_path) -> Path:
 
 @pytest.fixture
 def encoder(model, processor) -> GADMSEncoder:
-    return GADMSEncoder(model, copy.deepcopy(processor))  # its tokenizer is that of all tests
+    return GADMSEncoder(model, copy.deepcopy(processor))  # other tests share the tokenizer
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def picture_files(tmp_path) -> list[Path]:
 def test_captions_and_images_share_a_space_where_the_package_is_absent(
     tmp_path, exported, picture_files, model, processor
 ):
-    """Not before the folder is trusted; equal to here, of unit length, and the same after being saved from there."""
+    """Requires `trust_remote_code`. Embeddings equal this package's, have unit length, and survive saving."""
     run_without_package(
         tmp_path,
         PROGRAM,

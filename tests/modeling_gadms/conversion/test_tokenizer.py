@@ -1,4 +1,4 @@
-"""A mask token where a checkpoint has it: appended, or in the place of the last piece as in research code."""
+"""The mask token is appended, or replaces the last merged token as in research code."""
 
 import json
 
@@ -41,7 +41,7 @@ def test_a_mask_token_is_appended_to_openais_vocabulary(make):
 
 @pytest.mark.parametrize("research", [True, False])
 def test_a_mask_token_that_is_there_is_kept(research):
-    own, _ = fit_tokenizer(plain(), SIZE, research=True)  # its mask is third from the end
+    own, _ = fit_tokenizer(plain(), SIZE, research=True)  # its mask token is the third last
     for tokenizer, size in ((masked(), SIZE + 1), (own, SIZE)):
         mask, vocabulary = tokenizer.mask_token_id, tokenizer.get_vocab()
         fitted, note = fit_tokenizer(tokenizer, size, research=research)
@@ -53,7 +53,7 @@ def test_a_mask_token_that_is_there_is_kept(research):
 # In the place of the last piece.
 # ---------------------------------------------------------------------------------------------------------------------
 def split_by_merges(word: str, merges: list[tuple[str, str]]) -> list[str]:
-    """Byte-pair encoding by hand: of all neighbours join those whose merge comes first."""
+    """Naive byte-pair encoding: repeatedly join the pair whose merge comes first."""
     pieces = [*word[:-1], word[-1] + "</w>"]
     while True:
         ranks = {pair: merges.index(pair) for pair in zip(pieces, pieces[1:], strict=False) if pair in merges}
@@ -126,7 +126,7 @@ def test_it_is_saved_and_loaded_equal_and_nobody_masks_by_typing(tmp_path):
 
 
 def test_merges_that_need_the_lost_piece_go_with_it():
-    """Not so in a vocabulary that was numbered as it was learned."""
+    """Only needed if the vocabulary is not in the order of the merges."""
     vocabulary = plain().get_vocab()
     early = next(
         "".join(merge)

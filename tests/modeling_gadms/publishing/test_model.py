@@ -1,4 +1,4 @@
-"""What a published model is: the folder, the card with its measurements, and what is refused before anything goes."""
+"""Publishing a model: the upload folder, the card and its metrics, and what is refused before a push."""
 
 import hashlib
 import json
@@ -57,7 +57,7 @@ def persons() -> datasets.Dataset:
 
 @pytest.fixture
 def measure(persons, tmp_path):
-    """A function that measures a folder's model, as examples/evaluate.py does; gives the file and what it holds."""
+    """A function that measures a model like examples/evaluate.py. Returns the metrics file and its record."""
 
     def call(folder: Path, file: str = "metrics.json", **where) -> tuple[Path, dict]:
         model, processor = load_model_and_processor(folder)
@@ -74,7 +74,7 @@ def measure(persons, tmp_path):
 
 @pytest.fixture
 def trained(model_folder, tmp_path) -> Path:
-    """A folder as the Trainer leaves it, trained from CLIP on WebPerson and then on a set of one's own."""
+    """A folder written by the Trainer: trained from CLIP on WebPerson, then on a local data set."""
     first = tmp_path / "runs" / "first" / "model"
     first.mkdir(parents=True)
     run_record(first, {"from_clip": CLIP}, "webperson", {"name": "1m", "cache_dir": str(tmp_path)}, learning_rate=1e-4)
@@ -181,7 +181,7 @@ def test_a_dry_run_is_whole_or_not_there(trained, tmp_path):
 
 
 def drop_a_weight(folder: Path) -> None:
-    """One that retrieval does without."""
+    """Drop a weight that retrieval does not need."""
     weights = load_file(folder / "model.safetensors")
     del weights[next(name for name in weights if not name.startswith("gadms."))]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -255,7 +255,7 @@ def test_names_that_are_none_are_refused(model_folder, tmp_path, options, messag
 def test_the_metadata_tells_where_the_model_comes_from(trained, tmp_path):
     _, card, _ = dry(trained, tmp_path)
     data = card.data.to_dict()
-    assert data["base_model"] == CLIP  # through a folder, which nobody else has
+    assert data["base_model"] == CLIP  # not the local folder in between
     assert data["base_model_relation"] == "finetune"
     assert data["datasets"] == ["Kaichengalex/WebPerson-1M"]  # and not the folder
     assert (data["license"], data["library_name"], data["language"]) == ("apache-2.0", "transformers", ["en"])
@@ -535,7 +535,7 @@ def test_metrics_of_an_adapter_on_another_base_are_refused(adapter_folder, tmp_p
         ("../clip", True),
         ("C:\\models\\clip", True),
         ("runs/first/model", True),
-        ("data/persons", True),  # which is there
+        ("data/persons", True),  # exists
         ("saved", True),  # by `save_to_disk`
         ("runs", False),  # a folder, but neither a model nor a data set
     ],
@@ -623,7 +623,7 @@ PUBLISH = "modeling_gadms.publishing.model.publish_model"
 
 
 def run_card(content: str) -> list[list[float]]:
-    """Run the code of a card's section `Use`, as whoever copies it. Returns: scores."""
+    """Run the code of a card's section `Use`. Returns the scores."""
     scope = {"person_images": [Image.new("RGB", (20, 50), color) for color in ("red", "blue")]}
     exec(content.partition("```python\n")[2].partition("```")[0], scope)  # noqa: S102, our own card
     return scope["scores"].tolist()

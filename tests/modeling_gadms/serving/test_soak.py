@@ -1,4 +1,4 @@
-"""Ten minutes of searches and additions: nothing fails, and the server's memory stays flat."""
+"""Ten minutes of searches and uploads: no request fails, and the server's memory does not grow."""
 
 import io
 import os
@@ -76,8 +76,8 @@ def test_memory_stays_flat_under_searches_and_additions(tmp_path, model, process
             thread.join(120)
     assert not wrong
     assert done["searches"] > SECONDS and done["additions"] > SECONDS / 10
-    assert len(PersonGallery.open(tmp_path / "gallery")) >= 200 + done["additions"] - 20  # those that waited
-    # The first third warms caches up.
+    assert len(PersonGallery.open(tmp_path / "gallery")) >= 200 + done["additions"] - 20  # some may still be waiting
+    # The first third is a warm-up.
     third = len(samples) // 3
     early, late = median(samples[third : 2 * third]), median(samples[2 * third :])
     assert late < 1.1 * early, f"{early:.0f} MB, later {late:.0f} MB: {[round(value) for value in samples]}"
