@@ -91,7 +91,7 @@ def export(
         if format is ExportFormat.onnx:
             from modeling_gadms.conversion.onnx_export import export_onnx
 
-            typer.echo(str(export_onnx(model, target, int8=int8)))
+            typer.echo(export_onnx(model, target, int8=int8).to_text())
         elif format is ExportFormat.sentence_transformers:
             from modeling_gadms.conversion.sentence_transformers_export import export_sentence_transformers
 

@@ -58,7 +58,8 @@ class OnnxReport:
     difference: float
     int8_cosine: float | None
 
-    def __str__(self) -> str:
+    def to_text(self) -> str:
+        """Format the report as text."""
         lines = [f"{self.source} -> {self.target}, ONNX opset {self.opset}"]
         lines += [f"  {file.name}: {file.size / 1e6:,.1f} MB" for file in self.files]
         lines.append(f"  float32 embeddings differ from PyTorch's by at most {self.difference:.1e}")

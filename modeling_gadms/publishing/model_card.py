@@ -115,13 +115,10 @@ class CardFacts:
     """All facts of a card.
 
     Attributes:
-        repo_id (`str`): repository of the model.
-        license (`str`): license, as an identifier of the Hub.
+        repo_id (`str`), license (`str`): repository and license, as identifiers of the Hub.
         weights (`dict[str, str]`): SHA-256 of each weight file.
-        precision (`str`): dtype of the stored weights.
-        stored_parameters (`int`): number of parameters in the weight files.
-        config ([`GADMSConfig`]): configuration of the model, or of an adapter's base.
-        encoder_parameters (`int`): number of parameters of the two encoders.
+        precision (`str`), stored_parameters (`int`): dtype and number of parameters in the weight files.
+        config ([`GADMSConfig`]), encoder_parameters (`int`): of the model, or of an adapter's base.
         provenance ([`Provenance`])
         base_model (`str`, *optional*), datasets (`tuple[str, ...]`): Hub names.
         measurements (`tuple[Measurement, ...]`)

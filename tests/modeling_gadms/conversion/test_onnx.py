@@ -318,7 +318,8 @@ def test_the_report_counts_the_files_that_are_there(any_export):
         path.name for path in any_export.folder.iterdir() if ".onnx" in path.suffixes
     }
     assert any_export.report.difference < 1e-5
-    assert "ONNX opset 18" in str(any_export.report) and "image_encoder.onnx: 0." in str(any_export.report)
+    text = any_export.report.to_text()
+    assert "ONNX opset 18" in text and "image_encoder.onnx: 0." in text
 
 
 # ---------------------------------------------------------------------------------------------------------------------
