@@ -1,11 +1,10 @@
-"""Search a gallery in the browser: describe a person, see who was found and why, add videos.
+"""Search a gallery in the browser: describe a person, see the results and why they match, add videos.
 
     python examples/demo.py --gallery my_gallery                        # http://127.0.0.1:7860
-    python examples/demo.py --model runs/demo/model --video cctv.mp4    # makes the gallery first
+    python examples/demo.py --model runs/demo/model --video cctv.mp4    # indexes a video first
     python examples/demo.py --model runs/demo/model --vtest             # the same with OpenCV's vtest.avi
 
-The model is the one that the gallery was built with, unless another place is given. Everything stays on this machine.
-For a Space on the Hub see `make_space.py`. Needs `pip install "gadms[web]"`.
+Nothing is uploaded to other machines. For a Space on the Hub see `make_space.py`. Needs `pip install "gadms[web]"`.
 """
 
 import argparse
@@ -26,23 +25,28 @@ MAX_UPLOAD = "2gb"
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
-    option("--gallery", type=Path, default=Path("runs/web-demo/gallery"), help="made, and made anew with --video")
+    option(
+        "--gallery",
+        type=Path,
+        default=Path("runs/web-demo/gallery"),
+        help="created if it is missing, overwritten with --video",
+    )
     option("--model", help="folder or Hub name of a GA-DMS model; by default the gallery's")
-    option("--video", type=Path, help="a video to index before the page opens")
-    option("--vtest", action="store_true", help="index Debian's vtest.avi, which is fetched")
-    option("--per-second", type=float, default=1.0, help="frames of each second of that video")
-    option("--uploads", type=Path, help="where videos that are added are kept; by default beside the gallery")
-    option("--read-only", action="store_true", help="nothing can be added")
-    option("--media", type=Path, nargs="*", default=[], help="folders of indexed files whose frames may be shown")
+    option("--video", type=Path, help="video to index before the page opens")
+    option("--vtest", action="store_true", help="download and index vtest.avi")
+    option("--per-second", type=float, default=1.0, help="frames per second of that video to index")
+    option("--uploads", type=Path, help="folder that keeps added files; by default next to the gallery")
+    option("--read-only", action="store_true", help="without the tab to add files")
+    option("--media", type=Path, nargs="*", default=[], help="folders with indexed files whose frames may be shown")
     option("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
     option("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
-    option("--user", help="name that must be given, with the password in GADMS_DEMO_PASSWORD")
+    option("--user", help="user name for a login; its password is GADMS_DEMO_PASSWORD")
     options = parser.parse_args(arguments)
 
-    # 1. The model, and a gallery: an existing one, or one of the video.
+    # 1. Load the model. Open the gallery, or create it from the video.
     video = options.video
     if options.vtest:
-        from fetch_vtest import fetch_vtest  # a Space has no need of it
+        from fetch_vtest import fetch_vtest  # not part of a Space
 
         video = fetch_vtest()
     name = options.model or gallery_model(options.gallery).name
@@ -57,13 +61,13 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         gallery = PersonGallery.create(options.gallery, model, processor)
 
-    # 2. The page.
+    # 2. Serve the page.
     beside = options.gallery.with_name(f"{options.gallery.name}-uploads")
     uploads = None if options.read_only else options.uploads or beside
     demo = Demo(gallery, model, processor, uploads=uploads, media=options.media)
     password = os.environ.get("GADMS_DEMO_PASSWORD", "")
     if options.user and not password:
-        raise SystemExit("Error: --user needs a password in the variable GADMS_DEMO_PASSWORD")
+        raise SystemExit("Error: --user requires a password in the environment variable GADMS_DEMO_PASSWORD")
     try:
         demo.page.launch(
             server_name=options.host,

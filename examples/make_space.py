@@ -1,11 +1,10 @@
-"""Make a Space of a gallery: a folder that the Hub runs as a web page, or that runs by itself.
+"""Write a gallery and its web demo as a Space: a folder that the Hub serves as a web page.
 
     python examples/make_space.py --gallery my_gallery --out space
-    hf upload me/find-a-person space --repo-type space          # or try it here: cd space && python app.py
+    hf upload me/find-a-person space --repo-type space          # or run it locally: cd space && python app.py
 
-The folder holds the demo, this package, and copies of the gallery and its model; nothing can be added by the page.
-Whoever sees it sees the pictures of the gallery: publish only what the persons in it have agreed to.
-Needs `pip install "gadms[web]"`.
+The folder contains the demo, this package, and copies of the gallery and its model. The page is read-only, but shows
+the images of the gallery: publish only what the persons in them have agreed to. Needs `pip install "gadms[web]"`.
 """
 
 import argparse
@@ -31,7 +30,7 @@ python_version: "3.11"
 app_file: app.py
 ---
 
-Persons of a gallery, found from descriptions. Permitted use is told on the page.
+Find persons in a gallery by description. The page states the permitted use.
 """
 APP = """\
 from demo import main
@@ -39,25 +38,25 @@ from demo import main
 main(["--gallery", "gallery", "--model", "model", "--read-only"])
 """
 EXTRAS = ("gallery", "detect")
-"""Of this package, that the page needs beside Gradio, which the Hub installs."""
+"""Extras of this package that the page needs. The Hub installs Gradio."""
 
 
 def make_space(gallery: Path, out: Path, *, title: str, model: str | None = None) -> None:
     """Write the folder of a Space.
 
     Raises:
-        FileExistsError: if there is something in `out` already.
+        FileExistsError: if `out` is not empty.
         FileNotFoundError: if there is no gallery.
     """
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} is not empty: give another folder")
     loaded, processor = load_model_and_processor(model or gallery_model(gallery).name)
-    opened = PersonGallery.open(gallery, loaded, processor)  # refuses another model than the gallery's
+    opened = PersonGallery.open(gallery, loaded, processor)  # refuses a model that the gallery was not built with
     out.mkdir(parents=True, exist_ok=True)
     loaded.save_pretrained(out / "model")
     processor.save_pretrained(out / "model")
-    loaded.name_or_path = "(beside the gallery)"  # no folder of this machine
-    # A copy of the files would publish earlier versions too, with everybody who was removed.
+    loaded.name_or_path = "(beside the gallery)"  # not a local path
+    # Copying the files would also publish earlier versions, with persons that were removed since.
     opened.copy_to(out / "gallery", loaded, processor)
     shutil.copytree(ROOT / "modeling_gadms", out / "modeling_gadms", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(ROOT / "examples" / "demo.py", out / "demo.py")
@@ -67,7 +66,7 @@ def make_space(gallery: Path, out: Path, *, title: str, model: str | None = None
 
 
 def pinned_libraries() -> list[str]:
-    """What this package needs, in the versions that are installed here."""
+    """Return the requirements of this package, pinned to the installed versions."""
     needed = [Requirement(line) for line in requires("gadms") or []]
     names = {
         each.name
@@ -80,12 +79,12 @@ def pinned_libraries() -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gallery", type=Path, required=True)
-    parser.add_argument("--model", help="folder or Hub name; by default the gallery's")
+    parser.add_argument("--model", help="folder or Hub name; by default the model that the gallery was built with")
     parser.add_argument("--title", default="Find a person by description")
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     arguments = parser.parse_args()
     make_space(arguments.gallery, arguments.out, title=arguments.title, model=arguments.model)
-    print(f"Written: {arguments.out}. Try it: cd {arguments.out} && python app.py")
+    print(f"Wrote {arguments.out}. Try it: cd {arguments.out} && python app.py")
 
 
 if __name__ == "__main__":

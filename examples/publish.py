@@ -1,14 +1,14 @@
-r"""Publish a data set, and the model that was trained on it, each with its card: what `gadms publish` does, in Python.
+r"""Publish a data set and a model trained on it, each with its card. This is `gadms publish` in Python.
 
-    python examples/publish.py --namespace me                     # after `make demo`: a dry run into runs/publish
-    python examples/publish.py --namespace me --push --private    # the same, onto the Hub (`hf auth login` first)
+    python examples/publish.py --namespace me                     # after `make demo`: a dry run to runs/publish
+    python examples/publish.py --namespace me --push --private    # the same to the Hub (`hf auth login` first)
     python examples/publish.py --namespace me --model runs/street/model --metrics runs/street/metrics.json \
         --dataset runs/street/persons --dataset-args --dataset-name street-persons --push --tag v1.0
 
-Without `--push` nothing leaves this machine: `runs/publish` holds the two folders that would be pushed. Read their
-cards, and say in them what only you know: where pictures come from, what they may be used for, whom to ask.
+Without `--push` nothing is uploaded: `runs/publish` contains the two folders that would be pushed. Read their cards,
+and add what only you know: the source of the images, their permitted use, and a contact.
 
-Expected time: half a minute on two CPU cores for the demo's model and its drawn persons, which the cache has by then.
+Expected time: half a minute on two CPU cores for the demo's model and its drawn persons, which are cached by then.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main(arguments: argparse.Namespace) -> None:
     dataset_name = f"{arguments.namespace}/{arguments.dataset_name}"
     target = {"revision": arguments.revision, "tag": arguments.tag, "private": arguments.private}
 
-    # 1. What would be refused at the end is refused now: the token, a tag that is there already
+    # 1. Check the token and the repositories first, before any work
     if arguments.push:
         check_push_target(dataset_name, repo_type="dataset", **target)
         check_push_target(model_name, repo_type="model", **target)
@@ -37,7 +37,7 @@ def main(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary, "publish") if arguments.push else arguments.out
 
-        # 2. The data set: every row is looked at, then written as Parquet with the images inside
+        # 2. The data set: every row is checked, then written to Parquet files that contain the images
         card = DatasetCardSettings(license=arguments.dataset_license, provenance=arguments.provenance)
         dataset = publish_dataset(
             arguments.dataset,
@@ -47,7 +47,7 @@ def main(arguments: argparse.Namespace) -> None:
             dry_run=out / "dataset",
         )
 
-        # 3. The model. Where its training names that data set, its card links to what is published of it
+        # 3. The model. Its card links to the published data set
         recorded = read_provenance(arguments.model).datasets
         model = publish_model(
             arguments.model,
@@ -58,7 +58,7 @@ def main(arguments: argparse.Namespace) -> None:
             dry_run=out / "model",
         )
 
-        # 4. The Hub, now that both are whole: a commit each
+        # 4. Push both, in one commit each
         if not arguments.push:
             print(f"{dataset.to_text()}\n\n{model.to_text()}")
             return
@@ -74,26 +74,26 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
-    option("--namespace", required=True, help="your name on the Hub, or your organisation's")
-    option("--model", type=Path, default=Path("runs/demo/model"), help="folder (default: runs/demo/model)")
+    option("--namespace", required=True, help="your user name or organisation on the Hub")
+    option("--model", type=Path, default=Path("runs/demo/model"), help="model folder (default: runs/demo/model)")
     option("--metrics", type=Path, nargs="*", default=[Path("runs/demo/metrics.json")], help="of examples/evaluate.py")
-    option("--model-name", default="ga-dms-demo", help="on the Hub (default: ga-dms-demo)")
-    option("--license", default="apache-2.0", help="of the weights (default: apache-2.0)")
+    option("--model-name", default="ga-dms-demo", help="repository of the model (default: ga-dms-demo)")
+    option("--license", default="apache-2.0", help="license of the weights (default: apache-2.0)")
     option("--dataset", default="synthetic_persons", help="name or folder (default: synthetic_persons)")
     option(
         "--dataset-args",
         nargs="*",
         default=["image_size=[96, 32]"],
         metavar="KEY=VALUE",
-        help="of the data set (default: image_size=[96,32])",
+        help="arguments of the data set (default: image_size=[96,32])",
     )
-    option("--dataset-name", default="drawn-persons", help="on the Hub (default: drawn-persons)")
-    option("--dataset-license", help="of the data set; must be given, but for drawn persons and finished builds")
-    option("--provenance", help="where images and captions come from, for the card")
-    option("--push", action="store_true", help="push to the Hub; else write what would be pushed")
-    option("--out", type=Path, default=Path("runs/publish"), help="of a dry run (default: runs/publish)")
+    option("--dataset-name", default="drawn-persons", help="repository of the data set (default: drawn-persons)")
+    option("--dataset-license", help="license of the data set; required, except for drawn persons and finished builds")
+    option("--provenance", help="sources of images and captions, for the card")
+    option("--push", action="store_true", help="push to the Hub; by default a dry run")
+    option("--out", type=Path, default=Path("runs/publish"), help="folder of the dry run (default: runs/publish)")
     option("--revision", help="branch to push to (default: main)")
-    option("--tag", help="name for both commits, such as v1.0")
+    option("--tag", help="tag of both commits, such as v1.0")
     option("--private", action="store_true", help="make both repositories private")
     try:
         main(parser.parse_args())

@@ -1,5 +1,5 @@
-"""The command `gadms`, one file for each group of commands.
+"""The command `gadms`, with one module for each group of commands.
 
-It lives outside of the two packages, because importing those registers the model and the data sets, which loads torch,
-transformers and datasets: seconds that `gadms --help` must not take. Each command imports what it runs.
+It is a package of its own, because importing the other two packages loads torch, transformers and datasets, for which
+`gadms --help` must not wait. For the same reason, each command imports what it runs inside its function.
 """

@@ -1,4 +1,4 @@
-"""`python -m gadms_cli`: the same as `gadms`."""
+"""Run `gadms` as `python -m gadms_cli`."""
 
 from .app import main
 

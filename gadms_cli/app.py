@@ -1,4 +1,4 @@
-"""The program `gadms`: its commands and groups of commands."""
+"""Command groups and commands of `gadms`."""
 
 import typer
 
@@ -15,10 +15,10 @@ from .serving import serve
 
 
 app = typer.Typer(
-    help="Find a person from a description, in a folder of images or a video.",
-    epilog="Exit codes: 0 done; 1 looked and found something wrong (gallery verify), or an error of the program, with "
-    "its traceback; 2 something given cannot be used, as the line that begins with Error says; 130 stopped by Ctrl-C. "
-    "For completion of commands and options: gadms --install-completion",
+    help="Find persons in images and videos by a description in words.",
+    epilog="Exit codes: 0 success; 1 a check failed (gallery verify), or an internal error, with its traceback; "
+    "2 invalid input, explained in a line that begins with Error; 130 interrupted by Ctrl-C. "
+    "Shell completion: gadms --install-completion",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -36,7 +36,7 @@ app.command()(aggregate)
 app.command("inspect")(inspect_dataset)
 app.command("build-webperson")(build_webperson)
 
-publish = typer.Typer(help="Put a model or a data set on the Hub, with its card.", no_args_is_help=True)
+publish = typer.Typer(help="Publish a model or a data set on the Hub, with its card.", no_args_is_help=True)
 publish.command("model")(publish_model)
 publish.command("dataset")(publish_dataset)
 app.add_typer(publish, name="publish")
@@ -44,7 +44,3 @@ app.add_typer(publish, name="publish")
 
 def main() -> None:
     app()
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ from .user_errors import user_errors
 
 
 class ExportFormat(StrEnum):
-    """What `gadms export` writes."""
+    """Formats of `gadms export`."""
 
     onnx = "onnx"
     openai = "openai"
@@ -23,8 +23,8 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
-            help="CLIP folder or Hub name; a .pt, .pth, .bin or .safetensors file in the layout of OpenAI's CLIP or "
-            "of research code built on it; or the folder of an adapter, which is merged into its base."
+            help="Folder or Hub name of a CLIP model; a .pt, .pth, .bin or .safetensors file in the layout of "
+            "OpenAI's CLIP or of research code built on it; or the folder of an adapter, to merge it into its base."
         ),
     ],
     target: Annotated[Path, typer.Argument(help="Folder to write.")],
@@ -32,20 +32,22 @@ def convert(
         str | None,
         typer.Option(
             metavar="HEIGHTxWIDTH",
-            help="Pixels of the model written. By default those of the source if they are a rectangle, else 384x128.",
+            help="Image size of the converted model. By default 384x128 for square images, else the source's size.",
         ),
     ] = None,
     source_image_size: Annotated[
         str | None,
-        typer.Option(metavar="HEIGHTxWIDTH", help="Pixels of a weight file's images, where they cannot be told."),
+        typer.Option(metavar="HEIGHTxWIDTH", help="Image size of a weight file, if it cannot be inferred."),
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option(help="Folder or Hub name. By default the source's, or OpenAI's for its 49,408 tokens."),
+        typer.Option(
+            help="Folder or Hub name. By default the source's, or OpenAI's for weight files of its vocabulary."
+        ),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Commit, branch or tag of a Hub name.")] = None,
 ) -> None:
-    """Write a foreign checkpoint as a GA-DMS folder, which everything here loads. Nothing that it brings is run.
+    """Convert CLIP weights or merge an adapter. Writes a GA-DMS model folder; no code of the checkpoint is run.
 
     \b
     gadms convert openai/clip-vit-base-patch16 models/clip
@@ -56,12 +58,11 @@ def convert(
         from modeling_gadms.conversion.converter import convert as convert_checkpoint
         from modeling_gadms.encoders.adapter_folders import find_adapter
 
-        # Before the libraries, which take seconds, have anything to do.
         sizes = {"image_size": image_size, "source_image_size": source_image_size}
         parsed = {name: _height_and_width(name, value) for name, value in sizes.items() if value is not None}
         if find_adapter(source):
             if parsed or tokenizer or revision:
-                raise ValueError(f"{source} is an adapter: sizes, tokenizer and revision are those of its base")
+                raise ValueError(f"{source} is an adapter, which takes sizes, tokenizer and revision from its base")
             from modeling_gadms.training.adapters import merge_adapter
 
             typer.echo(merge_adapter(source, target).to_text())
@@ -73,11 +74,11 @@ def convert(
 
 def export(
     model: Annotated[str, typer.Argument(help="Folder or Hub name of a GA-DMS model.")],
-    target: Annotated[Path, typer.Argument(help="Folder to write; with openai or research a .pth file.")],
-    format: Annotated[ExportFormat, typer.Option(help="What reads it.")],
-    int8: Annotated[bool, typer.Option("--int8", help="With onnx: also with weights of 8 bits.")] = False,
+    target: Annotated[Path, typer.Argument(help="Folder to write; for openai and research a .pth file.")],
+    format: Annotated[ExportFormat, typer.Option(help="Format to write.")],
+    int8: Annotated[bool, typer.Option("--int8", help="For onnx: also write encoders with 8-bit weights.")] = False,
 ) -> None:
-    """Write a GA-DMS model for other software.
+    """Export a GA-DMS model for other software.
 
     \b
     gadms export runs/demo/model exports/onnx --format onnx --int8
@@ -86,11 +87,11 @@ def export(
     """
     with user_errors():
         if int8 and format is not ExportFormat.onnx:
-            raise ValueError(f"--int8 goes with --format onnx, not with {format.value}")
+            raise ValueError(f"--int8 requires --format onnx, not {format.value}")
         if format is ExportFormat.onnx:
             from modeling_gadms.conversion.onnx_export import export_onnx
 
-            typer.echo(str(export_onnx(model, target, int8=int8)))
+            typer.echo(export_onnx(model, target, int8=int8).to_text())
         elif format is ExportFormat.sentence_transformers:
             from modeling_gadms.conversion.sentence_transformers_export import export_sentence_transformers
 
@@ -105,5 +106,5 @@ def export(
 def _height_and_width(name: str, text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if not match:
-        raise ValueError(f"--{name.replace('_', '-')} {text!r} must read HEIGHTxWIDTH, as 384x128")
+        raise ValueError(f"--{name.replace('_', '-')} {text!r} must be HEIGHTxWIDTH, such as 384x128")
     return int(match[1]), int(match[2])

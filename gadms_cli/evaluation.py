@@ -9,9 +9,9 @@ from .user_errors import user_errors
 
 
 def aggregate(
-    files: Annotated[list[Path], typer.Argument(help="JSON files of examples/evaluate.py, one of each training.")],
+    files: Annotated[list[Path], typer.Argument(help="Metrics files of examples/evaluate.py, one for each training.")],
 ) -> None:
-    """Mean and standard deviation of the same measurement over trainings with several seeds.
+    """Average metrics over training seeds. Prints their mean and standard deviation.
 
     \b
     gadms aggregate runs/seed0/metrics.json runs/seed1/metrics.json runs/seed2/metrics.json

@@ -11,15 +11,15 @@ from .user_errors import user_errors
 
 
 def explain(
-    image: Annotated[Path, typer.Argument(help="Picture of one person.")],
-    caption: Annotated[str, typer.Argument(help="What the person looks like.")],
+    image: Annotated[Path, typer.Argument(help="Image of one person.")],
+    caption: Annotated[str, typer.Argument(help="Description of the person.")],
     model: ModelOption,
-    out: Annotated[Path, typer.Option(help="Picture of the coloured caption, to be written.")] = Path("explain.png"),
+    out: Annotated[Path, typer.Option(help="File to write: the caption with coloured words.")] = Path("explain.png"),
     heat_map: Annotated[
-        Path | None, typer.Option(help="Picture of the patches that carry the similarity, to be written.")
+        Path | None, typer.Option(help="File to write: a heat map of the relevant image regions.")
     ] = None,
 ) -> None:
-    """Show which words of a caption the model ties to an image, and which parts of the image to the caption.
+    """Explain why an image matches a caption. Shows the relevance of each word and, on request, of image regions.
 
     \b
     gadms explain person.jpg "a man in a blue jacket and jeans" --model my_model --out explain.png
@@ -31,15 +31,15 @@ def explain(
         from modeling_gadms.explain.image_patches import draw_heat_map, image_relevance
         from modeling_gadms.media.images import load_image
 
-        picture = load_image(image)
+        person = load_image(image)
         loaded, processor = load_model_and_processor(model)
-        explanation = explain_caption(loaded, processor, picture, caption)
-        save_picture(draw_explanation(picture, explanation), out)
+        explanation = explain_caption(loaded, processor, person, caption)
+        save_picture(draw_explanation(person, explanation), out)
         if heat_map is not None:
-            save_picture(draw_heat_map(picture, image_relevance(loaded, processor, picture, caption).scores), heat_map)
+            save_picture(draw_heat_map(person, image_relevance(loaded, processor, person, caption).scores), heat_map)
         for token in explanation.tokens:
             typer.echo(f"{token.score:.3f}  {'#' * round(token.score * 20):<20}  {token.text}")
         typer.echo(f"Cosine similarity of image and caption: {explanation.similarity:.3f}")
-        typer.echo(f"Picture: {out}")
+        typer.echo(f"Figure: {out}")
         if heat_map is not None:
             typer.echo(f"Heat map: {heat_map}")

@@ -8,12 +8,12 @@ import typer
 from .user_errors import user_errors
 
 
-RepoArgument = Annotated[str, typer.Argument(help="Where it goes on the Hub: namespace/name.")]
-RevisionOption = Annotated[str | None, typer.Option(help="Branch to push to, made if it is not there.")]
-TagOption = Annotated[str | None, typer.Option(help="Name for the commit, such as v1.0.")]
+RepoArgument = Annotated[str, typer.Argument(help="Repository on the Hub: namespace/name.")]
+RevisionOption = Annotated[str | None, typer.Option(help="Branch to push to, created if it is missing.")]
+TagOption = Annotated[str | None, typer.Option(help="Tag of the commit, such as v1.0.")]
 PrivateOption = Annotated[bool, typer.Option("--private", help="Make the repository private.")]
 DryRunOption = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Write what would be pushed there, and push nothing.")
+    Path | None, typer.Option(metavar="FOLDER", help="Write the files to this folder instead of pushing them.")
 ]
 
 
@@ -22,26 +22,27 @@ def publish_model(
     repo_id: RepoArgument,
     metrics: Annotated[
         list[Path] | None,
-        typer.Option(help="JSON file of examples/evaluate.py, measured on these weights; repeatable."),
+        typer.Option(help="Metrics file of examples/evaluate.py, measured on these weights; repeatable."),
     ] = None,
-    license: Annotated[str, typer.Option(help="Of the weights, as the Hub calls it.")] = "apache-2.0",
+    license: Annotated[str, typer.Option(help="License of the weights, as an identifier of the Hub.")] = "apache-2.0",
     base_model: Annotated[
-        str | None, typer.Option(help="Hub id of the model it goes on from; by default as its training recorded.")
+        str | None,
+        typer.Option(help="Hub id of the model that training started from. By default that of the training record."),
     ] = None,
     dataset: Annotated[
         list[str] | None,
-        typer.Option(help="Hub name of a data set it was trained on, by default as recorded; repeatable."),
+        typer.Option(help="Hub name of a training data set; repeatable. By default those of the training record."),
     ] = None,
     cost: Annotated[
         Path | None,
-        typer.Option(help="YAML file of hardware, hours, emissions_grams, emissions_source and location."),
+        typer.Option(help="YAML file with hardware, hours, emissions_grams, emissions_source and location."),
     ] = None,
     revision: RevisionOption = None,
     tag: TagOption = None,
     private: PrivateOption = False,
     dry_run: DryRunOption = None,
 ) -> None:
-    """Push a model with its card: what it was trained on, what was measured, what it is not for.
+    """Publish a model with its model card: training data and settings, metrics, intended use and limits.
 
     \b
     gadms publish model runs/demo/model me/ga-dms-demo --metrics runs/demo/metrics.json --dry-run out
@@ -70,36 +71,39 @@ def publish_model(
 
 def publish_dataset(
     source: Annotated[
-        str, typer.Argument(help="Folder of a finished `gadms build-webperson`, or a name or folder of a data set.")
+        str, typer.Argument(help="Folder of a finished `gadms build-webperson`, or name or folder of a data set.")
     ],
     repo_id: RepoArgument,
     dataset_args: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the data set, such as seed=1; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Argument of the data set, such as seed=1; repeatable."),
     ] = None,
     license: Annotated[
-        str | None, typer.Option(help="As the Hub calls it. Must be given, but for drawn persons and finished runs.")
+        str | None, typer.Option(help="Identifier of the Hub. Required, except for drawn persons and finished runs.")
     ] = None,
-    licence_notes: Annotated[str | None, typer.Option(help="On the rights in the images, for the card.")] = None,
-    provenance: Annotated[
-        str | None, typer.Option(help="Where images and captions come from, and who wrote them, for the card.")
+    licence_notes: Annotated[str | None, typer.Option(help="Rights in the images, for the card.")] = None,
+    provenance: Annotated[str | None, typer.Option(help="Sources of images and captions, for the card.")] = None,
+    contact: Annotated[str | None, typer.Option(help="Contact for removal requests, for the card.")] = None,
+    title: Annotated[
+        str | None, typer.Option(help="Title of the card. By default the name of the repository.")
     ] = None,
-    contact: Annotated[str | None, typer.Option(help="Where persons shown ask for removal, for the card.")] = None,
-    title: Annotated[str | None, typer.Option(help="By default the repository's name.")] = None,
-    language: Annotated[str, typer.Option(help="Of the captions.")] = "en",
-    image: Annotated[str, typer.Option(help="Column of images.")] = "image",
-    captions: Annotated[list[str] | None, typer.Option(help="Column of captions; the usual ones are found.")] = None,
-    person_id: Annotated[str | None, typer.Option(help="Column of person ids; `person_id` is found.")] = None,
-    shard_size: Annotated[float, typer.Option(help="Of each Parquet file, in MB before compression.")] = 400,
+    language: Annotated[str, typer.Option(help="Language of the captions.")] = "en",
+    image: Annotated[str, typer.Option(help="Image column.")] = "image",
+    captions: Annotated[
+        list[str] | None, typer.Option(help="Caption column; repeatable. Usual names are found.")
+    ] = None,
+    person_id: Annotated[str | None, typer.Option(help="Column of person ids. `person_id` is found.")] = None,
+    shard_size: Annotated[float, typer.Option(help="MB of each Parquet file before compression.")] = 400,
     may_redistribute: Annotated[
         bool,
-        typer.Option("--i-may-redistribute", help="I have the permission of the authors of this benchmark."),
+        typer.Option("--i-may-redistribute", help="I have the permission of this benchmark's authors."),
     ] = False,
     revision: RevisionOption = None,
     tag: TagOption = None,
     private: PrivateOption = False,
     dry_run: DryRunOption = None,
 ) -> None:
-    """Push a data set as Parquet that `load_dataset` opens by itself, with its card.
+    """Publish a data set as Parquet files that `load_dataset` reads without our code, with its card.
 
     \b
     gadms publish dataset runs/street me/street-persons --tag v1.0

@@ -17,20 +17,26 @@ _GRACE_SECONDS = 20
 
 def serve(
     gallery: GalleryOption,
-    model: Annotated[str | None, typer.Option(help="By default the model that the gallery was built with.")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; others than loopback need a token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 for any that is free.")] = 8000,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or Hub name. By default the model that the gallery was built with.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Any address except loopback requires a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 chooses a free one.")] = 8000,
     token_file: Annotated[
         Path | None,
-        typer.Option(help=f"File of the token that requests must bear; otherwise the variable {TOKEN_VARIABLE}."),
+        typer.Option(
+            help=f"File with the bearer token that clients must send. By default the variable {TOKEN_VARIABLE}."
+        ),
     ] = None,
-    max_upload_mb: Annotated[int, typer.Option(min=1, help="Size of a source that may be sent.")] = 2_000,
-    max_frames: Annotated[int, typer.Option(min=1, help="Frames to be taken of a source.")] = 36_000,
+    max_upload_mb: Annotated[int, typer.Option(min=1, help="Largest upload, in MB.")] = 2_000,
+    max_frames: Annotated[int, typer.Option(min=1, help="Largest number of frames read from an upload.")] = 36_000,
     runtime: Annotated[
-        str | None, typer.Option(help=f"{RUNTIME_HELP} By default the one that the gallery was built with.")
+        str | None, typer.Option(help=f"{RUNTIME_HELP} By default the runtime that the gallery was built with.")
     ] = None,
 ) -> None:
-    """Answer searches over HTTP, and index what is sent; docs at /docs.
+    """Serve a gallery over HTTP. Clients search, and upload files to index; the API is documented at /docs.
 
     \b
     gadms serve --gallery my_gallery
@@ -47,9 +53,10 @@ def serve(
         try:
             import uvicorn
 
-            from modeling_gadms.serving.app import ServingLimits, create_app
+            from modeling_gadms.serving.app import create_app
+            from modeling_gadms.serving.limits import ServingLimits
         except ImportError as error:
-            raise ImportError('Serving needs further packages: pip install "gadms[serve]"') from error
+            raise ImportError('Serving needs more packages: pip install "gadms[serve]"') from error
         from modeling_gadms.encoders.loading import load_model_and_processor
         from modeling_gadms.gallery.person_gallery import PersonGallery, gallery_model
 

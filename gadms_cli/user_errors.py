@@ -1,4 +1,4 @@
-"""Errors of commands: what the user gave is answered in one line, everything else is a bug and keeps its traceback."""
+"""Print errors caused by user input as one line. Other errors are bugs and keep their traceback."""
 
 import warnings
 from collections.abc import Iterator
@@ -10,21 +10,21 @@ import typer
 
 @contextmanager
 def user_errors(*errors: type[Exception]) -> Iterator[None]:
-    """Errors and warnings about what the user gave, as one line each on standard error; errors exit with code 2.
+    """Print errors and `UserWarning`s as one line each on standard error. Errors exit with code 2.
 
     Args:
-        errors (`type[Exception]`): further kinds of errors that are for the user.
+        errors (`type[Exception]`): caught in addition to `ValueError`, `OSError` and `ImportError`.
     """
-    for_the_user: tuple[type[Exception], ...] = (ValueError, OSError, ImportError, *errors)
+    caught: tuple[type[Exception], ...] = (ValueError, OSError, ImportError, *errors)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
             yield
-        except for_the_user as error:
+        except caught as error:
             typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(2) from error
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    if issubclass(category, UserWarning):  # others are for developers
+    if issubclass(category, UserWarning):  # other categories are for developers
         typer.echo(f"Warning: {message}", err=True)

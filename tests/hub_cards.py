@@ -1,6 +1,6 @@
-"""What the Hub checks of a card: its front matter parses, and the fields it shows and searches are of their kinds.
+"""The Hub's validation of a card: its YAML header parses, and known fields have valid values.
 
-Errors are what it refuses a card for; warnings it tells and takes the card.
+A card with errors is rejected. A card with warnings is accepted.
 """
 
 import re
@@ -42,7 +42,7 @@ _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def check_card(content: str, repo_type: str) -> tuple[list[str], list[str]]:
-    """Check a card. Returns: errors and warnings."""
+    """Validate a card. Returns errors and warnings."""
     match = re.match(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|$)", content, re.DOTALL)
     if not match:
         return [], ["empty or missing yaml metadata in repo card"]
@@ -51,7 +51,7 @@ def check_card(content: str, repo_type: str) -> tuple[list[str], list[str]]:
     except yaml.YAMLError as error:
         return [f"YAML metadata does not parse: {' '.join(str(error).split())}"], []
     if not isinstance(data, dict):
-        return ["YAML metadata is to be a mapping"], []
+        return ["YAML metadata must be a mapping"], []
     errors = [*_common_errors(data), *(_model_errors(data) if repo_type == "model" else _dataset_errors(data))]
     return errors, list(_warnings(data, repo_type))
 

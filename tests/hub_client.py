@@ -1,12 +1,12 @@
-"""A process that calls functions against the Hub that its environment names, as a test asks it to.
+"""A subprocess that calls functions against a test Hub.
 
 ```python
 with HubClient(hub.environment(home)) as client:
     client.ask("huggingface_hub.create_repo", token="hf_of_mine", repo_id="me/model")
 ```
 
-A client's libraries read the endpoint when they are imported; one process serves a whole file of tests. It does not
-wait between the client's own attempts.
+Libraries read the Hub's endpoint when they are imported, hence a subprocess, which serves all tests of a module. Waits
+between retries are skipped.
 """
 
 import json
@@ -30,7 +30,7 @@ MINE, READING = "hf_mine", "hf_reading"
 
 @dataclass(frozen=True)
 class Reply:
-    """What a call came to: a result, as JSON gives it back, or an error with the names of its classes."""
+    """Outcome of a call: its result, converted to JSON and back, or an error with the names of its classes."""
 
     result: Any
     error: tuple[str, ...]
@@ -39,7 +39,7 @@ class Reply:
 
 
 class HubClient:
-    """The process, from when it is made to when the `with` ends."""
+    """The subprocess. It ends with the `with` block."""
 
     def __init__(self, environment: dict[str, str]):
         self.process = subprocess.Popen(
@@ -65,20 +65,20 @@ class HubClient:
         return Reply(answer["result"], tuple(answer["error"]), answer["message"], tuple(answer["warnings"]))
 
     def ask(self, function: str, *arguments: Any, token: str = "", **named: Any) -> Any:
-        """What a call returns that is to succeed."""
+        """Call a function that must succeed. Returns its result."""
         reply = self.call(function, *arguments, token=token, **named)
         assert not reply.error, reply
         return reply.result
 
     def refusal(self, function: str, *arguments: Any, token: str = "", **named: Any) -> Reply:
-        """What a call comes to that is to fail."""
+        """Call a function that must fail. Returns the error."""
         reply = self.call(function, *arguments, token=token, **named)
         assert reply.error, reply
         return reply
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
-    """Make a folder to push. Returns: it."""
+    """Write files below a folder. Returns the folder."""
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -102,7 +102,7 @@ def _perform(request: dict[str, Any]) -> dict[str, Any]:
 
 def _call(name: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
     function: Any = pydoc.locate(name)
-    # JSON knows no paths: what starts like one was one.
+    # Paths became strings in JSON.
     paths = [Path(value) if isinstance(value, str) and value.startswith("/") else value for value in arguments]
     return function(*paths, **named)
 
@@ -113,7 +113,7 @@ def main() -> None:
     _http.time = types.SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})  # type: ignore[assignment]
     disable_progress_bars()
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print is no answer
+    os.dup2(2, 1)  # standard output is for answers only
     for line in sys.stdin:
         print(json.dumps(_perform(json.loads(line)), default=str), file=answers, flush=True)  # noqa: T201
 

@@ -1,4 +1,4 @@
-"""A Hub on 127.0.0.1, good enough for the real clients (`huggingface_hub`, `datasets`, `transformers`) to use.
+"""A Hub on 127.0.0.1 for tests with the real clients (`huggingface_hub`, `datasets`, `transformers`).
 
 ```python
 with HubServer() as hub:
@@ -7,13 +7,12 @@ with HubServer() as hub:
     hub.fail_once(".parquet", "unavailable")
     hub.add_token("hf_of_mine", write=True, namespaces=["me"])
     subprocess.run([...], env=os.environ | hub.environment(home, token="hf_of_mine"))
-    hub.requests  # what was asked, and how it was answered
-    hub.files("me/model", "v1", repo_type="model")  # what was pushed
+    hub.requests  # log of requests and statuses
+    hub.files("me/model", "v1", repo_type="model")  # files that were pushed
 ```
 
-A client reads its endpoint when it is imported, so it is to run in a process of its own, with `environment`.
-`hub_state.py` is what a Hub holds, `hub_uploads.py` what may be written to it and how, `hub_cards.py` what it checks
-of a card.
+Clients read the endpoint when they are imported, so they must run in a subprocess with `environment`. `hub_state.py`
+contains the repositories and tokens, `hub_uploads.py` the write requests, `hub_cards.py` the validation of cards.
 """
 
 import re
@@ -25,15 +24,15 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.hub_state import Answer, HubState, Refusal, Request, entries, etag, is_large
-from tests.hub_uploads import WRITING, Call, json_answer, tell_user
+from tests.hub_uploads import WRITING, Call, json_answer, whoami
 
 
 class HubServer(HubState):
-    """Repositories in memory, served from when it is entered to when it is left.
+    """Serves repositories in memory during the `with` block.
 
     Args:
-        part_size (`int`, *optional*): larger files of the kind kept outside git are to be sent in parts of so many
-            bytes; by default every one is sent whole.
+        part_size (`int`, *optional*): size in bytes of the parts of a multipart upload, used for larger LFS files. By
+            default there are no multipart uploads.
     """
 
     def __init__(self, part_size: int | None = None) -> None:
@@ -53,7 +52,7 @@ class HubServer(HubState):
         self._server.server_close()
 
     def environment(self, home: Path, token: str = "") -> dict[str, str]:
-        """What a client's process needs to talk to this server and keep its caches in `home`."""
+        """Environment variables of a client that uses this server and caches below `home`."""
         return {
             "HF_ENDPOINT": self.endpoint,
             "HF_HOME": str(home),
@@ -170,7 +169,7 @@ _ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
     ("GET", rf"{_REPO}/refs", _refs),
     ("GET", rf"{_REPO}/commits/([^/]+)", _commits),
     ("GET", r"/(?:(dataset|space)s/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", _content),
-    ("GET", r"/api/whoami-v2", tell_user),
+    ("GET", r"/api/whoami-v2", whoami),
     *WRITING,
 ]
 
@@ -209,15 +208,15 @@ class _Handler(BaseHTTPRequestHandler):
         method = "GET" if call.method == "HEAD" else call.method
         for verb, pattern, function in _ROUTES:
             if method == verb and (match := re.fullmatch(pattern, path)):
-                # A branch named `refs/pr/1` comes with its slashes quoted.
+                # Slashes in names such as `refs/pr/1` are quoted.
                 arguments: list[Any] = [group and unquote(group) for group in match.groups()]
                 return function(self.hub, call, *arguments)
-        raise Refusal(404, f"this server knows no {call.method} {path}", "EntryNotFound")
+        raise Refusal(404, f"this server does not implement {call.method} {path}", "EntryNotFound")
 
     def _reply(self, answer: Answer) -> None:
         content = b"" if self.command == "HEAD" or answer.lost else answer.content
         sent = content[: len(content) // 2] if answer.cut else content
-        # Before the content: whoever has read it may look at the log.
+        # Logged before the content is sent, because a test may read the log right after.
         self.hub.requests.append(
             Request(self.command, unquote(self.path), self.headers.get("Range"), answer.status, len(sent))
         )

@@ -1,4 +1,4 @@
-"""What a Hub holds: repositories with commits, branches, tags and large files, users' tokens, and planned faults."""
+"""State of the test Hub: repositories with commits, branches, tags and LFS objects, tokens, and planned faults."""
 
 import hashlib
 import threading
@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 
 LFS_SUFFIXES = (".parquet", ".safetensors", ".bin", ".onnx", ".jpg", ".png")
-"""Files that the Hub would keep outside git: their ETag is their SHA-256."""
+"""Suffixes of LFS files, whose ETag is their SHA-256."""
 FIRST_FILES = {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}
-"""What the first commit of a repository that was made over HTTP holds."""
+"""Files of the first commit of a repository created over HTTP."""
 
 FaultKind = Literal["unavailable", "cut", "lost"]
 FaultPlace = Literal["download", "upload", "commit"]
@@ -18,7 +18,7 @@ FaultPlace = Literal["download", "upload", "commit"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server says. `cut` ends it half-way; `lost` ends the connection without a word."""
+    """A response. `cut` ends it half-way; `lost` closes the connection without a response."""
 
     status: int = 200
     content: bytes = b""
@@ -28,17 +28,17 @@ class Answer:
 
 
 class Refusal(Exception):
-    """What the server does not do, in the terms of the Hub: status, `X-Error-Code`, `X-Error-Message`."""
+    """An error response, with the Hub's headers `X-Error-Code` and `X-Error-Message`."""
 
     def __init__(self, status: int, message: str, code: str | None = None, headers: Mapping[str, str] | None = None):
         super().__init__(message)
-        said = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {}), **(headers or {})}
-        self.answer = Answer(status, b"", said)
+        fields = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {}), **(headers or {})}
+        self.answer = Answer(status, b"", fields)
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request and its answer."""
+    """A request and its status."""
 
     method: str
     path: str
@@ -49,7 +49,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Commit:
-    """All files of a repository after a change. Nobody changes it."""
+    """All files of a repository at a commit."""
 
     files: Mapping[str, bytes]
     parent: str | None = None
@@ -65,7 +65,7 @@ class Tag:
 
 @dataclass
 class Repository:
-    """All commits of a repository, what its branches and tags stand for, and the large files sent to it."""
+    """Commits, branches, tags and LFS objects of a repository."""
 
     private: bool = False
     commits: dict[str, Commit] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Repository:
         return self.refs.get(revision) or (revision if revision in self.commits else None)
 
     def add(self, branch: str, files: Mapping[str, bytes], message: str = "", author: str = "somebody") -> str:
-        """Move a branch to a new commit. Returns: the commit, the same for the same history."""
+        """Add a commit to a branch. Returns its SHA, which depends only on the history."""
         parent = self.branches.get(branch)
         digest = hashlib.sha1(f"{parent} {message}".encode())
         for path, content in sorted(files.items()):
@@ -91,7 +91,7 @@ class Repository:
         return digest.hexdigest()
 
     def history(self, revision: str) -> list[str]:
-        """Commits from a revision back to the first."""
+        """Return the commits from a revision back to the first."""
         shas, sha = [], self.sha(revision)
         while sha is not None:
             shas.append(sha)
@@ -101,7 +101,7 @@ class Repository:
 
 @dataclass(frozen=True)
 class Token:
-    """Who holds a token, and what it opens: all repositories of `namespaces`, for writing too or not."""
+    """A token: its user, and read or write access to the repositories of `namespaces`."""
 
     user: str
     namespaces: tuple[str, ...]
@@ -110,7 +110,7 @@ class Token:
 
 @dataclass
 class Fault:
-    """The first requests for each thing go wrong: answered with 503, cut off half-way, or done but never answered."""
+    """Planned fault of the first requests for each resource: a 503, a cut connection, or a lost response."""
 
     suffix: str
     kind: FaultKind
@@ -120,7 +120,7 @@ class Fault:
 
 
 class HubState:
-    """Repositories in memory, and who may do what with them. With no token registered, everybody may do all."""
+    """Repositories and tokens in memory. Without registered tokens there is no access control."""
 
     def __init__(self) -> None:
         self.repositories: dict[tuple[str, str], Repository] = {}
@@ -145,7 +145,7 @@ class HubState:
         branch: str = "main",
         private: bool = False,
     ) -> str:
-        """Make `files` all that a branch holds; `private` counts where the repository is new. Returns: the commit."""
+        """Commit `files` as all files of a branch; `private` applies to a new repository. Returns the SHA."""
         with self.lock:
             repository = self.repositories.setdefault((repo_type, repo_id), Repository(private))
             return repository.add(branch, files)
@@ -154,47 +154,47 @@ class HubState:
         self.repositories[repo_type, repo_id].tags[tag] = Tag(commit)
 
     def files(self, repo_id: str, revision: str = "main", *, repo_type: str = "dataset") -> Mapping[str, bytes]:
-        """What a revision holds."""
+        """Return the files of a revision."""
         repository = self.repositories[repo_type, repo_id]
         return repository.commits[repository.refs.get(revision, revision)].files
 
     def add_token(self, token: str, *, write: bool, namespaces: Sequence[str]) -> None:
-        """Register a token of the user `namespaces[0]`, a member of the organisations after it. From the first on,
-        nobody writes without a token, and an unknown one is refused whatever it asks for."""
+        """Register a token of the user `namespaces[0]`, a member of the organisations after it. From then on writing
+        requires a token, and unknown tokens are refused."""
         self.tokens[token] = Token(namespaces[0], tuple(namespaces), write)
 
     def fail_once(self, suffix: str, kind: FaultKind, *, on: FaultPlace = "download") -> Fault:
-        """Plan one fault for each thing. See [`fail`]."""
+        """Plan one fault for each resource, see [`fail`]."""
         return self.fail(suffix, kind, on=on)
 
     def fail(self, suffix: str, kind: FaultKind, *, on: FaultPlace, times: int = 1) -> Fault:
         """Plan faults.
 
         Args:
-            suffix (`str`): of what they strike: of `repository/path` in downloads, of `repository/digest` in uploads
-                of large files, of `repository` in commits.
-            kind (`str`): `"unavailable"` is a 503; `"cut"` ends the connection in the middle, before anything is
-                done; `"lost"` (of commits) does it and ends the connection before the answer.
-            times (`int`): how often for each thing. The client tries six times.
+            suffix (`str`): suffix of the affected resources: `repository/path` for downloads, `repository/digest` for
+                LFS uploads, `repository` for commits.
+            kind (`str`): `"unavailable"` is a 503; `"cut"` closes the connection half-way, without an effect;
+                `"lost"` (commits only) takes effect, but closes the connection without a response.
+            times (`int`): number of faults for each resource. The client tries six times.
 
         Returns:
-            `Fault`: tells in `struck` where it struck.
+            `Fault`: counts in `struck` how often each resource was affected.
         """
         self.faults.append(Fault(suffix, kind, on, times))
         return self.faults[-1]
 
     def before_commit(self, repo_id: str, action: Callable[[], object]) -> None:
-        """Plan what happens once, after the next commit to a repository has arrived and before it is looked at."""
+        """Run `action` once, after the next commit to a repository was received and before it is processed."""
         self.interruptions[repo_id] = action
 
     def contents_sent(self, repo_id: str) -> list[Request]:
-        """Requests for the content of a repository's files."""
+        """Return the downloads of a repository's files."""
         return [
             request for request in self.requests if request.method == "GET" and f"{repo_id}/resolve/" in request.path
         ]
 
     def writes(self, repo_id: str = "") -> list[Request]:
-        """Requests that sent content to a repository, or to any: objects, their parts, and commits."""
+        """Return the uploads and commits to a repository, or by default to any."""
         return [
             request
             for request in self.requests
@@ -213,10 +213,10 @@ class HubState:
         return None
 
     def user(self, token: str | None) -> Token | None:
-        """Who asks.
+        """Return the registered token.
 
         Raises:
-            Refusal: with 401, if tokens are registered and this is none of them.
+            Refusal: 401 if tokens are registered and this one is not.
         """
         if token is None or not self.tokens:
             return None
@@ -225,25 +225,24 @@ class HubState:
         return self.tokens[token]
 
     def find(self, repo_type: str, repo_id: str, token: str | None) -> Repository:
-        """A repository that the holder of a token may read.
+        """Return a repository that a token may read.
 
         Raises:
-            Refusal: as if there were none, if it is private and not theirs.
+            Refusal: if there is none, or it is private and not accessible.
         """
         user = self.user(token)
         repository = self.repositories.get((repo_type, repo_id))
         hidden = repository is not None and repository.private and self.tokens and not _is_of(user, repo_id)
         if repository is None or hidden:
-            # Whoever does not say who they are is not told whether it exists.
             status, message = (404, "Repository not found") if token else (401, "Invalid username or password.")
             raise Refusal(status, message, "RepoNotFound")
         return repository
 
     def find_to_write(self, repo_type: str, repo_id: str, token: str | None) -> Repository:
-        """A repository that the holder of a token may change.
+        """Return a repository that a token may write to.
 
         Raises:
-            Refusal: with 401 without a token, with 403 if it does not open this.
+            Refusal: 401 without a token, 403 if the token has no write access.
         """
         repository = self.find(repo_type, repo_id, token)
         self.check_writer(repo_id, token)
@@ -263,19 +262,19 @@ def _is_of(user: Token | None, repo_id: str) -> bool:
 
 
 def is_large(path: str, size: int) -> bool:
-    """Whether the Hub keeps a file outside git. Empty ones never: its storage has none."""
+    """Whether the Hub stores a file with LFS. Empty files are never."""
     return size > 0 and (path.endswith(LFS_SUFFIXES) or size > 10_000_000)
 
 
 def etag(path: str, content: bytes) -> str:
-    """The name of a file's content: its SHA-256 for large files, as git names it for others."""
+    """The ETag of a file: its SHA-256 for LFS files, else its git blob id."""
     if is_large(path, len(content)):
         return hashlib.sha256(content).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def entries(files: Mapping[str, bytes], folder: str, recursive: bool) -> list[dict[str, Any]]:
-    """Files and folders below a folder, as the Hub lists them."""
+    """List files and folders below a folder in the Hub's format."""
     prefix = f"{folder}/" if folder else ""
     found: dict[str, dict[str, Any]] = {}
     for path, content in sorted(files.items()):

@@ -1,4 +1,4 @@
-"""What may be written to a Hub over HTTP: repositories, branches, tags, large files, and commits, which are atomic."""
+"""Write requests of the test Hub: repositories, branches, tags, LFS uploads, and atomic commits."""
 
 import base64
 import hashlib
@@ -14,7 +14,7 @@ from tests.hub_state import FIRST_FILES, Answer, HubState, Refusal, Repository, 
 
 @dataclass(frozen=True)
 class Call:
-    """What a client asks, apart from the path."""
+    """A request without its path."""
 
     method: str
     query: Mapping[str, list[str]]
@@ -31,7 +31,7 @@ def json_answer(value: Any, status: int = 200) -> Answer:
     return Answer(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
 
-def tell_user(hub: HubState, call: Call) -> Answer:
+def whoami(hub: HubState, call: Call) -> Answer:
     user = hub.user(call.token)
     if user is None:
         raise Refusal(401, "Invalid username or password.")
@@ -114,10 +114,10 @@ def _known(repository: Repository, revision: str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Content that is kept outside git.
+# LFS uploads.
 # ---------------------------------------------------------------------------------------------------------------------
 def _plan_upload(hub: HubState, call: Call, repo_type: str, repo_id: str, revision: str) -> Answer:
-    """For each file: how it is to be sent, whether `.gitignore` names it, and what is there now."""
+    """For each file: its upload mode, whether `.gitignore` matches it, and its current id."""
     repository = hub.find_to_write(repo_type, repo_id, call.token)
     there = repository.commits[_known(repository, revision)].files
     ignored = call.json.get("gitIgnore", there.get(".gitignore", b"").decode()).split()
@@ -136,7 +136,7 @@ def _plan_upload(hub: HubState, call: Call, repo_type: str, repo_id: str, revisi
 
 
 def _batch(hub: HubState, call: Call, repo_type: str | None, repo_id: str) -> Answer:
-    """Where each object goes. One that is there already goes nowhere."""
+    """Return the upload URLs of objects that are missing."""
     repo_type = repo_type or "model"
     repository = hub.find_to_write(repo_type, repo_id, call.token)
     objects, multipart = [], False
@@ -224,7 +224,7 @@ def _changed(repository: Repository, files: dict[str, bytes], lines: Iterable[di
         if key == "file":
             content = base64.b64decode(value["content"], validate=True)
             if is_large(path, len(content)):
-                raise Refusal(400, f"{path} is to be sent as a large file")
+                raise Refusal(400, f"{path} must be sent as an LFS file")
             files[path] = content
         elif key == "lfsFile":
             if value["oid"] not in repository.objects:
@@ -266,4 +266,4 @@ WRITING: list[tuple[str, str, Callable[..., Answer]]] = [
     ("POST", rf"{_REPO}/commit/([^/]+)", _commit),
     ("POST", r"/api/validate-yaml", _check_card),
 ]
-"""Method, path and function of what changes something, or is asked before."""
+"""Method, path and function of write requests and of requests that precede them."""

@@ -11,14 +11,13 @@ from typing import Any
 import datasets
 from huggingface_hub.utils import validate_repo_id
 
-from modeling_gadms.publishing.hub import check_push_target, push_folder
+from modeling_gadms.publishing.hub import check_push_target
 from modeling_gadms.publishing.upload_folder import (
     CARD,
-    LeftOut,
-    Publication,
-    list_files,
-    refuse_own_places,
-    staging_folder,
+    Excluded,
+    PublishReport,
+    new_upload_folder,
+    publish_upload_folder,
 )
 from modeling_gadms.training.data import DatasetColumns
 
@@ -51,7 +50,7 @@ def publish_dataset(
     private: bool = False,
     dry_run: str | Path | None = None,
     progress: bool = True,
-) -> Publication:
+) -> PublishReport:
     """Push a data set to the Hub in one commit, or make the folder that would be pushed.
 
     A finished folder of `gadms build-webperson` goes as it is, with the card and the account that it has. Anything
@@ -72,7 +71,7 @@ def publish_dataset(
         progress (`bool`, *optional*, defaults to `True`): show progress bars.
 
     Returns:
-        [`~modeling_gadms.publishing.upload_folder.Publication`]
+        [`~modeling_gadms.publishing.upload_folder.PublishReport`]
 
     Raises:
         ValueError: if the licence is missing or forbids it, rows lack a readable image or a caption, rows tell
@@ -87,15 +86,15 @@ def publish_dataset(
         check_push_target(repo_id, repo_type="dataset", revision=revision, tag=tag, private=private)
     arguments, card, run = dataset_args or {}, card or DatasetCardSettings(), Path(source)
     is_run = (run / "funnel.json").is_file() or (run / "work" / "markers").is_dir()
-    left_out: list[LeftOut] = []
-    with staging_folder(dry_run, beside=run if is_run else None) as staging:
+    excluded: list[Excluded] = []
+    with new_upload_folder(dry_run, beside=run if is_run else None) as staging:
         if is_run:
             if arguments or captions or person_id or card != DatasetCardSettings():
                 raise ValueError(
                     f"{source} is a run of the pipeline, which has written its card: what it is to say goes into "
                     "section `card` of the run's file"
                 )
-            left_out = _stage_run(run, repo_id, staging)
+            excluded = _stage_run(run, repo_id, staging)
         else:
             # What can be refused is, before rows are read.
             splits, is_benchmark = _open(source, arguments, may_redistribute)
@@ -119,20 +118,23 @@ def publish_dataset(
             )
             (staging / CARD).write_text(render_dataset_card(facts), encoding="utf-8", newline="\n")
         _check_that_it_opens(staging)
-        refuse_own_places(staging, *([run] if run.exists() else []))
-        pushed = None
-        if dry_run is None:
-            message = f"Publish {repo_id.partition('/')[2]}"
-            pushed = push_folder(
-                staging, repo_id, repo_type="dataset", message=message, revision=revision, tag=tag, private=private
-            )
-        return Publication(repo_id, list_files(staging), tuple(left_out), dry_run, pushed)
+        return publish_upload_folder(
+            staging,
+            repo_id,
+            repo_type="dataset",
+            sources=[run] if run.exists() else [],
+            excluded=excluded,
+            revision=revision,
+            tag=tag,
+            private=private,
+            dry_run=dry_run,
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # A run of the construction pipeline.
 # ---------------------------------------------------------------------------------------------------------------------
-def _stage_run(root: Path, repo_id: str, staging: Path) -> list[LeftOut]:
+def _stage_run(root: Path, repo_id: str, staging: Path) -> list[Excluded]:
     missing = [name for name in PUBLISHED[:3] if not (root / name).is_file()]
     if missing or not list((root / "data").glob("train-*.parquet")):
         raise ValueError(
@@ -152,7 +154,7 @@ def _stage_run(root: Path, repo_id: str, staging: Path) -> list[LeftOut]:
     text = re.sub(r'load_dataset\("[^"]*", split="train"\)', f'load_dataset("{repo_id}", split="train")', text)
     (staging / CARD).write_text(text, encoding="utf-8", newline="\n")
     others = [path for path in sorted(root.iterdir()) if path not in published and path.name != "data"]
-    return [LeftOut(f"{path.name}/" if path.is_dir() else path.name, "not what a run publishes") for path in others]
+    return [Excluded(f"{path.name}/" if path.is_dir() else path.name, "not what a run publishes") for path in others]
 
 
 def _link_or_copy(file: Path, place: Path) -> None:

@@ -1,4 +1,4 @@
-"""Both encoders as ONNX, in float32 and int8, for runtimes without PyTorch."""
+"""Export the image and the text encoder to ONNX files, in float32 and optionally in int8."""
 
 import logging
 import tempfile
@@ -23,14 +23,14 @@ from ..processing_gadms import GADMSProcessor
 
 
 OPSET = 18
-"""What PyTorch's exporter writes by itself; others are conversions of it. Later ones bring larger operators, such as a
-whole attention (23), which onnxruntime runs no faster on a CPU and older runtimes lack."""
+"""Native version of PyTorch's exporter. Later versions add larger operators, such as attention (23), which are not
+faster in onnxruntime on a CPU and are missing in older runtimes."""
 TOLERANCE = 1e-4
-"""How far an exported embedding of unit length may be from PyTorch's, in any of its numbers."""
+"""Largest difference in any dimension between an exported embedding of unit length and PyTorch's."""
 LOWEST_COSINE = 0.99
-"""Mean cosine of int8 to float32 embeddings below which an export warns."""
+"""An export warns if the mean cosine similarity of int8 to float32 embeddings is lower."""
 _FILE_LIMIT = 2_000_000_000
-"""Bytes of weights beyond which a file does not hold them: the format ends at 2 GiB."""
+"""Larger weights, in bytes, are stored in a separate file: an ONNX file is limited to 2 GiB."""
 _PROBE_CAPTIONS = (
     "A woman in a red coat, carrying a black backpack.",
     "Person.",
@@ -40,15 +40,15 @@ _PROBE_CAPTIONS = (
 
 @dataclass(frozen=True)
 class OnnxReport:
-    """What an export wrote, and how it compares with the model it was made of.
+    """Result of an export, compared with the original model.
 
     Attributes:
         source (`str`): the model.
-        target (`Path`): the folder.
-        opset (`int`): version of ONNX's standard operators.
+        target (`Path`): the folder that was written.
+        opset (`int`): version of the ONNX operators.
         files (`tuple[OnnxFile, ...]`): the encoders.
-        difference (`float`): the largest of the float32 embeddings to PyTorch's, both of unit length.
-        int8_cosine (`float`, *optional*): mean of int8 to PyTorch's embeddings, over made-up images and captions.
+        difference (`float`): largest difference of float32 embeddings to PyTorch's, both of unit length.
+        int8_cosine (`float`, *optional*): mean cosine similarity of int8 embeddings to PyTorch's on synthetic inputs.
     """
 
     source: str
@@ -58,31 +58,32 @@ class OnnxReport:
     difference: float
     int8_cosine: float | None
 
-    def __str__(self) -> str:
+    def to_text(self) -> str:
+        """Format the report as text."""
         lines = [f"{self.source} -> {self.target}, ONNX opset {self.opset}"]
         lines += [f"  {file.name}: {file.size / 1e6:,.1f} MB" for file in self.files]
-        lines.append(f"  float32 embeddings differ from PyTorch's by {self.difference:.1e} at most")
+        lines.append(f"  float32 embeddings differ from PyTorch's by at most {self.difference:.1e}")
         if self.int8_cosine is not None:
-            lines.append(f"  int8 embeddings: mean cosine {self.int8_cosine:.4f} to PyTorch's, of made-up inputs")
+            lines.append(f"  int8 embeddings: mean cosine {self.int8_cosine:.4f} to PyTorch's, on synthetic inputs")
         return "\n".join(lines)
 
 
 def export_onnx(source: str | Path, target: str | Path, *, int8: bool = False) -> OnnxReport:
-    """Write the image and the text encoder as ONNX, with all that indexing and searching needs beside them.
+    """Export both encoders to ONNX, with the configuration and the processor that indexing and searching need.
 
-    The graphs take `pixel_values`, or `input_ids` and `attention_mask`, for any number of images or captions and any
-    length of captions, and give `image_embeds` or `text_embeds`, not normalised. They are float32, whatever the
-    source is in. What was written is run and compared with the source before the folder is there.
+    The graphs take `pixel_values`, or `input_ids` and `attention_mask`, with dynamic batch size and caption length,
+    and return `image_embeds` or `text_embeds`, not normalised. They are float32 regardless of the precision of the
+    source. The exported encoders are run and compared with the source before the folder is moved to its place.
 
-    In int8, the weights of all matrix products but each encoder's last are stored in 7 of 8 bits, one scale a
-    channel; activations are quantised as they come. 7 bits, since the file travels: on an x86 processor without VNNI,
-    sums of two products of 8 bits overflow and give other embeddings. The rest stays float32 by measurement
-    (ViT-B/16): the convolution of the patches is slower in int8; the last projection costs images half of what int8
-    loses, for 1 % of the file; the table of tokens is only looked up: it gains no time, and has one scale for all.
+    In int8, the weights of all matrix products except the last one of each encoder are quantised per channel to 7
+    bits, and activations dynamically. 7 bits, because on x86 processors without VNNI sums of two 8-bit products
+    overflow and change the embeddings. The rest stays float32, by measurements on ViT-B/16: the patch convolution is
+    slower in int8; the last projection causes half of the int8 error on images and is 1 % of the file; and the token
+    embeddings are a table lookup, which would not be faster and would share one scale.
 
     Args:
         source (`str` or `Path`): folder or Hub name of a GA-DMS model or adapter.
-        target (`str` or `Path`): the folder to make.
+        target (`str` or `Path`): folder to write.
         int8 (`bool`): whether to add quantised encoders.
 
     Returns:
@@ -90,14 +91,14 @@ def export_onnx(source: str | Path, target: str | Path, *, int8: bool = False) -
 
     Raises:
         ImportError: if onnx, onnxscript or onnxruntime is not installed.
-        FileExistsError: if `target` is there, and not an empty folder.
-        ValueError: if the source is no whole GA-DMS model, or what was written computes something else.
-        OSError: if something cannot be read or written.
+        FileExistsError: if `target` exists and is not an empty folder.
+        ValueError: if the source is not a complete GA-DMS model, or the exported encoders compute other embeddings.
+        OSError: if a file cannot be read or written.
 
     Warns:
-        UserWarning: if int8 embeddings are far from the source's.
+        UserWarning: if int8 embeddings differ much from those of the source.
     """
-    _require_tools()
+    _check_installed()
     target = Path(target)
     with new_folder(target) as folder:
         model, processor = load_model_and_processor(source)
@@ -110,30 +111,30 @@ def export_onnx(source: str | Path, target: str | Path, *, int8: bool = False) -
         for encoder in encoders:
             path = folder / encoder_file(encoder, int8=False)
             _export_encoder(model, encoder, path)
-            files += _described(path)
+            files += _files_of(path)
             if int8:
                 quantised = folder / encoder_file(encoder, int8=True)
                 _quantise(path, quantised, _metadata(model.config, encoder, "int8"))
-                files += _described(quantised)
+                files += _files_of(quantised)
         OnnxManifest(OPSET, tuple(files)).write(folder)
 
-        expected = _probe(model, processor)
-        exported = _probe(OnnxModel(folder, model.config, "onnx"), processor)
+        expected = _probe_embeddings(model, processor)
+        exported = _probe_embeddings(OnnxModel(folder, model.config, "onnx"), processor)
         difference = float((exported - expected).abs().max())
-        if not difference <= TOLERANCE:  # also of what is not a number
+        if not difference <= TOLERANCE:  # true for NaN
             raise ValueError(
-                f"the ONNX encoders of {source} give embeddings that differ from PyTorch's by {difference:.1e}, more "
+                f"embeddings of the ONNX encoders of {source} differ from PyTorch's by {difference:.1e}, more "
                 f"than {TOLERANCE:.0e}: nothing was written; please report this with your versions of torch, "
                 "onnxscript and onnxruntime"
             )
         cosine = None
         if int8:
-            quantised_embeds = _probe(OnnxModel(folder, model.config, "onnx-int8"), processor)
+            quantised_embeds = _probe_embeddings(OnnxModel(folder, model.config, "onnx-int8"), processor)
             cosine = float((quantised_embeds * expected).sum(-1).mean())
             if not cosine >= LOWEST_COSINE:
                 warnings.warn(
                     f"int8 embeddings of {source} have a mean cosine of {cosine:.4f} to float32 ones, less than "
-                    f"{LOWEST_COSINE}: this model does not bear quantisation well; measure before you use them",
+                    f"{LOWEST_COSINE}: evaluate the int8 encoders before you use them",
                     UserWarning,
                     stacklevel=2,
                 )
@@ -141,7 +142,7 @@ def export_onnx(source: str | Path, target: str | Path, *, int8: bool = False) -
 
 
 class _ImageEncoder(nn.Module):
-    """`pixel_values` to embeddings: a graph has tensors for inputs and outputs."""
+    """`pixel_values` to embeddings. An exported graph has only tensors as inputs and outputs."""
 
     def __init__(self, model: GADMSModel):
         super().__init__()
@@ -173,7 +174,7 @@ def _export_encoder(model: GADMSModel, encoder: Encoder, path: Path) -> None:
         shapes = {"pixel_values": {0: "batch"}}
     else:
         text, _ = encoder_configs(model.config)
-        length = text.max_position_embeddings - 1  # one that is no other size of the graph by design
+        length = text.max_position_embeddings - 1  # unlikely to equal another dimension of the graph
         ids = torch.full((2, length), cast(int, text.eos_token_id))
         wrapped, inputs = _TextEncoder(model), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         shapes = dict.fromkeys(inputs, {0: "batch", 1: "sequence"})
@@ -205,7 +206,7 @@ def _quantise(source: Path, target: Path, metadata: dict[str, str]) -> None:
             source,
             written,
             op_types_to_quantize=["MatMul"],
-            # The tool replaces a Gemm by a MatMul of this name.
+            # The quantiser replaces a Gemm by a MatMul of this name.
             nodes_to_exclude=[last, f"{last}_MatMul"],
             weight_type=QuantType.QInt8,
             per_channel=True,
@@ -216,7 +217,7 @@ def _quantise(source: Path, target: Path, metadata: dict[str, str]) -> None:
 
 
 def _save(model: Any, path: Path, metadata: dict[str, str]) -> None:
-    """Write a graph with nothing in it of where it was made, in one file if one holds it, and check it."""
+    """Write a graph without local paths, with a second file if the weights exceed the limit, and check it."""
     import onnx
 
     _strip(model)
@@ -229,7 +230,7 @@ def _save(model: Any, path: Path, metadata: dict[str, str]) -> None:
 
 
 def _strip(message: Any) -> None:
-    """Remove notes: the exporter leaves stack traces there, with the names of this machine's folders."""
+    """Remove notes recursively: the exporter writes stack traces with local paths into them."""
     for field, value in message.ListFields():
         if field.name in ("doc_string", "metadata_props"):
             message.ClearField(field.name)
@@ -252,13 +253,13 @@ def _metadata(config: GADMSConfig, encoder: Encoder, precision: str) -> dict[str
     }
 
 
-def _described(path: Path) -> list[OnnxFile]:
+def _files_of(path: Path) -> list[OnnxFile]:
     paths = [path, path.with_name(weights_file(path.name))]
     return [OnnxFile(file.name, file.stat().st_size, file_digest(file)) for file in paths if file.is_file()]
 
 
-def _probe(model: GADMSModel | OnnxModel, processor: GADMSProcessor) -> torch.Tensor:
-    """Embeddings of made-up images and captions: (num_images + num_captions, projection_dim)."""
+def _probe_embeddings(model: GADMSModel | OnnxModel, processor: GADMSProcessor) -> torch.Tensor:
+    """Return embeddings of synthetic images and captions: (num_images + num_captions, projection_dim)."""
     gradient = Image.linear_gradient("L")
     images = [
         Image.merge("RGB", (gradient, gradient.rotate(90 * turn), gradient.rotate(180 - 90 * turn)))
@@ -274,7 +275,7 @@ def _probe(model: GADMSModel | OnnxModel, processor: GADMSProcessor) -> torch.Te
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of the exporters about themselves."""
+    """Suppress the exporters' warnings."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -285,7 +286,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _require_tools() -> None:
+def _check_installed() -> None:
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401

@@ -1,4 +1,4 @@
-"""What conversion and export tell about what they did."""
+"""Reports of conversions and exports in OpenAI's layout."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +10,17 @@ from ..configuration_gadms import GADMSConfig, encoder_configs
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What became of a foreign checkpoint.
+    """Result of [`~modeling_gadms.conversion.converter.convert`].
 
     Attributes:
-        source (`str`): where it was read.
+        source (`str`): the checkpoint.
         target (`Path`): the folder that was written.
         layout (`str`): `"transformers"`, `"openai"` or `"research"`.
-        model (`str`): class of ours that was written.
-        config ([`GADMSConfig`]): its configuration.
-        used (`int`): tensors of the source that are in the model.
+        model (`str`): class of the model that was written.
+        config ([`GADMSConfig`]): configuration of the model.
+        used (`int`): number of tensors of the source in the model.
         ignored (`dict[str, str]`): all other entries of the source, with the reason.
-        changes (`tuple[str, ...]`): what was cast, resized, appended or assumed, a sentence each.
+        changes (`tuple[str, ...]`): one sentence for everything that was cast, resized, appended or assumed.
     """
 
     source: str
@@ -33,7 +33,7 @@ class ConversionReport:
     changes: tuple[str, ...]
 
     def to_text(self) -> str:
-        """The report in lines for people."""
+        """Format the report as text."""
         config = self.config
         text, vision = encoder_configs(config)
         (height, width), (down, across) = config.image_size, config.patch_grid
@@ -56,31 +56,31 @@ class ConversionReport:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written for an older code base.
+    """Result of [`~modeling_gadms.conversion.openai_export.export_checkpoint`].
 
     Attributes:
         source (`str`): folder or Hub name of the model.
         target (`Path`): the file that was written.
         layout (`str`): `"openai"` or `"research"`.
-        written (`int`): tensors in it.
-        left_out (`dict[str, str]`): tensors of the model that are not, with the reason.
-        changes (`tuple[str, ...]`): what was cast, moved or is to be known, a sentence each.
+        written (`int`): number of tensors in the file.
+        skipped (`dict[str, str]`): tensors of the model that are not in the file, with the reason.
+        changes (`tuple[str, ...]`): one sentence for everything that was cast or moved, or needs attention.
     """
 
     source: str
     target: Path
     layout: str
     written: int
-    left_out: dict[str, str]
+    skipped: dict[str, str]
     changes: tuple[str, ...]
 
     def to_text(self) -> str:
-        """The report in lines for people."""
+        """Format the report as text."""
         lines = [
             f"{self.source} -> {self.target} ({self.layout} layout)",
-            f"tensors: {self.written} written, {len(self.left_out)} left out",
+            f"tensors: {self.written} written, {len(self.skipped)} skipped",
             *self.changes,
-            *_by_reason("left out", self.left_out),
+            *_by_reason("skipped", self.skipped),
         ]
         return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""A model for users of sentence-transformers, who encode captions and images by one call."""
+"""Export a model as a folder that `SentenceTransformer` loads, to encode captions and images with one call."""
 
 import shutil
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from ..encoders.loading import load_model_and_processor
 
 
 MODULE = "sentence_transformers_module"
-"""Name of the file of this package that an export carries."""
+"""Module of this package that is copied into the export."""
 LOWEST_VERSION = "6.2"
-"""Of sentence-transformers, tested; its modules did not always take images."""
+"""Tested version of sentence-transformers. Modules of earlier ones do not all accept images."""
 
 
 @dataclass(frozen=True)
 class SentenceTransformersReport:
-    """What was written.
+    """Result of an export.
 
     Attributes:
         source (`str`): the model.
-        target (`Path`): the folder.
-        embedding_size (`int`): width of the shared space.
+        target (`Path`): the folder that was written.
+        embedding_size (`int`): dimensions of the embeddings.
     """
 
     source: str
@@ -30,32 +30,32 @@ class SentenceTransformersReport:
     embedding_size: int
 
     def to_text(self) -> str:
-        """Return the report for people, with what to type."""
+        """Format the report as text, with a usage example."""
         return (
-            f"{self.source} -> {self.target}, embeddings of {self.embedding_size} numbers\n"
+            f"{self.source} -> {self.target}, embeddings of {self.embedding_size} dimensions\n"
             f'  SentenceTransformer("{self.target}", trust_remote_code=True).encode(["a woman in a red coat"])'
         )
 
 
 def export_sentence_transformers(source: str | Path, target: str | Path) -> SentenceTransformersReport:
-    """Write a folder that sentence-transformers loads, with `trust_remote_code=True` and without this package.
+    """Write a folder that sentence-transformers loads with `trust_remote_code=True`, without this package.
 
-    `encode` takes captions (`str`) or images (`PIL.Image.Image`) and gives embeddings of unit length in one space,
-    those of [`~modeling_gadms.encoders.encoding.encode_captions`] and
-    [`~modeling_gadms.encoders.encoding.encode_images`];
-    `similarity` is their cosine. The folder remains one that `AutoModel` and this package load.
+    `encode` takes captions (`str`) or images (`PIL.Image.Image`) and returns embeddings of unit length, equal to those
+    of [`~modeling_gadms.encoders.encoding.encode_captions`] and
+    [`~modeling_gadms.encoders.encoding.encode_images`]. `similarity` is their cosine. `AutoModel` and this package
+    load the folder too.
 
     Args:
         source (`str` or `Path`): folder or Hub name of a GA-DMS model or adapter.
-        target (`str` or `Path`): the folder to make.
+        target (`str` or `Path`): folder to write.
 
     Returns:
         [`SentenceTransformersReport`]
 
     Raises:
-        FileExistsError: if `target` is there, and not an empty folder.
-        ValueError: if the source is no whole GA-DMS model.
-        OSError: if something cannot be read or written.
+        FileExistsError: if `target` exists and is not an empty folder.
+        ValueError: if the source is not a complete GA-DMS model.
+        OSError: if a file cannot be read or written.
     """
     target = Path(target)
     modules: list[dict[str, Any]] = [
@@ -72,7 +72,7 @@ def export_sentence_transformers(source: str | Path, target: str | Path) -> Sent
         "requirements": {
             "sentence-transformers": {
                 "specifier": f">={LOWEST_VERSION}",
-                "reason": "its modules take captions and images as this one does",
+                "reason": "modules that encode both captions and images",
             }
         },
         "prompts": {},

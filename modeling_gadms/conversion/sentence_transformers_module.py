@@ -1,6 +1,6 @@
-"""A GA-DMS model as a module of sentence-transformers: captions and images into one space.
+"""A sentence-transformers module that encodes captions and images with a GA-DMS model.
 
-An export for sentence-transformers carries a copy of this file, which therefore imports nothing of the package.
+This file is copied into exports for sentence-transformers, so it imports nothing from this package.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from transformers import AutoModel, AutoProcessor, PreTrainedModel, PreTrainedTo
 
 
 class GADMSEncoder(InputModule):
-    """First module of a `SentenceTransformer`; the second normalises.
+    """First module of a `SentenceTransformer`; the second one normalises the embeddings.
 
-    Captions longer than the tokenizer's maximum are cut there, EOS kept.
+    Longer captions than the tokenizer's maximum are truncated, keeping EOS.
 
     Args:
         model ([`~transformers.PreTrainedModel`]): a `GADMSModel`.
@@ -29,18 +29,18 @@ class GADMSEncoder(InputModule):
 
     @property
     def modalities(self) -> list[Any]:
-        """What `SentenceTransformer.encode` takes."""
+        """Inputs that `SentenceTransformer.encode` accepts."""
         return ["text", "image"]
 
-    # The base class declares a field, which a property may not stand in for.
+    # The base class declares an attribute, which mypy does not let a property override.
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:  # type: ignore[override]
-        """The processor's."""
+        """Tokenizer of the processor."""
         return self.processor.tokenizer
 
     @property
     def max_seq_length(self) -> int:
-        """Tokens a caption is cut to."""
+        """Maximum number of tokens of a caption."""
         return self.tokenizer.model_max_length
 
     @max_seq_length.setter
@@ -51,40 +51,38 @@ class GADMSEncoder(InputModule):
         self.tokenizer.model_max_length = value
 
     def get_embedding_dimension(self) -> int:
-        """Width of the shared space."""
+        """Dimensions of the embeddings."""
         return self.model.config.projection_dim
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Prepare a batch of captions or of images; sentence-transformers does not mix them.
+        """Prepare a batch of captions or of images. sentence-transformers does not mix them.
 
         Args:
             inputs (`Sequence[str]` or `Sequence[PIL.Image.Image]`): captions or images.
-            prompt (`str`, *optional*): put before every caption.
-            kwargs: what sentence-transformers passes to all modules; nothing here depends on it.
+            prompt (`str`, *optional*): prepended to every caption.
+            kwargs: ignored; sentence-transformers passes them to all modules.
 
         Returns:
             `dict`: `pixel_values`, or `input_ids` and `attention_mask`.
 
         Raises:
-            ValueError: for anything else, naming it, and for an empty caption.
+            ValueError: for other inputs and for an empty caption.
         """
         if all(isinstance(item, Image.Image) for item in inputs):
             return dict(self.processor(images=list(inputs), return_tensors="pt"))
         for item in inputs:
             if not isinstance(item, str):
                 raise ValueError(
-                    f"a {type(item).__name__} is no caption (str), and a batch holds captions or images "
+                    f"a {type(item).__name__} is not a caption (str); a batch contains either captions or images "
                     "(PIL.Image.Image)"
                 )
             if is_image_url_or_path(item):
-                raise ValueError(
-                    f"{item!r} names an image, and would be read as a caption: open it with PIL.Image.open"
-                )
+                raise ValueError(f"{item!r} is the path of an image, not a caption: open it with PIL.Image.open")
         captions = [(prompt or "") + caption if caption.strip() else caption for caption in inputs]
         return dict(self.processor(text=captions, return_tensors="pt"))
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Encode a prepared batch; adds `sentence_embedding` of shape `(batch_size, projection_dim)`, in float32."""
+        """Encode a batch. Adds `sentence_embedding` of shape `(batch_size, projection_dim)` in float32."""
         if "pixel_values" in features:
             outputs = self.model.get_image_features(features["pixel_values"])
         else:
@@ -93,12 +91,12 @@ class GADMSEncoder(InputModule):
         return features
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write model and processor; sentence-transformers adds this file and its own."""
+        """Write model and processor. sentence-transformers adds this file and its own."""
         self.model.save_pretrained(output_path)
         self.processor.save_pretrained(output_path)
 
     @classmethod
-    def load(  # type: ignore[override]  # with what `SentenceTransformer` passes beyond the base class's
+    def load(  # type: ignore[override]  # `SentenceTransformer` passes more arguments than the base class declares
         cls,
         model_name_or_path: str,
         subfolder: str = "",
@@ -111,8 +109,8 @@ class GADMSEncoder(InputModule):
         processor_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> "GADMSEncoder":
-        """Load from a folder or the Hub, as `SentenceTransformer` asks; code is trusted only if its user trusts it."""
-        where = {
+        """Load from a folder or the Hub. `SentenceTransformer` passes its user's `trust_remote_code`."""
+        options = {
             "subfolder": subfolder,
             "token": token,
             "cache_dir": cache_folder,
@@ -120,6 +118,6 @@ class GADMSEncoder(InputModule):
             "local_files_only": local_files_only,
             "trust_remote_code": trust_remote_code,
         }
-        model = AutoModel.from_pretrained(model_name_or_path, **where, **(model_kwargs or {}))
-        processor = AutoProcessor.from_pretrained(model_name_or_path, **where, **(processor_kwargs or {}))
+        model = AutoModel.from_pretrained(model_name_or_path, **options, **(model_kwargs or {}))
+        processor = AutoProcessor.from_pretrained(model_name_or_path, **options, **(processor_kwargs or {}))
         return cls(model, processor)

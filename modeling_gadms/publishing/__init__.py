@@ -1,4 +1,4 @@
-"""Publish a model to the Hub, with a model card of what was measured on it."""
+"""Publish models on the Hub, with a model card whose metrics are bound to the weights."""
 
 import lazy_loader
 

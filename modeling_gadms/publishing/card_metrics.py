@@ -1,40 +1,51 @@
-"""Measurements for a model card: read from the files of `examples/evaluate.py`, and of these very weights."""
+"""Metrics on a model card, bound to the weights that were measured.
+
+1. `examples/evaluate.py` writes a metrics file. Each of its records contains the SHA-256 of every weight file, under
+   `model.weights_sha256`, and for an adapter those of its base, under `model.base_model.weights_sha256`.
+2. `publish_model` computes the digests of the weights that it publishes: [`weight_digests`].
+3. [`read_measurements`] keeps the records with the same digests ([`measured_digests`]) and refuses a file without one.
+4. [`model_index`] writes the kept metrics into the card's `model-index`, unrounded.
+5. The card also lists the digests, so that a reader can compare them with the downloaded files.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult
 
+from ..encoders.adapter_folders import BaseModel
+from ..encoders.atomic_files import file_digest
 from ..evaluation.reports import Record, read_records
 from ..evaluation.retrieval import metric_label
 from ..metrics.person_retrieval.ranking import METRIC_NAMES
 from ..training.provenance import dataset_name, public_arguments
+from .upload_folder import Excluded
 
 
 DIRECTIONS = {"text_to_image": "text-to-image", "image_to_text": "image-to-text"}
 _COUNTS = ("images", "captions", "identities", "truncated_captions")
+_MEASURE_AGAIN = "measure again with examples/evaluate.py"
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measurement, as it can be told to others.
+    """A record of a metrics file, without local paths.
 
     Attributes:
-        file (`Path`): where it was read from.
-        dataset (`str`), hub_dataset (`str`, *optional*): its name; the same, if it is not a folder's.
-        config (`str`): the data set's configuration, with the arguments that say which rows.
-        arguments (`dict[str, Any]`): those arguments.
-        has_data_dir (`bool`): whether the data set was read from a folder that the arguments named.
-        version (`str`, *optional*), split (`str`): of the data set.
-        captions (`tuple[str, ...]`), person_id (`str`, *optional*): columns.
-        counts (`dict[str, int]`): images, captions, identities, truncated captions.
-        token_limit (`int`): where captions were cut.
-        precision (`str`), device (`str`): what the model ran in, and on.
-        versions (`dict[str, str]`): of the libraries.
-        values (`dict[str, dict[str, float]]`): by direction and metric, in percent, as the file has them.
+        file (`Path`): the metrics file.
+        dataset (`str`): name of the data set; of a local one only the folder's name.
+        hub_dataset (`str`, *optional*): name on the Hub, or of one of our data sets. `None` for a folder.
+        config (`str`), arguments (`dict[str, Any]`): configuration and arguments that select the rows.
+        has_data_dir (`bool`): whether the data set was read from a folder given as `data_dir`.
+        version (`str`, *optional*), split (`str`): version and split of the data set.
+        captions (`tuple[str, ...]`), person_id (`str`, *optional*): column names.
+        counts (`dict[str, int]`): numbers of images, captions, identities and truncated captions.
+        token_limit (`int`): maximum length of a caption.
+        precision (`str`), device (`str`), versions (`dict[str, str]`): of the model and the libraries.
+        values (`dict[str, dict[str, float]]`): metrics in percent by direction and name, unrounded.
     """
 
     file: Path
@@ -54,73 +65,82 @@ class Measurement:
     versions: dict[str, str]
     values: dict[str, dict[str, float]]
 
-    @property
-    def subject(self) -> tuple[str, str, str | None, str]:
-        """What was measured on: two results on the same would stand for one another in a card."""
-        return self.hub_dataset or self.dataset, self.config, self.version, self.split
 
-
-@dataclass(frozen=True)
-class Measurements:
-    """Those that belong to the weights.
-
-    Attributes:
-        all (`tuple[Measurement, ...]`): in the order of the files; none twice.
-        foreign (`dict[Path, int]`): how many a file with several models has of other weights.
-        repeated (`int`): how many were given more than once.
-    """
-
-    all: tuple[Measurement, ...]
-    foreign: dict[Path, int]
-    repeated: int
-
-
-def read_measurements(files: Sequence[Path], weights: Mapping[str, str], folder: Path) -> Measurements:
-    """Read what was measured of a model, and refuse what was not.
+def weight_digests(files: Iterable[Path], base: BaseModel | None = None) -> dict[str, str]:
+    """Compute the SHA-256 of weight files, by file name.
 
     Args:
-        files (`Sequence[Path]`): of `examples/evaluate.py`.
-        weights (`Mapping[str, str]`): SHA-256 of each file of the model's weights, by its name; of an adapter also of
-            its base, see [`base_weights`].
-        folder (`Path`): the model's; names in the files are read as seen from there.
+        files (`Iterable[Path]`): weight files of a model or an adapter.
+        base ([`~modeling_gadms.encoders.adapter_folders.BaseModel`], *optional*): base of the adapter, whose digests
+            are included.
+    """
+    return {file.name: file_digest(file) for file in files} | _base_digests(base.weights_sha256 if base else {})
 
-    Returns:
-        [`Measurements`]
+
+def measured_digests(record: Record, file: Path) -> dict[str, str]:
+    """Return the digests of the weights that a record was measured on, in the form of [`weight_digests`].
 
     Raises:
-        ValueError: if a file holds no measurement, one of other weights alone, one that does not tell of which
-            weights it is, or values that are none; or if two measurements on the same data set disagree.
+        ValueError: if the record contains none.
+    """
+    model: Record = record["model"] if isinstance(record.get("model"), dict) else {}
+    digests = model.get("weights_sha256")
+    if not isinstance(digests, dict) or not digests:
+        raise ValueError(f"{file} does not name the measured weights (`model.weights_sha256`): {_MEASURE_AGAIN}")
+    base = model.get("base_model")
+    return digests | _base_digests((base.get("weights_sha256") or {}) if isinstance(base, dict) else {})
+
+
+def read_measurements(
+    files: Sequence[Path], digests: Mapping[str, str], folder: Path
+) -> tuple[list[Measurement], list[Excluded]]:
+    """Read the measurements of the weights with these digests.
+
+    Args:
+        files (`Sequence[Path]`): metrics files of `examples/evaluate.py`.
+        digests (`Mapping[str, str]`): digests of the weights, see [`weight_digests`].
+        folder (`Path`): folder of the model. Relative paths in the files are resolved from here.
+
+    Returns:
+        The measurements in the order of the files, without duplicates; and the number of excluded records by reason.
+
+    Raises:
+        ValueError: if a file has no record of these weights, a record has no digests or an invalid value, or two
+            records of the same data set disagree.
         OSError: if a file cannot be read.
     """
     kept: dict[tuple[str, str, str | None, str], Measurement] = {}
-    foreign: dict[Path, int] = {}
-    repeated = 0
+    excluded: list[Excluded] = []
+    duplicates = 0
     for file in files:
         records = read_records(file)
         if not records:
-            raise ValueError(f"{file} holds no measurement: measure the model with examples/evaluate.py first")
-        own = [record for record in records if _weights_of(record, file) == weights]
+            raise ValueError(f"{file} contains no measurement: measure the model with examples/evaluate.py first")
+        own = [record for record in records if measured_digests(record, file) == digests]
         if not own:
-            raise ValueError(_other_weights(file, _weights_of(records[0], file), weights, folder))
-        if len(own) < len(records):
-            foreign[file] = len(records) - len(own)
+            raise ValueError(_other_weights(file, measured_digests(records[0], file), digests, folder))
+        if others := len(records) - len(own):
+            excluded.append(Excluded(f"records of {file}", f"measured on other weights: {others}"))
         for record in own:
             measurement = _measurement(record, file, folder)
-            earlier = kept.setdefault(measurement.subject, measurement)
-            if earlier is measurement:
-                continue
-            _refuse_disagreement(earlier, measurement)
-            repeated += 1
-    return Measurements(tuple(kept.values()), foreign, repeated)
+            # In `model-index`, results with the same key would replace each other.
+            key = (
+                measurement.hub_dataset or measurement.dataset,
+                measurement.config,
+                measurement.version,
+                measurement.split,
+            )
+            first = kept.setdefault(key, measurement)
+            if first is not measurement:
+                _check_agreement(first, measurement)
+                duplicates += 1
+    if duplicates:
+        excluded.append(Excluded("records", f"given more than once: {duplicates}"))
+    return list(kept.values()), excluded
 
 
-def base_weights(digests: Mapping[str, str]) -> dict[str, str]:
-    """The weights of an adapter's base, under names that are not those of its own files."""
-    return {f"{name} of the base": digest for name, digest in digests.items()}
-
-
-def eval_results(measurements: Sequence[Measurement]) -> list[EvalResult]:
-    """The same for `model-index`: each value exactly as it was measured."""
+def model_index(measurements: Sequence[Measurement]) -> list[EvalResult]:
+    """Return the entries of the card's `model-index`: one for each metric of each measurement, unrounded."""
     return [
         EvalResult(
             task_type=f"{name}-retrieval",
@@ -141,26 +161,18 @@ def eval_results(measurements: Sequence[Measurement]) -> list[EvalResult]:
     ]
 
 
-def _weights_of(record: Record, file: Path) -> dict[str, str]:
-    model: Record = record["model"] if isinstance(record.get("model"), dict) else {}
-    digests = model.get("weights_sha256")
-    if not isinstance(digests, dict) or not digests:
-        raise ValueError(
-            f"{file} does not tell which weights it measured (`model.weights_sha256`): measure them again with "
-            "examples/evaluate.py"
-        )
-    base = model.get("base_model")
-    return digests | (base_weights(base.get("weights_sha256") or {}) if isinstance(base, dict) else {})
+def _base_digests(digests: Mapping[str, str]) -> dict[str, str]:
+    """Rename the files of a base, which may be called like those of its adapter."""
+    return {f"{name} of the base": digest for name, digest in digests.items()}
 
 
-def _other_weights(file: Path, measured: dict[str, str], weights: Mapping[str, str], folder: Path) -> str:
-    """Names the first file of weights that differs, with both digests."""
-    names = sorted(name for name in measured.keys() | weights.keys() if measured.get(name) != weights.get(name))
-    name = names[0]
+def _other_weights(file: Path, measured: Mapping[str, str], digests: Mapping[str, str], folder: Path) -> str:
+    names = measured.keys() | digests.keys()
+    name = min(name for name in names if measured.get(name) != digests.get(name))
     return (
         f"{file} was measured on other weights than those in {folder}: {name} has SHA-256 "
-        f"{weights.get(name, 'none, as it is not there')}, and had {measured.get(name, 'none, as it was not there')} "
-        "when it was measured. Measure this model with examples/evaluate.py, or publish the one that was measured"
+        f"{digests.get(name, 'none (missing)')} now and had {measured.get(name, 'none (missing)')} when it was "
+        "measured. Measure this model with examples/evaluate.py, or publish the one that was measured"
     )
 
 
@@ -172,10 +184,8 @@ def _measurement(record: Record, file: Path, folder: Path) -> Measurement:
     public = public_arguments(arguments, folder)
     config = str(dataset.get("config") or "default")
     if public:
-        # `model-index` tells results apart by configuration, not by arguments.
-        told = ", ".join(f"{key}={json.dumps(value)}" for key, value in sorted(public.items()))
-        config = f"{config} ({told})"
-    counts = {key: _count(record["counts"], key, file) for key in _COUNTS}
+        # `model-index` distinguishes results by configuration, not by arguments.
+        config += f" ({', '.join(f'{key}={json.dumps(value)}' for key, value in sorted(public.items()))})"
     return Measurement(
         file=file,
         dataset=name.text,
@@ -187,43 +197,40 @@ def _measurement(record: Record, file: Path, folder: Path) -> Measurement:
         split=str(dataset["split"]),
         captions=tuple(columns.get("captions") or ()),
         person_id=columns.get("person_id"),
-        counts=counts,
+        counts={key: _count(record["counts"], key, file) for key in _COUNTS},
         token_limit=_count(record, "token_limit", file),
         precision=str(model.get("dtype", "unknown")),
         device=str(record.get("device", "unknown")),
         versions={key: str(value) for key, value in (record.get("versions") or {}).items()},
-        values={direction: _values(record[direction], direction, file) for direction in DIRECTIONS},
+        values={direction: _percentages(record[direction], direction, file) for direction in DIRECTIONS},
     )
 
 
 def _count(values: Any, key: str, file: Path) -> int:
     value = values.get(key) if isinstance(values, dict) else None
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{file}: `{key}` is {value!r}, which is no count: measure again with examples/evaluate.py")
+        raise ValueError(f"{file}: `{key}` is {value!r}, not a count: {_MEASURE_AGAIN}")
     return value
 
 
-def _values(values: Any, direction: str, file: Path) -> dict[str, float]:
+def _percentages(values: Any, direction: str, file: Path) -> dict[str, float]:
     found = {}
     for metric in METRIC_NAMES:
         value = values.get(metric) if isinstance(values, dict) else None
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is None or not is_number or not 0 <= value <= 100:  # which NaN is not
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:  # refuses NaN too
             raise ValueError(
-                f"{file}: {metric_label(metric)} {direction.replace('_', '-')} is {value!r}, which is no percentage: "
-                "nothing was measured, or the file was changed"
+                f"{file}: {metric_label(metric)} {direction.replace('_', '-')} is {value!r}, not a percentage: "
+                "nothing was measured, or the file was edited"
             )
         found[metric] = value
     return found
 
 
-def _refuse_disagreement(first: Measurement, second: Measurement) -> None:
-    place = f"{first.dataset}, {first.config}, split {first.split}"
-    both = f"{first.file} and {second.file}"
-    for what in ("captions", "person_id", "counts", "token_limit", "precision", "values"):
-        one, other = getattr(first, what), getattr(second, what)
+def _check_agreement(first: Measurement, second: Measurement) -> None:
+    for name in ("captions", "person_id", "counts", "token_limit", "precision", "values"):
+        one, other = getattr(first, name), getattr(second, name)
         if one != other:
             raise ValueError(
-                f"{both} disagree on {place}: {what} are {one} and {other}. A card has one result on a data set: "
-                "leave one of them out"
+                f"{first.file} and {second.file} disagree on {first.dataset}, {first.config}, split {first.split}: "
+                f"{name} are {one} and {other}. A card has one result for each data set: give only one of them"
             )

@@ -1,6 +1,6 @@
-"""The one way a folder gets to the Hub: in one commit, which also takes away what is not there any more.
+"""Push a folder to the Hub in one commit, which also deletes the files that the folder no longer contains.
 
-Whoever reads the repository meanwhile finds the old files or the new ones, and a push that fails leaves the old ones.
+Readers of the repository see either the old files or the new ones. A failed push leaves the old ones.
 """
 
 import os
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 RepoType = Literal["model", "dataset"]
 
 _MAIN = "main"
-_KEPT = ".gitattributes"
-"""Written by the Hub: which files it keeps outside git."""
-_NO_EXCEPTIONS = "# every file of the commit is wanted\n"
-"""In place of the repository's `.gitignore`, for which the client would leave files out without a word."""
+_GITATTRIBUTES = ".gitattributes"
+"""Written by the Hub, never deleted by a push: it lists the files that are stored outside git."""
+_IGNORE_NOTHING = "# upload every file\n"
+"""Replaces the repository's `.gitignore`, with which the client would silently skip files."""
 
 
 @dataclass(frozen=True)
 class PushReport:
-    """What a push did.
+    """Result of a push.
 
-    Args:
-        url (`str`): address of the commit.
-        commit (`str`): its SHA, which pins it.
-        revision (`str`): the branch it is on.
-        tag (`str`, *optional*): what else it is called.
-        files (`int`): files of the folder that the commit holds.
-        deleted (`int`): files of the commit before that it does not hold any more.
+    Attributes:
+        url (`str`): URL of the commit.
+        commit (`str`): SHA of the commit.
+        revision (`str`): branch of the commit.
+        tag (`str`, *optional*): tag of the commit.
+        files (`int`): number of files in the folder.
+        deleted (`int`): number of files deleted from the branch.
     """
 
     url: str
@@ -52,7 +52,7 @@ class PushReport:
 
 @dataclass(frozen=True)
 class _Repository:
-    """A repository as it is before a push."""
+    """State of a repository before a push."""
 
     private: bool
     branches: frozenset[str]
@@ -71,52 +71,52 @@ def push_folder(
     tag: str | None = None,
     private: bool = False,
 ) -> PushReport:
-    """Upload a folder to the Hub, in one commit. The repository and the branch are made where they are missing.
+    """Upload a folder to the Hub in one commit. A missing repository or branch is created.
 
-    Hidden files and folders, such as `.cache`, stay. Links are refused: they would not be the same file there.
+    Hidden files and folders, such as `.cache`, are skipped with a warning. Symbolic links are refused.
 
     Args:
-        folder (`Path`): what to push.
+        folder (`Path`): folder to push.
         repo_id (`str`): `namespace/name`.
-        repo_type (`"model"` or `"dataset"`): what it is.
-        message (`str`): of the commit, and of the tag.
-        files (`Sequence[str]`, *optional*): patterns of the files to push, relative to the folder, in which `*` also
-            stands for `/`. By default all.
-        replace (`Sequence[str]`, *optional*, defaults to `("*",)`): patterns of files to delete from the branch where
-            the folder has them not. `.gitattributes`, which is the Hub's, stays.
-        revision (`str`, *optional*): the branch; by default `main`.
-        tag (`str`, *optional*): a name for the commit that does not move.
-        private (`bool`): make a new repository private, and refuse one that is public.
+        repo_type (`"model"` or `"dataset"`): type of the repository.
+        message (`str`): message of the commit and of the tag.
+        files (`Sequence[str]`, *optional*): patterns of the files to push, relative to the folder; `*` also matches
+            `/`. By default all.
+        replace (`Sequence[str]`, *optional*, defaults to `("*",)`): patterns of files to delete from the branch if
+            they are missing in the folder. `.gitattributes` is never deleted.
+        revision (`str`, *optional*): branch; by default `main`.
+        tag (`str`, *optional*): tag of the commit.
+        private (`bool`): create the repository as private, and refuse an existing public one.
 
     Returns:
         [`PushReport`].
 
     Raises:
-        FileNotFoundError: if there is no such folder, or nothing in it is what `files` names.
-        ValueError: if a name is malformed, the tag exists, the repository is public and should not be, a file is a
-            link, or the Hub does not take the card. Nothing has been uploaded.
-        OSError: if the Hub cannot be reached, refuses, or got another commit meanwhile. The branch is as it was,
-            unless only the tag failed, as the message then says, or the Hub's answer to the commit was lost.
+        FileNotFoundError: if the folder is missing, or contains no file for one of the patterns `files`.
+        ValueError: if a name is malformed, the tag exists, the repository is public but must be private, a file is a
+            link, or the Hub rejects the card. Nothing has been uploaded.
+        OSError: if the Hub cannot be reached, refuses, or received another commit meanwhile. The branch is unchanged,
+            unless only the tag failed, which the message then says, or the response to the commit was lost.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     branch = revision or _MAIN
     _check_names(repo_id, branch, tag)
     paths = _files_of(folder, files)
-    api, whole = HfApi(), f"{folder} is whole"
-    with _hub_errors(f"{repo_id} was not pushed", whole):
+    api, state = HfApi(), f"{folder} is complete"
+    with _hub_errors(f"{repo_id} was not pushed", state):
         repository = _find(api, repo_id, repo_type)
     _check_repository(repo_id, repository, branch, tag, private)
     if "README.md" in paths:
         _check_card(folder / "README.md", repo_id, repo_type)
-    with _hub_errors(f"{repo_id} was not pushed", whole):
+    with _hub_errors(f"{repo_id} was not pushed", state):
         if repository is None:
             api.create_repo(repo_id, repo_type=repo_type, private=private or None)
         if branch != _MAIN and (repository is None or branch not in repository.branches):
             api.create_branch(repo_id, repo_type=repo_type, branch=branch, exist_ok=True)
         parent = api.repo_info(repo_id, repo_type=repo_type, revision=branch).sha
-        there = api.list_repo_files(repo_id, repo_type=repo_type, revision=parent)
-        stale = sorted(path for path in set(there) - set(paths) - {_KEPT} if _matches(path, replace))
+        existing = set(api.list_repo_files(repo_id, repo_type=repo_type, revision=parent))
+        stale = sorted(path for path in existing - {*paths, _GITATTRIBUTES} if _matches(path, replace))
         additions = [CommitOperationAdd(path, str(folder / path)) for path in paths]
         api.preupload_lfs_files(
             repo_id,
@@ -124,9 +124,9 @@ def push_folder(
             repo_type=repo_type,
             revision=branch,
             free_memory=False,
-            gitignore_content=_NO_EXCEPTIONS,
+            gitignore_content=_IGNORE_NOTHING,
         )
-        # Not `upload_folder`, which spreads a folder over several commits where hf_xet is installed.
+        # Not `HfApi.upload_folder`, which makes several commits if hf_xet is installed.
         commit = api.create_commit(
             repo_id,
             [*(CommitOperationDelete(path, is_folder=False) for path in stale), *additions],
@@ -136,7 +136,7 @@ def push_folder(
             parent_commit=parent,
         )
     if tag is not None:
-        with _hub_errors(f"{repo_id} holds the files as {commit.oid}, but it was not tagged {tag}", whole):
+        with _hub_errors(f"{repo_id} was pushed as {commit.oid}, but not tagged {tag}", state):
             api.create_tag(repo_id, repo_type=repo_type, tag=tag, tag_message=message, revision=commit.oid)
     return PushReport(str(commit.commit_url), commit.oid, branch, tag, len(paths), len(stale))
 
@@ -149,14 +149,14 @@ def check_push_target(
     tag: str | None = None,
     private: bool = False,
 ) -> None:
-    """Refuse, before work that may take days, what could not be pushed to at its end. Changes nothing on the Hub.
+    """Check whether a push could succeed, before work that may take days. Changes nothing on the Hub.
 
     Args:
         repo_id, repo_type, revision, tag, private: as in [`push_folder`].
 
     Raises:
-        ValueError: if a name is malformed, there is no token for the Hub or one that may only read, the namespace is
-            not its owner's, the tag exists, or the repository is public and should not be.
+        ValueError: if a name is malformed, there is no token with write access to the namespace, the tag exists, or
+            the repository is public but must be private.
         OSError: if the Hub cannot be reached or does not know the token.
     """
     from huggingface_hub import HfApi, get_token
@@ -166,16 +166,16 @@ def check_push_target(
     if not get_token():
         raise ValueError(f"there is no token to push {repo_id} with: run `hf auth login`, or set HF_TOKEN")
     api = HfApi()
-    with _hub_errors(f"{repo_id} cannot be pushed to", "nothing has been done"):
+    with _hub_errors(f"{repo_id} cannot be pushed to", "nothing has been changed"):
         user = api.whoami()
         repository = _find(api, repo_id, repo_type)
     role = user.get("auth", {}).get("accessToken", {}).get("role")
     if role == "read":
-        raise ValueError(f"the token of {user['name']} may only read: {repo_id} needs one that may write")
+        raise ValueError(f"the token of {user['name']} is read-only: use one with write access to {repo_id}")
     namespaces = [user["name"], *(organisation["name"] for organisation in user.get("orgs", []))]
-    # What a fine-grained token opens is known to the Hub alone.
+    # The namespaces of a fine-grained token are known only to the Hub.
     if repository is None and role == "write" and repo_id.partition("/")[0] not in namespaces:
-        raise ValueError(f"the token may not make {repo_id}: it opens {', '.join(namespaces)}")
+        raise ValueError(f"the token cannot create {repo_id}: it has write access to {', '.join(namespaces)}")
     _check_repository(repo_id, repository, branch, tag, private)
 
 
@@ -184,17 +184,19 @@ def _check_names(repo_id: str, branch: str, tag: str | None) -> None:
 
     validate_repo_id(repo_id)
     if "/" not in repo_id:
-        raise ValueError(f"{repo_id} names no namespace: say whose it is, as in my_name/{repo_id}")
+        raise ValueError(f"{repo_id} has no namespace: write it as my_name/{repo_id}")
     for kind, name in (("branch", branch), ("tag", tag)):
-        # A narrow reading of what git allows.
-        if name is not None and not re.fullmatch(r"\w[\w.+-]*(/\w[\w.+-]*)*(?<!\.)(?<!\.lock)", name, re.ASCII):
-            raise ValueError(f"{name!r} is no name of a {kind}: use letters, digits, and . _ - + / between them")
-        if name is not None and (".." in name or re.fullmatch("[0-9a-f]{40}", name)):
-            raise ValueError(f"{name!r} is no name of a {kind}: git would take it for commits")
+        if name is None:
+            continue
+        # Stricter than git.
+        if not re.fullmatch(r"\w[\w.+-]*(/\w[\w.+-]*)*(?<!\.)(?<!\.lock)", name, re.ASCII):
+            raise ValueError(f"{name!r} is not a valid {kind} name: use letters, digits, and . _ - + / between them")
+        if ".." in name or re.fullmatch("[0-9a-f]{40}", name):
+            raise ValueError(f"{name!r} is not a valid {kind} name: git would read it as a commit or a range")
 
 
 def _find(api: "HfApi", repo_id: str, repo_type: RepoType) -> _Repository | None:
-    """A repository as it is; none where there is none that the token may read."""
+    """Return the state of a repository, or `None` if there is none that the token may read."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
@@ -213,21 +215,21 @@ def _check_repository(
         return
     if private and not repository.private:
         raise ValueError(
-            f"{repo_id} is public, and this is to be private: make it private in its settings on the Hub, or push to "
-            "another name"
+            f"{repo_id} is public, but a private repository was asked for: make it private in its settings on the "
+            "Hub, or push to another name"
         )
     if tag in repository.tags:
-        raise ValueError(f"{repo_id} has a tag {tag} already, which others may rely on: choose another")
+        raise ValueError(f"{repo_id} already has a tag {tag}, which others may rely on: choose another")
     if branch in repository.tags:
         raise ValueError(f"{branch} is a tag of {repo_id}, which cannot be pushed to: name a branch")
 
 
 def _check_card(path: Path, repo_id: str, repo_type: RepoType) -> None:
-    """Have the Hub check a card before large files are sent, not after.
+    """Let the Hub validate a card before large files are uploaded.
 
     Raises:
-        ValueError: if it does not take it.
-        OSError: if it cannot be reached.
+        ValueError: if the card is invalid.
+        OSError: if the Hub cannot be reached.
     """
     from huggingface_hub import RepoCard
 
@@ -236,24 +238,24 @@ def _check_card(path: Path, repo_id: str, repo_type: RepoType) -> None:
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path} has a header that cannot be read: {_one_line(error)}") from error
     problem = None
-    with _hub_errors(f"{repo_id} was not pushed", f"{path.parent} is whole"):
+    with _hub_errors(f"{repo_id} was not pushed", f"{path.parent} is complete"):
         try:
             card.validate(repo_type=repo_type)
         except ValueError as error:
             problem = error
     if problem is not None:
-        raise ValueError(f"the Hub does not take {path} for a card: {_one_line(problem)}") from problem
+        raise ValueError(f"the Hub rejects the card {path}: {_one_line(problem)}") from problem
 
 
 def _files_of(folder: Path, patterns: Sequence[str] | None) -> list[str]:
-    """Files to push, relative to the folder and sorted; tells of hidden ones that stay.
+    """List the files to push, relative to the folder and sorted. Warns about hidden files.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or no file for a pattern.
-        ValueError: if one is a link, or no file at all.
+        FileNotFoundError: if the folder is missing, or has no file for a pattern.
+        ValueError: if one is a link or another special file.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder")
+        raise FileNotFoundError(f"{folder} is not a folder")
     wanted = ("*",) if patterns is None else tuple(patterns)
     found, hidden = [], []
     for place, folders, names in os.walk(folder, onerror=_raise):
@@ -263,22 +265,22 @@ def _files_of(folder: Path, patterns: Sequence[str] | None) -> list[str]:
         folders[:] = [name for name in folders if not name.startswith(".") and name not in links]
         for name in (*names, *links):
             path = (inside / name).as_posix()
-            # A folder is wanted where files in it are.
+            # A linked folder is refused if a pattern matches files in it.
             if not _matches(path, wanted if name not in links else [*wanted, *(p.rpartition("/")[0] for p in wanted)]):
                 continue
             if name.startswith("."):
                 hidden.append(path)
             elif (folder / path).is_symlink() or not (folder / path).is_file():
-                raise ValueError(
-                    f"{folder / path} is a link, or no file to read: put a copy there (`cp -RL`) to push it"
-                )
+                raise ValueError(f"{folder / path} is a link or a special file: replace it by a copy (`cp -RL`)")
             else:
                 found.append(path)
     if missing := [pattern for pattern in wanted if not any(fnmatchcase(path, pattern) for path in found)]:
-        raise FileNotFoundError(f"{folder} holds no file to push that matches {missing[0]}")
-    if left := [path for path in hidden if _matches(path, wanted)]:
-        few = ", ".join(sorted(left)[:3])
-        warnings.warn(f"hidden files and folders of {folder} stay here: {len(left)}, such as {few}", stacklevel=3)
+        raise FileNotFoundError(f"{folder} contains no file to push that matches {missing[0]}")
+    if skipped := sorted(path for path in hidden if _matches(path, wanted)):
+        examples = ", ".join(skipped[:3])
+        warnings.warn(
+            f"hidden files and folders of {folder} are not pushed: {len(skipped)}, such as {examples}", stacklevel=3
+        )
     return sorted(found)
 
 
@@ -291,21 +293,21 @@ def _matches(path: str, patterns: Sequence[str]) -> bool:
 
 
 @contextmanager
-def _hub_errors(problem: str, consolation: str) -> Iterator[None]:
-    """Whatever goes wrong between here and the Hub, as an `OSError` that says what to do."""
+def _hub_errors(problem: str, state: str) -> Iterator[None]:
+    """Turn any error of a request to the Hub into an `OSError` that names the problem, the state and what to do."""
     try:
         yield
-    except Exception as error:  # of a refused connection, whatever class the Hub's HTTP library has for it
+    except Exception as error:  # including those of the client's HTTP library
         advice = {
-            401: "log in with `hf auth login`, or set HF_TOKEN to a token that the Hub knows and that may write there",
-            403: "use a token that may write there, from https://huggingface.co/settings/tokens",
-            412: "something else was committed meanwhile: look at it, then try again",
+            401: "log in with `hf auth login`, or set HF_TOKEN to a valid token with write access",
+            403: "use a token with write access, from https://huggingface.co/settings/tokens",
+            412: "there was another commit meanwhile: look at it, then try again",
         }.get(_status(error) or 0, "try again")
-        raise OSError(f"{problem} ({type(error).__name__}: {_one_line(error)}). {consolation}: {advice}") from error
+        raise OSError(f"{problem} ({type(error).__name__}: {_one_line(error)}). {state}: {advice}") from error
 
 
 def _status(error: BaseException | None) -> int | None:
-    """The HTTP status behind an error, which the client may have wrapped."""
+    """Return the HTTP status of an error or of one of its causes."""
     while error is not None:
         response = getattr(error, "response", None)
         if response is not None:

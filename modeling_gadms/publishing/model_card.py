@@ -1,8 +1,8 @@
-"""The model card: what is known of a model, as text for people and as metadata for the Hub."""
+"""Render a model card: `model_card.md` is the template of its text, the header contains metadata for the Hub."""
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from ..configuration_gadms import GADMSConfig, check_keys, encoder_configs
 from ..metrics.person_retrieval.ranking import METRIC_NAMES
 from ..training.provenance import Provenance, TrainingStage
 from ..training.settings import check_types, read_settings
-from .card_metrics import DIRECTIONS, Measurement, eval_results
+from .card_metrics import DIRECTIONS, Measurement, model_index
 
 
 _TEMPLATE = Path(__file__).with_name("model_card.md")
@@ -32,17 +32,17 @@ _NOT_RECORDED = "not recorded"
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What a training ran on and took, which no file of a run tells. A YAML file of these keys.
+    """Hardware, time and carbon of a training, which the training record does not contain.
 
     Args:
         hardware (`str`, *optional*): such as `8 x A100 80 GB`.
-        hours (`float`, *optional*): of wall-clock time.
-        emissions_grams (`float`, *optional*): of CO2 equivalent.
-        emissions_source (`str`, *optional*): how they were found, such as `CodeCarbon`.
+        hours (`float`, *optional*): wall-clock time.
+        emissions_grams (`float`, *optional*): grams of CO2 equivalent.
+        emissions_source (`str`, *optional*): how the emissions were measured, such as `CodeCarbon`.
         location (`str`, *optional*): where the electricity came from.
 
     Raises:
-        ValueError: for a negative number, or a source of emissions that are not given.
+        ValueError: for a negative number, or `emissions_source` without `emissions_grams`.
     """
 
     hardware: str | None = None
@@ -57,23 +57,24 @@ class TrainingCost:
             if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"{name} = {value} must be a number of 0 or more")
         if self.emissions_source and self.emissions_grams is None:
-            raise ValueError("emissions_source tells how emissions were found: give emissions_grams too")
+            raise ValueError("emissions_source without emissions_grams: give emissions_grams too")
 
     @classmethod
     def from_file(cls, path: Path) -> "TrainingCost":
-        """Read the keys from YAML.
+        """Read a YAML file with these keys.
 
         Raises:
             ValueError: for an unknown key or a value of the wrong type.
             OSError: if the file cannot be read.
         """
-        settings = read_settings(path, f"some of the keys {', '.join(field.name for field in fields(cls))}")
-        check_keys(settings, [field.name for field in fields(cls)], str(path))
+        keys = [field.name for field in fields(cls)]
+        settings = read_settings(path, f"some of the keys {', '.join(keys)}")
+        check_keys(settings, keys, str(path))
         check_types(settings, cls, str(path))
         return cls(**settings)
 
     def to_metadata(self) -> dict[str, Any] | None:
-        """Return what the Hub reads as `co2_eq_emissions`; it takes none without a number."""
+        """Return the card's `co2_eq_emissions`, or `None` if the emissions are unknown."""
         if self.emissions_grams is None:
             return None
         values = {
@@ -85,7 +86,7 @@ class TrainingCost:
         return {key: value for key, value in values.items() if value is not None}
 
     def to_rows(self) -> dict[str, str]:
-        """Return the same for people."""
+        """Return the rows of the card's table."""
         hours = None if self.hours is None else f"{self.hours:g} h"
         emissions = None if self.emissions_grams is None else f"{self.emissions_grams:g} g CO2 equivalent"
         if emissions and self.emissions_source:
@@ -96,12 +97,12 @@ class TrainingCost:
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """What a card says of an adapter.
+    """The facts of a card about an adapter.
 
     Attributes:
-        method (`str`): as peft calls it.
-        auto_class (`str`): the class that loads its base.
-        base_revision (`str`, *optional*): of the base.
+        method (`str`): method as named by peft, with its rank.
+        auto_class (`str`): auto class that loads its base.
+        base_revision (`str`, *optional*): commit of the base.
     """
 
     method: str
@@ -111,21 +112,18 @@ class AdapterFacts:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """Everything that a card tells.
+    """All facts of a card.
 
     Attributes:
-        repo_id (`str`): where the model goes.
-        license (`str`): as the Hub calls it.
-        weights (`dict[str, str]`): SHA-256 of each file of weights.
-        precision (`str`): what they are stored in.
-        stored_parameters (`int`): numbers in those files.
-        config ([`GADMSConfig`]): of the model, or of an adapter's base.
-        encoder_parameters (`int`): numbers of the two encoders.
+        repo_id (`str`), license (`str`): repository and license, as identifiers of the Hub.
+        weights (`dict[str, str]`): SHA-256 of each weight file.
+        precision (`str`), stored_parameters (`int`): dtype and number of parameters in the weight files.
+        config ([`GADMSConfig`]), encoder_parameters (`int`): of the model, or of an adapter's base.
         provenance ([`Provenance`])
         base_model (`str`, *optional*), datasets (`tuple[str, ...]`): Hub names.
         measurements (`tuple[Measurement, ...]`)
         cost ([`TrainingCost`])
-        adapter ([`AdapterFacts`], *optional*): of an adapter.
+        adapter ([`AdapterFacts`], *optional*)
     """
 
     repo_id: str
@@ -144,38 +142,18 @@ class CardFacts:
 
 
 def render_card(facts: CardFacts) -> ModelCard:
-    """Make the card of a model from `model_card.md`.
-
-    Args:
-        facts ([`CardFacts`]): what it tells.
-
-    Returns:
-        `huggingface_hub.ModelCard`: the measurements as `model-index`, exact; in its text rounded.
-    """
-    config, adapter, stages = facts.config, facts.adapter, tuple(reversed(facts.provenance.stages))
-    text, vision = encoder_configs(config)
-    height, width = config.image_size
+    """Render the card of a model. Metrics are unrounded in its `model-index` and rounded in its text."""
+    stages = tuple(reversed(facts.provenance.stages))
+    text, vision = encoder_configs(facts.config)
     return ModelCard.from_template(
         _metadata(facts),
         template_path=str(_TEMPLATE),
         title=facts.repo_id.partition("/")[2],
-        repo_id=facts.repo_id,
-        adapter=adapter,
-        auto_class=adapter.auto_class if adapter else "AutoModel",
-        base_model=facts.base_model,
-        vision_layers=vision.num_hidden_layers,
-        text_layers=text.num_hidden_layers,
-        image_size=f"{height} x {width}",
-        patch_size=f"{vision.patch_size} x {vision.patch_size}",
-        token_limit=text.max_position_embeddings,
-        vocabulary=f"{text.vocab_size:,}",
-        embedding_size=config.projection_dim,
-        parameters=f"{facts.encoder_parameters:,}",
-        parameters_in_files=f"{facts.stored_parameters:,}",
-        precision=facts.precision,
-        weights=facts.weights,
+        facts=facts,
+        text=text,
+        vision=vision,
+        auto_class=facts.adapter.auto_class if facts.adapter else "AutoModel",
         stages=[_stage_text(stage, is_first=number == 0) for number, stage in enumerate(stages)],
-        datasets=facts.datasets,
         settings=_settings(stages),
         settings_columns=[
             "value" if len(stages) == 1 else f"training {number}, on {stage.dataset.text}"
@@ -189,7 +167,7 @@ def render_card(facts: CardFacts) -> ModelCard:
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:
-    results = eval_results(facts.measurements)
+    results = model_index(facts.measurements)
     return ModelCardData(
         license=facts.license,
         library_name="peft" if facts.adapter else "transformers",
@@ -210,12 +188,12 @@ def _stage_text(stage: TrainingStage, *, is_first: bool) -> str:
     linked = hub_name and "/" in hub_name
     name = f"[{hub_name}](https://huggingface.co/datasets/{hub_name})" if linked else f"`{stage.dataset.text}`"
     arguments = ", ".join(f"{key}={_plain(value)}" for key, value in stage.dataset_arguments.items())
-    start = f"from {stage.start}" if is_first else "going on from the training before"
+    start = f"from {stage.start}" if is_first else "continuing the training before"
     return f"{name}{f' ({arguments})' if arguments else ''}, {start}, seed {_plain(stage.seed)}"
 
 
 def _settings(stages: Sequence[TrainingStage]) -> dict[str, list[str]]:
-    """Rows of a table with a column for each training; settings that none of them has are left out."""
+    """Return the rows of a table with one column for each training. Settings that no training has are omitted."""
     rows: dict[str, list[str]] = {}
     for section, names in (("training", _TRAINING_SETTINGS), ("model", _MODEL_SETTINGS)):
         for name in names:
@@ -244,22 +222,19 @@ def _measurement_text(measurement: Measurement) -> str:
     counts = measurement.counts
     persons = f"{counts['identities']:,} persons"
     if measurement.person_id is None:
-        persons += " (without person ids: each image is its own)"
+        persons += " (no person ids: each image counts as its own person)"
     version = f" version {measurement.version}" if measurement.version else ""
+    versions = ", ".join(f"{library} {number}" for library, number in measurement.versions.items())
     return (
         f"{measurement.dataset}{version}, {measurement.config}, split {measurement.split}: {counts['captions']:,} "
         f"captions ({', '.join(f'`{name}`' for name in measurement.captions)}) and {counts['images']:,} images of "
-        f"{persons}; {counts['truncated_captions']:,} captions cut at {measurement.token_limit} tokens; in "
-        f"{measurement.precision} on {measurement.device}; {_versions(measurement.versions)}"
+        f"{persons}; {counts['truncated_captions']:,} captions truncated at {measurement.token_limit} tokens; in "
+        f"{measurement.precision} on {measurement.device}; {versions or 'versions not recorded'}"
     )
 
 
-def _versions(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{library} {version}" for library, version in versions.items()) or "versions not recorded"
-
-
 def _commands(facts: CardFacts) -> str:
-    """What repeats the measurements. Folders on the machine that measured are left for the reader to fill in."""
+    """Return commands that repeat the measurements. `FOLDER` stands for a local folder of the reader."""
     lines = [f"hf download {facts.repo_id} --local-dir model"]
     for measurement in facts.measurements:
         dataset = measurement.dataset if measurement.hub_dataset or measurement.has_data_dir else "FOLDER"

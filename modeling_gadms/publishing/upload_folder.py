@@ -1,71 +1,55 @@
-"""The folder that is pushed to the Hub: made beside its place, to be whole or not there, and looked through."""
+"""The upload folder: the exact files of a push to the Hub, complete or absent, and checked for local paths."""
 
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-
-if TYPE_CHECKING:
-    from .hub import PushReport
+from .hub import PushReport, RepoType, push_folder
 
 
 CARD = "README.md"
-_TEXTS = (".md", ".json")
+_TEXT_SUFFIXES = (".md", ".json")
 _VOCABULARIES = ("tokenizer.json", "vocab.json")
-"""Pieces of words, of which some look like short paths."""
+"""Not checked for local paths: some tokens look like short paths."""
 _UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
 @dataclass(frozen=True)
-class PublishedFile:
-    """A file of the repository.
-
-    Attributes:
-        path (`str`): in the repository.
-        size (`int`): in bytes.
-    """
-
-    path: str
-    size: int
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """What the source has and the repository has not, or has otherwise, and why."""
+class Excluded:
+    """Something of the source that is not published, or not as it is, and the reason."""
 
     name: str
     reason: str
 
 
 @dataclass(frozen=True)
-class Publication:
-    """What was pushed, or would be.
+class PublishReport:
+    """Result of publishing a model or a data set.
 
     Attributes:
         repo_id (`str`): `namespace/name`.
-        files (`tuple[PublishedFile, ...]`): all that the commit holds.
-        left_out (`tuple[LeftOut, ...]`): what of the source is not published as it is.
-        folder (`Path`, *optional*): where a dry run left the files.
-        pushed ([`PushReport`], *optional*): where they went, if this was no dry run.
+        files (`dict[str, int]`): size in bytes of all files of the commit, by path.
+        excluded (`tuple[Excluded, ...]`): what is not published as it is.
+        folder (`Path`, *optional*): folder that a dry run wrote.
+        pushed ([`PushReport`], *optional*): the push; `None` for a dry run.
     """
 
     repo_id: str
-    files: tuple[PublishedFile, ...]
-    left_out: tuple[LeftOut, ...]
+    files: dict[str, int]
+    excluded: tuple[Excluded, ...]
     folder: Path | None
-    pushed: "PushReport | None"
+    pushed: PushReport | None
 
     def to_text(self) -> str:
-        """Return the publication for people."""
-        width = max(len(file.path) for file in self.files)
-        lines = [f"{file.path:<{width}}  {readable_size(file.size):>9}" for file in self.files]
-        lines.append(f"{len(self.files)} files, {readable_size(sum(file.size for file in self.files))}")
-        lines += [f"Left out: {left.name} ({left.reason})" for left in self.left_out]
+        """Format the report as text."""
+        width = max(map(len, self.files))
+        lines = [f"{path:<{width}}  {readable_size(size):>9}" for path, size in self.files.items()]
+        lines.append(f"{len(self.files)} files, {readable_size(sum(self.files.values()))}")
+        lines += [f"Excluded: {entry.name} ({entry.reason})" for entry in self.excluded]
         if self.pushed is None:
             lines.append(f"Nothing was pushed. What would go to {self.repo_id} is in {self.folder}")
             lines.append(f"Read its card before you push: {self.folder}/{CARD}")
@@ -77,7 +61,7 @@ class Publication:
 
 
 def readable_size(size: int) -> str:
-    """Bytes for people.
+    """Format a size in bytes.
 
     >>> readable_size(999), readable_size(598_641_024)
     ('999 B', '598.6 MB')
@@ -86,57 +70,72 @@ def readable_size(size: int) -> str:
 
 
 @contextmanager
-def staging_folder(dry_run: Path | None, *, beside: Path | None = None) -> Iterator[Path]:
-    """An empty folder to put together what is pushed.
+def new_upload_folder(dry_run: Path | None, *, beside: Path | None = None) -> Iterator[Path]:
+    """Create an empty, temporary folder for the files of a push.
 
     Args:
-        dry_run (`Path`, *optional*): where the folder is to stay at the end of the `with`, if nothing goes wrong in
-            it; else the folder is removed.
-        beside (`Path`, *optional*): what lies on the disk to use where it does not stay; by default the system's
-            place for temporary files.
+        dry_run (`Path`, *optional*): where to move the folder if the `with` block succeeds. By default the folder is
+            removed.
+        beside (`Path`, *optional*): create the folder on the disk of this path, so that files can be hard-linked. By
+            default in the system's temporary folder.
 
     Raises:
-        ValueError: if `dry_run` is there and not an empty folder.
+        ValueError: if `dry_run` exists and is not an empty folder.
     """
     if dry_run is not None:
         if dry_run.exists() and (not dry_run.is_dir() or any(dry_run.iterdir())):
-            raise ValueError(f"{dry_run} is there already and not empty: name a new folder for the dry run")
+            raise ValueError(f"{dry_run} exists and is not empty: name a new folder for the dry run")
         dry_run.parent.mkdir(parents=True, exist_ok=True)
-    # On the same disk as its place, so that it can be moved there in one piece.
+    # On the disk of its final place, so that moving it is atomic.
     place = dry_run or beside
-    made = Path(tempfile.mkdtemp(prefix="part-publish-", dir=None if place is None else place.absolute().parent))
+    folder = Path(tempfile.mkdtemp(prefix="part-publish-", dir=None if place is None else place.absolute().parent))
     try:
-        yield made
+        yield folder
         if dry_run is not None:
-            made.chmod(0o755)  # temporary folders are for their owner alone
-            made.replace(dry_run)
+            folder.chmod(0o755)  # temporary folders are private to their owner
+            folder.replace(dry_run)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def list_files(folder: Path) -> tuple[PublishedFile, ...]:
-    """All files below a folder, in order."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return tuple(PublishedFile(path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths)
-
-
-def refuse_own_places(folder: Path, *sources: Path) -> None:
-    """Refuse to publish texts that tell where on this machine things are.
+def publish_upload_folder(
+    folder: Path,
+    repo_id: str,
+    *,
+    repo_type: RepoType,
+    sources: Sequence[Path],
+    excluded: Sequence[Excluded],
+    revision: str | None,
+    tag: str | None,
+    private: bool,
+    dry_run: Path | None,
+) -> PublishReport:
+    """Check an upload folder for local paths and, unless this is a dry run, push it.
 
     Args:
-        folder (`Path`): what is to be published.
-        sources (`Path`): what it was made from. They, the folder itself, the home folder and the working directory
-            are looked for.
+        folder, repo_id, repo_type, revision, tag, private: as in [`~modeling_gadms.publishing.hub.push_folder`].
+        sources (`Sequence[Path]`): folders it was made from.
+        excluded (`Sequence[Excluded]`): for the report.
+        dry_run (`Path`, *optional*): as in [`new_upload_folder`].
 
     Raises:
-        ValueError: naming the first file and the place that it tells.
+        ValueError: if a text file contains the path of the upload folder, a source, the home folder or the working
+            directory, naming both; or as `push_folder`.
+        OSError: as `push_folder`.
     """
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     places = {str(path.absolute()) for path in (folder, *sources, Path.home(), Path.cwd())} - {"/"}
     pattern = re.compile("|".join(rf"{re.escape(place)}(?![\w.-])" for place in sorted(places)))
-    for file in list_files(folder):
-        if not file.path.endswith(_TEXTS) or file.path in _VOCABULARIES:
+    for name, path in files.items():
+        if not name.endswith(_TEXT_SUFFIXES) or name in _VOCABULARIES:
             continue
-        if match := pattern.search((folder / file.path).read_text(encoding="utf-8")):
-            raise ValueError(
-                f"{file.path} would tell the world of {match[0]}, a place on this machine: take it out of the source"
-            )
+        if match := pattern.search(path.read_text(encoding="utf-8")):
+            raise ValueError(f"{name} contains the path {match[0]} of this machine: remove it from the source")
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    pushed = None
+    if dry_run is None:
+        message = f"Publish {repo_id.partition('/')[2]}"
+        pushed = push_folder(
+            folder, repo_id, repo_type=repo_type, message=message, revision=revision, tag=tag, private=private
+        )
+    return PublishReport(repo_id, sizes, tuple(excluded), dry_run, pushed)

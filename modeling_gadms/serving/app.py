@@ -1,7 +1,7 @@
-"""A small HTTP server for a gallery: search, index, health and metrics.
+"""HTTP server for a gallery, built on FastAPI: search, indexing of uploads, health check and Prometheus metrics.
 
-Nothing is authenticated but by a token, and nothing encrypted: beyond this machine, put it behind a server that speaks
-TLS.
+The only authentication is a bearer token (`authentication.py`), and traffic is not encrypted: put a TLS proxy in front
+of it when it is reachable from other machines.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -34,12 +34,13 @@ from ..indexing.jobs import IndexJob, IndexJobs, JobsFullError, safe_name
 from ..media.detection import PersonDetector, SsdMobileNetDetector
 from ..media.images import UnreadableImageError, load_image
 from ..processing_gadms import GADMSProcessor
-from .limits import UPLOAD_PATH, Guard, ServingLimits
+from .authentication import AuthenticationMiddleware
+from .limits import HEALTH_PATH, UPLOAD_PATH, LimitsMiddleware, ServingLimits
 from .query_batching import MAX_BATCH, QueryBatcher
 
 
 SEARCH_THREADS = 4
-"""That look into the table, beside the one that encodes."""
+"""Threads that read the gallery; another one encodes the queries."""
 _SHUTDOWN_SECONDS = 20.0
 _Text = Annotated[str, StringConstraints(max_length=2_000)]
 _Id = Annotated[str, StringConstraints(pattern="^[0-9a-f]{24}$")]
@@ -48,54 +49,40 @@ logger = logging.getLogger(__name__)
 
 
 class SearchRequest(BaseModel):
-    """What to search for: a text, an image, or the id of a person; see `Query`."""
+    """A query by text, by image, or by the id of a person; see `Query`."""
 
     model_config = ConfigDict(extra="forbid")
 
     text: _Text | None = None
-    image: str | None = Field(None, description="File of a picture, in base64.")
+    image: str | None = Field(None, description="Image file, encoded in base64.")
     like: _Id | None = None
     without: list[_Text] = Field([], max_length=8)
-    where: _Text | None = Field(None, description="Condition on columns, as \"camera = 'gate-2'\".")
+    where: _Text | None = Field(None, description="Condition on columns, such as \"camera = 'gate-2'\".")
     top_k: int = Field(10, ge=1)
     group_tracks: bool = True
 
 
 class SearchResponse(BaseModel):
-    """Persons, best first, and what their author should know of the words."""
+    """Persons, best first, and remarks on the words of the query."""
 
     results: list[dict[str, Any]]
     remarks: list[str]
 
 
-class JobResponse(BaseModel):
-    """A source that is to be indexed, and what became of it."""
-
-    id: str
-    source: str
-    state: str
-    progress: dict[str, Any] | None
-    report: dict[str, Any] | None
-    error: str | None
-    created: datetime
-
-    @classmethod
-    def of(cls, job: IndexJob) -> "JobResponse":
-        return cls(**{**asdict(job), "state": job.state.value})
-
-
 class ServerMetrics:
-    """What `/metrics` tells."""
+    """The values that `/metrics` exposes."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter("gadms_requests", "Requests answered.", ["route", "status"], registry=self.registry)
-        self.seconds = Histogram("gadms_request_seconds", "Seconds of an answer.", ["route"], registry=self.registry)
+        self.seconds = Histogram(
+            "gadms_request_seconds", "Seconds to answer a request.", ["route"], registry=self.registry
+        )
         self.batches = Histogram(
-            "gadms_query_batch", "Queries encoded at once.", buckets=(1, 2, 4, 8, 16, 32), registry=self.registry
+            "gadms_query_batch", "Queries encoded in one batch.", buckets=(1, 2, 4, 8, 16, 32), registry=self.registry
         )
         self.persons = Gauge("gadms_gallery_persons", "Persons in the gallery.", registry=self.registry)
-        self.jobs = Gauge("gadms_index_jobs", "Sources by state.", ["state"], registry=self.registry)
+        self.jobs = Gauge("gadms_index_jobs", "Indexing jobs by state.", ["state"], registry=self.registry)
 
 
 def create_app(
@@ -107,57 +94,56 @@ def create_app(
     max_batch: int = MAX_BATCH,
     detector: Callable[[], PersonDetector] = SsdMobileNetDetector,
 ) -> FastAPI:
-    """The application that serves a gallery.
+    """Create the application that serves a gallery.
 
     Args:
         gallery ([`~modeling_gadms.gallery.person_gallery.PersonGallery`]): opened with its model.
-        processor ([`GADMSProcessor`]): of the model.
-        token (`str`, *optional*): that requests must bear, but those to `/healthz`; without it anybody is served.
+        processor ([`GADMSProcessor`]): processor of the model.
+        token (`str`, *optional*): bearer token required by every route except `/healthz`. By default none is.
         limits ([`~modeling_gadms.serving.limits.ServingLimits`], *optional*)
-        max_batch (`int`): queries encoded at once.
-        detector (`Callable[[], PersonDetector]`): makes what finds persons in videos.
+        max_batch (`int`): largest number of queries encoded together.
+        detector (`Callable[[], PersonDetector]`): creates the person detector for videos.
     """
-    return _Server(gallery, processor, token, limits or ServingLimits(), max_batch, detector).app
+    limits = limits or ServingLimits()
+    server = _Server(gallery, processor, limits, max_batch, detector)
+    app = FastAPI(
+        title="GA-DMS", description="Find persons from a description.", lifespan=server.lifespan, version="1"
+    )
+    # The middleware added last runs first.
+    app.add_middleware(LimitsMiddleware, limits=limits)
+    if token is not None:
+        app.add_middleware(AuthenticationMiddleware, token=token)
+    app.middleware("http")(server.measure)
+    app.add_exception_handler(Exception, server.internal_error)
+    add = app.add_api_route
+    add("/search", server.search, methods=["POST"])
+    add("/persons/{person_id}/thumbnail", server.thumbnail, methods=["GET"], response_class=Response)
+    add(UPLOAD_PATH, server.index, methods=["POST"], status_code=202)
+    add(UPLOAD_PATH, server.list_jobs, methods=["GET"])
+    add(f"{UPLOAD_PATH}/{{job_id}}", server.get_job, methods=["GET"])
+    add(f"{UPLOAD_PATH}/{{job_id}}", server.cancel_job, methods=["DELETE"])
+    add(HEALTH_PATH, server.health, methods=["GET"])
+    add("/metrics", server.prometheus, methods=["GET"], response_class=PlainTextResponse)
+    return app
 
 
+@dataclass
 class _Server:
-    def __init__(
-        self,
-        gallery: PersonGallery,
-        processor: GADMSProcessor,
-        token: str | None,
-        limits: ServingLimits,
-        max_batch: int,
-        detector: Callable[[], PersonDetector],
-    ):
-        self.gallery, self.processor, self.limits = gallery, processor, limits
-        self.metrics = ServerMetrics()
-        self._max_batch, self._make_detector = max_batch, detector
-        self.app = FastAPI(
-            title="GA-DMS", description="Find persons from a description.", lifespan=self._lifespan, version="1"
-        )
-        self.app.add_middleware(Guard, limits=limits, token=token)
-        self.app.middleware("http")(self._measured)
-        self.app.add_exception_handler(Exception, self._failed)
-        self._add_routes()
+    """The route handlers and their shared state."""
 
-    def _add_routes(self) -> None:
-        add = self.app.add_api_route
-        add("/search", self.search, methods=["POST"], response_model=SearchResponse)
-        add("/persons/{person_id}/thumbnail", self.thumbnail, methods=["GET"], response_class=Response)
-        add(UPLOAD_PATH, self.index, methods=["POST"], status_code=202, response_model=JobResponse)
-        add(UPLOAD_PATH, self.jobs_listed, methods=["GET"], response_model=list[JobResponse])
-        add(f"{UPLOAD_PATH}/{{job_id}}", self.job, methods=["GET"], response_model=JobResponse)
-        add(f"{UPLOAD_PATH}/{{job_id}}", self.cancel, methods=["DELETE"], response_model=JobResponse)
-        add("/healthz", self.health, methods=["GET"])
-        add("/metrics", self.measured, methods=["GET"], response_class=PlainTextResponse)
+    gallery: PersonGallery
+    processor: GADMSProcessor
+    limits: ServingLimits
+    max_batch: int
+    make_detector: Callable[[], PersonDetector]
+    metrics: ServerMetrics = field(default_factory=ServerMetrics)
 
     @asynccontextmanager
-    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         self._batcher = QueryBatcher(
-            self.gallery.encode, max_batch=self._max_batch, observe=self.metrics.batches.observe
+            self.gallery.encode, max_batch=self.max_batch, observe=self.metrics.batches.observe
         )
-        self._jobs = IndexJobs(self.gallery, self._make_detector, max_frames=self.limits.frames)
+        self._jobs = IndexJobs(self.gallery, self.make_detector, max_frames=self.limits.frames)
         with (
             tempfile.TemporaryDirectory(prefix="gadms-uploads-", ignore_cleanup_errors=True) as uploads,
             ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search") as self._pool,
@@ -168,21 +154,21 @@ class _Server:
             self._jobs.close(_SHUTDOWN_SECONDS)
 
     async def search(self, request: SearchRequest) -> SearchResponse:
-        """Find persons from a description, a picture, or others like one."""
+        """Find persons from a description, an image, or another person."""
         if request.top_k > self.limits.top_k:
-            raise HTTPException(422, f"top_k is {request.top_k}, at most {self.limits.top_k} are given")
+            raise HTTPException(422, f"top_k is {request.top_k}; it must be at most {self.limits.top_k}")
         try:
             return await asyncio.wait_for(self._search(request), self.limits.search_seconds)
         except TimeoutError as error:
-            raise HTTPException(504, f"No answer in {self.limits.search_seconds:g} seconds") from error
+            raise HTTPException(504, f"No answer within {self.limits.search_seconds:g} seconds") from error
         except (ValueError, TypeError) as error:
             raise HTTPException(422, str(error)) from error
 
     async def _search(self, request: SearchRequest) -> SearchResponse:
-        image = None if request.image is None else await self._in_pool(_decoded, request.image)
+        image = None if request.image is None else await self._in_thread(_decode_image, request.image)
         query = Query(request.text, image, request.like, request.without)
         encoded = await asyncio.wrap_future(self._batcher.submit(query))
-        found: list[SearchResult] = await self._in_pool(
+        found: list[SearchResult] = await self._in_thread(
             self.gallery.nearest, encoded, request.top_k, where=request.where, group_tracks=request.group_tracks
         )
         texts = ([request.text] if request.text else []) + request.without
@@ -190,8 +176,8 @@ class _Server:
         return SearchResponse(results=[result.to_dict() for result in found], remarks=remarks)
 
     async def thumbnail(self, person_id: _Id) -> Response:
-        """The picture of a person, a JPEG."""
-        found = await self._in_pool(self.gallery.get, [person_id])
+        """Return the crop of a person as JPEG."""
+        found = await self._in_thread(self.gallery.get, [person_id])
         if not found:
             raise HTTPException(404, f"The gallery has no person {person_id}")
         return Response(found[0].thumbnail, media_type="image/jpeg")
@@ -199,15 +185,17 @@ class _Server:
     async def index(
         self,
         request: Request,
-        name: Annotated[str, QueryParameter(max_length=255, description="Of the file, whose ending says what it is.")],
+        name: Annotated[
+            str, QueryParameter(max_length=255, description="File name; its extension determines the type.")
+        ],
         camera: Annotated[str | None, QueryParameter(max_length=255)] = None,
-        start: Annotated[datetime | None, QueryParameter(description="When a video's first frame was taken.")] = None,
+        start: Annotated[datetime | None, QueryParameter(description="Time of a video's first frame.")] = None,
         every: Annotated[int, QueryParameter(ge=1)] = 1,
         per_second: Annotated[float | None, QueryParameter(gt=0)] = None,
         crops_per_walk: Annotated[int, QueryParameter(ge=0, le=100)] = 3,
         detect: bool | None = None,
-    ) -> JobResponse:
-        """Index the body of the request, the content of a video, a picture or a `.tar` of pictures."""
+    ) -> IndexJob:
+        """Index the body of the request: a video, an image or a `.tar` archive of images."""
         options = SourceOptions(detect, every, per_second, crops_per_walk, camera, start)
         try:
             file_name = safe_name(name)
@@ -215,103 +203,97 @@ class _Server:
             raise HTTPException(415, str(error)) from error
         folder = Path(tempfile.mkdtemp(dir=self._uploads))
         try:
-            path = await asyncio.wait_for(self._received(request, folder, file_name), self.limits.upload_seconds)
+            path = await asyncio.wait_for(self._save_upload(request, folder, file_name), self.limits.upload_seconds)
             job = self._jobs.submit(path, options, root=folder, finished=lambda _: shutil.rmtree(folder))
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
-            raise _refusal(error, self.limits) or error from error
-        return JobResponse.of(job)
+            raise _upload_error(error, self.limits) or error from error
+        return job
 
-    async def jobs_listed(self) -> list[JobResponse]:
-        """The sources that were sent, the newest first."""
-        return [JobResponse.of(job) for job in self._jobs.all()]
+    async def list_jobs(self) -> list[IndexJob]:
+        """List the indexing jobs, newest first."""
+        return self._jobs.all()
 
-    async def job(self, job_id: str) -> JobResponse:
-        """How far a source is."""
+    async def get_job(self, job_id: str) -> IndexJob:
+        """Return the state and progress of an indexing job."""
         return self._known_job(self._jobs.get, job_id)
 
-    async def cancel(self, job_id: str) -> JobResponse:
-        """Stop indexing a source; what was found until then is kept."""
+    async def cancel_job(self, job_id: str) -> IndexJob:
+        """Cancel an indexing job. Persons found so far stay in the gallery."""
         return self._known_job(self._jobs.cancel, job_id)
 
     async def health(self) -> dict[str, Any]:
-        """Whether the gallery can be read."""
+        """Check that the gallery can be read."""
         try:
-            persons = await self._in_pool(len, self.gallery)
+            persons = await self._in_thread(len, self.gallery)
         except Exception as error:
             logger.exception("The gallery cannot be read")
             raise HTTPException(503, "The gallery cannot be read") from error
         return {"status": "ok", "persons": persons}
 
-    async def measured(self) -> Response:
-        """Counts and times, in Prometheus's format."""
-        self.metrics.persons.set(await self._in_pool(len, self.gallery))
+    async def prometheus(self) -> Response:
+        """Return request counts and durations in the Prometheus text format."""
+        self.metrics.persons.set(await self._in_thread(len, self.gallery))
         self.metrics.jobs.clear()
         for job in self._jobs.all():
             self.metrics.jobs.labels(job.state.value).inc()
         return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    async def _received(self, request: Request, folder: Path, name: str) -> Path:
-        """Write the body to the disk. The name has the content's digest, so that two files of one name stay two."""
+    async def _save_upload(self, request: Request, folder: Path, name: str) -> Path:
+        """Write the body to disk. A folder named by its digest keeps uploads with the same file name apart."""
         digest, size, part = hashlib.blake2b(digest_size=6), 0, folder / "part"
         with open(part, "wb") as file:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > self.limits.upload_bytes:
-                    raise _TooLargeError
+                    raise HTTPException(413, f"The body has more than {self.limits.upload_bytes:,} bytes")
                 digest.update(chunk)
-                await self._in_pool(file.write, chunk)
+                await self._in_thread(file.write, chunk)
         if not size:
             raise HTTPException(422, f"The body is empty: send the content of {name}")
         path = folder / digest.hexdigest() / name
         path.parent.mkdir()
         return part.rename(path)
 
-    def _known_job(self, call: Callable[[str], IndexJob], job_id: str) -> JobResponse:
+    def _known_job(self, call: Callable[[str], IndexJob], job_id: str) -> IndexJob:
         try:
-            return JobResponse.of(call(job_id))
+            return call(job_id)
         except KeyError as error:
-            raise HTTPException(404, "There is no such source, or it was done with long ago") from error
+            raise HTTPException(404, "There is no such indexing job, or it finished long ago") from error
 
-    async def _in_pool(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    async def _in_thread(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, partial(call, *arguments, **options))
 
-    async def _measured(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    async def measure(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         start = time.perf_counter()
         response = await call_next(request)
-        # The route and not the path: an attacker must not fill the memory with labels.
+        # Labelled by route, not by path: a client must not be able to create any number of labels.
         route = getattr(request.scope.get("route"), "path", "unknown")
         self.metrics.requests.labels(route, str(response.status_code)).inc()
         self.metrics.seconds.labels(route).observe(time.perf_counter() - start)
         return response
 
-    async def _failed(self, request: Request, error: Exception) -> Response:
+    async def internal_error(self, request: Request, error: Exception) -> Response:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return JSONResponse({"detail": "An error of the server; see its log"}, 500)
+        return JSONResponse({"detail": "Internal server error; see the log of the server"}, 500)
 
 
-class _TooLargeError(Exception):
-    pass
-
-
-def _refusal(error: BaseException, limits: ServingLimits) -> HTTPException | None:
-    """What a client is told of an upload that failed; none if it is no fault of an upload."""
-    if isinstance(error, _TooLargeError):
-        return HTTPException(413, f"The body has more than {limits.upload_bytes:,} bytes")
+def _upload_error(error: BaseException, limits: ServingLimits) -> HTTPException | None:
+    """Return the response for a failed upload, or `None` for an unexpected error."""
     if isinstance(error, TimeoutError):
-        return HTTPException(408, f"The body did not come in {limits.upload_seconds:g} seconds")
+        return HTTPException(408, f"The body did not arrive within {limits.upload_seconds:g} seconds")
     if isinstance(error, JobsFullError):
         return HTTPException(429, str(error))
     if isinstance(error, OSError):
         logger.error("An upload could not be written", exc_info=error)
-        return HTTPException(507, "The server's disk does not take the file")
+        return HTTPException(507, "The server could not write the file to disk")
     return None
 
 
-def _decoded(image: str) -> Any:
+def _decode_image(image: str) -> Any:
     try:
         return load_image(base64.b64decode(image, validate=True))
     except binascii.Error as error:
-        raise ValueError(f"The image is not in base64: {error}") from error
+        raise ValueError(f"The image is not valid base64: {error}") from error
     except UnreadableImageError as error:
         raise ValueError(str(error)) from error

@@ -1,8 +1,8 @@
-"""What a server refuses before it looks at a request: strangers, too large bodies, too many at a time."""
+"""ASGI middleware that limits the size of bodies, the time to receive them, and the number of concurrent requests."""
 
 import asyncio
 import logging
-import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-OPEN_PATHS = ("/healthz",)
-"""For which no token is needed."""
+HEALTH_PATH = "/healthz"
+"""Answered without a token and without limits."""
 UPLOAD_PATH = "/index"
 
 logger = logging.getLogger(__name__)
@@ -19,16 +19,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServingLimits:
-    """What a server takes.
+    """Limits of a server.
 
     Attributes:
-        body_bytes (`int`): of a request but an upload; a picture to search by is part of it.
-        upload_bytes (`int`): of a source to index.
-        body_seconds (`float`), upload_seconds (`float`): in which they must have arrived.
-        search_seconds (`float`): after which a search is given up.
-        in_flight (`int`): requests at a time; more are told to come again.
-        top_k (`int`): persons of an answer.
-        frames (`int`): to be taken of a source, ten hours of a video at one a second.
+        body_bytes (`int`): size of a request body, including a query image; uploads have a limit of their own.
+        upload_bytes (`int`): size of an uploaded source.
+        body_seconds (`float`), upload_seconds (`float`): time to receive a body or an upload.
+        search_seconds (`float`): time for a search.
+        in_flight (`int`): concurrent requests. Further ones are answered with 503.
+        top_k (`int`): results of a search.
+        frames (`int`): frames read from a source. The default is ten hours of video at one frame per second.
     """
 
     body_bytes: int = 12_000_000
@@ -41,69 +41,70 @@ class ServingLimits:
     frames: int = 36_000
 
 
-class Guard:
-    """ASGI middleware that stands before the application.
+class LimitsMiddleware:
+    """Refuses requests beyond the limits, before the application reads them.
 
     Args:
         app (`ASGIApp`)
-        limits (`ServingLimits`)
-        token (`str`, *optional*): that requests must bear; without it anybody is served.
+        limits ([`ServingLimits`])
     """
 
-    def __init__(self, app: ASGIApp, limits: ServingLimits, token: str | None = None):
-        self.app, self.limits, self.token = app, limits, token
+    def __init__(self, app: ASGIApp, limits: ServingLimits):
+        self.app, self.limits = app, limits
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+        if scope["type"] != "http" or scope["path"] == HEALTH_PATH:
             await self.app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        if not self._is_allowed(headers):
-            await _refuse(
-                scope, receive, send, 401, "A token is needed: Authorization: Bearer TOKEN", "www-authenticate"
-            )
         elif self._in_flight >= self.limits.in_flight:
-            await _refuse(scope, receive, send, 503, f"{self._in_flight} requests are being served", "retry-after")
+            detail = f"{self._in_flight} requests are being served"
+            await refuse(scope, receive, send, 503, detail, {"retry-after": "1"})
         else:
             self._in_flight += 1
             try:
-                await self._serve(scope, headers, receive, send)
+                await self._serve(scope, receive, send)
             finally:
                 self._in_flight -= 1
 
-    def _is_allowed(self, headers: Headers) -> bool:
-        if self.token is None:
-            return True
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        # In constant time: how long it takes must not tell how much of it is right.
-        return scheme.lower() == "bearer" and secrets.compare_digest(given.strip().encode(), self.token.encode())
-
-    async def _serve(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_upload = scope["path"] == UPLOAD_PATH and scope["method"] == "POST"
         limit = self.limits.upload_bytes if is_upload else self.limits.body_bytes
-        announced = headers.get("content-length", "0")
-        if not announced.isdigit() or int(announced) > limit:
-            await _refuse(
-                scope, receive, send, 413, f"The body has {announced[:20]} bytes, at most {limit:,} are taken"
-            )
+        length = Headers(scope=scope).get("content-length", "0")
+        if not length.isdigit() or int(length) > limit:
+            await refuse(scope, receive, send, 413, f"The body has {length[:20]} bytes; the limit is {limit:,}")
             return
-        if is_upload:  # written to the disk, and counted, as it comes
+        if is_upload:  # the application writes it to disk in chunks and counts the bytes
             await self.app(scope, receive, send)
             return
         try:
             body = await asyncio.wait_for(_read(receive, limit), self.limits.body_seconds)
         except TimeoutError:
-            await _refuse(scope, receive, send, 408, f"The body did not come in {self.limits.body_seconds:g} seconds")
+            detail = f"The body did not arrive within {self.limits.body_seconds:g} seconds"
+            await refuse(scope, receive, send, 408, detail)
             return
         if body is None:
-            await _refuse(scope, receive, send, 413, f"The body has more than {limit:,} bytes")
+            await refuse(scope, receive, send, 413, f"The body has more than {limit:,} bytes")
             return
         await self.app(scope, _replay(body, receive), send)
 
 
+async def refuse(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    status: int,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+) -> None:
+    """Log a refused request and answer it with a status and a reason. The rest of its body is not read."""
+    client = (scope.get("client") or ("unknown",))[0]
+    logger.warning("Refused %s %r of %s: %d %s", scope["method"], scope["path"], client, status, detail)
+    response = JSONResponse({"detail": detail}, status, {**(headers or {}), "connection": "close"})
+    await response(scope, receive, send)
+
+
 async def _read(receive: Receive, limit: int) -> bytes | None:
-    """The body of a request; none if it is longer than `limit`."""
+    """Return the body of a request, or `None` if it is longer than `limit`."""
     body = bytearray()
     while True:
         message = await receive()
@@ -117,24 +118,10 @@ async def _read(receive: Receive, limit: int) -> bytes | None:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    given = False
+    """Return a `receive` that yields the body that was read, and then whatever the client sends, as a disconnect."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def once() -> Message:
-        nonlocal given
-        if given:
-            return await receive()  # a client that leaves
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
+    async def replayed() -> Message:
+        return messages.pop() if messages else await receive()
 
-    return once
-
-
-async def _refuse(
-    scope: Scope, receive: Receive, send: Send, status: int, detail: str, header: str | None = None
-) -> None:
-    client = (scope.get("client") or ("unknown",))[0]
-    logger.warning("Refused %s %r of %s: %d %s", scope["method"], scope["path"], client, status, detail)
-    values = {"www-authenticate": "Bearer", "retry-after": "1"}
-    headers = {header: values[header]} if header else {}
-    # The rest of a body that is too large is not read.
-    await JSONResponse({"detail": detail}, status, headers | {"connection": "close"})(scope, receive, send)
+    return replayed

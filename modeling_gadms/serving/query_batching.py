@@ -1,4 +1,4 @@
-"""Encode the queries of many users together: one run of the model for all that came while it ran before."""
+"""Batch the queries of concurrent users: those that arrive during one forward pass are encoded in the next."""
 
 import queue
 import threading
@@ -10,17 +10,17 @@ from ..gallery.search import EncodedQuery
 
 
 MAX_BATCH = 32
-"""Queries encoded at once. More hardly gain speed and make the first one wait."""
+"""Queries encoded together. Larger batches are hardly faster and delay the first query."""
 
 
 class QueryBatcher:
-    """Runs an encoder in a thread of its own. Nobody waits for a batch to fill: what has come is encoded.
+    """Encodes queries in a thread of its own. It never waits for a batch to fill up.
 
     Args:
-        encode (`Callable[[Sequence[Query]], list[EncodedQuery]]`): as
+        encode (`Callable[[Sequence[Query]], list[EncodedQuery]]`): usually
             [`~modeling_gadms.gallery.person_gallery.PersonGallery.encode`].
-        max_batch (`int`): queries encoded at once; 1 encodes each alone.
-        observe (`Callable[[int], None]`, *optional*): told the size of each batch.
+        max_batch (`int`): largest number of queries encoded together.
+        observe (`Callable[[int], None]`, *optional*): called with the size of each batch.
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class QueryBatcher:
         self._thread.start()
 
     def submit(self, query: Query) -> "Future[EncodedQuery]":
-        """The query's encoding, to come; cancel it where nobody waits any more."""
+        """Queue a query. Cancel the returned future when its result is no longer needed."""
         future: Future[EncodedQuery] = Future()
         self._waiting.put((query, future))
         return future
 
     def close(self, timeout: float | None = None) -> None:
-        """Encode what was submitted, and end."""
+        """Encode the submitted queries, then stop the thread."""
         self._waiting.put(None)
         self._thread.join(timeout)
 
@@ -78,7 +78,7 @@ class QueryBatcher:
             if len(batch) == 1:
                 batch[0][1].set_exception(error)
                 return
-            for item in batch:  # one query of a stranger is not to spoil those of others
+            for item in batch:  # an invalid query must not fail those of other users
                 self._answer([item])
             return
         for (_, future), result in zip(batch, encoded, strict=True):

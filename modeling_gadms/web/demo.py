@@ -1,4 +1,4 @@
-"""The web demo: search a gallery by description, see why, and add videos. `examples/demo.py` starts it."""
+"""The web demo, built on Gradio: search a gallery, explain results, add videos. `examples/demo.py` starts it."""
 
 import hashlib
 import io
@@ -20,22 +20,22 @@ from ..indexing.jobs import UPLOAD_SUFFIXES, VIDEO_SUFFIXES, IndexJobs, JobsFull
 from ..media.detection import PersonDetector, SsdMobileNetDetector
 from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
-from .views import facts_html, frame_with_box, jobs_html, label_of, picture_html, status_html, tokens_html
+from .views import facts_html, figure_html, frame_with_box, jobs_html, result_label, status_html, tokens_html
 
 
 NOTICE = (
-    "**Permitted use.** Search only recordings that you may lawfully search, for a purpose that the persons in them "
-    "were told of. Do not use it to follow or identify individuals without a legal basis, nor to judge anybody: a "
-    "result is a likeness of clothes, often wrong, and no evidence of who somebody is."
+    "**Permitted use.** Search only recordings that you may lawfully search, for a purpose that the recorded persons "
+    "were informed of. Do not follow or identify individuals without a legal basis, and do not judge anybody by a "
+    "result: results show similar clothing, are often wrong, and do not prove who a person is."
 )
 MAX_FRAMES = 36_000
 POLL_SECONDS = 0.5
 _ANY_CAMERA = "Any"
-# Fonts of the reader's own machine: nothing is asked of another server.
+# System fonts, so that the page requests nothing from other servers.
 THEME = gr.themes.Default(
     primary_hue="orange", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
 ).set(
-    # White on the theme's own orange is hard to read, and so is its small print.
+    # The theme's default orange and grey have too little contrast.
     body_text_color_subdued="*neutral_600",
     body_text_color_subdued_dark="*neutral_300",
     button_primary_background_fill="*primary_700",
@@ -68,15 +68,15 @@ progress { width: 8rem; accent-color: #d9480f; }
 
 
 class Demo:
-    """The page and what its controls do.
+    """The page and its event handlers.
 
     Args:
         gallery ([`~modeling_gadms.gallery.person_gallery.PersonGallery`]): opened with its model.
-        model ([`GADMSModel`]), processor ([`GADMSProcessor`]): the gallery's.
-        uploads (`Path`, *optional*): folder in which added videos are kept, so that their frames can be shown.
-            Without it nothing can be added, as is right for a page that strangers see.
+        model ([`GADMSModel`]), processor ([`GADMSProcessor`]): the model of the gallery.
+        uploads (`Path`, *optional*): folder that keeps added files, so that their frames can be shown. Without it
+            the page has no "Add" tab, as is right for a public page.
         media (`Sequence[Path]`): further folders whose files may be shown.
-        detector (`Callable[[], PersonDetector]`): makes what finds persons in videos.
+        detector (`Callable[[], PersonDetector]`): creates the person detector for videos.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Demo:
         self.page = self._page()
 
     # -----------------------------------------------------------------------------------------------------------------
-    # What the controls do.
+    # Event handlers.
     # -----------------------------------------------------------------------------------------------------------------
     def search(
         self,
@@ -111,48 +111,50 @@ class Demo:
         top_k: float,
         group: bool,
     ) -> tuple[Any, ...]:
-        """Persons for a description, a picture or both: pictures with labels, the results, and what to say."""
-        unwanted = [part.strip() for part in (without or "").split(",") if part.strip()]
+        """Search by description, by image or by both. Returns updates of the result components."""
+        exclusions = [part.strip() for part in (without or "").split(",") if part.strip()]
         text = (text or "").strip()
         if not text and image is None:
-            return self._shown([], "Describe a person, or give a picture.")
-        return self._answer(Query(text or None, image, without=unwanted), camera, where, top_k, group)
+            return self._show_results([], "Describe a person, or choose an example image.")
+        return self._run_query(Query(text or None, image, without=exclusions), camera, where, top_k, group)
 
     def more_like(self, results: list[SearchResult], chosen: int | None, top_k: float, group: bool) -> tuple[Any, ...]:
-        """Others like the person that is looked at."""
+        """Search for persons similar to the selected one."""
         if chosen is None or chosen >= len(results):
-            return self._shown(results, "Choose a person first.")
-        return self._answer(Query(like=results[chosen].id), _ANY_CAMERA, "", top_k, group)
+            return self._show_results(results, "Choose a person first.")
+        return self._run_query(Query(like=results[chosen].id), _ANY_CAMERA, "", top_k, group)
 
-    def look_at(self, results: list[SearchResult], text: str, event: gr.SelectData) -> tuple[Any, ...]:
-        """One result: its frame, its walk, what is known of it, and why it was found."""
+    def show_details(self, results: list[SearchResult], text: str, event: gr.SelectData) -> tuple[Any, ...]:
+        """Show the selected result: its frame, its track, its data, and the explanation of its score."""
         index = int(event.index)
         result = results[index]
         crop = Image.open(io.BytesIO(result.thumbnail))
         frame = frame_with_box(result, self.folders)
         walk = self.gallery.crops(result.source, result.track) if result.track is not None else []
-        tokens, heat = "<p>Describe a person to see which words and which parts of the picture count.</p>", ""
+        tokens, heat = "<p>Enter a description to see which words and image regions are relevant.</p>", ""
         if text and text.strip():
             tokens = tokens_html(explain_caption(self.model, self.processor, crop, text))
             scores = image_relevance(self.model, self.processor, crop, text).scores
-            heat = picture_html(draw_heat_map(crop, scores), "The parts that carry the similarity (Grad-ECLIP)")
-        where = "The frame, with the person's box" if frame and result.box else "The picture"
+            heat = figure_html(draw_heat_map(crop, scores), "Image regions relevant to the description (Grad-ECLIP)")
+        caption = "Person crop; the source file is not available"
+        if frame is not None:
+            caption = "Frame with the person's box" if result.box else "Source image"
         return (
             index,
             gr.update(visible=True),
-            picture_html(frame or crop, where if frame else "The person; the frame is not on this machine"),
+            figure_html(frame or crop, caption),
             facts_html(result),
             tokens,
             heat,
-            gr.update(value=[_picture(person, _moment(person)) for person in walk], visible=len(walk) > 1),
+            gr.update(value=[_thumbnail(person, _time_label(person)) for person in walk], visible=len(walk) > 1),
         )
 
     def add(self, file: str | None, camera: str, per_second: float) -> tuple[Any, str]:
-        """Index a file; its name has its digest, so that two files of one name stay two."""
+        """Index an uploaded file. A folder named by its digest keeps files with the same name apart."""
         if self.uploads is None:
-            return gr.update(), "Nothing can be added here."
+            return gr.update(), "Adding is disabled on this page."
         if not file:
-            return gr.update(), "Choose a video, a picture or a .tar of pictures first."
+            return gr.update(), "Choose a video, an image or a .tar archive of images first."
         try:
             name = safe_name(Path(file).name)
         except ValueError as error:
@@ -171,21 +173,21 @@ class Demo:
         return gr.update(value=None), f"{name} is being added."
 
     def cancel(self) -> str:
-        """Stop what is being added."""
-        going = [job for job in self.jobs.all() if not job.state.is_over]
-        for job in going:
+        """Cancel all unfinished indexing jobs."""
+        unfinished = [job for job in self.jobs.all() if not job.state.is_over]
+        for job in unfinished:
             self.jobs.cancel(job.id)
-        return "Stopping; what was found until now is kept." if going else "Nothing is being added."
+        return "Stopping. Persons found so far are kept." if unfinished else "Nothing is being added."
 
     def cameras(self) -> Any:
-        """The choices of the camera filter."""
+        """Update the choices of the camera filter."""
         return gr.update(choices=[_ANY_CAMERA, *self.gallery.info().cameras])
 
     def close(self) -> None:
-        """Stop indexing; what was found is kept."""
+        """Stop indexing. Persons found so far are kept."""
         self.jobs.close(30)
 
-    def _answer(self, query: Query, camera: str, where: str, top_k: float, group: bool) -> tuple[Any, ...]:
+    def _run_query(self, query: Query, camera: str, where: str, top_k: float, group: bool) -> tuple[Any, ...]:
         conditions = [f"camera = {literal(camera)}"] if camera and camera != _ANY_CAMERA else []
         conditions += [f"({where.strip()})"] if where and where.strip() else []
         try:
@@ -193,19 +195,19 @@ class Demo:
                 query, int(top_k), where=" AND ".join(conditions) or None, group_tracks=bool(group)
             )
         except ValueError as error:
-            return self._shown([], f"That cannot be searched for: {error}")
+            return self._show_results([], f"Invalid search: {error}")
         if not results:
-            return self._shown([], "Nobody in the gallery meets these conditions.")
+            return self._show_results([], "No person in the gallery matches these filters.")
         remarks = query_remarks(self.processor, query.text) if query.text else []
-        return self._shown(results, " ".join([f"{len(results)} results, the most similar first.", *remarks]))
+        return self._show_results(results, " ".join([f"{len(results)} results, the most similar first.", *remarks]))
 
-    def _shown(self, results: list[SearchResult], message: str) -> tuple[Any, ...]:
-        pictures = [_picture(result, label_of(result)) for result in results]
-        gallery = gr.update(value=pictures, visible=bool(results), selected_index=None)
+    def _show_results(self, results: list[SearchResult], message: str) -> tuple[Any, ...]:
+        thumbnails = [_thumbnail(result, result_label(result)) for result in results]
+        gallery = gr.update(value=thumbnails, visible=bool(results), selected_index=None)
         return gallery, results, message, None, gr.update(visible=False)
 
     # -----------------------------------------------------------------------------------------------------------------
-    # The page.
+    # Layout.
     # -----------------------------------------------------------------------------------------------------------------
     def _page(self) -> gr.Blocks:
         with gr.Blocks(title="Find a person by description", analytics_enabled=False) as page:
@@ -236,9 +238,7 @@ class Demo:
             button = gr.Button("Search", variant="primary", scale=1, min_width=120, elem_id="search-button")
         with gr.Accordion("More ways to search, and filters", open=False):
             with gr.Row():
-                image = gr.Image(
-                    label="Picture of such a person", type="pil", sources=["upload", "clipboard"], height=220
-                )
+                image = gr.Image(label="Example image", type="pil", sources=["upload", "clipboard"], height=220)
                 with gr.Column():
                     without = gr.Textbox(label="Without", placeholder="a hat, a bag", max_length=300)
                     camera = gr.Dropdown([_ANY_CAMERA], value=_ANY_CAMERA, label="Camera")
@@ -247,9 +247,9 @@ class Demo:
                     )
             with gr.Row():
                 top_k = gr.Slider(1, 100, value=12, step=1, label="Results")
-                group = gr.Checkbox(True, label="A walk is one result")
+                group = gr.Checkbox(True, label="One result per track")
         message = gr.Markdown("Describe a person to begin.", elem_id="message")
-        found = _thumbnails("Persons found", "results", visible=False)
+        found = _thumbnail_grid("Persons found", "results", visible=False)
         with gr.Column(visible=False, elem_id="detail") as detail:
             with gr.Row():
                 frame = gr.HTML(elem_id="frame")
@@ -260,43 +260,43 @@ class Demo:
             with gr.Row():
                 tokens = gr.HTML(elem_id="tokens")
                 heat = gr.HTML(elem_id="heat")
-            walk = _thumbnails("The same walk", "walk")
-        asked = [text, without, image, camera, where, top_k, group]
-        shown = [found, results, message, chosen, detail]
-        gr.on([button.click, text.submit], self.search, asked, shown, api_visibility="private")
+            walk = _thumbnail_grid("The same track", "walk")
+        inputs = [text, without, image, camera, where, top_k, group]
+        outputs = [found, results, message, chosen, detail]
+        gr.on([button.click, text.submit], self.search, inputs, outputs, api_visibility="private")
         found.select(
-            self.look_at,
+            self.show_details,
             [results, text],
             [chosen, detail, frame, facts, tokens, heat, walk],
             api_visibility="private",
         )
-        like.click(self.more_like, [results, chosen, top_k, group], shown, api_visibility="private")
+        like.click(self.more_like, [results, chosen, top_k, group], outputs, api_visibility="private")
         return camera
 
     def _add_tab(self) -> None:
         gr.Markdown(
-            "A video is searched for persons; each walk is kept once, by its best pictures. A picture, or a `.tar` of "
-            "pictures, is taken for one person each."
+            "Persons in a video are detected and tracked; each track is stored by its best crops. An image, or each "
+            "image of a `.tar` archive, is stored as one person."
         )
-        file = gr.File(label="Video, picture or .tar", file_types=list(UPLOAD_SUFFIXES), elem_id="file")
+        file = gr.File(label="Video, image or .tar archive", file_types=list(UPLOAD_SUFFIXES), elem_id="file")
         with gr.Row():
-            camera = gr.Textbox(label="Name of the camera", max_length=100)
-            per_second = gr.Slider(0.5, 10, value=1, step=0.5, label="Frames of each second")
+            camera = gr.Textbox(label="Camera name", max_length=100)
+            per_second = gr.Slider(0.5, 10, value=1, step=0.5, label="Frames per second")
         with gr.Row():
             add = gr.Button("Add", variant="primary", elem_id="add-button")
             cancel = gr.Button("Stop", elem_id="cancel-button")
-        said = gr.Markdown("", elem_id="said")
+        message = gr.Markdown("", elem_id="add-message")
         progress = gr.HTML(jobs_html([]), elem_id="jobs")
         timer = gr.Timer(POLL_SECONDS)
-        add.click(self.add, [file, camera, per_second], [file, said], api_visibility="private")
-        cancel.click(self.cancel, None, said, api_visibility="private")
+        add.click(self.add, [file, camera, per_second], [file, message], api_visibility="private")
+        cancel.click(self.cancel, None, message, api_visibility="private")
         timer.tick(
             lambda: jobs_html(self.jobs.all()), None, progress, show_progress="hidden", api_visibility="private"
         )
 
 
-def _thumbnails(label: str, name: str, *, visible: bool = True) -> gr.Gallery:
-    """Pictures to choose from, none of which opens in large by itself."""
+def _thumbnail_grid(label: str, name: str, *, visible: bool = True) -> gr.Gallery:
+    """A grid of selectable thumbnails, without Gradio's enlarged preview."""
     return gr.Gallery(
         label=label,
         columns=6,
@@ -310,9 +310,9 @@ def _thumbnails(label: str, name: str, *, visible: bool = True) -> gr.Gallery:
     )
 
 
-def _picture(result: SearchResult, label: str) -> tuple[Image.Image, str]:
+def _thumbnail(result: SearchResult, label: str) -> tuple[Image.Image, str]:
     return Image.open(io.BytesIO(result.thumbnail)), label
 
 
-def _moment(result: SearchResult) -> str:
-    return f"{result.time_seconds:.1f} s" if result.time_seconds is not None else label_of(result)
+def _time_label(result: SearchResult) -> str:
+    return f"{result.time_seconds:.1f} s" if result.time_seconds is not None else result_label(result)

@@ -1,4 +1,4 @@
-"""What the web demo shows: pieces of HTML, in which everything that a stranger named is escaped, and frames."""
+"""HTML fragments and frames that the web demo shows. All text from files and users is escaped."""
 
 import base64
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ from ..media.video import read_frames
 
 
 MAX_FRAME = 20_000
-"""Frames up to which a video is read for one of them; it is read from its beginning, since seeking is inexact."""
+"""Highest frame number that is shown. Videos are decoded from the beginning, because seeking is inexact."""
 _BOX_COLOUR = (255, 196, 0)
 
 
-def label_of(result: SearchResult) -> str:
-    """Under a picture: score, camera and time."""
+def result_label(result: SearchResult) -> str:
+    """Return the label of a thumbnail: score, camera and time."""
     seen = f"{result.time:%Y-%m-%d %H:%M:%S}" if result.time else place_and_time(result)
     parts = [f"{result.score:.3f}", result.camera or Path(result.source).name, seen]
     return " · ".join(part for part in parts if part)
 
 
 def facts_html(result: SearchResult) -> str:
-    """All that is known of a person found, as a table."""
+    """Render all data of a result as a table."""
     walk = result.walk
     facts = {
         "Score": f"{result.score:.3f}",
@@ -47,7 +47,7 @@ def facts_html(result: SearchResult) -> str:
 
 
 def tokens_html(explanation: Explanation) -> str:
-    """A caption whose tokens lie on a colour that deepens with their score."""
+    """Render a caption with each token on a background colour that shows its score."""
     pieces = []
     for token in explanation.tokens:
         space = " " if token.starts_word else ""
@@ -55,9 +55,9 @@ def tokens_html(explanation: Explanation) -> str:
             f'{space}<span class="token" title="{token.score:.2f}" style="background: rgb{score_colour(token.score)}">'
             f"{escape(token.text)}</span>"
         )
-    scale = "The deeper the colour, the more the word is tied to this picture (GASS)."
-    if len({token.score for token in explanation.tokens}) == 1:  # as where none of them helps
-        scale = "No word is tied to this picture more than another (GASS)."
+    scale = "The darker a word, the more relevant it is to this image (GASS)."
+    if len({token.score for token in explanation.tokens}) == 1:
+        scale = "All words are equally relevant to this image (GASS)."
     scores = ", ".join(f"{escape(token.text)} {token.score:.2f}" for token in explanation.tokens)
     return (
         f'<p class="caption">{"".join(pieces)}</p><p>Cosine similarity {explanation.similarity:.3f}. {scale}</p>'
@@ -65,17 +65,17 @@ def tokens_html(explanation: Explanation) -> str:
     )
 
 
-def picture_html(image: Image.Image, caption: str) -> str:
-    """A picture with a caption, which also says it to those who do not see it."""
+def figure_html(image: Image.Image, caption: str) -> str:
+    """Render an image with a caption, which also serves as its text alternative."""
     content = base64.b64encode(to_jpeg(image.convert("RGB"), 88)).decode()
     text = escape(caption)
     return f'<figure><img src="data:image/jpeg;base64,{content}" alt=""><figcaption>{text}</figcaption></figure>'
 
 
 def jobs_html(jobs: Sequence[IndexJob]) -> str:
-    """What is indexed, and how far it is."""
+    """Render the indexing jobs with their state and progress."""
     if not jobs:
-        return "<p>Nothing was added yet.</p>"
+        return "<p>Nothing has been added yet.</p>"
     rows = [
         f"<tr><td>{escape(Path(job.source).name)}</td><td>{job.state.value}</td><td>{_progress(job)}</td></tr>"
         for job in jobs
@@ -85,9 +85,9 @@ def jobs_html(jobs: Sequence[IndexJob]) -> str:
 
 
 def status_html(info: GalleryInfo) -> str:
-    """What a gallery holds; of the model's place no folders, which are nobody's business on a page."""
-    place = Path(info.model.name)
-    model = replace(info.model, name=place.name) if place.is_absolute() else info.model
+    """Render the contents of a gallery. Of a local model only the folder's name is shown, not its path."""
+    path = Path(info.model.name)
+    model = replace(info.model, name=path.name) if path.is_absolute() else info.model
     cameras = ", ".join(f"{name} ({count:,})" for name, count in info.cameras.items())
     return _table(
         {
@@ -96,7 +96,7 @@ def status_html(info: GalleryInfo) -> str:
             "Sources": f"{len(info.sources):,}",
             "Cameras": cameras or "none named",
             "Size": f"{info.size_bytes / 1e6:,.1f} MB",
-            "In the index": f"{info.indexed_persons:,}; the others are scanned",
+            "In the vector index": f"{info.indexed_persons:,}; the others are scanned",
             "Changed": f"{info.changed:%Y-%m-%d %H:%M}",
             "Model": str(model),
         }
@@ -104,11 +104,11 @@ def status_html(info: GalleryInfo) -> str:
 
 
 def frame_with_box(result: SearchResult, folders: Sequence[Path]) -> Image.Image | None:
-    """The frame that a person was seen in, with the person's box; none where it cannot be shown.
+    """Return the frame of a result with the person's box drawn, or `None` if it is not available.
 
     Args:
         result ([`~modeling_gadms.gallery.person_gallery.SearchResult`])
-        folders (`Sequence[Path]`): below which files may be shown. What a source is called may be a stranger's choice.
+        folders (`Sequence[Path]`): only files below these are shown, because a user may have chosen the source's name.
     """
     path = _file_of(result.source, folders)
     if path is None:
@@ -120,7 +120,7 @@ def frame_with_box(result: SearchResult, folders: Sequence[Path]) -> Image.Image
             frame = next(read_frames(path, 1, result.frame, result.frame + 1)).image
         else:
             frame = None
-    except (ValueError, OSError):  # no longer the file that was indexed
+    except (ValueError, OSError):  # the file has changed since it was indexed
         return None
     if frame is not None and result.box is not None:
         box = result.box
@@ -143,18 +143,18 @@ def _progress(job: IndexJob) -> str:
     if job.report is not None:
         report = job.report
         skipped = sum(report.skipped.values())
-        return f"{report.persons:,} persons from {report.used:,} pictures" + (
+        return f"{report.persons:,} persons from {report.used:,} images" + (
             f", {skipped:,} skipped" if skipped else ""
         )
     if job.progress is None:
         return ""
     progress = job.progress
-    told = f"{progress.found:,} seen in {progress.seen:,}"
+    text = f"{progress.found:,} persons in {progress.seen:,}"
     if not progress.expected:
-        return told
+        return f"{text} images"
     label = f"Progress of {escape(Path(job.source).name)}"
     bar = f'<progress value="{progress.seen}" max="{progress.expected}" aria-label="{label}"></progress>'
-    return f"{bar} {told} of {progress.expected:,} pictures"
+    return f"{bar} {text} of {progress.expected:,} images"
 
 
 def _span(start: float | None, end: float | None) -> str:

@@ -1,6 +1,6 @@
-"""The web demo in Chromium: search, filter, look, ask why, search by picture, add a video and stop it.
+"""The web demo in Chromium: search, filters, explanations, search by image, adding and cancelling a video.
 
-Screenshots are kept in the folder that `GADMS_SCREENSHOTS` names, by default `runs/screenshots`. README's are of the
+Screenshots are written to the folder `GADMS_SCREENSHOTS`, by default `runs/screenshots`. Those in the README show the
 model that `make demo` trains:
 
     GADMS_DEMO_MODEL=runs/demo/model GADMS_SCREENSHOTS=docs/images pytest tests/examples/test_demo.py -k pedestrian
@@ -35,7 +35,7 @@ from tests.vtest import vtest_video
 
 
 ROOT = Path(__file__).parents[2]
-expect.set_options(timeout=120_000)  # of the usual five seconds a busy machine takes more to explain a result
+expect.set_options(timeout=120_000)  # on a busy machine an explanation takes more than the default five seconds
 SCREENSHOTS = Path(os.environ.get("GADMS_SCREENSHOTS", ROOT / "runs" / "screenshots"))
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 EVIL = "<img src=x onerror=\"document.title='taken'\">.png"
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-ge
 
 
 class Detector:
-    """Finds a person in each frame, as fast as it is allowed."""
+    """Finds a person in each frame. After three frames it waits for `allowed`."""
 
     def __init__(self) -> None:
         self.allowed = threading.Event()
@@ -69,7 +69,7 @@ def write_video(path: Path, frames: int = 30) -> Path:
 
 @pytest.fixture
 def served(tmp_path, tiny_config, processor) -> Iterator[SimpleNamespace]:
-    """The demo with nine pictures of three cameras and a walk through a video."""
+    """The demo with nine images of three cameras and one track in a video."""
     torch.manual_seed(0)
     model = GADMSModel(tiny_config()).eval()
     gallery = PersonGallery.create(tmp_path / "gallery", model, processor)
@@ -94,7 +94,7 @@ def served(tmp_path, tiny_config, processor) -> Iterator[SimpleNamespace]:
 
 @contextmanager
 def launched(demo: Demo) -> Iterator[str]:
-    """The demo on a free port: its address."""
+    """Serve the demo on a free port. Yields its address."""
     _, address, _ = demo.page.launch(
         prevent_thread_lock=True, quiet=True, theme=THEME, css=CSS, footer_links=[], server_name="127.0.0.1"
     )
@@ -115,7 +115,7 @@ def browser():
 
 @pytest.fixture
 def page(served, browser, request) -> Iterator[Page]:
-    """A page that asks nothing of other servers; its last state is kept as a picture."""
+    """A page that must send no request to other servers. A screenshot of its last state is kept."""
     context = browser.new_context(viewport={"width": 1100, "height": 900})
     page = context.new_page()
     page.set_default_timeout(120_000)
@@ -140,7 +140,7 @@ def search(page: Page, text: str) -> None:
     expect(page.locator("#message")).not_to_contain_text("to begin")
 
 
-# Gradio fades in what it was waiting for, and half faded no text has its contrast.
+# Gradio fades updated components in. The contrast is only right once they are opaque.
 IS_OPAQUE = """() => {
     for (let part = document.querySelector("#tokens .token"); part; part = part.parentElement)
         if (getComputedStyle(part).opacity !== "1") return false;
@@ -171,7 +171,7 @@ def test_a_description_gives_ranked_persons_and_a_click_shows_why(page, served):
     expect(page.locator("#tokens .token").first).to_be_visible()
     assert page.locator("#tokens .token").all_inner_texts() == ["a", "man", "in", "a", "red", "coat"]
     expect(page.locator("#facts")).to_contain_text("walk.avi")
-    expect(page.locator("#frame figcaption")).to_contain_text("The frame, with the person's box")
+    expect(page.locator("#frame figcaption")).to_contain_text("Frame with the person's box")
     assert page.locator("#frame img").evaluate("image => [image.naturalWidth, image.naturalHeight]") == [160, 120]
     expect(page.locator("#heat figcaption")).to_contain_text("Grad-ECLIP")
     expect(page.locator("#walk button img")).to_have_count(3)
@@ -204,11 +204,11 @@ def test_filters_narrow_and_bad_ones_are_explained(page):
     expect(page.locator("#message")).to_contain_text("3 results")
     page.get_by_label("Filter").fill("camera = 'nowhere'")
     search(page, "a man")
-    expect(page.locator("#message")).to_contain_text("Nobody in the gallery meets these conditions")
+    expect(page.locator("#message")).to_contain_text("No person in the gallery matches these filters")
     expect(page.locator("#results")).to_be_hidden()
     page.get_by_label("Filter").fill("camera = 'a'; DROP TABLE persons")
     search(page, "a man")
-    expect(page.locator("#message")).to_contain_text("That cannot be searched for")
+    expect(page.locator("#message")).to_contain_text("Invalid search")
     page.get_by_label("Filter").fill("")
     page.get_by_label("Camera", exact=True).click()
     page.get_by_role("option", name="gate-2").click()
@@ -219,7 +219,7 @@ def test_filters_narrow_and_bad_ones_are_explained(page):
 
 def test_an_empty_search_says_what_to_do(page):
     page.get_by_role("button", name="Search", exact=True).click()
-    expect(page.locator("#message")).to_contain_text("Describe a person, or give a picture")
+    expect(page.locator("#message")).to_contain_text("Describe a person, or choose an example image")
 
 
 def test_a_picture_finds_its_like(page, served, tmp_path):
@@ -227,31 +227,29 @@ def test_a_picture_finds_its_like(page, served, tmp_path):
     (tmp_path / "query.jpg").write_bytes(person.thumbnail)
     page.get_by_role("button", name="More ways to search").click()
     page.locator("input[type=file]").first.set_input_files(tmp_path / "query.jpg")
-    expect(
-        page.get_by_label("Picture of such a person").locator("img").or_(page.locator(".image-frame img"))
-    ).to_be_visible()
+    expect(page.get_by_label("Example image").locator("img").or_(page.locator(".image-frame img"))).to_be_visible()
     page.get_by_role("button", name="Search", exact=True).click()
     expect(page.locator("#message")).to_contain_text("10 results")
     page.locator("#results button").first.click()
     expect(page.locator("#facts")).to_contain_text("p4.png")
-    expect(page.locator("#tokens")).to_contain_text("Describe a person to see which words")
+    expect(page.locator("#tokens")).to_contain_text("Enter a description to see which words")
 
 
 def test_a_video_is_added_with_progress_and_found(page, served, tmp_path):
     served.detector.allowed.clear()
     page.get_by_role("tab", name="Add").click()
-    expect(page.locator("#jobs")).to_contain_text("Nothing was added yet")
-    page.get_by_label("Name of the camera").fill("gate-9")
+    expect(page.locator("#jobs")).to_contain_text("Nothing has been added yet")
+    page.get_by_label("Camera name").fill("gate-9")
     page.locator("#file input[type=file]").set_input_files(write_video(tmp_path / "new gate.avi", 100))
     expect(page.locator("#file")).to_contain_text("new gate")
     page.get_by_role("button", name="Add", exact=True).click()
-    expect(page.locator("#said")).to_contain_text("is being added")
-    expect(page.locator("#jobs")).to_contain_text("seen in 3 of 10 pictures")
+    expect(page.locator("#add-message")).to_contain_text("is being added")
+    expect(page.locator("#jobs")).to_contain_text("3 persons in 3 of 10 images")
     assert page.locator("#jobs progress").get_attribute("value") == "3"
     assert not serious(page)
     served.detector.allowed.set()
     expect(page.locator("#jobs")).to_contain_text("done")
-    expect(page.locator("#jobs")).to_contain_text("3 persons from 10 pictures")
+    expect(page.locator("#jobs")).to_contain_text("3 persons from 10 images")
     page.get_by_role("tab", name="Gallery").click()
     expect(page.locator("#status")).to_contain_text("gate-9 (3)")
     page.get_by_role("tab", name="Search").click()
@@ -260,7 +258,7 @@ def test_a_video_is_added_with_progress_and_found(page, served, tmp_path):
     search(page, "a man")
     expect(page.locator("#message")).to_contain_text("1 results")
     page.locator("#results button").first.click()
-    expect(page.locator("#frame figcaption")).to_contain_text("The frame, with the person's box")
+    expect(page.locator("#frame figcaption")).to_contain_text("Frame with the person's box")
 
 
 def test_adding_is_stopped_and_keeps_what_was_found(page, served, tmp_path):
@@ -269,9 +267,9 @@ def test_adding_is_stopped_and_keeps_what_was_found(page, served, tmp_path):
     page.locator("#file input[type=file]").set_input_files(write_video(tmp_path / "v.avi", 100))
     expect(page.locator("#file")).to_contain_text("v.avi")
     page.get_by_role("button", name="Add", exact=True).click()
-    expect(page.locator("#jobs")).to_contain_text("seen in 3 of 10")
+    expect(page.locator("#jobs")).to_contain_text("3 persons in 3 of 10")
     page.get_by_role("button", name="Stop").click()
-    expect(page.locator("#said")).to_contain_text("what was found until now is kept")
+    expect(page.locator("#add-message")).to_contain_text("Persons found so far are kept")
     served.detector.allowed.set()
     expect(page.locator("#jobs")).to_contain_text("cancelled")
     assert len(served.gallery) > 12
@@ -280,7 +278,7 @@ def test_adding_is_stopped_and_keeps_what_was_found(page, served, tmp_path):
 def test_files_that_are_none_are_refused(page, tmp_path):
     page.get_by_role("tab", name="Add").click()
     page.get_by_role("button", name="Add", exact=True).click()
-    expect(page.locator("#said")).to_contain_text("Choose a video")
+    expect(page.locator("#add-message")).to_contain_text("Choose a video")
     (tmp_path / "letter.avi").write_text("Dear Sir or Madam")
     page.locator("#file input[type=file]").set_input_files(tmp_path / "letter.avi")
     expect(page.locator("#file")).to_contain_text("letter.avi")
@@ -343,7 +341,7 @@ def test_the_pedestrian_video_is_indexed_and_searched_in_the_page(
     trained = os.environ.get("GADMS_DEMO_MODEL")
     torch.manual_seed(0)
     model, of_model = load_model_and_processor(trained) if trained else (GADMSModel(tiny_config()).eval(), processor)
-    thumbnail = gallery_module._thumbnail  # README's are published
+    thumbnail = gallery_module._thumbnail  # the screenshots are published in the README
     monkeypatch.setattr(gallery_module, "_thumbnail", lambda image: thumbnail(hide_head(image)))
     demo = Demo(PersonGallery.create(tmp_path / "g", model, of_model), model, of_model, uploads=tmp_path / "uploads")
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
@@ -352,15 +350,15 @@ def test_the_pedestrian_video_is_indexed_and_searched_in_the_page(
         page.set_default_timeout(120_000)
         page.goto(address)
         page.get_by_role("tab", name="Add").click()
-        page.get_by_label("Name of the camera").fill("street")
+        page.get_by_label("Camera name").fill("street")
         page.locator("#file input[type=file]").set_input_files(vtest_video())
         expect(page.locator("#file")).to_contain_text("vtest")
         if not trained:
-            page.locator("input[aria-label*='Frames of each second'][type=number]").fill("0.5")
+            page.locator("input[aria-label*='Frames per second'][type=number]").fill("0.5")
         page.get_by_role("button", name="Add", exact=True).click()
         expect(page.locator("#jobs")).to_contain_text("done", timeout=500_000)
         frames = 80 if trained else 40
-        expect(page.locator("#jobs")).to_contain_text(f"from {frames} pictures")
+        expect(page.locator("#jobs")).to_contain_text(f"from {frames} images")
         page.get_by_role("tab", name="Search").click()
         search(page, "a woman in a red jacket and blue jeans")
         expect(page.locator("#message")).to_contain_text("12 results")
@@ -370,7 +368,7 @@ def test_the_pedestrian_video_is_indexed_and_searched_in_the_page(
         page.locator("#results button").first.click()
         expect(page.locator("#heat figcaption")).to_contain_text("Grad-ECLIP")
         expect(page.locator("#facts")).to_contain_text("street")
-        expect(page.locator("#frame figcaption")).to_contain_text("The frame, with the person's box")
+        expect(page.locator("#frame figcaption")).to_contain_text("Frame with the person's box")
         page.wait_for_timeout(1_000)
         page.locator("#detail").screenshot(path=SCREENSHOTS / "demo-why.jpg", type="jpeg", quality=85)
     assert 50 < len(demo.gallery) < 80 * 10

@@ -1,4 +1,4 @@
-"""A Space runs from its own folder, with its own copy of everything, and lets nobody add."""
+"""A Space runs from its own folder, with copies of everything it needs, and is read-only."""
 
 import os
 import socket

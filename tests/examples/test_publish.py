@@ -1,4 +1,4 @@
-"""`examples/publish.py`, run as a user runs it."""
+"""`examples/publish.py` as a program."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def drawn(tmp_path) -> dict:
 
 @pytest.fixture
 def arguments(tmp_path, tiny_model, processor, drawn) -> list[str]:
-    """Of a model that was trained and measured on those persons."""
+    """Arguments with a model that was trained and measured on these persons."""
     folder = tmp_path / "model"
     tiny_model().save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -52,7 +52,7 @@ def arguments(tmp_path, tiny_model, processor, drawn) -> list[str]:
 
 @pytest.fixture
 def run(run_program, monkeypatch, tmp_path):
-    """Run the program in a folder of its own."""
+    """Run the program in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return partial(run_program, PROGRAM)
 
@@ -72,7 +72,7 @@ def test_without_push_it_writes_what_would_be_pushed(run, arguments, tmp_path):
         *record["text_to_image"].values(),
         *record["image_to_text"].values(),
     ]
-    assert model.data.datasets == ["me/drawn-persons"]  # what it was trained on is what was published
+    assert model.data.datasets == ["me/drawn-persons"]  # the training data is the published data set
     assert dataset.data.pretty_name == "drawn-persons"
     assert len(datasets.load_dataset(str(out / "dataset"), split="test")) == 3
 

@@ -190,7 +190,7 @@ def test_help_shows_a_line_to_type(command):
 
 def test_the_program_itself_searches_and_refuses_in_one_line(gallery, tmp_path):
     def gadms(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "gadms_cli.app", *map(str, arguments)]
+        command = [sys.executable, "-m", "gadms_cli", *map(str, arguments)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
 
@@ -221,4 +221,4 @@ def test_shells_complete_commands_and_options(words, completed):
 
 def test_exit_codes_are_told():
     text = " ".join(run("--help").stdout.split())
-    assert "Exit codes: 0 done; 1 looked and found something wrong" in text and "--install-completion" in text
+    assert "Exit codes: 0 success; 1 a check failed" in text and "--install-completion" in text

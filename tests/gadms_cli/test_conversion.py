@@ -1,4 +1,4 @@
-"""`gadms convert` and `gadms export`, as a user meets them."""
+"""The commands `gadms convert` and `gadms export`."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def assert_same_embeddings(folder, other, captions=CAPTIONS, **tolerance):
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
-    """A CLIP of heads 64 wide, as older code takes all of them for."""
+    """A CLIP with attention heads of width 64, which OpenAI's code assumes."""
     folder = tmp_path_factory.mktemp("clip")
     tokenizer = train_tokenizer(CAPTIONS * 3, vocab_size=560, max_length=24)
     sizes = {"hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 1}
@@ -68,7 +68,7 @@ def test_exporting_and_converting_again_changes_no_embedding(tmp_path, converted
     assert exported.exit_code == 0, exported.output
     tokenizer, captions = converted, CAPTIONS
     if layout == "research":
-        # There the mask takes the place of the last piece of CLIP's own vocabulary, and splits captions that have it.
+        # The mask replaces the last merged token: captions that contain it are tokenized differently.
         tokenizer = tmp_path / "tokenizer"
         clips = train_tokenizer(CAPTIONS * 3, vocab_size=560, max_length=24)
         clips.save_pretrained(tokenizer)
@@ -104,30 +104,30 @@ def test_converting_an_adapter_merges_it(tmp_path, model_folder, processor):
     assert_same_embeddings(tmp_path / "merged", tmp_path / "adapter", rtol=0, atol=1e-6)
     with pytest.raises(AssertionError):
         assert_same_embeddings(tmp_path / "merged", model_folder, rtol=0, atol=1e-3)
-    assert "those of its base" in refusal("convert", tmp_path / "adapter", tmp_path / "x", "--image-size", "32x16")
+    assert "from its base" in refusal("convert", tmp_path / "adapter", tmp_path / "x", "--image-size", "32x16")
 
 
 @pytest.mark.parametrize("size", ["384", "384x", "384X128", "384x128x3", "-384x128", "3.5x2", ""])
 def test_a_malformed_size_is_named(tmp_path, clip_folder, size):
     error = refusal("convert", clip_folder, tmp_path / "ours", f"--image-size={size}")
-    assert f"--image-size {size!r} must read HEIGHTxWIDTH" in error
+    assert f"--image-size {size!r} must be HEIGHTxWIDTH" in error
     assert not (tmp_path / "ours").exists()
 
 
 def test_what_cannot_be_converted_is_refused_and_leaves_nothing(tmp_path, model_folder, clip_folder):
     assert "already" in refusal("convert", model_folder, tmp_path / "ours")
     assert "no file" in refusal("convert", tmp_path / "none.pth", tmp_path / "ours")
-    assert "no multiple" in refusal("convert", clip_folder, tmp_path / "ours", "--image-size", "50x16")
+    assert "not a multiple" in refusal("convert", clip_folder, tmp_path / "ours", "--image-size", "50x16")
     assert "is there already" in refusal("convert", clip_folder, model_folder)
     assert not (tmp_path / "ours").exists()
 
 
 def test_int8_goes_with_onnx_alone(tmp_path, converted):
     error = refusal("export", converted, tmp_path / "weights.pth", "--format", "openai", "--int8")
-    assert "--int8 goes with --format onnx, not with openai" in error
+    assert "--int8 requires --format onnx, not openai" in error
 
 
 def test_an_export_that_older_code_would_compute_otherwise_is_refused(tmp_path, model_folder):
     error = refusal("export", model_folder, tmp_path / "weights.pth", "--format", "openai")
-    assert "older code would compute something else" in error
+    assert "OpenAI's code would compute different embeddings" in error
     assert not (tmp_path / "weights.pth").exists()

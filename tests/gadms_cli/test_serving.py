@@ -1,11 +1,7 @@
-"""The program `gadms serve`: started, asked, stopped while it works."""
+"""The command `gadms serve`: starting, answering, and stopping during indexing."""
 
-import os
-import re
 import signal
 import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 
 import cv2
@@ -16,6 +12,7 @@ from PIL import Image
 
 from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
 from tests.command_line import refusal, run
+from tests.serving_process import running_server
 
 
 TOKEN = "a token of this test"
@@ -31,26 +28,8 @@ def gallery(tmp_path, model, processor):
 @pytest.fixture
 def server(gallery, tmp_path) -> Iterator[tuple[subprocess.Popen, str]]:
     (tmp_path / "token").write_text(f"{TOKEN}\n")
-    command = [sys.executable, "-m", "gadms_cli.app", "serve", "--gallery", str(gallery), "--port", "0"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
-        [*command, "--token-file", str(tmp_path / "token")],
-        env=environment,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        try:
-            address = None
-            while address is None:
-                line = process.stderr.readline()
-                assert line, "it ended before it listened"
-                address = re.search(r"running on (http://127\.0\.0\.1:\d+)", line)
-            # What it says further is read, so that it never waits for a reader.
-            threading.Thread(target=process.stderr.read, daemon=True).start()
-            yield process, address[1]
-        finally:
-            process.kill()
+    with running_server(gallery, "--token-file", str(tmp_path / "token")) as server:
+        yield server
 
 
 def test_it_answers_and_ends_in_peace(server):

@@ -257,7 +257,7 @@ def test_the_hub_has_nothing_to_say_against_the_card(run):
 
 def test_a_hub_that_refuses_is_an_error_that_says_why_and_that_the_data_are_whole(run, pushes):
     assert pushes.refused.startswith("somebody_else/street was not pushed (") and "403" in pushes.refused
-    assert f"{run.root} is whole: use a token that may write there" in pushes.refused
+    assert f"{run.root} is complete: use a token with write access" in pushes.refused
 
 
 @pytest.mark.parametrize(

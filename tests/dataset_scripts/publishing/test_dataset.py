@@ -23,7 +23,7 @@ from dataset_scripts.publishing.dataset_card import DatasetCardSettings
 from dataset_scripts.publishing.parquet_shards import check_shards, write_shards
 from dataset_scripts.publishing.private_traces import find_trace
 from gadms_cli.publishing import publish_dataset as command
-from modeling_gadms.publishing.upload_folder import Publication
+from modeling_gadms.publishing.upload_folder import PublishReport
 from modeling_gadms.training.data import DatasetColumns
 from modeling_gadms.training.streaming import ParquetRows
 from tests.hub_client import MINE
@@ -94,7 +94,7 @@ def persons(tmp_path) -> Path:
 
 def dry(
     source: str | Path, tmp_path: Path, name: str = "out", card=CARD, **options
-) -> tuple[Path, DatasetCard, Publication]:
+) -> tuple[Path, DatasetCard, PublishReport]:
     out = tmp_path / name
     report = publish_dataset(str(source), "me/persons", card=card, dry_run=out, progress=False, **options)
     return out, DatasetCard.load(out / "README.md"), report
@@ -114,7 +114,7 @@ def raw(dataset: datasets.Dataset) -> list[dict]:
 # ---------------------------------------------------------------------------------------------------------------------
 def test_the_folder_opens_with_all_rows_and_images_as_they_were(persons, tmp_path):
     out, _, report = dry(persons, tmp_path)
-    assert {file.path for file in report.files} == {
+    assert set(report.files) == {
         *("README.md", "data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet")
     }
     opened, saved = datasets.load_dataset(str(out)), datasets.load_from_disk(str(persons))
@@ -397,7 +397,7 @@ def test_a_finished_run_goes_as_it_is(run, tmp_path):
         assert published[name] == source[name]
     assert {"README.md", "funnel.json", "funnel.png"} < published.keys()
     assert not any(name.startswith("work") for name in published)
-    assert [entry.name for entry in report.left_out if entry.name.startswith("work")] == ["work/"]
+    assert [entry.name for entry in report.excluded if entry.name.startswith("work")] == ["work/"]
     assert len(datasets.load_dataset(str(out), split="train")) == 5
 
 

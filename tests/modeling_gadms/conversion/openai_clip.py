@@ -1,7 +1,7 @@
-"""CLIP and the research model on top of it, written slowly from their layout: the oracle of conversion.
+"""Naive reimplementation of OpenAI's CLIP and of the research model built on it: the oracle of conversion.
 
-Modules bear the names of OpenAI's release and of the research code, so that `state_dict` is such a checkpoint. Every
-computation is spelled out, one head and one caption at a time, and shares nothing with transformers.
+Modules have the names of OpenAI's release and of the research code, so that `state_dict` is such a checkpoint. Every
+computation handles one head and one caption at a time, and shares no code with transformers.
 """
 
 import torch
@@ -14,7 +14,7 @@ HEAD_WIDTH = 64
 
 
 class Attention(nn.Module):
-    """Queries, keys and values projected by one matrix, heads of 64 channels."""
+    """Multi-head attention with one projection matrix for query, key and value, and heads of 64 channels."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -140,12 +140,12 @@ class Clip(nn.Module):
         return self.ln_final(self.transformer(x, causal=True)) @ self.text_projection
 
     def embed_text(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """At the largest id, which is EOS."""
+        """Embed a caption at its largest id, which is EOS."""
         return self.encode_text(input_ids)[input_ids.argmax()]
 
 
 class ResearchModel(nn.Module):
-    """Encoders, and what research code adds: fusion encoder, token head, identity classifier."""
+    """Encoders, fusion encoder, token head and identity classifier."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class ResearchModel(nn.Module):
     ):
         super().__init__()
         self.base_model = Clip(vocab_size=vocab_size, projection=projection, **clip_sizes)
-        del self.base_model.logit_scale  # a setting there
+        del self.base_model.logit_scale  # a setting in research code
         if fusion_layers is not None:
             self.cross_attn = Attention(projection)
             self.cross_modal_transformer = Transformer(projection, fusion_layers, feed_forward)
@@ -182,7 +182,7 @@ class ResearchModel(nn.Module):
 
 @torch.no_grad()
 def randomise(model: nn.Module) -> None:
-    """Weights of such sizes that every one of them matters to the result, the same in every run."""
+    """Seeded weights, large enough that each affects the result."""
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         values = torch.randn(parameter.shape, generator=generator)
@@ -197,7 +197,7 @@ def randomise(model: nn.Module) -> None:
 
 
 def captions_of(vocab_size: int) -> list[torch.Tensor]:
-    """Ids between BOS and EOS, of three lengths; never the mask of research code."""
+    """Captions of three lengths, without the mask token of research code."""
     generator = torch.Generator().manual_seed(1)
     return [
         torch.cat(
@@ -217,7 +217,7 @@ def images_of(size: tuple[int, int]) -> torch.Tensor:
 
 @torch.inference_mode()
 def assert_encodes_as(model: GADMSModel, clip: Clip) -> None:
-    """Every image token and every caption token, and where captions are embedded."""
+    """Compare all image tokens, caption tokens and caption embeddings."""
     model.eval()
     for image in images_of(clip.image_size):
         theirs = clip.visual(image)

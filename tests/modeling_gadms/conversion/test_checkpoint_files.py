@@ -1,4 +1,4 @@
-"""Weight files are read without running what they bring; what is damaged, unsafe or something else is refused."""
+"""Weight files are read without running their code. Damaged, unsafe and other files are refused."""
 
 import argparse
 import os
@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from modeling_gadms.conversion import checkpoint_files, convert
+from modeling_gadms.conversion import checkpoint_files
 from modeling_gadms.conversion.checkpoint_files import read_weight_file, write_weight_file
+from modeling_gadms.conversion.converter import convert
 from modeling_gadms.training.tokenizer import train_tokenizer
 from tests.modeling_gadms.conversion.openai_clip import Clip
 
@@ -21,7 +22,7 @@ VOCAB_SIZE = 514
 
 
 class Touch:
-    """Unpickled by a trusting reader, it makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -46,7 +47,7 @@ def state() -> dict[str, torch.Tensor]:
 # Nothing is run.
 # ---------------------------------------------------------------------------------------------------------------------
 def test_the_side_effect_would_happen_to_a_trusting_reader(tmp_path):
-    """Else the next tests would prove nothing."""
+    """Otherwise the next tests would prove nothing."""
     torch.save({"evil": Touch(tmp_path / "touched")}, tmp_path / "evil.pth")
     torch.load(tmp_path / "evil.pth", weights_only=False)
     assert (tmp_path / "touched").exists()
@@ -58,7 +59,7 @@ def test_a_pickle_with_a_side_effect_is_refused_before_it_happens(tmp_path, stat
     evil = Touch(tmp_path / "touched")
     content = {"beside": {"model": state, "epoch": evil}, "among": state | {"evil": evil}, "alone": evil}[place]
     torch.save(content, tmp_path / "evil.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match=r"it asks to run `posix.system`.* torch.save\(checkpoint\[\"model\"\]"):
+    with pytest.raises(ValueError, match=r"it would run `posix.system`.* torch.save\(checkpoint\[\"model\"\]"):
         convert(tmp_path / "evil.pth", tmp_path / "ours", tokenizer=tokenizer_folder)
     assert not (tmp_path / "touched").exists() and not (tmp_path / "ours").exists()
 
@@ -69,7 +70,7 @@ def test_a_pickle_with_a_side_effect_is_refused_before_it_happens(tmp_path, stat
 )
 def test_honest_objects_beside_the_weights_are_refused_by_their_names(tmp_path, state, extra, wanted):
     torch.save({"model": state, "args": extra}, tmp_path / "research.pth")
-    with pytest.raises(ValueError, match=f"research.pth is refused: it asks to run `{wanted}"):
+    with pytest.raises(ValueError, match=f"research.pth is refused: it would run `{wanted}"):
         convert(tmp_path / "research.pth", tmp_path / "ours")
 
 
@@ -89,7 +90,7 @@ def test_a_truncated_file_is_refused(tmp_path, state, zipped, part):
     torch.save(state, path, _use_new_zipfile_serialization=zipped)
     content = path.read_bytes()
     path.write_bytes(content[: part if isinstance(part, int) else int(len(content) * part)])
-    with pytest.raises(ValueError, match="cut.pth is damaged or no PyTorch file .*; copy or download it again"):
+    with pytest.raises(ValueError, match="cut.pth is damaged or not a PyTorch file .*; copy or download it again"):
         convert(path, tmp_path / "ours")
 
 
@@ -105,14 +106,14 @@ def test_a_truncated_file_is_refused(tmp_path, state, zipped, part):
 )
 def test_a_file_of_something_else_is_refused(tmp_path, content):
     (tmp_path / "file.pth").write_bytes(content)
-    with pytest.raises(ValueError, match="file.pth is damaged or no PyTorch file"):
+    with pytest.raises(ValueError, match="file.pth is damaged or not a PyTorch file"):
         convert(tmp_path / "file.pth", tmp_path / "ours")
 
 
 def test_another_archive_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "pictures.pt", "w") as archive:
         archive.writestr("a.txt", "a")
-    with pytest.raises(ValueError, match="pictures.pt is damaged or no PyTorch file"):
+    with pytest.raises(ValueError, match="pictures.pt is damaged or not a PyTorch file"):
         convert(tmp_path / "pictures.pt", tmp_path / "ours")
 
 
@@ -133,20 +134,20 @@ def test_a_safetensors_file_with_a_broken_header_is_refused(tmp_path, state, dam
     path = tmp_path / "broken.safetensors"
     save_file({name: tensor.clone() for name, tensor in state.items()}, path)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match="broken.safetensors is damaged or no safetensors file"):
+    with pytest.raises(ValueError, match="broken.safetensors is damaged or not a safetensors file"):
         convert(path, tmp_path / "ours")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1, 2], "holds a list, not tensors by their names"),
-        (torch.zeros(3), "holds a Tensor, not tensors by their names"),
-        ({}, "holds no tensors by name; its entries are: none"),
-        ({"epoch": 3, "step": 4}, "holds no tensors by name; its entries are: epoch, step"),
-        ({"model": {}, "epoch": 1}, "holds no tensors by name; its entries are: model, epoch"),
+        ([1, 2], "contains a list, not named tensors"),
+        (torch.zeros(3), "contains a Tensor, not named tensors"),
+        ({}, "contains no named tensors; its entries are: none"),
+        ({"epoch": 3, "step": 4}, "contains no named tensors; its entries are: epoch, step"),
+        ({"model": {}, "epoch": 1}, "contains no named tensors; its entries are: model, epoch"),
         ({"model": {"a": torch.zeros(1)}, "state_dict": {"a": torch.zeros(1)}}, "under both `model` and `state_dict`"),
-        ({"a": torch.zeros(1), "module.a": torch.zeros(1)}, "holds `a` twice, with and without `module.`"),
+        ({"a": torch.zeros(1), "module.a": torch.zeros(1)}, "contains `a` twice, with and without `module.`"),
     ],
 )
 def test_what_is_no_checkpoint_is_refused(tmp_path, content, message):
@@ -162,9 +163,7 @@ def test_files_that_are_not_there_or_empty_or_of_another_kind_are_named(tmp_path
     with pytest.raises(ValueError, match="empty.pth is empty"):
         convert(tmp_path / "empty.pth", tmp_path / "ours")
     (tmp_path / "weights.onnx").write_text("x")
-    with pytest.raises(
-        ValueError, match="weights.onnx is no weight file that is known here: .pt, .pth, .bin, .safeten"
-    ):
+    with pytest.raises(ValueError, match="weights.onnx is not a weight file: supported are .pt, .pth, .bin, .safeten"):
         convert(tmp_path / "weights.onnx", tmp_path / "ours")
 
 
@@ -184,7 +183,7 @@ def test_files_that_are_not_there_or_empty_or_of_another_kind_are_named(tmp_path
 )
 def test_a_tensor_without_numbers_of_its_own_is_refused(tmp_path, state, tokenizer_folder, tensor):
     torch.save(state | {"text_projection": tensor}, tmp_path / "odd.pth")
-    with pytest.raises(ValueError, match="odd.pth: `text_projection` is no dense floating-point tensor of its own"):
+    with pytest.raises(ValueError, match="odd.pth: `text_projection` is not a dense floating-point tensor"):
         convert(tmp_path / "odd.pth", tmp_path / "ours", tokenizer=tokenizer_folder)
 
 
@@ -192,7 +191,7 @@ def test_a_tensor_without_numbers_of_its_own_is_refused(tmp_path, state, tokeniz
 def test_numbers_that_are_not_finite_are_refused(tmp_path, state, tokenizer_folder, value):
     state["visual.proj"][3, 4] = value
     torch.save(state, tmp_path / "nan.pth")
-    with pytest.raises(ValueError, match="`visual.proj` has numbers that are not finite"):
+    with pytest.raises(ValueError, match="`visual.proj` has values that are not finite"):
         convert(tmp_path / "nan.pth", tmp_path / "ours", tokenizer=tokenizer_folder)
 
 
@@ -204,7 +203,7 @@ def test_a_temperature_that_is_none_is_refused(tmp_path, state, tokenizer_folder
 
 
 def test_a_width_that_would_fill_the_memory_is_refused(tmp_path, state, tokenizer_folder):
-    """One tensor of 64 million claims layers of a hundred thousand channels."""
+    """One tensor of 64 million numbers implies layers with hundreds of thousands of channels."""
     state["visual.conv1.weight"] = torch.zeros(320_000, 3, 8, 8, dtype=torch.float16)
     torch.save(state, tmp_path / "vast.pth")
     with pytest.raises(ValueError, match="vast.pth: "):
@@ -220,8 +219,8 @@ def test_tensors_are_read_by_their_names_and_all_else_is_listed(tmp_path):
     file = read_weight_file(tmp_path / "some.pth")
     assert file.tensors.keys() == {"a.weight"} and torch.equal(file.tensors["a.weight"], torch.ones(2))
     assert file.ignored == {
-        "7": "beside the weights, which are under `model`",
-        "epoch": "beside the weights, which are under `model`",
+        "7": "not in `model`, which contains the weights",
+        "epoch": "not in `model`, which contains the weights",
         "b": "not a tensor",
     }
 

@@ -1,4 +1,4 @@
-"""Foreign weight files become models that compute the same, whatever they are wrapped in, or are refused."""
+"""Weight files of OpenAI's CLIP and of research code: converted models compute the same, invalid files are refused."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoProcessor, CLIPTokenizer
 
-from modeling_gadms import GADMSForPreTraining, GADMSModel, conversion
+import modeling_gadms
+from modeling_gadms import GADMSForPreTraining, GADMSModel
+from modeling_gadms.conversion import converter
 from modeling_gadms.conversion.converter import convert
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.modeling_gadms import resize_patch_positions
@@ -51,7 +53,7 @@ def research(vocab_size) -> ResearchModel:
 
 @pytest.fixture
 def source(tmp_path):
-    """A function that writes a checkpoint and says where."""
+    """A function that writes a checkpoint and returns its path."""
 
     def write(content, name: str = "checkpoint.pth"):
         save_file(content, tmp_path / name) if name.endswith("safetensors") else torch.save(content, tmp_path / name)
@@ -174,7 +176,7 @@ def test_other_precisions_become_float32_and_the_report_says_so(tmp_path, source
     assert {tensor.dtype for tensor in load_file(tmp_path / "ours" / "model.safetensors").values()} == {torch.float32}
     assert_encodes_as(GADMSModel.from_pretrained(tmp_path / "ours"), clip.float())
     count, name = len(clip.state_dict()), str(dtype).removeprefix("torch.")
-    assert f"precision: {count} tensors of {name} became float32" in report.to_text()
+    assert f"precision: {count} tensors of {name} were cast to float32" in report.to_text()
 
 
 def test_the_temperature_is_the_checkpoints_own(tmp_path, source, clip, research, tokenizer_folder):
@@ -185,7 +187,7 @@ def test_the_temperature_is_the_checkpoints_own(tmp_path, source, clip, research
 
     report = convert(source(research.state_dict()), tmp_path / "research", tokenizer=tokenizer_folder)
     torch.testing.assert_close(GADMSModel.from_pretrained(tmp_path / "research").temperature, torch.tensor(0.02))
-    assert "temperature: our default; the file has none" in report.to_text()
+    assert "temperature: the default; the file contains none" in report.to_text()
 
     state = research.state_dict() | {"logit_scale": torch.tensor([2.0])}
     convert(source(state), tmp_path / "learned", tokenizer=tokenizer_folder)
@@ -219,18 +221,18 @@ def test_every_entry_is_used_or_ignored_with_a_reason(tmp_path, source, research
     report = convert(source(wrapped), tmp_path / "ours", tokenizer=tokenizer_folder)
     assert report.used == len(research.state_dict())
     assert report.ignored == {
-        "epoch": "beside the weights, which are under `model`",
-        "optimizer": "beside the weights, which are under `model`",
-        "best": "beside the weights, which are under `model`",
-        "base_model.input_resolution": "a setting, which shapes tell as well",
+        "epoch": "not in `model`, which contains the weights",
+        "optimizer": "not in `model`, which contains the weights",
+        "best": "not in `model`, which contains the weights",
+        "base_model.input_resolution": "a setting, which is inferred from shapes",
         "base_model.context_length": "not a tensor",
-        "base_model.transformer.resblocks.0.attn_mask": "a constant, which is computed here",
+        "base_model.transformer.resblocks.0.attn_mask": "a constant, which is recomputed",
         "base_model.visual.transformer.resblocks.0.ls_1.gamma": (
-            "an unknown part of an encoder: embeddings may differ from those of the code that wrote it"
+            "an unknown part of an encoder; embeddings may differ from those of the original model"
         ),
-        "queue": "no part of GA-DMS",
+        "queue": "not part of GA-DMS",
     }
-    assert "ignored (no part of GA-DMS): queue" in report.to_text()
+    assert "ignored (not part of GA-DMS): queue" in report.to_text()
 
 
 @pytest.mark.parametrize(
@@ -250,7 +252,7 @@ def test_every_entry_is_used_or_ignored_with_a_reason(tmp_path, source, research
 )
 def test_a_missing_tensor_is_named(tmp_path, source, research, tokenizer_folder, lost):
     state = {name: tensor for name, tensor in research.state_dict().items() if name != lost}
-    with pytest.raises(ValueError, match=f"checkpoint.pth: it lacks 1 tensors of such a model: {lost}$"):
+    with pytest.raises(ValueError, match=f"checkpoint.pth: it lacks 1 required tensors: {lost}$"):
         convert(source(state), tmp_path / "ours", tokenizer=tokenizer_folder)
     assert not (tmp_path / "ours").exists()
 
@@ -261,9 +263,9 @@ def test_a_fusion_encoder_without_a_token_head_is_refused_and_the_other_way_roun
 ):
     head = {name for name in research.state_dict() if name.startswith("mlm_head")}
     fusion = {name for name in research.state_dict() if name.startswith(("cross", "ln_"))}
-    lost, missing = (head, 6) if part == "mlm_head" else (fusion, 10)  # layers that are not there cannot be counted
+    lost, missing = (head, 6) if part == "mlm_head" else (fusion, 10)  # missing layers cannot be counted
     state = {name: tensor for name, tensor in research.state_dict().items() if name not in lost}
-    with pytest.raises(ValueError, match=f"it lacks {missing} tensors of such a model: "):
+    with pytest.raises(ValueError, match=f"it lacks {missing} required tensors: "):
         convert(source(state), tmp_path / "ours", tokenizer=tokenizer_folder)
 
 
@@ -272,7 +274,7 @@ def test_a_fusion_encoder_without_a_token_head_is_refused_and_the_other_way_roun
 )
 def test_a_layer_left_out_is_named(tmp_path, source, research, tokenizer_folder, stack):
     state = {n: t for n, t in research.state_dict().items() if not n.startswith(f"{stack}.resblocks.0.")}
-    with pytest.raises(ValueError, match=f"lacks one before: `{stack}.resblocks.0.ln_1.weight`"):
+    with pytest.raises(ValueError, match=f"but not layer 0: `{stack}.resblocks.0.ln_1.weight`"):
         convert(source(state), tmp_path / "ours", tokenizer=tokenizer_folder)
 
 
@@ -312,7 +314,7 @@ def test_a_width_of_no_whole_heads_is_refused(tmp_path, source, vocab_size, toke
         with pytest.raises(ValueError, match=f"its {encoder} encoder has width {96 if encoder == 'image' else 32}"):
             convert(path, tmp_path / "ours", image_size=(32, 32), tokenizer=tokenizer_folder)
     path = source(ResearchModel(vocab_size=vocab_size, projection=96, grid=(4, 2)).state_dict())
-    with pytest.raises(ValueError, match="its fusion encoder has width 96, which is no multiple of 64"):
+    with pytest.raises(ValueError, match="its fusion encoder has width 96, which is not a multiple of 64"):
         convert(path, tmp_path / "ours", tokenizer=tokenizer_folder)
 
 
@@ -323,7 +325,7 @@ def test_a_width_of_no_whole_heads_is_refused(tmp_path, source, vocab_size, toke
         ({"base_model.visual.attnpool.k_proj.bias": torch.zeros(1)}, "a ResNet .`base_model.visual.attnpool"),
         ({"vision_model.post_layernorm.bias": torch.zeros(1)}, "give the folder with its config.json"),
         ({"gadms.logit_scale": torch.zeros(1)}, "a GA-DMS model already"),
-        ({"fc.weight": torch.zeros(1)}, "no CLIP checkpoint: none of its 1 names is one, such as fc.weight"),
+        ({"fc.weight": torch.zeros(1)}, "not a CLIP checkpoint: none of its 1 names is CLIP's, such as fc.weight"),
     ],
 )
 def test_another_kind_of_model_is_refused_by_what_it_has(tmp_path, source, tokenizer_folder, state, message):
@@ -335,7 +337,7 @@ def test_another_kind_of_model_is_refused_by_what_it_has(tmp_path, source, token
 # Patch positions.
 # ---------------------------------------------------------------------------------------------------------------------
 def plainly_resized(positions: torch.Tensor, source: tuple[int, int], target: tuple[int, int]) -> torch.Tensor:
-    """Channel by channel."""
+    """Resize each channel by itself."""
     images = [positions[1:, channel].reshape(1, 1, *source) for channel in range(positions.shape[1])]
     resized = [nn.functional.interpolate(image, target, mode="bicubic", align_corners=False) for image in images]
     return torch.cat([positions[:1], torch.stack([image.flatten() for image in resized], dim=1)])
@@ -387,7 +389,7 @@ def test_by_default_a_square_becomes_a_person_and_a_rectangle_stays(tmp_path, so
     person = Clip(vocab_size=vocab_size, grid=(4, 2))
     report = convert(source(person.state_dict()), tmp_path / "person", tokenizer=tokenizer_folder)
     assert report.config.image_size == (32, 16)
-    assert "positions: taken for those of 4x2 patches" in report.to_text()
+    assert "the file does not state their grid; 4x2 patches are assumed" in report.to_text()
     assert "resized" not in report.to_text()
 
 
@@ -401,13 +403,13 @@ def test_positions_of_no_usual_grid_are_those_of_the_target(tmp_path, source, vo
     ("grid", "sizes", "message"),
     [
         ((3, 5), {}, "positions for 15 patches of 8x8.*one of 8x120, 24x40, 40x24, 120x8"),
-        ((3, 5), {"image_size": (48, 16)}, "not certain .* give source_image_size"),
+        ((3, 5), {"image_size": (48, 16)}, "cannot be inferred; give source_image_size"),
         ((4, 4), {"image_size": (64, 16)}, "positions for 16 patches.* give source_image_size"),
         ((4, 3), {"image_size": (32, 24)}, "positions for 12 patches.* give source_image_size"),  # 6x2 as well
         ((4, 4), {"source_image_size": (48, 16)}, "source_image_size = 48x16 has 6x2 patches .* positions for 16"),
-        ((4, 4), {"source_image_size": (33, 32)}, "source_image_size = 33x32 .* no multiple of the patches of 8x8"),
-        ((4, 4), {"image_size": (50, 16)}, "image_size = 50x16 .* no multiple of the patches of 8x8"),
-        ((4, 4), {"image_size": (-8, 16)}, "image_size = -8x16 .* no multiple"),
+        ((4, 4), {"source_image_size": (33, 32)}, "source_image_size = 33x32 .* not a multiple of the patch size 8x8"),
+        ((4, 4), {"image_size": (50, 16)}, "image_size = 50x16 .* not a multiple of the patch size 8x8"),
+        ((4, 4), {"image_size": (-8, 16)}, "image_size = -8x16 .* not a multiple"),
     ],
 )
 def test_a_grid_that_cannot_be_told_or_does_not_fit_is_an_error(
@@ -423,7 +425,7 @@ def test_a_square_whose_patches_do_not_divide_the_default_asks_for_a_size(
 ):
     clip = Clip(vocab_size=vocab_size, grid=(3, 3), patch_size=7)
     with pytest.raises(
-        ValueError, match="image_size = 384x128 .* no multiple of the patches of 7x7; give another image_size"
+        ValueError, match="image_size = 384x128 .* not a multiple of the patch size 7x7; give another image_size"
     ):
         convert(source(clip.state_dict()), tmp_path / "ours", tokenizer=tokenizer_folder)
 
@@ -440,18 +442,18 @@ def test_openais_tokenizer_is_the_default_for_its_vocabulary(tmp_path, source, m
     pieces = [*map(chr, range(0x20000, 0x20000 + 49_406)), "<|startoftext|>", "<|endoftext|>"]
     openais = CLIPTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, model_max_length=77)
     names = {"openai/clip-vit-base-patch16": openais}
-    monkeypatch.setattr(conversion.AutoTokenizer, "from_pretrained", names.__getitem__)
+    monkeypatch.setattr(converter.AutoTokenizer, "from_pretrained", names.__getitem__)
     report = convert(path, tmp_path / "ours")
     assert report.config.mask_token_id == 49_408
-    assert "captions: the tokenizer now cuts at 24 tokens, as the model has positions" in report.to_text()
+    assert "captions: truncated at 24 tokens, the number of positions of the model" in report.to_text()
 
 
 def test_the_tokenizer_of_another_vocabulary_must_be_given_and_fit(tmp_path, source, clip, vocab_size):
     path = source(clip.state_dict())
-    with pytest.raises(ValueError, match=f"it embeds {vocab_size} tokens, and OpenAI's are 49408; give its tokenizer"):
+    with pytest.raises(ValueError, match=f"it embeds {vocab_size} tokens, not OpenAI's 49408; give its tokenizer"):
         convert(path, tmp_path / "ours")
     train_tokenizer(["a man"], vocab_size=514, max_length=24).save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match=f"embeds {vocab_size} tokens, and the tokenizer has 514 and no mask token"):
+    with pytest.raises(ValueError, match=f"embeds {vocab_size} tokens, but the tokenizer has 514 and no mask token"):
         convert(path, tmp_path / "ours", tokenizer=tmp_path / "other")
 
 
@@ -465,7 +467,7 @@ def test_an_appended_mask_starts_as_the_mean_and_changes_no_embedding(tmp_path, 
 
 
 def test_captions_of_the_processor_are_embedded_where_clip_embeds_them(tmp_path, source, clip, tokenizer_folder):
-    """Padded beside longer ones, and with a mask, whose id is the largest, among the words."""
+    """Also in padded batches, and with a mask token, whose id is the largest."""
     convert(source(clip.state_dict()), tmp_path / "ours", image_size=clip.image_size, tokenizer=tokenizer_folder)
     model, processor = load_model_and_processor(tmp_path / "ours")
     inputs = processor(text=CAPTIONS)
@@ -488,7 +490,7 @@ def test_the_folder_holds_weights_configuration_code_and_processor(tmp_path, sou
     target = tmp_path / "new" / "ours"
     convert(source(research.state_dict()), str(target), tokenizer=str(tokenizer_folder))
     names = {path.name for path in target.iterdir()}
-    code = {path.name for path in Path(conversion.__file__).parent.glob("*_gadms.py")}
+    code = {path.name for path in Path(modeling_gadms.__file__).parent.glob("*_gadms.py")}
     assert code | {"config.json", "model.safetensors", "tokenizer.json", "processor_config.json"} <= names
     assert [path.name for path in target.parent.iterdir()] == ["ours"]
 
@@ -513,7 +515,7 @@ def test_what_fails_while_writing_leaves_nothing(
         assert (Path(folder) / "model.safetensors").exists()
         raise interruption
 
-    monkeypatch.setattr(conversion.GADMSProcessor, "save_pretrained", fail)
+    monkeypatch.setattr(converter.GADMSProcessor, "save_pretrained", fail)
     (tmp_path / "out").mkdir()
     path = source(research.state_dict())
     with pytest.raises(type(interruption)):
@@ -535,10 +537,10 @@ def test_the_report_tells_people_what_was_found(tmp_path, source, research, toke
         f"text encoder: 3 layers, width 64, 1 heads, feed-forward 256; 24 tokens of {vocab_size}",
         "embeddings: 64; temperature 0.02",
         "fusion encoder and token head: 2 layers, feed-forward 96; identities: 5",
-        f"precision: {count} tensors of float16 became float32",
-        "temperature: our default; the file has none",
-        f"mask token: {vocab_size - 3}, which was the piece {piece!r}",
-        "positions: taken for those of 6x2 patches, which the file does not tell",
+        f"precision: {count} tensors of float16 were cast to float32",
+        "temperature: the default; the file contains none",
+        f"mask token: {vocab_size - 3}, which was {piece!r}",
+        "positions: the file does not state their grid; 6x2 patches are assumed",
         "positions: resized from 6x2 to 4x4 patches by bicubic interpolation",
-        "ignored (beside the weights, which are under `model`): epoch",
+        "ignored (not in `model`, which contains the weights): epoch",
     ]

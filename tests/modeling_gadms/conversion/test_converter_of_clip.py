@@ -1,7 +1,6 @@
-"""transformers' CLIP becomes a model with CLIP's own logits; another kind of model, or half a one, is refused."""
+"""transformers' CLIP: the converted model has the same logits; other and incomplete models are refused."""
 
 import json
-import os
 import pickle
 
 import pytest
@@ -15,6 +14,7 @@ from modeling_gadms import GADMSModel
 from modeling_gadms.conversion.converter import convert
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.training.tokenizer import train_tokenizer
+from tests.modeling_gadms.conversion.test_checkpoint_files import Touch
 
 
 CAPTIONS = ["A man in a red coat.", "A woman with a black backpack and a white hat."]
@@ -57,7 +57,7 @@ LEGACY = {"add_cross_attention": False, "bad_words_ids": None, "dropout": 0.0, "
 
 
 def test_the_configurations_that_openai_published_are_read(tmp_path, clip_folder):
-    """They list every setting that transformers once had."""
+    """They contain settings of old versions of transformers."""
     folder = clip_folder()
     config = json.loads((folder / "config.json").read_text())
     for part in ("text_config", "vision_config"):
@@ -72,7 +72,7 @@ def test_the_configurations_that_openai_published_are_read(tmp_path, clip_folder
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu"])
 @pytest.mark.parametrize("by_name", [True, False])
 def test_logits_are_clips(tmp_path, clip_folder, plain_tokenizer, act, by_name):
-    """With heads of 6 and 8 channels, and an activation, that no weights would tell."""
+    """With heads of 6 and 8 channels and an activation that cannot be inferred from weights."""
     folder = clip_folder(eos_token_id=2 if by_name else len(plain_tokenizer) - 1, act=act)
     report = convert(str(folder) if by_name else folder, tmp_path / "ours", image_size=(24, 24))
     model, processor = load_model_and_processor(tmp_path / "ours")
@@ -101,21 +101,24 @@ def test_by_default_it_becomes_a_model_for_persons(tmp_path, clip_folder):
 def test_half_precision_becomes_float32_and_the_report_says_so(tmp_path, clip_folder):
     report = convert(clip_folder(dtype=torch.bfloat16), tmp_path / "ours")
     assert {tensor.dtype for tensor in load_file(tmp_path / "ours" / "model.safetensors").values()} == {torch.float32}
-    assert f"precision: {report.used} tensors of bfloat16 became float32" in report.to_text()
+    assert f"precision: {report.used} tensors of bfloat16 were cast to float32" in report.to_text()
 
 
 def test_an_image_size_that_patches_do_not_divide_is_refused(tmp_path, clip_folder):
     folder = clip_folder(patch_size=7)
-    with pytest.raises(ValueError, match="image_size = 384x128 .* patches of 7x7; give another image_size"):
+    with pytest.raises(ValueError, match="image_size = 384x128 .* patch size 7x7; give another image_size"):
         convert(folder, tmp_path / "ours")
     convert(folder, tmp_path / "ours", image_size=(28, 14))
-    with pytest.raises(ValueError, match="source_image_size goes with weight files"):
+    with pytest.raises(ValueError, match="source_image_size is only used for weight files"):
         convert(folder, tmp_path / "other", image_size=(28, 14), source_image_size=(21, 21))
 
 
 def test_another_kind_of_model_is_refused(tmp_path, model_folder):
     SiglipConfig().save_pretrained(tmp_path / "siglip")
-    with pytest.raises(ValueError, match="siglip: it holds a model of type 'siglip'; only CLIP models are converted"):
+    with pytest.raises(
+        ValueError,
+        match="siglip: it contains a model of type 'siglip'; only CLIP models and weight files are converted",
+    ):
         convert(tmp_path / "siglip", tmp_path / "ours")
     with pytest.raises(ValueError, match="it is a GA-DMS model already: there is nothing to convert"):
         convert(model_folder, tmp_path / "ours")
@@ -129,7 +132,7 @@ def test_another_kind_of_model_is_refused(tmp_path, model_folder):
 @pytest.mark.parametrize(
     ("part", "field", "value", "message"),
     [
-        ("text_config", "vocab_size", 10**9, "weights have another size than its configuration"),
+        ("text_config", "vocab_size", 10**9, "weights have another size than in its configuration"),
         ("text_config", "num_hidden_layers", 900, "it lacks .* weights of transformers' CLIP"),
         ("text_config", "num_hidden_layers", 10**6, "num_hidden_layers of the .* more than the 1000"),
         ("vision_config", "hidden_size", 10**7, "parameters, more than"),
@@ -161,10 +164,12 @@ def test_unknown_weights_are_reported_and_others_of_another_size_refused(tmp_pat
     folder = clip_folder()
     weights = load_file(folder / "model.safetensors")
     save_file(weights | {"extra": torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"})
-    assert convert(folder, tmp_path / "ours").ignored == {"extra": "no part of transformers' CLIP"}
+    assert convert(folder, tmp_path / "ours").ignored == {"extra": "not part of transformers' CLIP"}
     weights["text_projection.weight"] = torch.zeros(3, 3)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="1 weights have another size than its configuration, as text_projection"):
+    with pytest.raises(
+        ValueError, match="1 weights have another size than in its configuration, such as text_projection"
+    ):
         convert(folder, tmp_path / "other")
 
 
@@ -173,7 +178,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path, clip_folder):
     weights = load_file(folder / "model.safetensors")
     weights["text_projection.weight"][0, 0] = torch.nan
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="`text_projection.weight` has numbers that are not finite"):
+    with pytest.raises(ValueError, match="`text_projection.weight` has values that are not finite"):
         convert(folder, tmp_path / "ours")
 
 
@@ -181,32 +186,24 @@ def test_a_damaged_or_unsafe_weight_file_is_refused(tmp_path, clip_folder):
     folder = clip_folder()
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:-10])
-    with pytest.raises(ValueError, match="its weights are damaged, or more than weights"):
+    with pytest.raises(ValueError, match="its weights are damaged, or contain more than tensors"):
         convert(folder, tmp_path / "ours")
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Touch(tmp_path / "touched"), protocol=2))
-    with pytest.raises(ValueError, match="its weights are damaged, or more than weights"):
+    with pytest.raises(ValueError, match="its weights are damaged, or contain more than tensors"):
         convert(folder, tmp_path / "ours")
     assert not (tmp_path / "touched").exists() and not (tmp_path / "ours").exists()
-
-
-class Touch:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path, clip_folder):
     folder = clip_folder()
     train_tokenizer(["a man"], vocab_size=520, max_length=24).save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="embeds .* tokens, and the tokenizer has 516"):
+    with pytest.raises(ValueError, match="embeds .* tokens, but the tokenizer has 516"):
         convert(folder, tmp_path / "ours", tokenizer=tmp_path / "other")
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["eos_token_id"] = 7
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="its tokenizer has EOS .* and the model would have 7 and"):
+    with pytest.raises(ValueError, match="its tokenizer has EOS .* but the model expects 7 and"):
         convert(folder, tmp_path / "ours")
 
 

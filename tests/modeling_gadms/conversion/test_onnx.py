@@ -1,4 +1,4 @@
-"""An ONNX export computes what the model computes, holds nothing else, and is told from damaged and other ones."""
+"""ONNX exports compute the same as the model; damaged and foreign exports are refused."""
 
 import copy
 import getpass
@@ -38,7 +38,7 @@ LENGTH = 24
 
 @dataclass(frozen=True)
 class Export:
-    """A model, where it lies, and its export."""
+    """A model, its folder, and its export."""
 
     model: GADMSModel  # float32
     processor: GADMSProcessor
@@ -83,7 +83,7 @@ def make_model(tokenizer: CLIPTokenizer, image_size: tuple[int, int], pad_token_
 
 @pytest.fixture(scope="module")
 def exported(tokenizer, tmp_path_factory) -> Export:
-    """As OpenAI's: captions are padded with EOS. Higher than wide, with int8."""
+    """Like OpenAI's CLIP: captions padded with EOS. Portrait images, with int8."""
     folder = tmp_path_factory.mktemp("exported")
     processor = GADMSProcessor.from_tokenizer(copy.deepcopy(tokenizer), image_size=(32, 16))
     assert processor.tokenizer.pad_token_id == processor.tokenizer.eos_token_id
@@ -95,7 +95,7 @@ def exported(tokenizer, tmp_path_factory) -> Export:
 
 @pytest.fixture(scope="module")
 def half_exported(tokenizer, tmp_path_factory) -> Iterator[Export]:
-    """As research code's: padded with 0. In half precision, wider than high, and too large for single files."""
+    """Like research code: captions padded with 0. Half precision, landscape images, weights in separate files."""
     folder = tmp_path_factory.mktemp("half")
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
@@ -126,14 +126,14 @@ def runs(exported) -> OnnxModel:
 
 
 def captions_of(export: Export, batch: int, length: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Captions that end anywhere, padded as the tokenizer pads them, some of their tokens masked."""
+    """Captions of random length, padded like the tokenizer does, with some tokens masked."""
     tokenizer = export.processor.tokenizer
     rng = np.random.default_rng(seed)
     ids = rng.integers(1, tokenizer.bos_token_id, (batch, length))
     ids[rng.random((batch, length)) < 0.2] = tokenizer.mask_token_id
     ids[:, 0] = tokenizer.bos_token_id
     ends = rng.integers(2, length, batch)
-    ends[0] = length - 1  # one fills the batch
+    ends[0] = length - 1  # one without padding
     mask = np.arange(length) <= ends[:, None]
     ids[~mask] = tokenizer.pad_token_id
     ids[np.arange(batch), ends] = tokenizer.eos_token_id
@@ -169,7 +169,7 @@ def test_caption_embeddings_are_those_of_torch_for_every_length_padded_and_maske
 
 
 def test_captions_are_embedded_at_their_first_eos_and_nowhere_else(any_export):
-    """What follows EOS does not matter, nor how much; what stands before it does; a mask token is no end."""
+    """Tokens after EOS and the amount of padding do not matter; tokens before it do; a mask token is not an end."""
     ours = OnnxModel(any_export.folder, any_export.model.config)
     tokenizer = any_export.processor.tokenizer
     bos, eos, mask = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id
@@ -188,7 +188,7 @@ def test_captions_are_embedded_at_their_first_eos_and_nowhere_else(any_export):
 
 def test_tokens_that_the_mask_leaves_out_are_not_attended_to(runs, exported):
     inputs = captions_of(exported, 3, 12)
-    inputs["attention_mask"][:, 1] = 0  # before the end: what stands behind it never counts
+    inputs["attention_mask"][:, 1] = 0  # before EOS, because tokens after it never count
     with torch.inference_mode():
         theirs = exported.model.get_text_features(**inputs).pooler_output
     torch.testing.assert_close(runs.get_text_features(**inputs).pooler_output, theirs, rtol=0, atol=1e-4)
@@ -288,7 +288,7 @@ def test_half_precision_is_exported_in_float32(half_exported):
 
 
 def test_int8_keeps_seven_bits_of_the_matrices_and_leaves_the_rest(exported):
-    """Eight would overflow on processors without VNNI; what is left alone is told in `export_onnx`."""
+    """Eight bits would overflow on processors without VNNI; see `export_onnx` for what stays float32."""
     layers = {"image": 2 * 6, "text": 2 * 6}
     for encoder, matrices in layers.items():
         graph = onnx.load(exported.folder / f"{encoder}_encoder_int8.onnx").graph
@@ -318,7 +318,8 @@ def test_the_report_counts_the_files_that_are_there(any_export):
         path.name for path in any_export.folder.iterdir() if ".onnx" in path.suffixes
     }
     assert any_export.report.difference < 1e-5
-    assert "ONNX opset 18" in str(any_export.report) and "image_encoder.onnx: 0." in str(any_export.report)
+    text = any_export.report.to_text()
+    assert "ONNX opset 18" in text and "image_encoder.onnx: 0." in text
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -332,7 +333,7 @@ def test_a_target_that_is_there_is_left_alone(exported, tmp_path):
 
 
 def use_files_of(export: Export, monkeypatch) -> None:
-    """Have an export written by copying another one: quickly, and wrongly for another model."""
+    """Let an export copy the files of another one, which is fast, and wrong for another model."""
     monkeypatch.setattr(
         onnx_export, "_export_encoder", lambda _, encoder, path: shutil.copy(export.folder / path.name, path)
     )
@@ -354,7 +355,7 @@ def test_an_export_that_computes_something_else_is_refused_and_leaves_nothing(ex
 def test_a_model_that_does_not_bear_quantisation_is_reported(exported, tmp_path, monkeypatch):
     use_files_of(exported, monkeypatch)
     monkeypatch.setattr(onnx_export, "LOWEST_COSINE", exported.report.int8_cosine + 1e-6)
-    with pytest.warns(UserWarning, match="does not bear quantisation well"):
+    with pytest.warns(UserWarning, match="evaluate the int8 encoders before you use them"):
         export_onnx(exported.source, tmp_path / "onnx", int8=True)
 
 
@@ -394,7 +395,7 @@ print(embeds)
 
 
 def test_a_folder_and_a_hub_name_run_without_torch_weights_and_without_the_exporter(copied, exported, half_exported):
-    """The Hub's cache holds links to files elsewhere, also of the weights beside a graph."""
+    """The Hub's cache consists of symbolic links, also to separate weight files."""
     assert not list(copied.glob("*.safetensors"))
     repository, revision = copied.parent / "cache" / "models--ns--persons", "0" * 40
     for part in ("refs", "blobs", f"snapshots/{revision}"):

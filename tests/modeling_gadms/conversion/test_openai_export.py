@@ -1,4 +1,4 @@
-"""Back to older code: the oracle loads what was exported, and what is converted again is what it was."""
+"""Exports in OpenAI's layout: the oracle loads them, and converting them again restores the model."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def tokenizer_folder(tmp_path, plain_tokenizer) -> Path:
 
 
 def appended_config(tokens: int, **fields) -> GADMSConfig:
-    """64 channels a head, `tokens` pieces with BOS and EOS last, the mask after them."""
+    """Heads of 64 channels; `tokens` tokens with BOS and EOS last, and the mask token appended."""
     text = {
         "vocab_size": tokens + 1,
         "hidden_size": 64,
@@ -66,7 +66,7 @@ def appended_config(tokens: int, **fields) -> GADMSConfig:
 
 @pytest.fixture
 def saved(tmp_path, plain_tokenizer):
-    """A function that saves a seeded model with its processor, all of it random; keyword arguments as above."""
+    """A function that saves a random, seeded model with its processor; keyword arguments as above."""
 
     def save(model_class=GADMSForPreTraining, dtype=torch.float32, **fields):
         torch.manual_seed(0)
@@ -120,7 +120,7 @@ def test_openai_code_loads_an_export_and_computes_the_same(tmp_path, saved):
 
 
 def narrow(transformer):
-    """With feed-forward blocks of 96, as ours are here."""
+    """Replace the layers by ones with feed-forward blocks of width 96."""
     width, layers = transformer.resblocks[0].attn.out_proj.weight.shape[0], len(transformer.resblocks)
     return type(transformer)(width, layers, 96)
 
@@ -134,7 +134,7 @@ def test_an_openai_checkpoint_comes_back_bit_by_bit(tmp_path, plain_tokenizer, t
     export_checkpoint(tmp_path / "ours", tmp_path / "back.pth", layout="openai")
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     row = back["token_embedding.weight"]
-    assert len(row) == len(plain_tokenizer) + 1  # the mask's
+    assert len(row) == len(plain_tokenizer) + 1  # with the mask token
     assert_equal_states(back | {"token_embedding.weight": row[:-1]}, clip.state_dict())
 
     convert(tmp_path / "back.pth", tmp_path / "again", tokenizer=tmp_path / "ours", **size)
@@ -164,7 +164,7 @@ def test_a_research_checkpoint_comes_back_bit_by_bit(
 
 
 def test_an_appended_mask_takes_the_place_of_the_last_piece(tmp_path, saved, plain_tokenizer, tokenizer_folder):
-    """Embeddings, fused tokens and logits stay, of captions without that piece."""
+    """Embeddings, fused tokens and logits of captions without that token are unchanged."""
     model, folder = saved()
     tokens = len(plain_tokenizer)
     report = export_checkpoint(folder, tmp_path / "research.pth", layout="research")
@@ -174,7 +174,7 @@ def test_an_appended_mask_takes_the_place_of_the_last_piece(tmp_path, saved, pla
     assert torch.equal(state["base_model.token_embedding.weight"][tokens - 2 :], embedding[tokens - 2 : tokens])
     assert torch.equal(state["mlm_head.fc.weight"][tokens - 3], model.token_head.decoder.weight[tokens])
     assert torch.equal(state["mlm_head.fc.bias"][tokens - 3], model.token_head.decoder.bias[tokens])
-    assert f"moved from {tokens} to {tokens - 3}, whose piece of the vocabulary is lost" in report.to_text()
+    assert f"moved from {tokens} to {tokens - 3}, where it replaces the last merged token" in report.to_text()
 
     convert(tmp_path / "research.pth", tmp_path / "again", tokenizer=tokenizer_folder)
     again = GADMSForPreTraining.from_pretrained(tmp_path / "again").eval()
@@ -223,11 +223,11 @@ def test_every_tensor_is_written_or_left_out_with_a_reason(tmp_path, saved):
     state = model.state_dict()
     report = export_checkpoint(folder, tmp_path / "clip.pt", layout="openai")
     added = {name for name in state if not name.startswith("gadms.")}
-    assert report.left_out == dict.fromkeys(added, "OpenAI's CLIP has no such part")
-    assert "left out (OpenAI's CLIP has no such part): fusion.text_norm.weight, " in report.to_text()
-    assert "older code would take it for the end of a caption" in report.to_text()
+    assert report.skipped == dict.fromkeys(added, "not part of OpenAI's CLIP")
+    assert "skipped (not part of OpenAI's CLIP): fusion.text_norm.weight, " in report.to_text()
+    assert "OpenAI's code takes it for the end of a caption" in report.to_text()
     report = export_checkpoint(folder, tmp_path / "research.pth", layout="research")
-    assert report.left_out == {"gadms.logit_scale": "the temperature is a setting of research code: 0.02"}
+    assert report.skipped == {"gadms.logit_scale": "the temperature is a setting of research code: 0.02"}
 
 
 def test_a_mask_in_the_place_of_a_piece_is_told_to_users_of_openais_code(tmp_path, plain_tokenizer, tokenizer_folder):
@@ -236,7 +236,7 @@ def test_a_mask_in_the_place_of_a_piece_is_told_to_users_of_openais_code(tmp_pat
     convert(tmp_path / "research.pth", tmp_path / "ours", tokenizer=tokenizer_folder)
     report = export_checkpoint(tmp_path / "ours", tmp_path / "clip.pt", layout="openai")
     mask = len(plain_tokenizer) - 3
-    assert f"mask token: {mask}; a tokenizer without a mask has its last piece there" in report.to_text()
+    assert f"mask token: {mask}; without a mask token it is the last merged token" in report.to_text()
     state = torch.load(tmp_path / "clip.pt", weights_only=True)
     assert torch.equal(state["token_embedding.weight"], research.base_model.token_embedding.weight)
 
@@ -288,8 +288,8 @@ def test_half_precision_is_written_as_float32_and_the_report_says_so(tmp_path, s
             "openai",
             "its image encoder has layer_norm_eps = 1e-06, not 1e-5",
         ),
-        ({"text_config": {"eos_token_id": 5}}, "openai", "embeds a caption at its largest id, and EOS is 5 of"),
-        ({"text_config": {"eos_token_id": 5}}, "research", "embeds a caption at its largest id, and EOS is 5 of"),
+        ({"text_config": {"eos_token_id": 5}}, "openai", "embeds a caption at its largest id, but here EOS is 5 of"),
+        ({"text_config": {"eos_token_id": 5}}, "research", "embeds a caption at its largest id, but here EOS is 5 of"),
     ],
 )
 def test_a_model_that_older_code_would_compute_otherwise_is_refused(tmp_path, saved, fields, layout, message):
@@ -307,7 +307,7 @@ def test_heads_of_the_fusion_encoder_matter_only_where_it_is_exported(tmp_path, 
 def test_a_mask_in_another_place_is_refused_for_research_code_alone(tmp_path, saved, plain_tokenizer):
     tokens = len(plain_tokenizer) + 1
     _, folder = saved(mask_token_id=7, text_config={"eos_token_id": tokens - 1})
-    with pytest.raises(ValueError, match=f"has its mask token at {tokens - 3} of {tokens} tokens, and here it is 7"):
+    with pytest.raises(ValueError, match=f"has its mask token at {tokens - 3} of {tokens} tokens, but here it is 7"):
         export_checkpoint(folder, tmp_path / "research.pth", layout="research")
     export_checkpoint(folder, tmp_path / "clip.pt", layout="openai")
 
@@ -315,7 +315,7 @@ def test_a_mask_in_another_place_is_refused_for_research_code_alone(tmp_path, sa
 def test_a_target_that_is_there_stays_as_it_is(tmp_path, saved):
     _, folder = saved()
     (tmp_path / "mine.pth").write_text("mine")
-    with pytest.raises(FileExistsError, match="mine.pth is there already"):
+    with pytest.raises(FileExistsError, match="mine.pth exists already"):
         export_checkpoint(folder, tmp_path / "mine.pth", layout="openai")
     assert (tmp_path / "mine.pth").read_text() == "mine"
 

@@ -1,4 +1,4 @@
-"""An export for sentence-transformers: one call for captions and images, in a process that lacks this package."""
+"""Exports for sentence-transformers encode captions and images in a process without this package."""
 
 import copy
 import json
@@ -57,7 +57,7 @@ def exported(model_folder, tmp_path) -> Path:
 
 @pytest.fixture
 def encoder(model, processor) -> GADMSEncoder:
-    return GADMSEncoder(model, copy.deepcopy(processor))  # its tokenizer is that of all tests
+    return GADMSEncoder(model, copy.deepcopy(processor))  # other tests share the tokenizer
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def picture_files(tmp_path) -> list[Path]:
 def test_captions_and_images_share_a_space_where_the_package_is_absent(
     tmp_path, exported, picture_files, model, processor
 ):
-    """Not before the folder is trusted; equal to here, of unit length, and the same after being saved from there."""
+    """Requires `trust_remote_code`. Embeddings equal this package's, have unit length, and survive saving."""
     run_without_package(
         tmp_path,
         PROGRAM,
@@ -128,11 +128,11 @@ def test_a_prompt_precedes_captions_and_does_not_hide_empty_ones(encoder):
 @pytest.mark.parametrize(
     ("item", "match"),
     [
-        (7, "a int is no caption"),
-        ({"text": "a man"}, "a dict is no caption"),
-        (np.zeros((4, 4, 3)), "a ndarray is no caption"),
-        (Image.new("RGB", (16, 32)), "a Image is no caption"),
-        ("https://example.org/person.jpg", "names an image, and would be read as a caption"),
+        (7, "a int is not a caption"),
+        ({"text": "a man"}, "a dict is not a caption"),
+        (np.zeros((4, 4, 3)), "a ndarray is not a caption"),
+        (Image.new("RGB", (16, 32)), "a Image is not a caption"),
+        ("https://example.org/person.jpg", "is the path of an image, not a caption"),
         ("  ", "is empty"),
     ],
 )

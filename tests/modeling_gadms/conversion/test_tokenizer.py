@@ -1,4 +1,4 @@
-"""A mask token where a checkpoint has it: appended, or in the place of the last piece as in research code."""
+"""The mask token is appended, or replaces the last merged token as in research code."""
 
 import json
 
@@ -41,19 +41,19 @@ def test_a_mask_token_is_appended_to_openais_vocabulary(make):
 
 @pytest.mark.parametrize("research", [True, False])
 def test_a_mask_token_that_is_there_is_kept(research):
-    own, _ = fit_tokenizer(plain(), SIZE, research=True)  # its mask is third from the end
+    own, _ = fit_tokenizer(plain(), SIZE, research=True)  # its mask token is the third last
     for tokenizer, size in ((masked(), SIZE + 1), (own, SIZE)):
         mask, vocabulary = tokenizer.mask_token_id, tokenizer.get_vocab()
         fitted, note = fit_tokenizer(tokenizer, size, research=research)
         assert fitted.get_vocab() == vocabulary and fitted.mask_token_id == mask
-        assert note == f"mask token: {mask}, the tokenizer's"
+        assert note == f"mask token: {mask}, from the tokenizer"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # In the place of the last piece.
 # ---------------------------------------------------------------------------------------------------------------------
 def split_by_merges(word: str, merges: list[tuple[str, str]]) -> list[str]:
-    """Byte-pair encoding by hand: of all neighbours join those whose merge comes first."""
+    """Naive byte-pair encoding: repeatedly join the pair whose merge comes first."""
     pieces = [*word[:-1], word[-1] + "</w>"]
     while True:
         ranks = {pair: merges.index(pair) for pair in zip(pieces, pieces[1:], strict=False) if pair in merges}
@@ -80,7 +80,7 @@ def test_the_mask_takes_the_id_of_the_last_piece_and_no_other_changes():
     assert (tokenizer.mask_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (SIZE - 3, SIZE - 2, SIZE - 1)
     assert (tokenizer.pad_token, tokenizer.unk_token) == (plain().pad_token, plain().unk_token)
     assert tokenizer.model_max_length == 32
-    assert note == f"mask token: {SIZE - 3}, which was the piece {LAST_PIECE!r}"
+    assert note == f"mask token: {SIZE - 3}, which was {LAST_PIECE!r}"
 
 
 def test_a_caption_with_the_piece_is_split_as_the_remaining_merges_say():
@@ -126,7 +126,7 @@ def test_it_is_saved_and_loaded_equal_and_nobody_masks_by_typing(tmp_path):
 
 
 def test_merges_that_need_the_lost_piece_go_with_it():
-    """Not so in a vocabulary that was numbered as it was learned."""
+    """Only needed if the vocabulary is not in the order of the merges."""
     vocabulary = plain().get_vocab()
     early = next(
         "".join(merge)
@@ -155,7 +155,7 @@ def test_merges_that_need_the_lost_piece_go_with_it():
 )
 def test_a_tokenizer_of_another_size_is_refused_with_both_numbers(make, size, research):
     tokenizer = make()
-    with pytest.raises(ValueError, match=f"embeds {size} tokens, and the tokenizer has {len(tokenizer)} and"):
+    with pytest.raises(ValueError, match=f"embeds {size} tokens, but the tokenizer has {len(tokenizer)} and"):
         fit_tokenizer(tokenizer, size, research=research)
 
 
@@ -171,7 +171,7 @@ def test_bos_and_eos_must_be_the_last_two(research):
 
 def test_a_last_piece_that_no_merge_makes_is_not_given_up():
     bytes_alone = train_tokenizer([], vocab_size=514, max_length=8)
-    with pytest.raises(ValueError, match="the id 511 of .*, which is no merged piece"):
+    with pytest.raises(ValueError, match="the id 511, which is not a merged token"):
         fit_tokenizer(bytes_alone, 514, research=True)
 
 
@@ -179,5 +179,5 @@ def test_a_tokenizer_that_is_not_clips_cannot_give_up_a_piece():
     other = PreTrainedTokenizerFast(
         tokenizer_object=plain().backend_tokenizer, bos_token="<|startoftext|>", eos_token="<|endoftext|>"
     )
-    with pytest.raises(ValueError, match="only a CLIP tokenizer can give up a piece"):
+    with pytest.raises(ValueError, match="only the last token of a CLIP tokenizer can be replaced"):
         fit_tokenizer(other, SIZE, research=True)

@@ -1,4 +1,4 @@
-"""What `test_hub_models.py` has a process do that talks to a Hub: push and load with the libraries' own functions."""
+"""Functions that `test_hub_models.py` runs in a Hub client: push and load with transformers and peft."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ def push_model(folder: Path, repo_id: str, private: bool = False) -> None:
 
 
 def push_adapter(base: str, repo_id: str) -> dict[str, list[Any]]:
-    """Adapt a model at random, and push what was added. Returns: embeddings."""
+    """Push a random adapter. Returns the embeddings of the adapted model."""
     torch.manual_seed(1)
     model = get_peft_model(
         GADMSModel.from_pretrained(base), LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)

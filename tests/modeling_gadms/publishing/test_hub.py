@@ -1,4 +1,4 @@
-"""A folder gets to the Hub whole and in one commit, or not at all."""
+"""A push uploads a folder in one commit, or leaves the branch unchanged."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +43,7 @@ def pushed(client: HubClient, folder: Path, repo_id: str, **arguments) -> dict:
 
 
 def held(hub: HubServer, repo_id: str, revision: str = "main", repo_type: str = "model") -> dict[str, bytes]:
-    """What a revision holds, but for what the Hub put there."""
+    """The files of a revision, without those that the Hub writes."""
     files = dict(hub.files(repo_id, revision, repo_type=repo_type))
     files.pop(".gitattributes", None)
     return files
@@ -100,7 +100,7 @@ def test_hidden_files_stay_and_that_is_told(hub, client, folder):
     write_files(folder, {".cache/huggingface/x": b"1", ".git/config": b"2", ".env": b"SECRET=1", "deep/.part-x": b"3"})
     reply = push(client, folder, "me/hidden")
     assert held(hub, "me/hidden") == FILES
-    assert f"hidden files and folders of {folder} stay here: 4, such as .cache, .env, .git" in reply.warnings
+    assert f"hidden files and folders of {folder} are not pushed: 4, such as .cache, .env, .git" in reply.warnings
 
 
 def test_a_gitignore_there_hides_no_file_from_a_push(hub, client, folder):
@@ -134,9 +134,9 @@ def test_a_tag_names_the_commit_for_good(hub, client, folder):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"tag": "v1"}, "me/taken has a tag v1 already"),
+        ({"tag": "v1"}, "me/taken already has a tag v1"),
         ({"revision": "v1"}, "v1 is a tag of me/taken, which cannot be pushed to"),
-        ({"private": True}, "me/taken is public, and this is to be private"),
+        ({"private": True}, "me/taken is public, but a private repository was asked for"),
     ],
 )
 def test_what_does_not_fit_the_repository_is_refused_before_anything_is_sent(hub, client, folder, arguments, told):
@@ -179,7 +179,7 @@ def test_a_private_push_is_for_its_owners(hub, client, folder):
     [
         ("", "log in with `hf auth login`, or set HF_TOKEN"),
         ("hf_wrong", "log in with `hf auth login`, or set HF_TOKEN"),
-        (READING, "use a token that may write there"),
+        (READING, "use a token with write access"),
     ],
 )
 def test_a_token_that_does_not_do_is_an_error_that_says_what_would(hub, client, folder, token, advice):
@@ -187,7 +187,7 @@ def test_a_token_that_does_not_do_is_an_error_that_says_what_would(hub, client, 
     for repo_id in ("me/kept", "me/not-made"):
         reply = push(client, folder, repo_id, token=token)
         assert "OSError" in reply.error and reply.message.startswith(f"{repo_id} was not pushed (")
-        assert f"{folder} is whole: {advice}" in reply.message and "\n" not in reply.message
+        assert f"{folder} is complete: {advice}" in reply.message and "\n" not in reply.message
     assert held(hub, "me/kept") == {"old.txt": b"1"} and ("model", "me/not-made") not in hub.repositories
     assert [request for request in hub.writes("me/kept") if request.status == 200] == []
 
@@ -200,8 +200,8 @@ def test_a_target_is_checked_without_touching_it(hub, client):
     assert {request.method for request in hub.requests[requests:]} == {"GET"}
     for token, repo_id, told in (
         ("", "me/to-be", "there is no token to push me/to-be with: run `hf auth login`"),
-        (READING, "me/to-be", "the token of me may only read"),
-        (MINE, "they/to-be", "the token may not make they/to-be: it opens me"),
+        (READING, "me/to-be", "the token of me is read-only"),
+        (MINE, "they/to-be", "the token cannot create they/to-be: it has write access to me"),
     ):
         reply = client.refusal(check, repo_id, repo_type="model", token=token)
         assert "ValueError" in reply.error and told in reply.message
@@ -218,7 +218,7 @@ def test_a_push_cut_in_the_middle_leaves_the_old_files_and_a_second_one_complete
     old = faults.commit(repo_id, {"old.txt": b"1", "config.json": b"old"}, repo_type="model")
     faults.fail(repo_id if on == "commit" else "", "cut", on=on, times=100 if on == "upload" else 1)
     reply = push(client, folder, repo_id, tag="v1")
-    assert "OSError" in reply.error and f"{folder} is whole: try again" in reply.message
+    assert "OSError" in reply.error and f"{folder} is complete: try again" in reply.message
     assert held(faults, repo_id) == {"old.txt": b"1", "config.json": b"old"}
     assert faults.repositories["model", repo_id].refs == {"main": old}
     faults.faults.clear()
@@ -240,8 +240,7 @@ def test_what_somebody_else_commits_meanwhile_is_not_overwritten(faults, client,
     faults.before_commit("me/busy", lambda: faults.commit("me/busy", theirs, repo_type="model"))
     reply = push(client, folder, "me/busy")
     assert (
-        "OSError" in reply.error
-        and "something else was committed meanwhile: look at it, then try again" in reply.message
+        "OSError" in reply.error and "there was another commit meanwhile: look at it, then try again" in reply.message
     )
     assert held(faults, "me/busy") == theirs
     assert pushed(client, folder, "me/busy")["deleted"] == 1
@@ -253,7 +252,7 @@ def test_a_tag_that_somebody_else_sets_meanwhile_leaves_the_commit_and_is_told(f
     reply = push(client, folder, "me/race", tag="v1")
     commit = faults.repositories["model", "me/race"].branches["main"]
     assert "OSError" in reply.error
-    assert reply.message.startswith(f"me/race holds the files as {commit}, but it was not tagged v1 (")
+    assert reply.message.startswith(f"me/race was pushed as {commit}, but not tagged v1 (")
 
 
 def test_a_hub_that_is_not_there_is_an_error_that_says_the_folder_is_whole(tmp_path, folder):
@@ -261,7 +260,7 @@ def test_a_hub_that_is_not_there_is_an_error_that_says_the_folder_is_whole(tmp_p
     with HubClient(environment) as client:
         reply = push(client, folder, "me/x")
     assert "OSError" in reply.error and reply.message.startswith("me/x was not pushed (ConnectError")
-    assert reply.message.endswith(f"{folder} is whole: try again")
+    assert reply.message.endswith(f"{folder} is complete: try again")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -273,24 +272,24 @@ def test_what_is_no_name_of_a_repository_is_refused(folder, repo_id):
         lambda: push_folder(folder, repo_id, repo_type="dataset", message="m"),
         lambda: check_push_target(repo_id, repo_type="dataset"),
     ):
-        with pytest.raises(ValueError, match=r"(?i)repo.id|names no namespace"):
+        with pytest.raises(ValueError, match=r"(?i)repo.id|has no namespace"):
             refuse()
 
 
 @pytest.mark.parametrize("name", ["v 1", "-v1", "a..b", "v1.lock", "v1/", "a~1", "ä", "refs:x", "0" * 40, "v1."])
 @pytest.mark.parametrize("kind", ["tag", "revision"])
 def test_what_is_no_name_of_a_branch_or_tag_is_refused(folder, kind, name):
-    with pytest.raises(ValueError, match="is no name of a (tag|branch)"):
+    with pytest.raises(ValueError, match="is not a valid (tag|branch) name"):
         push_folder(folder, "me/x", repo_type="model", message="m", **{kind: name})
 
 
 def test_a_folder_that_lacks_what_is_to_be_pushed_is_refused(tmp_path, folder):
-    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         push_folder(tmp_path / "nowhere", "me/x", repo_type="model", message="m")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="empty holds no file to push"):
+    with pytest.raises(FileNotFoundError, match="empty contains no file to push"):
         push_folder(tmp_path / "empty", "me/x", repo_type="model", message="m")
-    with pytest.raises(FileNotFoundError, match=r"folder holds no file to push that matches data/\*"):
+    with pytest.raises(FileNotFoundError, match=r"folder contains no file to push that matches data/\*"):
         push_folder(folder, "me/x", repo_type="model", message="m", files=["README.md", "data/*"])
 
 
@@ -300,5 +299,5 @@ def test_links_are_refused_where_they_would_be_pushed(tmp_path, folder, link):
     (folder / link).symlink_to(target if link == "linked" else target / "secret.txt")
     with pytest.raises(ValueError, match=f"{folder / link} is a link"):
         push_folder(folder, "me/x", repo_type="model", message="m")
-    with pytest.raises(OSError, match="me/x was not pushed"):  # for want of a Hub: the link is not what it is about
+    with pytest.raises(OSError, match="me/x was not pushed"):  # offline: the link is not among the files to push
         push_folder(folder, "me/x", repo_type="model", message="m", files=["README.md"])

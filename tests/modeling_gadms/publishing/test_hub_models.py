@@ -1,4 +1,4 @@
-"""A model pushed with transformers or peft loads anywhere, at each of its versions, for whoever may read it."""
+"""Models pushed with transformers or peft load without this package, at any revision, with read access."""
 
 import json
 import os
@@ -22,11 +22,11 @@ from tests.modeling_gadms.publishing.hub_stories import COLORS, TEXTS, embedding
 
 STORIES = "tests.modeling_gadms.publishing.hub_stories"
 ALONE = ("transformers", "torch", "pillow", "safetensors", "tokenizers")
-"""All that a user of a published model has installed, with what these require."""
+"""Packages that a user of a published model needs, in addition to their dependencies."""
 
 
 def closure(names: tuple[str, ...]) -> set[str]:
-    """Distributions that are installed with others, without extras."""
+    """Return distributions with all of their dependencies, without extras."""
     found: set[str] = set()
     waiting = list(names)
     while waiting:
@@ -35,7 +35,7 @@ def closure(names: tuple[str, ...]) -> set[str]:
             continue
         try:
             requires = distribution(name).requires or []
-        except PackageNotFoundError:  # of another platform
+        except PackageNotFoundError:  # a dependency of another platform
             continue
         found.add(name)
         requirements = [Requirement(text) for text in requires]
@@ -119,7 +119,7 @@ torch.save(found, RESULT)
 
 
 def run_alone(tmp_path: Path, hub: HubServer, program: str, **constants) -> None:
-    """In a new interpreter, elsewhere, where only `ALONE` can be imported and nobody answers a question."""
+    """Run a program in a new interpreter that imports only `ALONE`, without standard input."""
     distributions = closure(ALONE)
     modules = {
         module
@@ -144,7 +144,7 @@ def run_alone(tmp_path: Path, hub: HubServer, program: str, **constants) -> None
 
 @pytest.fixture
 def two_models(tmp_path, tiny_model, processor) -> tuple[Path, Path]:
-    """Folders of two models of one kind."""
+    """Folders of two models with the same configuration."""
     folders = (tmp_path / "one", tmp_path / "two")
     for seed, path in enumerate(folders):
         tiny_model(seed).save_pretrained(path)
@@ -234,4 +234,4 @@ def test_clip_is_converted_from_a_revision_of_the_hub(hub, client, tmp_path):
     refused = client.refusal(
         "modeling_gadms.conversion.converter.convert", str(tmp_path / "old"), str(tmp_path / "x"), revision="old"
     )
-    assert "revision = 'old' goes with a Hub name" in refused.message
+    assert "revision = 'old' can only be used with a Hub name" in refused.message

@@ -1,4 +1,4 @@
-"""What a published model is: the folder, the card with its measurements, and what is refused before anything goes."""
+"""Publishing a model: the upload folder, the card and its metrics, and what is refused before a push."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from modeling_gadms.evaluation.reports import make_record
 from modeling_gadms.evaluation.retrieval import evaluate_retrieval
 from modeling_gadms.publishing.model import publish_model
 from modeling_gadms.publishing.model_card import TrainingCost
-from modeling_gadms.publishing.upload_folder import Publication
+from modeling_gadms.publishing.upload_folder import PublishReport
 from modeling_gadms.training.adapters import AdapterArguments, add_adapter
 from modeling_gadms.training.data import DatasetColumns
 from modeling_gadms.training.model_setup import build_model_and_processor
@@ -57,7 +57,7 @@ def persons() -> datasets.Dataset:
 
 @pytest.fixture
 def measure(persons, tmp_path):
-    """A function that measures a folder's model, as examples/evaluate.py does; gives the file and what it holds."""
+    """A function that measures a model like examples/evaluate.py. Returns the metrics file and its record."""
 
     def call(folder: Path, file: str = "metrics.json", **where) -> tuple[Path, dict]:
         model, processor = load_model_and_processor(folder)
@@ -74,7 +74,7 @@ def measure(persons, tmp_path):
 
 @pytest.fixture
 def trained(model_folder, tmp_path) -> Path:
-    """A folder as the Trainer leaves it, trained from CLIP on WebPerson and then on a set of one's own."""
+    """A folder written by the Trainer: trained from CLIP on WebPerson, then on a local data set."""
     first = tmp_path / "runs" / "first" / "model"
     first.mkdir(parents=True)
     run_record(first, {"from_clip": CLIP}, "webperson", {"name": "1m", "cache_dir": str(tmp_path)}, learning_rate=1e-4)
@@ -93,7 +93,7 @@ def run_record(folder: Path, model: dict, dataset: str, arguments: dict, seed: i
     write_json(folder / "run.json", {"seed": seed, "config": config})
 
 
-def dry(folder: Path, tmp_path: Path, name: str = "out", **options) -> tuple[Path, ModelCard, Publication]:
+def dry(folder: Path, tmp_path: Path, name: str = "out", **options) -> tuple[Path, ModelCard, PublishReport]:
     out = tmp_path / name
     report = publish_model(folder, "me/demo", dry_run=out, **options)
     return out, ModelCard.load(out / "README.md"), report
@@ -110,16 +110,16 @@ def test_it_holds_weights_byte_for_byte_and_what_loads_them(model_folder, tmp_pa
     out, _, report = dry(model_folder, tmp_path)
     names = {"README.md", "config.json", "model.safetensors", "processor_config.json"}
     names |= {"tokenizer.json", "tokenizer_config.json"} | CODE
-    assert {file.path for file in report.files} == set(contents(out)) == names
+    assert set(report.files) == set(contents(out)) == names
     assert (out / "model.safetensors").read_bytes() == (model_folder / "model.safetensors").read_bytes()
-    assert {file.path: file.size for file in report.files} == {name: len(c) for name, c in contents(out).items()}
+    assert report.files == {name: len(c) for name, c in contents(out).items()}
     model, processor = load_model_and_processor(model_folder)
     assert embeddings(*load_model_and_processor(out)) == embeddings(model, processor)
 
 
 def test_what_is_no_part_of_a_model_is_left_out_by_name(trained, tmp_path):
     out, _, report = dry(trained, tmp_path)
-    left = {entry.name: entry.reason for entry in report.left_out}
+    left = {entry.name: entry.reason for entry in report.excluded}
     assert set(left) == {"training_args.bin", "optimizer.pt", "checkpoint-5/", "README.md"}
     assert "pickle" in left["training_args.bin"] and "pickle" in left["optimizer.pt"]
     assert not [name for name in contents(out) if name.endswith((".bin", ".pt"))]
@@ -131,14 +131,14 @@ def test_shards_and_their_index_are_published(tiny_model, processor, tmp_path):
     processor.save_pretrained(folder)
     out, _, report = dry(folder, tmp_path)
     shards = {path.name for path in folder.glob("*.safetensors")}
-    assert len(shards) > 2 and shards | {"model.safetensors.index.json"} <= {file.path for file in report.files}
+    assert len(shards) > 2 and shards | {"model.safetensors.index.json"} <= report.files.keys()
 
 
 def test_the_code_is_that_of_the_package_that_loaded_it(model_folder, tmp_path):
     (model_folder / "modeling_gadms.py").write_text("raise SystemExit('foreign code')")
     out, _, report = dry(model_folder, tmp_path)
     assert (out / "modeling_gadms.py").read_bytes() == (PACKAGE / "modeling_gadms.py").read_bytes()
-    assert [entry.name for entry in report.left_out] == ["modeling_gadms.py"]
+    assert [entry.name for entry in report.excluded] == ["modeling_gadms.py"]
 
 
 def test_no_place_on_this_machine_is_told(trained, tmp_path, measure):
@@ -157,7 +157,7 @@ def test_no_place_on_this_machine_is_told(trained, tmp_path, measure):
 def test_a_place_that_slips_in_is_found_before_it_is_published(model_folder, tmp_path):
     values = json.loads((model_folder / "tokenizer_config.json").read_text())
     (model_folder / "tokenizer_config.json").write_text(json.dumps(values | {"made_by": str(model_folder / "x")}))
-    with pytest.raises(ValueError, match=r"tokenizer_config.json would tell the world of .*model"):
+    with pytest.raises(ValueError, match=r"tokenizer_config.json contains the path .*model"):
         dry(model_folder, tmp_path)
     assert not (tmp_path / "out").exists()
 
@@ -181,7 +181,7 @@ def test_a_dry_run_is_whole_or_not_there(trained, tmp_path):
 
 
 def drop_a_weight(folder: Path) -> None:
-    """One that retrieval does without."""
+    """Drop a weight that retrieval does not need."""
     weights = load_file(folder / "model.safetensors")
     del weights[next(name for name in weights if not name.startswith("gadms."))]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -214,16 +214,16 @@ def without(name: str):
         (no_weights, r"lacks model.safetensors.*pytorch_model.bin, and pickles are not published"),
         (one_shard_short, r"lacks model-00002-of-00006.safetensors"),
         (drop_a_weight, "lacks 1 weights of GADMSForPreTraining"),
-        (another_model, "holds a model of type 'clip'"),
+        (another_model, "contains a model of type 'clip'"),
         (cut_weights, r"model does not load: .*model/model.safetensors is damaged"),
-        (without("config.json"), "holds no model: neither config.json nor adapter_config.json"),
+        (without("config.json"), "contains no model: neither config.json nor adapter_config.json"),
         (without("processor_config.json"), "lacks a processor"),
         (without("tokenizer.json"), "its tokenizer has"),
         (
             lambda folder: shutil.copy(folder / "model.safetensors", folder / "old.safetensors"),
-            "holds old.safetensors",
+            "contains old.safetensors",
         ),
-        (lambda folder: (folder / "config.json").write_text("{"), "is no JSON"),
+        (lambda folder: (folder / "config.json").write_text("{"), "is not valid JSON"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "gadms"}'), "names no code"),
         (lambda folder: (folder / "run.json").write_text("[]"), "is no record of a training"),
         (shutil.rmtree, "there is no folder"),
@@ -255,7 +255,7 @@ def test_names_that_are_none_are_refused(model_folder, tmp_path, options, messag
 def test_the_metadata_tells_where_the_model_comes_from(trained, tmp_path):
     _, card, _ = dry(trained, tmp_path)
     data = card.data.to_dict()
-    assert data["base_model"] == CLIP  # through a folder, which nobody else has
+    assert data["base_model"] == CLIP  # not the local folder in between
     assert data["base_model_relation"] == "finetune"
     assert data["datasets"] == ["Kaichengalex/WebPerson-1M"]  # and not the folder
     assert (data["license"], data["library_name"], data["language"]) == ("apache-2.0", "transformers", ["en"])
@@ -289,7 +289,10 @@ def test_the_text_rounds_them_and_tells_how_they_were_measured(model_folder, tmp
     _, card, _ = dry(model_folder, tmp_path, metrics=[metrics])
     row = " | ".join(f"{value:.2f}" for value in record["text_to_image"].values())
     assert f"| cuhk_pedes, default | test | text-to-image | {row} |" in card.text
-    assert "16 captions (`caption1`, `caption2`) and 8 images of 4 persons; 0 captions cut at 24 tokens" in card.text
+    assert (
+        "16 captions (`caption1`, `caption2`) and 8 images of 4 persons; 0 captions truncated at 24 tokens"
+        in card.text
+    )
     assert f"in float32 on cpu; python {record['versions']['python']}, torch {torch.__version__}" in card.text
     assert "--dataset cuhk_pedes --dataset-args data_dir=FOLDER --split test --captions caption1 caption2" in card.text
 
@@ -302,13 +305,13 @@ def test_measurements_on_several_data_sets_and_arguments_stay_apart(model_folder
     _, card, report = dry(model_folder, tmp_path, metrics=[one[0], tmp_path / "cells.json", three[0]])
     (model,) = card.data.to_dict()["model-index"]
     assert [len(result["metrics"]) for result in model["results"]] == [5] * 6
-    assert [entry.reason for entry in report.left_out] == ["given more than once: 1"]  # `three`
+    assert [entry.reason for entry in report.excluded] == ["given more than once: 1"]  # `three`
 
 
 def test_the_card_tells_the_trainings_oldest_first(trained, tmp_path):
     out, card, _ = dry(trained, tmp_path)
     first = card.text.index("[Kaichengalex/WebPerson-1M]")
-    assert first < card.text.index("- `my_persons`, going on from the training before, seed 3")
+    assert first < card.text.index("- `my_persons`, continuing the training before, seed 3")
     assert f'(name="1m"), from {CLIP}, seed 3' in card.text or f"(name=1m), from {CLIP}, seed 3" in card.text
     assert "| `learning_rate` | 0.0001 | 1e-05 |" in card.text and "| `token_score` | gass | gass |" in card.text
     record = json.loads((out / "run.json").read_text())
@@ -321,7 +324,7 @@ def test_the_card_tells_sizes_and_digests(model_folder, tmp_path):
     _, card, _ = dry(model_folder, tmp_path)
     encoders = sum(parameter.numel() for parameter in GADMSModel.from_pretrained(model_folder).parameters())
     stored = sum(value.numel() for value in load_file(model_folder / "model.safetensors").values())
-    assert f"| parameters | {encoders:,} in the encoders that search; {stored:,} in the files |" in card.text
+    assert f"| parameters | {encoders:,} in the two encoders; {stored:,} in the files |" in card.text
     assert "| image | 32 x 16 pixels (height x width), patches of 8 x 8 |" in card.text
     assert "| precision of the weights | float32 |" in card.text
     digest = hashlib.sha256((model_folder / "model.safetensors").read_bytes()).hexdigest()
@@ -367,7 +370,7 @@ def test_a_faulty_cost_file_is_refused(tmp_path, text, message):
 
 def test_misuse_and_limits_stand_in_every_card(model_folder, tmp_path):
     _, card, _ = dry(model_folder, tmp_path)
-    for words in ("Clothing is not identity", "mass\nsurveillance", "scores rank, they do not verify"):
+    for words in ("Clothing is not identity", "mass surveillance", "scores rank, they do not verify"):
         assert words in card.text
 
 
@@ -410,8 +413,8 @@ def test_of_a_file_with_several_models_the_own_is_taken_and_the_others_are_count
     write_json(metrics, {"cells": [foreign, record, foreign]})
     _, card, report = dry(model_folder, tmp_path, metrics=[metrics])
     assert card.data.eval_results[0].metric_value == record["text_to_image"]["r1"]
-    assert [(entry.name, entry.reason) for entry in report.left_out] == [
-        (f"of {metrics}", "measured on other weights: 2")
+    assert [(entry.name, entry.reason) for entry in report.excluded] == [
+        (f"records of {metrics}", "measured on other weights: 2")
     ]
 
 
@@ -429,16 +432,16 @@ def set_value(*keys, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_value("model", "weights_sha256", value={}), "does not tell which weights"),
-        (set_value("model", value={}), "does not tell which weights"),
-        (set_value("model", value=None), "does not tell which weights"),
+        (set_value("model", "weights_sha256", value={}), "does not name the measured weights"),
+        (set_value("model", value={}), "does not name the measured weights"),
+        (set_value("model", value=None), "does not name the measured weights"),
         (set_value("text_to_image", "map", value=math.nan), "mAP text-to-image is nan"),
         (set_value("image_to_text", "r1", value=101.0), r"R@1 image-to-text is 101.0"),
         (set_value("image_to_text", "r1", value="99"), r"R@1 image-to-text is '99'"),
         (set_value("image_to_text", "r1", value=True), r"R@1 image-to-text is True"),
         (set_value("text_to_image", value={}), r"R@1 text-to-image is None"),
-        (set_value("counts", "images", value=None), "`images` is None, which is no count"),
-        (lambda record: {"cells": []}, "holds no measurement"),
+        (set_value("counts", "images", value=None), "`images` is None, not a count"),
+        (lambda record: {"cells": []}, "contains no measurement"),
         (lambda record: {"loss": 1.0}, "holds no measurement of examples/evaluate.py"),
     ],
 )
@@ -488,7 +491,7 @@ def adapter_folder(model_folder, tmp_path) -> Path:
 def test_an_adapter_names_its_base_and_holds_nothing_of_it(adapter_folder, model_folder, tmp_path, measure):
     metrics, record = measure(adapter_folder)
     out, card, report = dry(adapter_folder, tmp_path, base_model="me/base", metrics=[metrics])
-    assert {file.path for file in report.files} == {
+    assert report.files.keys() == {
         *("README.md", "adapter_config.json", "adapter_model.safetensors", "processing_gadms.py"),
         *("processor_config.json", "tokenizer.json", "tokenizer_config.json"),
     }
@@ -503,7 +506,9 @@ def test_an_adapter_names_its_base_and_holds_nothing_of_it(adapter_folder, model
 
 
 def test_an_adapter_whose_base_nobody_has_is_refused(adapter_folder, tmp_path):
-    with pytest.raises(ValueError, match="which nobody else has: publish that first, and name it as --base-model"):
+    with pytest.raises(
+        ValueError, match="which exists only on this machine: publish it first, and pass its Hub id as --base-model"
+    ):
         dry(adapter_folder, tmp_path)
 
 
@@ -530,7 +535,7 @@ def test_metrics_of_an_adapter_on_another_base_are_refused(adapter_folder, tmp_p
         ("../clip", True),
         ("C:\\models\\clip", True),
         ("runs/first/model", True),
-        ("data/persons", True),  # which is there
+        ("data/persons", True),  # exists
         ("saved", True),  # by `save_to_disk`
         ("runs", False),  # a folder, but neither a model nor a data set
     ],
@@ -567,7 +572,7 @@ def test_a_published_record_tells_the_same_again(trained, tmp_path):
     assert again.record == first.record and again.base_model == CLIP and again.datasets == first.datasets
     assert [stage.dataset.text for stage in again.stages] == ["my_persons", "webperson"]
     _, card, _ = dry(out, tmp_path, "again")
-    assert card.text.index("[Kaichengalex/WebPerson-1M]") < card.text.index("going on from the training before")
+    assert card.text.index("[Kaichengalex/WebPerson-1M]") < card.text.index("continuing the training before")
 
 
 def test_records_that_lead_in_a_circle_end(tmp_path):
@@ -590,7 +595,7 @@ def test_the_command_lists_what_would_be_pushed(trained, tmp_path, measure):
     assert result.exit_code == 0, result.output
     for name, content in contents(tmp_path / "out").items():
         assert any(line.startswith(f"{name} ") for line in result.stdout.splitlines()), (name, len(content))
-    assert "Left out: training_args.bin (a pickle" in result.stdout
+    assert "Excluded: training_args.bin (a pickle" in result.stdout
     assert "Nothing was pushed" in result.stdout and f"{tmp_path / 'out'}/README.md" in result.stdout
 
 
@@ -618,7 +623,7 @@ PUBLISH = "modeling_gadms.publishing.model.publish_model"
 
 
 def run_card(content: str) -> list[list[float]]:
-    """Run the code of a card's section `Use`, as whoever copies it. Returns: scores."""
+    """Run the code of a card's section `Use`. Returns the scores."""
     scope = {"person_images": [Image.new("RGB", (20, 50), color) for color in ("red", "blue")]}
     exec(content.partition("```python\n")[2].partition("```")[0], scope)  # noqa: S102, our own card
     return scope["scores"].tolist()

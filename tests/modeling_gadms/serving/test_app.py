@@ -1,4 +1,4 @@
-"""`gadms serve` over HTTP: what it answers, and what it refuses and stays alive."""
+"""The HTTP server: its answers, its authentication and limits, and its handling of invalid requests."""
 
 import asyncio
 import base64
@@ -25,7 +25,7 @@ from PIL import Image
 from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord, Query
 from modeling_gadms.media.detection import PersonBox
 from modeling_gadms.serving.app import create_app
-from modeling_gadms.serving.limits import Guard, ServingLimits
+from modeling_gadms.serving.limits import LimitsMiddleware, ServingLimits
 from modeling_gadms.serving.query_batching import QueryBatcher
 from tests.waiting import wait_for
 
@@ -64,7 +64,7 @@ def gallery(tmp_path, model, processor) -> PersonGallery:
 
 
 class Client(requests.Session):
-    """A session that knows the address and bears the token."""
+    """A session with the server's address and token."""
 
     def __init__(self, address: str):
         super().__init__()
@@ -106,7 +106,7 @@ def client(gallery, processor) -> Iterator[Client]:
     limits = ServingLimits(body_bytes=100_000, upload_bytes=300_000, body_seconds=5, in_flight=8, top_k=100, frames=50)
     with serving(create_app(gallery, processor, token=TOKEN, limits=limits, detector=Finder)) as session:
         yield session
-        # Whatever was asked of it.
+        # It still answers after the test's requests.
         assert session.post("/search", json={"text": "a person"}).status_code == 200
 
 
@@ -356,7 +356,7 @@ def test_a_length_that_is_none_is_refused_whatever_the_server_lets_through():
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/search", "headers": [(b"content-length", b"abc")]}
-    asyncio.run(Guard(None, ServingLimits())(scope, None, send))
+    asyncio.run(LimitsMiddleware(None, ServingLimits())(scope, None, send))
     assert sent[0]["status"] == 413
 
 
@@ -436,7 +436,7 @@ def test_a_search_that_takes_too_long_is_given_up(gallery, processor, monkeypatc
     monkeypatch.setattr(PersonGallery, "nearest", lambda *_, **__: time.sleep(2))
     with serving(create_app(gallery, processor, limits=ServingLimits(search_seconds=0.2))) as session:
         answer = session.post("/search", json={"text": "a person"})
-        assert (answer.status_code, answer.json()["detail"]) == (504, "No answer in 0.2 seconds")
+        assert (answer.status_code, answer.json()["detail"]) == (504, "No answer within 0.2 seconds")
 
 
 def test_an_error_of_the_program_is_logged_and_not_told(gallery, processor, monkeypatch, caplog):
@@ -446,7 +446,10 @@ def test_an_error_of_the_program_is_logged_and_not_told(gallery, processor, monk
     monkeypatch.setattr(PersonGallery, "nearest", broken)
     with caplog.at_level(logging.ERROR), serving(create_app(gallery, processor)) as session:
         answer = session.post("/search", json={"text": "a person"})
-        assert (answer.status_code, answer.json()) == (500, {"detail": "An error of the server; see its log"})
+        assert (answer.status_code, answer.json()) == (
+            500,
+            {"detail": "Internal server error; see the log of the server"},
+        )
     assert "secret path /root" in caplog.text
 
 

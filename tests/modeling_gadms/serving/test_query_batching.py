@@ -1,4 +1,4 @@
-"""Queries are encoded together as they come, and each gets its own answer."""
+"""Concurrent queries are encoded in batches, and each gets its own result."""
 
 import threading
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from modeling_gadms.serving.query_batching import QueryBatcher
 
 
 class Encoder:
-    """Encodes a text as its length; waits where it is told to, and keeps the batches that it was given."""
+    """Encodes a text as its length. Records the batches, and optionally waits for `released`."""
 
     def __init__(self, held: bool = False):
         self.batches: list[list[str]] = []

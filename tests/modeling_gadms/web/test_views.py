@@ -1,4 +1,4 @@
-"""What the pieces of the web demo say; how they look is tested in a browser."""
+"""HTML fragments of the web demo. Their rendering is tested in a browser."""
 
 import re
 from datetime import UTC, datetime
@@ -22,13 +22,13 @@ def test_colours_deepen_with_the_score():
         ("240", "120", "40"),
         ("248", "185", "140"),
     ]
-    assert "The deeper the colour" in text and "Cosine similarity 0.250" in text
+    assert "The darker a word" in text and "Cosine similarity 0.250" in text
     assert "a 0.00, red 1.00, coat 0.50" in text
 
 
 def test_scores_that_are_all_equal_are_told():
     text = tokens(a=0.5, red=0.5, coat=0.5)
-    assert "No word is tied to this picture more than another" in text and "The deeper" not in text
+    assert "All words are equally relevant to this image" in text and "The darker" not in text
 
 
 @pytest.mark.parametrize(
