@@ -2,10 +2,10 @@ from .detection import (
     PersonBox as PersonBox,
 )
 from .detection import (
-    PersonDetector as PersonDetector,
+    PersonBoxFilter as PersonBoxFilter,
 )
 from .detection import (
-    PlausiblePerson as PlausiblePerson,
+    PersonDetector as PersonDetector,
 )
 from .detection import (
     SsdMobileNetDetector as SsdMobileNetDetector,

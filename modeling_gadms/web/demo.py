@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from ..encoders.query_checks import query_remarks
+from ..encoders.query_checks import query_warnings
 from ..explain.caption_tokens import explain_caption
 from ..explain.image_patches import draw_heat_map, image_relevance
 from ..gallery.filter import literal
@@ -196,7 +196,7 @@ class Demo:
             return self._shown([], f"That cannot be searched for: {error}")
         if not results:
             return self._shown([], "Nobody in the gallery meets these conditions.")
-        remarks = query_remarks(self.processor, query.text) if query.text else []
+        remarks = query_warnings(self.processor, query.text) if query.text else []
         return self._shown(results, " ".join([f"{len(results)} results, the most similar first.", *remarks]))
 
     def _shown(self, results: list[SearchResult], message: str) -> tuple[Any, ...]:

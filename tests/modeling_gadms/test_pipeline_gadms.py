@@ -96,7 +96,7 @@ def test_it_is_one_model_in_half_precision_too(model_folder, pictures):
         ("a", {"images": [Image.new("RGB", (9, 9))], "top_k": 0}, "top_k must be 1 or more, not 0"),
         ("a", {"images": [Image.new("RGB", (9, 9))], "gallery": object()}, "Both images and a gallery"),
         ("a", {"images": [Image.new("RGB", (9, 9))], "where": "x = 1"}, "no gallery is given"),
-        ("a", {"images": [Image.new("RGB", (9, 9))], "colour": "red"}, "knows no option colour"),
+        ("a", {"images": [Image.new("RGB", (9, 9))], "colour": "red"}, "has no option colour"),
     ],
 )
 def test_what_cannot_be_is_refused(search, texts, options, said):

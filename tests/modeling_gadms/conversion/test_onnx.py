@@ -326,7 +326,7 @@ def test_the_report_counts_the_files_that_are_there(any_export):
 # ---------------------------------------------------------------------------------------------------------------------
 def test_a_target_that_is_there_is_left_alone(exported, tmp_path):
     (tmp_path / "kept.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=f"{tmp_path} is there already"):
+    with pytest.raises(FileExistsError, match=f"{tmp_path} already exists"):
         export_onnx(exported.source, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 

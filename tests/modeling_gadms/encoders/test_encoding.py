@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor
-from modeling_gadms.encoders.encoding import BATCHES_AHEAD, encode_captions, encode_images
+from modeling_gadms.encoders.encoding import PREFETCHED_BATCHES, encode_captions, encode_images
 from modeling_gadms.training.tokenizer import train_tokenizer
 
 
@@ -137,7 +137,7 @@ def test_images_are_read_while_others_are_encoded_but_no_more_than_two_batches_a
         assert third_batch_began.wait(timeout=300)
         batches.append(len(read))
         time.sleep(0.05)  # for a thread that reads too much
-        assert len(read) <= 4 * (len(batches) + BATCHES_AHEAD)
+        assert len(read) <= 4 * (len(batches) + PREFETCHED_BATCHES)
         return original(**inputs)
 
     batches = []
@@ -148,7 +148,7 @@ def test_images_are_read_while_others_are_encoded_but_no_more_than_two_batches_a
 
 
 def threads_that_read() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("ahead")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
 def test_what_the_source_raises_is_raised_after_the_images_before_it(model, processor, images, monkeypatch):
@@ -179,7 +179,7 @@ def test_no_thread_outlives_an_error_and_nothing_more_is_read(model, processor, 
             model, processor, (read.append(1) or image for image in images * 9), batch_size=2, progress=False
         )
     assert threads_that_read() == []
-    assert raised.value is not None and len(read) <= 2 * (1 + BATCHES_AHEAD)
+    assert raised.value is not None and len(read) <= 2 * (1 + PREFETCHED_BATCHES)
 
 
 def test_dropout_is_off_and_each_module_gets_its_mode_back(model, processor, images):

@@ -11,7 +11,7 @@ from modeling_gadms.media.detection import (
     TILE_OVERLAP,
     TILE_SIDE,
     PersonBox,
-    PlausiblePerson,
+    PersonBoxFilter,
     SsdMobileNetDetector,
     crop_person,
     merge_boxes,
@@ -117,9 +117,9 @@ def test_implausible_boxes_are_dropped(detector):
     wide, tall, small, person = (50, 50, 150, 130), (300, 50, 312, 150), (500, 50, 512, 85), (600, 300, 640, 400)
     (found,) = detector([frame_with([wide, tall, small, person])])
     assert [box.left for box in found] == [600]
-    assert not PlausiblePerson(min_confidence=0.9).accepts(found[0])
+    assert not PersonBoxFilter(min_confidence=0.9).accepts(found[0])
     with pytest.raises(ValueError, match=r"not 1\.5"):
-        PlausiblePerson(min_confidence=1.5)
+        PersonBoxFilter(min_confidence=1.5)
 
 
 def test_merging_keeps_the_most_confident_and_two_persons_side_by_side():

@@ -34,7 +34,7 @@ def test_every_third_frame_of_a_video_with_its_number_and_time(tmp_path):
     assert [number_shown(frame.image) for frame in frames] == list(range(0, 30, 3))
     assert [frame.time_seconds for frame in frames] == pytest.approx([index / 10 for index in range(0, 30, 3)])
     assert {frame.source for frame in frames} == {str(tmp_path / "v.avi")}
-    assert (reader.expected, reader.seen, reader.skipped.total(), reader.lost) == (10, 10, 0, 0)
+    assert (reader.expected, reader.seen, reader.skipped.total(), reader.undecodable) == (10, 10, 0, 0)
 
 
 @pytest.mark.parametrize("every", [1, 7])
@@ -44,9 +44,9 @@ def test_a_video_cut_short_gives_its_frames_and_counts_the_others(tmp_path, ever
     (tmp_path / "v.avi").write_bytes(content[: len(content) // 2])
     reader = FrameReader(tmp_path / "v.avi", every=every)
     frames = list(reader)
-    assert 10 < reader.lost < 20
+    assert 10 < reader.undecodable < 20
     assert reader.seen == len(range(0, 30, every)) == len(frames) + reader.skipped[UNDECODABLE]
-    assert [number_shown(frame.image) for frame in frames] == list(range(0, 30 - reader.lost, every))
+    assert [number_shown(frame.image) for frame in frames] == list(range(0, 30 - reader.undecodable, every))
 
 
 def test_frames_damaged_midway_are_counted(tmp_path):
@@ -57,7 +57,7 @@ def test_frames_damaged_midway_are_counted(tmp_path):
     (tmp_path / "v.avi").write_bytes(content)
     reader = FrameReader(tmp_path / "v.avi")
     frames = list(reader)
-    assert reader.lost > 0
+    assert reader.undecodable > 0
     assert reader.seen == 30 == len(frames) + reader.skipped[UNDECODABLE]
     assert frames[-1].time_seconds == pytest.approx(2.9, abs=0.5)
 
@@ -122,9 +122,9 @@ def test_frames_of_each_second_are_of_videos_and_one_of_two_ways_to_say_it(tmp_p
     write_video(tmp_path / "v.avi")
     with pytest.raises(ValueError, match="per_second must be positive, not 0"):
         FrameReader(tmp_path / "v.avi", per_second=0)
-    with pytest.raises(ValueError, match=r"every \(2\) and per_second \(5\) say the same"):
+    with pytest.raises(ValueError, match=r"every \(2\) and per_second \(5\) exclude each other"):
         FrameReader(tmp_path / "v.avi", 2, per_second=5)
-    with pytest.raises(ValueError, match=r"is not a video, and per_second \(5\) is of videos"):
+    with pytest.raises(ValueError, match=r"per_second \(5\) applies to videos, and .* is not a video"):
         FrameReader(person_folder, per_second=5)
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from modeling_gadms.encoders.encoding import encode_captions, encode_images
-from modeling_gadms.encoders.query_checks import query_remarks
+from modeling_gadms.encoders.query_checks import query_warnings
 from modeling_gadms.explain.caption_tokens import explain_caption
 from modeling_gadms.explain.image_patches import image_relevance
 
@@ -57,7 +57,7 @@ def test_tokens_are_counted_whole_and_read_cut_and_padded(processor):
         return tokens["attention_mask"]
 
     def counted() -> torch.Tensor:
-        (remark,) = query_remarks(processor, LONG)
+        (remark,) = query_warnings(processor, LONG)
         return torch.tensor([int(word) for word in remark.replace(":", "").split() if word.isdigit()])
 
     agree_beside_each_other(cut, counted, cut, counted)
