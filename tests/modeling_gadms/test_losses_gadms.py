@@ -292,5 +292,5 @@ def test_identity_loss_of_an_undecided_classifier_is_the_logarithm_of_identities
 @pytest.mark.parametrize(("person_ids", "span"), [([0, 4], "0 to 4"), ([-1, 2], "-1 to 2")])
 def test_identity_outside_the_classifier_is_refused(person_ids, span):
     logits = torch.zeros(2, 4)
-    with pytest.raises(ValueError, match=f"span {span}.*identities 0 to 3"):
+    with pytest.raises(ValueError, match=f"range from {span}.*identities 0 to 3"):
         identity_loss(logits, logits, torch.tensor(person_ids))

@@ -103,8 +103,21 @@ def test_patches_are_read_row_by_row_from_an_image_that_is_higher_than_wide(mode
 
 
 def test_another_image_size_is_refused(model):
-    with pytest.raises(ValueError, match="16x32 .*takes 32x16"):
+    with pytest.raises(ValueError, match="16x32 .*expects 32x16"):
         model.gadms.get_image_features(torch.zeros(1, 3, 16, 32))
+
+
+@pytest.mark.parametrize("encode", ["get_text_features", "get_packed_text_features"])
+def test_captions_too_long_or_outside_the_vocabulary_are_refused(model, encode):
+    text_config = model.config.text_config
+    encode = getattr(model.gadms, encode)
+    too_long = torch.ones(1, text_config.max_position_embeddings + 1, dtype=torch.long)
+    with pytest.raises(ValueError, match=f"captions of {too_long.shape[1]} tokens are longer"):
+        encode(too_long, torch.ones_like(too_long))
+    for wrong in (-1, text_config.vocab_size):
+        input_ids = torch.tensor([[1, wrong, text_config.eos_token_id]])
+        with pytest.raises(ValueError, match=f"{wrong}.* are not all in the vocabulary"):
+            encode(input_ids, torch.ones_like(input_ids))
 
 
 def test_a_masked_caption_is_embedded_at_eos(model, processor, batch):
