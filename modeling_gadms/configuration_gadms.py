@@ -58,15 +58,6 @@ def _field_names(config_class: type) -> set[str]:
     return {field.name for field in fields(config_class)} | _BASE_KEYS
 
 
-def _text_defaults() -> CLIPTextConfig:
-    # CLIP has no mask token: ours is appended to its vocabulary as id 49408.
-    return CLIPTextConfig(vocab_size=49409)
-
-
-def _vision_defaults() -> CLIPVisionConfig:
-    return CLIPVisionConfig(image_size=(384, 128), patch_size=16)
-
-
 @strict
 class GADMSConfig(PreTrainedConfig):
     r"""Configuration of [`GADMSModel`] and [`GADMSForPreTraining`]. The defaults are the paper's ViT-B/16 model.
@@ -170,8 +161,11 @@ class GADMSConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_keys(kwargs, _field_names(GADMSConfig), "GADMSConfig")
-        self.text_config = self._sub_config("text_config", CLIPTextConfig, _text_defaults())
-        self.vision_config = self._sub_config("vision_config", CLIPVisionConfig, _vision_defaults())
+        # CLIP has no mask token: ours is appended to its vocabulary as id 49408.
+        text_defaults = CLIPTextConfig(vocab_size=49409)
+        vision_defaults = CLIPVisionConfig(image_size=(384, 128), patch_size=16)
+        self.text_config = self._sub_config("text_config", CLIPTextConfig, text_defaults)
+        self.vision_config = self._sub_config("vision_config", CLIPVisionConfig, vision_defaults)
         # JSON has no tuples: convert lists, so that a loaded configuration equals the saved one.
         self.vision_config.image_size = _height_and_width(self.vision_config.image_size)
         self.score_scales = tuple(self.score_scales)

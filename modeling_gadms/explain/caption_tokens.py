@@ -108,15 +108,12 @@ def _scored_tokens(caption: str, offsets: Sequence[tuple[int, int]], scores: Seq
     for (start, end), score in zip(offsets, scores, strict=True):
         if end > start:  # special tokens have empty spans
             spans[start, end] = max(score, spans.get((start, end), 0.0))
-    return [
-        ScoredToken(caption[start:end].strip(), score, _starts_word(caption, start))
-        for (start, end), score in spans.items()
-    ]
-
-
-def _starts_word(caption: str, start: int) -> bool:
-    # Some tokenizers include the preceding space in a token.
-    return start == 0 or caption[start - 1].isspace() or caption[start].isspace()
+    tokens = []
+    for (start, end), score in spans.items():
+        # Some tokenizers include the preceding space in a token.
+        starts_word = start == 0 or caption[start - 1].isspace() or caption[start].isspace()
+        tokens.append(ScoredToken(caption[start:end].strip(), score, starts_word))
+    return tokens
 
 
 def _lines(tokens: Sequence[ScoredToken], font: Font) -> list[list[tuple[float, float, str, float]]]:

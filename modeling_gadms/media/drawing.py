@@ -78,24 +78,10 @@ def fit_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.convert("RGB").resize(fitted, Image.Resampling.LANCZOS)
 
 
-def paste_fitted(sheet: Image.Image, content: bytes, left: int, top: int, size: tuple[int, int]) -> None:
-    """Paste an image into the centre of a cell, as large as it fits.
-
-    Args:
-        sheet (`PIL.Image.Image`): in mode RGB.
-        content (`bytes`): content of an image file.
-        left, top (`int`): position of the cell.
-        size (`tuple[int, int]`): (width, height) of the cell.
-    """
-    with Image.open(io.BytesIO(content)) as image:
-        fitted = fit_image(image, size)
-    sheet.paste(fitted, (left + (size[0] - fitted.width) // 2, top + (size[1] - fitted.height) // 2))
-
-
 def paste_on_card(
     sheet: Image.Image, content: bytes, left: int, top: int, size: tuple[int, int], *, margin: int = 8, radius: int = 8
 ) -> None:
-    """Paste an image onto a card with rounded corners.
+    """Paste an image, as large as it fits, into the centre of a card with rounded corners.
 
     Args:
         sheet (`PIL.Image.Image`): in mode RGB.
@@ -107,7 +93,9 @@ def paste_on_card(
     width, height = size
     draw = ImageDraw.Draw(sheet)
     draw.rounded_rectangle((left, top, left + width, top + height), radius=radius, fill=CARD)
-    paste_fitted(sheet, content, left + margin, top + margin, (width - 2 * margin, height - 2 * margin))
+    with Image.open(io.BytesIO(content)) as image:
+        fitted = fit_image(image, (width - 2 * margin, height - 2 * margin))
+    sheet.paste(fitted, (left + (width - fitted.width) // 2, top + (height - fitted.height) // 2))
 
 
 def _fitting(text: str, font: Font, width: int, ending: str = "") -> str:

@@ -5,27 +5,17 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 from transformers import AutoModel
 
 from modeling_gadms import GADMSForPreTraining, GADMSModel
 from modeling_gadms.losses_gadms import similarity_distribution_matching_loss
 from modeling_gadms.modeling_gadms import GADMSForPreTrainingOutput
 from modeling_gadms.packing_gadms import pack_captions
-
-
-def randomised(model: nn.Module, seed: int = 0, scale: float = 0.12) -> nn.Module:
-    """Every weight, bias and norm at random: freshly initialised biases are zero and would hide an omission."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if not name.endswith("logit_scale"):
-            centre = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
-            parameter.data = centre + scale * torch.randn(parameter.shape, generator=generator)
-    return model
+from tests.modeling_gadms.random_weights import randomised
 
 
 def training_loss(model: GADMSForPreTraining, outputs: GADMSForPreTrainingOutput) -> torch.Tensor:
-    """The sum of every term there is."""
+    """The sum of all available loss terms."""
     person_ids = torch.arange(len(outputs.image_embeds))
     loss = similarity_distribution_matching_loss(
         outputs.image_embeds, outputs.text_embeds, person_ids, temperature=outputs.temperature
@@ -41,9 +31,9 @@ def model(tiny_model) -> GADMSForPreTraining:
     return randomised(tiny_model())
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # A training step.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 def test_a_training_step_gives_one_typed_output(model, batch):
     outputs = model.train()(**batch)
     batch_size, length = batch["input_ids"].shape
@@ -391,9 +381,9 @@ def test_a_step_in_another_precision(model, batch, dtype):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Captions that share rows, and feed-forward blocks.
-# ---------------------------------------------------------------------------------------------------------------------
+# Packed captions.
+
+
 def padded_captions(lengths: list[int], eos: int, seed: int = 0, width: int | None = None):
     """Random tokens, EOS last, and zeros behind it."""
     generator = torch.Generator().manual_seed(seed)
@@ -474,9 +464,9 @@ def test_without_an_attention_mask_captions_are_not_packed(model):
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Temperature, identities, scores.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 def test_a_fixed_temperature_is_the_configured_one_and_not_trained(tiny_model):
     model = tiny_model(temperature=0.03).gadms
     assert model.temperature.item() == pytest.approx(0.03) and model.temperature.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""Weights and configurations from elsewhere: damaged, tampered or absurd ones are refused before memory is taken."""
+"""Damaged or modified weights and absurd configurations are refused before memory is allocated."""
 
 import json
 import resource
@@ -56,9 +56,9 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # What is whole.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("folder", ["model_folder", "sharded_folder"])
 def test_stored_shapes_are_those_of_the_saved_model(folder, request, tiny_model):
     expected = {name: tuple(tensor.shape) for name, tensor in tiny_model().state_dict().items()}
@@ -78,9 +78,9 @@ def test_a_retrieval_model_alone_passes_as_such_and_lacks_what_training_adds(tmp
         check_weights(tmp_path, GADMSForPreTraining, config)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Damaged and tampered files.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 def cut(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -163,7 +163,7 @@ def test_an_index_cannot_name_files_elsewhere(sharded_folder, tmp_path):
 
 
 def test_pickled_weights_are_not_read(model_folder, tmp_path):
-    """Not even harmless ones: whoever could swap the file could swap it for one that runs code."""
+    """Not even harmless ones: a pickle can run code."""
     weights = load_file(model_folder / "model.safetensors")
     (model_folder / "model.safetensors").unlink()
     torch.save(weights, model_folder / "pytorch_model.bin")
@@ -183,9 +183,8 @@ def test_a_weight_of_another_size_is_named_with_both_sizes(model_folder):
         load_model_and_processor(model_folder)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Absurd configurations.
-# ---------------------------------------------------------------------------------------------------------------------
+
 ABSURD = {
     "text width": ("text_config", {"hidden_size": 4 * 10**8}),
     "image width": ("vision_config", {"hidden_size": 3 * 10**8}),

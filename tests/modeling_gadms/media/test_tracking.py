@@ -31,7 +31,7 @@ def test_boxes_of_a_second_apart_need_not_overlap():
     assert numbers([[first], [second]], 1.0) == [[0], [0]]
 
 
-def test_two_who_pass_one_another_keep_their_numbers():
+def test_two_persons_who_pass_each_other_keep_their_tracks():
     frames = [[person(100 + 40 * step), person(400 - 40 * step, y=205)] for step in range(8)]
     assert numbers(frames, 0.5) == [[0, 1]] * 8
 
@@ -41,7 +41,7 @@ def test_the_order_of_the_boxes_does_not_matter():
     assert numbers(frames, 0.5) == [[0, 1] if step % 2 == 0 else [1, 0] for step in range(8)]
 
 
-def test_who_is_hidden_for_a_moment_is_the_same_and_who_stays_away_is_new():
+def test_a_person_hidden_briefly_keeps_the_track_and_one_hidden_longer_gets_a_new_one():
     track = [[person(100 + 40 * step)] for step in range(12)]
     hidden = [*track[:4], [], [], *track[6:]]
     assert numbers(hidden, 0.5)[6:] == [[0]] * 6
@@ -69,7 +69,7 @@ def test_a_number_is_given_to_one_box_of_a_frame_only():
     assert result == [[0], [0, 1]]
 
 
-def test_who_is_given_up_is_live_no_more():
+def test_an_ended_track_is_not_live():
     tracker = PersonTracker(Motion(patience=1.0))
     tracker([person(100)], 0.0)
     tracker([], 0.9)
@@ -88,7 +88,7 @@ def test_frames_that_come_out_of_order_are_refused():
 @pytest.mark.parametrize(
     ("field", "value"), [("slack", 0), ("speed", -1), ("turn", 0), ("growth", 0.5), ("patience", 0)]
 )
-def test_motion_that_cannot_be_is_refused(field, value):
+def test_invalid_motion_is_refused(field, value):
     with pytest.raises(ValueError, match=f"{field} must be .*not {value}"):
         Motion(**{field: value})
 

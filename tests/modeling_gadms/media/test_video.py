@@ -1,4 +1,4 @@
-"""Frames are read from folders and videos, and every one that is missing is counted."""
+"""Frames of folders and videos, with counts of the unreadable ones."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ from modeling_gadms.media.video import UNDECODABLE, FrameReader
 
 
 def write_video(path, frames: int = 30, size=(160, 120), rate: int = 10) -> None:
-    """Frame i is noise but for a corner square, red and as bright as i says."""
+    """Frame i is noise, except for a red corner square whose brightness encodes i."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), rate, size)
     rng = np.random.default_rng(0)
     for index in range(frames):
@@ -69,7 +69,7 @@ def test_a_second_iteration_counts_anew(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"Dear Sir or Madam", b"", b"RIFF\x00\x00\x00\x00AVI LIST"])
-def test_what_is_no_video_is_an_error_that_names_the_file(tmp_path, content, capfd):
+def test_a_file_that_is_not_a_video_is_named(tmp_path, content, capfd):
     (tmp_path / "letter.avi").write_bytes(content)
     with pytest.raises(ValueError, match="letter.avi does not open as a video"):
         FrameReader(tmp_path / "letter.avi")
@@ -111,14 +111,14 @@ def test_a_place_that_does_not_exist_a_folder_without_images_and_a_bad_step_are_
 
 
 @pytest.mark.parametrize(("per_second", "every"), [(10, 1), (5, 2), (2, 5), (3, 3), (0.5, 20), (50, 1)])
-def test_so_many_frames_of_each_second(tmp_path, per_second, every):
+def test_frames_per_second(tmp_path, per_second, every):
     write_video(tmp_path / "v.avi", rate=10)
     reader = FrameReader(tmp_path / "v.avi", per_second=per_second)
     assert [frame.index for frame in reader] == list(range(0, 30, every))
     assert reader.expected == reader.seen
 
 
-def test_frames_of_each_second_are_of_videos_and_one_of_two_ways_to_say_it(tmp_path, person_folder):
+def test_per_second_needs_a_video_and_excludes_every(tmp_path, person_folder):
     write_video(tmp_path / "v.avi")
     with pytest.raises(ValueError, match="per_second must be positive, not 0"):
         FrameReader(tmp_path / "v.avi", per_second=0)
