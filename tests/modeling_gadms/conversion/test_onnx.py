@@ -485,7 +485,7 @@ def test_a_damaged_manifest_is_named(copied, exported, content):
 def test_a_manifest_may_not_name_files_elsewhere_nor_be_newer(copied, exported):
     manifest = json.loads((copied / MANIFEST).read_text())
     (copied / MANIFEST).write_text(json.dumps({**manifest, "version": 2}))
-    refusal("is of version 2, and this program reads 1", copied, exported)
+    refusal("has version 2, and only 1 is supported", copied, exported)
     manifest["files"][0]["name"] = "../image_encoder.onnx"
     (copied / MANIFEST).write_text(json.dumps(manifest))
     refusal("it names files elsewhere", copied, exported)
