@@ -488,7 +488,7 @@ def test_a_manifest_may_not_name_files_elsewhere_nor_be_newer(copied, exported):
     refusal("has version 2, and only 1 is supported", copied, exported)
     manifest["files"][0]["name"] = "../image_encoder.onnx"
     (copied / MANIFEST).write_text(json.dumps(manifest))
-    refusal("it names files elsewhere", copied, exported)
+    refusal("it names files in other folders", copied, exported)
 
 
 def test_a_configuration_that_does_not_go_with_the_files_is_refused(copied):
