@@ -20,10 +20,7 @@ from unittest.mock import patch
 import torch
 from measuring import ROOT, in_turn, machine, output_of, provenance, ratio, save, spread, spread_text, table
 from training_step_parts import PARTS, timed_parts
-from training_step_worker import PLAIN_BLOCKS, STEPS, Batch, Step, make_batch, make_step, set_blocks
-from transformers.models.clip.modeling_clip import CLIPMLP
-
-from modeling_gadms.modeling_gadms import GADMSMLP
+from training_step_worker import STEPS, Batch, Step, make_batch, make_step
 
 
 TARGETS = {"time_ratio": 0.67, "memory_ratio": 0.75, "non_image_time_ratio": 0.35, "over_sdm_ratio": 1.3}
@@ -101,7 +98,7 @@ def measure_parts(steps: dict[str, Step], batch: Batch, repetitions: int) -> dic
 
 def measure_memory(size: str, threads: int) -> dict[str, dict[str, int]]:
     worker = [sys.executable, str(Path(__file__).with_name("training_step_worker.py"))]
-    return {name: output_of([*worker, name, size, "3"], threads=threads) for name in (*STEPS, PLAIN_BLOCKS)}
+    return {name: output_of([*worker, name, size, "3"], threads=threads) for name in STEPS}
 
 
 class Changes:
@@ -163,11 +160,6 @@ class Changes:
 
         return step
 
-    def with_plain_blocks(self, call: Callable[[], None]) -> None:
-        set_blocks(self.step.model, CLIPMLP)
-        call()
-        set_blocks(self.step.model, GADMSMLP)
-
     def with_patches_in_channels_last(self) -> None:
         embedding = self.gadms.vision_model.embeddings.patch_embedding
         pixel_values = self.pixel_values
@@ -193,8 +185,6 @@ class Changes:
             "captions: both masked versions in one batch": (True, self.separate, self.padded),
             "captions: packed into rows, after that": (True, self.padded, self.packed),
             "captions: micro-batches by length instead": (False, self.padded, self.sorted_halves),
-            "captions: activations computed again": (True, lambda: self.with_plain_blocks(self.packed), self.packed),
-            "image: activations computed again": (True, lambda: self.with_plain_blocks(self.image), self.image),
             "image: patches in channels_last": (False, self.image, self.with_patches_in_channels_last),
             "score: on the trimmed batch": (True, self.score_untrimmed, self.score),
             "score: weights are constants": (True, self.score_saving, self.score),
@@ -278,8 +268,7 @@ def report(results: Results) -> str:
             "",
             table(["", "seconds a step", "peak MB", "without libraries"], step_rows),
             "",
-            f"Without the libraries' share the ratio of memory is {net[0] / net[1]:.2f}. With the feed-forward "
-            f"blocks of transformers our peak is {memory[PLAIN_BLOCKS]['peak_bytes'] / 1e6:,.0f} MB.",
+            f"Without the libraries' share the ratio of memory is {net[0] / net[1]:.2f}.",
             "",
             "Seconds of each part, forward and backward, in steps whose graph is cut between the parts:",
             "",
@@ -302,9 +291,8 @@ def report(results: Results) -> str:
 
 NOTES = (
     "One batch for both masked versions, trimmed captions and constant weights in the scoring pass were there before; "
-    "the fused optimizer is the default of transformers. Computing the activation function again in the backward pass "
-    "is kept for its memory. Packing captions into rows replaces micro-batches by length. `torch.compile` of the "
-    "layers is not kept: "
+    "the fused optimizer is the default of transformers. Packing captions into rows replaces micro-batches by length. "
+    "`torch.compile` of the layers is not kept: "
     "the time is in matrix products, which it leaves as they are, and each new width of a batch may compile again; "
     "nor is channels_last, which changes one convolution. Captions are not packed in the scoring pass: there a pair "
     "that is not a number would reach its neighbours in the row. Not tried, for it could give less than 2 %: leaving "

@@ -3,15 +3,13 @@
 It does what the released code does where that costs time and memory but does not change the result: 77 padded tokens
 everywhere; the caption, its noise-masked and its informative-masked version in a pass each; a backward pass for every
 scored layer, with an identity matrix as the gradient of the matrix of similarities; the token head on all positions.
-Feed-forward blocks are those of transformers, and Adam goes through one parameter after the other. The released code's
-defects that change the result (one head, scores scaled over the batch, ...) are not here: the network, the scores and
-the losses are the package's.
+Adam updates one parameter after the other. The released code's defects that change the result (one head, scores scaled
+over the batch, ...) are not here: the network, the scores and the losses are the package's.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers.models.clip.modeling_clip import CLIPMLP
 
 from modeling_gadms.losses_gadms import similarity_distribution_matching_loss
 from modeling_gadms.masking_gadms import (
@@ -34,9 +32,6 @@ class ReferenceStep:
 
     def __init__(self, model: GADMSForPreTraining):
         self.model = model
-        for module in model.modules():
-            if isinstance(module, CLIPMLP):
-                module.__class__ = CLIPMLP
 
     def optimizer(self, **settings: float) -> torch.optim.Optimizer:
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]

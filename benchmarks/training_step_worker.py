@@ -1,6 +1,6 @@
 """Training steps for `training_step.py`, which also starts this file in a process of its own to measure memory.
 
-    python benchmarks/training_step_worker.py <ours, plain-blocks, reference or sdm> <vit-b-16 or small> <steps>
+    python benchmarks/training_step_worker.py <ours, reference or sdm> <vit-b-16 or small> <steps>
 
 Prints one line of JSON: the most that the process had resident, before the model was made and in all. Weights,
 pictures and captions are random: neither time nor memory depends on them.
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from measuring import peak_memory_bytes
 from training_step_reference import ReferenceStep
-from transformers.models.clip.modeling_clip import CLIPMLP
 
 from modeling_gadms.configuration_gadms import GADMSConfig
 from modeling_gadms.modeling_gadms import GADMSForPreTraining
@@ -26,8 +25,6 @@ from modeling_gadms.training.trainer import GADMSTrainer, GADMSTrainingArguments
 
 
 STEPS = ("ours", "reference", "sdm")
-PLAIN_BLOCKS = "plain-blocks"
-"""Ours with the feed-forward blocks of transformers: measured for its memory alone."""
 SIZES = ("vit-b-16", "small")
 BATCH_SIZE = 8
 CAPTION_TOKENS = (20, 50)
@@ -99,7 +96,7 @@ def make_batch(config: GADMSConfig) -> Batch:
 
 
 def make_step(name: str, size: str) -> Step:
-    """One of `STEPS` (ours, the literal one, ours of plain SDM) or `PLAIN_BLOCKS`, on the same random weights."""
+    """One of `STEPS` (ours, the literal one, ours of plain SDM), on the same random weights."""
     plain = {"token_score": "none", "noise_masking": False, "masked_token_prediction": False}
     torch.manual_seed(0)
     model = GADMSForPreTraining(make_config(size, **(plain if name == "sdm" else {}))).train()
@@ -107,8 +104,6 @@ def make_step(name: str, size: str) -> Step:
         reference = ReferenceStep(model)
         optimizer = reference.optimizer(lr=LEARNING_RATE, eps=EPSILON, weight_decay=WEIGHT_DECAY)
         return Step(model, optimizer, reference.loss, reference, "scores")
-    if name == PLAIN_BLOCKS:
-        set_blocks(model, CLIPMLP)
     trainer = make_trainer(model)
     return Step(
         model,
@@ -117,13 +112,6 @@ def make_step(name: str, size: str) -> Step:
         model.gadms,
         "score_tokens",
     )
-
-
-def set_blocks(model: GADMSForPreTraining, block: type[CLIPMLP]) -> None:
-    """Have all feed-forward blocks compute as those of a class."""
-    for module in model.modules():
-        if isinstance(module, CLIPMLP):
-            module.__class__ = block
 
 
 def make_trainer(model: GADMSForPreTraining) -> GADMSTrainer:
@@ -153,7 +141,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=[*STEPS, PLAIN_BLOCKS])
+    parser.add_argument("step", choices=STEPS)
     parser.add_argument("size", choices=SIZES)
     parser.add_argument("steps", type=int)
     main(parser.parse_args())

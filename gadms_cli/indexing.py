@@ -151,15 +151,15 @@ def _index(
     from modeling_gadms.indexing.ray_indexing import index_with_ray
     from modeling_gadms.media import detection
 
-    plausible = detection.PlausiblePerson(min_confidence=min_confidence)
+    box_filter = detection.PersonBoxFilter(min_confidence=min_confidence)
     if workers == 1:
-        indexer = SourceIndexer(gallery, lambda: detection.SsdMobileNetDetector(plausible=plausible))
+        indexer = SourceIndexer(gallery, lambda: detection.SsdMobileNetDetector(box_filter=box_filter))
         for name, frames in zip(names, sources, strict=True):
             _tell(name, indexer(frames, options), len(names), as_json)
         return
     failed = []
     reports = index_with_ray(
-        gallery.location, names, workers=workers, model=model, options=options, plausible=plausible
+        gallery.location, names, workers=workers, model=model, options=options, box_filter=box_filter
     )
     for name in names:
         report = reports[name]

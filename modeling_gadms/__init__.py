@@ -25,7 +25,7 @@ AutoModelForPreTraining.register(GADMSConfig, GADMSForPreTraining)
 AutoModelForZeroShotImageClassification.register(GADMSConfig, GADMSModel)
 AutoProcessor.register(GADMSConfig, GADMSProcessor)
 
-# `save_pretrained` copies the code beside the weights, so that a folder loads where this package is not installed.
+# `save_pretrained` copies the code next to the weights, so that a folder also loads without this package.
 GADMSConfig.register_for_auto_class()
 GADMSModel.register_for_auto_class("AutoModel")
 GADMSForPreTraining.register_for_auto_class("AutoModelForPreTraining")

@@ -12,7 +12,7 @@ from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisi
 from .pipeline_gadms import register_pipeline
 
 
-# Here, since a configuration is what `pipeline` loads first, also from a folder that brings its own code.
+# `pipeline` loads the configuration first, also from a folder with its own code.
 register_pipeline()
 
 EncoderConfig = TypeVar("EncoderConfig", CLIPTextConfig, CLIPVisionConfig)
@@ -20,12 +20,7 @@ EncoderConfig = TypeVar("EncoderConfig", CLIPTextConfig, CLIPVisionConfig)
 TOKEN_SCORES = ("gass", "cosine", "random", "none")
 ALIGNMENTS = ("sdm", "itc")
 
-# A configuration may come from anywhere. Beyond these, which no encoder reaches, it is a mistake or an attack on the
-# memory of who loads it.
-_MOST_LAYERS = 1_000
-_MOST_PARAMETERS = 50_000_000_000
-
-# Keys that transformers itself writes into or passes through a configuration without declaring them as fields.
+# Keys that transformers writes into a configuration, or passes through it, without declaring them as fields.
 _BASE_KEYS = frozenset(
     {
         "auto_map",
@@ -46,10 +41,10 @@ _BASE_KEYS = frozenset(
 
 
 def check_keys(given: Iterable[str], known: Iterable[str], place: str) -> None:
-    """Refuse keys that nobody reads.
+    """Check that all given keys are known.
 
     Raises:
-        ValueError: naming the first unknown key, where it was found and the closest known one.
+        ValueError: naming the first unknown key, its place and the closest known key.
     """
     known = sorted(known)
     for key in given:
@@ -63,81 +58,72 @@ def _field_names(config_class: type) -> set[str]:
     return {field.name for field in fields(config_class)} | _BASE_KEYS
 
 
-def _text_defaults() -> CLIPTextConfig:
-    # One row more than CLIP's vocabulary: CLIP has no mask token, ours is appended as id 49408.
-    return CLIPTextConfig(vocab_size=49409)
-
-
-def _vision_defaults() -> CLIPVisionConfig:
-    return CLIPVisionConfig(image_size=(384, 128), patch_size=16)
-
-
 @strict
 class GADMSConfig(PreTrainedConfig):
     r"""Configuration of [`GADMSModel`] and [`GADMSForPreTraining`]. The defaults are the paper's ViT-B/16 model.
 
-    Symbols and equation numbers are those of GA-DMS (arXiv 2509.09118). Where the released training configuration
-    differs from the paper, the paper's value is the default and the other one is named.
+    Symbols and equation numbers refer to GA-DMS (arXiv 2509.09118). Where the released training configuration differs
+    from the paper, the default is the paper's value and the released value is given in brackets.
 
     Args:
         text_config (`dict` or [`~transformers.CLIPTextConfig`], *optional*):
-            Text encoder. Its `eos_token_id` must be the tokenizer's: transformers' CLIP pools at the largest id
-            when it reads `2`, and a masked caption would then be pooled at its mask token.
+            Text encoder. Its `eos_token_id` must be the tokenizer's: for the legacy value `2`, transformers' CLIP
+            pools at the largest id, which is the mask token in a masked caption.
         vision_config (`dict` or [`~transformers.CLIPVisionConfig`], *optional*):
-            Image encoder; `image_size` is `(height, width)` in pixels, or one number for a square.
+            Image encoder. `image_size` is `(height, width)` in pixels, or one number for a square.
         projection_dim (`int`, *optional*, defaults to 512):
             Width of the shared embedding space, and of the multimodal interaction encoder.
         mask_token_id (`int`, *optional*, defaults to 49408):
-            Token that replaces a masked one. Research checkpoints reuse 49405.
+            Id of the mask token. Research checkpoints reuse 49405.
         token_score (`str`, *optional*, defaults to `"gass"`):
-            How a caption token's tie to the image is scored: `"gass"` (eq. 1-4), `"cosine"` (cosine of token and
-            image), `"random"` (every own token masked with probability `noise_mask_rate` and
-            `informative_mask_rate`: IRRA's random masking) or `"none"` (nothing is masked).
+            Relevance score of a caption token to the image: `"gass"` (eq. 1-4), `"cosine"` (cosine of token and
+            image), `"random"` (no score: every caption token is masked with probability `noise_mask_rate` and
+            `informative_mask_rate`, as in IRRA) or `"none"` (no masking).
         score_layers (`int`, *optional*, defaults to 8):
-            L, the last text layers that GASS reads; at most the number of text layers.
+            L, the number of last text layers that GASS reads.
         score_scales (`tuple[int, ...]`, *optional*, defaults to `(1, 2)`):
-            Window lengths, in tokens, of the multi-scale pooling of eq. 1.
+            Window lengths, in tokens, of the multi-scale pooling in eq. 1.
         noise_masking (`bool`, *optional*, defaults to `True`):
-            Whether alignment sees the noise-masked caption rather than the caption.
+            Whether the alignment loss uses the noise-masked caption instead of the caption.
         masked_token_prediction (`bool`, *optional*, defaults to `True`):
             Whether informative tokens are masked and predicted (the MTP term).
         noise_mask_rate (`float`, *optional*, defaults to 0.2):
-            alpha_n, the largest probability of masking a token as noise.
+            alpha_n, the maximum probability of masking a token as noise.
         informative_mask_rate (`float`, *optional*, defaults to 0.3):
-            alpha_i, the largest probability of masking a token as informative.
+            alpha_i, the maximum probability of masking a token as informative.
         mask_sharpness (`float`, *optional*, defaults to 20.0):
-            lambda, slope of both masking probabilities (released configuration; not stated in the paper).
+            lambda, the slope of both masking probabilities (released configuration; not stated in the paper).
         noise_mask_threshold (`float`, *optional*, defaults to 0.9):
-            gamma_n, the irrelevance `1 - s` at which half of alpha_n is reached (released configuration).
+            gamma_n, the irrelevance `1 - s` at which the probability is alpha_n / 2 (released configuration).
         informative_mask_threshold (`float`, *optional*, defaults to 0.1):
-            gamma_i, the score `s` at which half of alpha_i is reached (released configuration).
+            gamma_i, the score `s` at which the probability is alpha_i / 2 (released configuration).
         alignment (`str`, *optional*, defaults to `"sdm"`):
             `"sdm"` (similarity distribution matching) or `"itc"` (image-text contrastive).
         temperature (`float`, *optional*, defaults to 0.02):
-            tau of both alignments, and the start of a learned one.
+            tau of both alignment losses, or the initial value of a learned temperature.
         learn_temperature (`bool`, *optional*, defaults to `False`):
-            Whether the temperature is a trained parameter, which helps from random weights.
+            Whether the temperature is trained. This helps when training starts from random weights.
         sdm_epsilon (`float`, *optional*, defaults to 1e-8):
             epsilon inside the logarithm of SDM.
         mtp_weight (`float`, *optional*, defaults to 0.4):
-            beta, weight of the MTP term (0.3 in the released configuration).
+            beta, weight of the MTP term (released configuration: 0.3).
         identity_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the identity term; used only with `num_identities`. Not stated in the paper: IRRA's value.
+            Weight of the identity term; used only with `num_identities`. IRRA's value; not stated in the paper.
         num_identities (`int`, *optional*, defaults to 0):
-            Training identities of the shared identity classifier of fine-tuning; 0 builds none.
+            Number of training identities of the shared identity classifier (fine-tuning); 0 for no classifier.
         fusion_num_hidden_layers (`int`, *optional*, defaults to 4):
             Transformer layers of the multimodal interaction encoder, after its cross-attention.
         fusion_num_attention_heads (`int`, *optional*, defaults to 8):
-            Heads of the cross-attention and of those layers.
+            Attention heads of the multimodal interaction encoder.
         fusion_intermediate_size (`int`, *optional*, defaults to 2048):
-            Width of those layers' feed-forward blocks.
+            Feed-forward width of the multimodal interaction encoder.
         initializer_factor (`float`, *optional*, defaults to 1.0):
-            Multiplier of the standard deviations of random weights, as in CLIP.
+            Factor on the standard deviations of random weights, as in CLIP.
 
     Raises:
-        ValueError: for an unknown key, or an image size that is neither a number nor a pair of them.
-        huggingface_hub.errors.StrictDataclassError: for a value of the wrong type or outside its range, an image that
-            patches do not divide, or sizes beyond any model.
+        ValueError: for an unknown key, or an image size that is neither a number nor a pair of numbers.
+        huggingface_hub.errors.StrictDataclassError: for a value of the wrong type or out of range, or an image size
+            that is not a multiple of the patch size.
     """
 
     model_type = "gadms"
@@ -175,25 +161,28 @@ class GADMSConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_keys(kwargs, _field_names(GADMSConfig), "GADMSConfig")
-        self.text_config = self._sub_config("text_config", CLIPTextConfig, _text_defaults())
-        self.vision_config = self._sub_config("vision_config", CLIPVisionConfig, _vision_defaults())
-        # JSON has no tuples: normalise, so that a configuration equals its saved and loaded self.
+        # CLIP has no mask token: ours is appended to its vocabulary as id 49408.
+        text_defaults = CLIPTextConfig(vocab_size=49409)
+        vision_defaults = CLIPVisionConfig(image_size=(384, 128), patch_size=16)
+        self.text_config = self._sub_config("text_config", CLIPTextConfig, text_defaults)
+        self.vision_config = self._sub_config("vision_config", CLIPVisionConfig, vision_defaults)
+        # JSON has no tuples: convert lists, so that a loaded configuration equals the saved one.
         self.vision_config.image_size = _height_and_width(self.vision_config.image_size)
         self.score_scales = tuple(self.score_scales)
         super().__post_init__(**kwargs)
-        # A saved folder carries the code of every class beside the weights, whichever of them was saved.
+        # A saved folder contains the code of all classes, whichever of them was saved.
         self.auto_map = {
             "AutoConfig": "configuration_gadms.GADMSConfig",
             "AutoModel": "modeling_gadms.GADMSModel",
             "AutoModelForPreTraining": "modeling_gadms.GADMSForPreTraining",
-            # For `pipeline("zero-shot-image-classification")`: which of some descriptions fits a person.
+            # For `pipeline("zero-shot-image-classification")`.
             "AutoModelForZeroShotImageClassification": "modeling_gadms.GADMSModel",
             "AutoProcessor": "processing_gadms.GADMSProcessor",
         }
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Overridden: the base class replaces saved values without the checks of the constructor."""
+        """Overridden because the base class replaces saved values without the checks of the constructor."""
         config_dict = dict(config_dict)
         own_fields = {field.name for field in fields(cls)} - {field.name for field in fields(PreTrainedConfig)}
         for name in own_fields & kwargs.keys():
@@ -208,7 +197,7 @@ class GADMSConfig(PreTrainedConfig):
 
     @property
     def patch_grid(self) -> tuple[int, int]:
-        """Patches down, patches across."""
+        """(rows, columns) of patches."""
         (height, width), side = self.image_size, cast(int, self.vision_config.patch_size)
         return height // side, width // side
 
@@ -218,25 +207,53 @@ class GADMSConfig(PreTrainedConfig):
             return defaults
         if isinstance(value, dict):
             check_keys(value, _field_names(config_class), f"GADMSConfig.{name}")
-            # A partial dictionary changes our defaults (the paper's sizes), not CLIP's.
+            # A partial dictionary is completed by our defaults (the paper's sizes), not by CLIP's.
             return config_class(**{**declared_settings(defaults), **value})
         return value
 
     def validate_architecture(self) -> None:
-        """Part of the validation that `@strict` runs: relations between fields, and their ranges."""
-        text, vision = self.text_config, self.vision_config
+        """Check ranges and relations of fields; `@strict` calls this method."""
+        self._validate_encoders()
+        for name in ("projection_dim", "fusion_num_attention_heads", "fusion_intermediate_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        if self.projection_dim % self.fusion_num_attention_heads:
+            raise ValueError(
+                f"projection_dim = {self.projection_dim} must be a multiple of fusion_num_attention_heads = "
+                f"{self.fusion_num_attention_heads}"
+            )
+        for name, choices in (("token_score", TOKEN_SCORES), ("alignment", ALIGNMENTS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} = {getattr(self, name)!r} must be one of {', '.join(choices)}")
+        num_layers = self.text_config.num_hidden_layers
+        if not 1 <= self.score_layers <= num_layers:
+            raise ValueError(f"score_layers = {self.score_layers} must lie between 1 and the {num_layers} text layers")
+        if not self.score_scales or any(not isinstance(scale, int) or scale < 1 for scale in self.score_scales):
+            raise ValueError(f"score_scales = {self.score_scales} must be one or more positive whole numbers")
+        for name in ("noise_mask_rate", "informative_mask_rate", "noise_mask_threshold", "informative_mask_threshold"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} = {getattr(self, name)} must lie between 0 and 1")
+        for name in ("mask_sharpness", "temperature", "sdm_epsilon"):
+            if not getattr(self, name) > 0.0:
+                raise ValueError(f"{name} = {getattr(self, name)} must be positive")
+        for name in ("mtp_weight", "identity_weight", "num_identities", "fusion_num_hidden_layers"):
+            if not getattr(self, name) >= 0:  # also refuses NaN
+                raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
+
+    def _validate_encoders(self) -> None:
+        text, patch_size = self.text_config, self.vision_config.patch_size
         height, width = self.image_size
         if min(height, width) < 1:
             raise ValueError(f"image_size (height, width) = ({height}, {width}) must be positive")
-        if not isinstance(vision.patch_size, int) or height % vision.patch_size or width % vision.patch_size:
+        if not isinstance(patch_size, int) or height % patch_size or width % patch_size:
             raise ValueError(
-                f"image_size (height, width) = ({height}, {width}) must be a multiple of patch_size = "
-                f"{vision.patch_size}: patches would not cover the image"
+                f"image_size (height, width) = ({height}, {width}) must be a multiple of patch_size = {patch_size}: "
+                "patches would not cover the image"
             )
         if not 0 <= self.mask_token_id < text.vocab_size:
             raise ValueError(
                 f"mask_token_id = {self.mask_token_id} is outside the vocabulary of {text.vocab_size} tokens; "
-                "give the tokenizer's mask token, and a text_config.vocab_size that contains it"
+                "set the tokenizer's mask token, and a text_config.vocab_size that contains it"
             )
         if not isinstance(text.eos_token_id, int) or not 0 <= text.eos_token_id < text.vocab_size:
             raise ValueError(
@@ -246,67 +263,12 @@ class GADMSConfig(PreTrainedConfig):
         if text.eos_token_id == 2 and self.mask_token_id > 2:
             raise ValueError(
                 "text_config.eos_token_id = 2 makes transformers' CLIP embed captions at their largest id, which is "
-                f"the mask token ({self.mask_token_id}) as soon as one is masked; set the tokenizer's true EOS id "
+                f"the mask token ({self.mask_token_id}) in a masked caption; set the tokenizer's true EOS id "
                 "(49407 for OpenAI's tokenizer)"
             )
         if self.mask_token_id == text.eos_token_id:
             raise ValueError(
                 f"mask_token_id = {self.mask_token_id} is also text_config.eos_token_id: a mask would end the caption"
-            )
-        for name in ("projection_dim", "fusion_num_attention_heads", "fusion_intermediate_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
-        if self.projection_dim % self.fusion_num_attention_heads:
-            raise ValueError(
-                f"projection_dim = {self.projection_dim} must be a multiple of fusion_num_attention_heads = "
-                f"{self.fusion_num_attention_heads}"
-            )
-        _check_choice("token_score", self.token_score, TOKEN_SCORES)
-        _check_choice("alignment", self.alignment, ALIGNMENTS)
-        if not 1 <= self.score_layers <= text.num_hidden_layers:
-            raise ValueError(
-                f"score_layers = {self.score_layers} must lie between 1 and the {text.num_hidden_layers} text layers"
-            )
-        if not self.score_scales or any(not isinstance(scale, int) or scale < 1 for scale in self.score_scales):
-            raise ValueError(f"score_scales = {self.score_scales} must be one or more positive whole numbers")
-        for name in (
-            "noise_mask_rate",
-            "informative_mask_rate",
-            "noise_mask_threshold",
-            "informative_mask_threshold",
-        ):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} = {getattr(self, name)} must lie between 0 and 1")
-        for name in ("mask_sharpness", "temperature", "sdm_epsilon"):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"{name} = {getattr(self, name)} must be positive")
-        for name in ("mtp_weight", "identity_weight", "num_identities", "fusion_num_hidden_layers"):
-            if not getattr(self, name) >= 0:  # also refuses NaN
-                raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
-        self._validate_sizes()
-
-    def _validate_sizes(self) -> None:
-        text, vision, width = self.text_config, self.vision_config, self.projection_dim
-        stacks = {
-            "text": (text.num_hidden_layers, text.hidden_size, text.intermediate_size),
-            "image": (vision.num_hidden_layers, vision.hidden_size, vision.intermediate_size),
-            "fusion": (self.fusion_num_hidden_layers, width, self.fusion_intermediate_size),
-        }
-        for name, (layers, _, _) in stacks.items():
-            if layers > _MOST_LAYERS:
-                raise ValueError(
-                    f"num_hidden_layers of the {name} encoder = {layers} is more than the {_MOST_LAYERS} that can be "
-                    "meant"
-                )
-        rows, columns = self.patch_grid
-        parameters = sum(layers * size * (4 * size + 2 * wide) for layers, size, wide in stacks.values())
-        parameters += text.hidden_size * (text.vocab_size + text.max_position_embeddings + width)
-        parameters += vision.hidden_size * (rows * columns + 3 * cast(int, vision.patch_size) ** 2 + width)
-        parameters += width * (text.vocab_size + self.num_identities)
-        if parameters > _MOST_PARAMETERS:
-            raise ValueError(
-                f"these sizes make a model of {parameters:,} parameters, more than the {_MOST_PARAMETERS:,} that can "
-                "be meant; look for a size with too many digits"
             )
 
 
@@ -322,19 +284,14 @@ def _height_and_width(image_size: int | list[int] | tuple[int, int] | None) -> t
 
 
 def encoder_configs(config: GADMSConfig) -> tuple[CLIPTextConfig, CLIPVisionConfig]:
-    """The configurations of the text and the image encoder, which are no dictionaries once a configuration is made."""
+    """The configurations of the text and the image encoder, with their static types."""
     return cast(CLIPTextConfig, config.text_config), cast(CLIPVisionConfig, config.vision_config)
 
 
 def declared_settings(config: PreTrainedConfig) -> dict[str, Any]:
-    """The settings that a configuration's own class declares, without those of the base class and unknown ones."""
+    """The fields that the class of a configuration declares itself, without inherited and undeclared ones."""
     base = {field.name for field in fields(PreTrainedConfig)}
     return {field.name: getattr(config, field.name) for field in fields(config) if field.name not in base}
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} = {value!r} must be one of {', '.join(choices)}")
 
 
 __all__ = ["GADMSConfig"]

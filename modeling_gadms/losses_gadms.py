@@ -1,7 +1,7 @@
-"""The four loss terms of GA-DMS, as pure functions of tensors.
+"""The loss terms of GA-DMS, as pure functions of tensors.
 
-The two alignments take the rows of one process and the columns of all of them, so that the trainer can gather
-embeddings and the losses need to know nothing of distribution: identities alone tell which columns are a row's own.
+The alignment losses compare the rows of one process with the columns of all processes. The trainer gathers the
+embeddings; the losses do not depend on distribution, since identities determine which columns match a row.
 """
 
 import torch
@@ -19,14 +19,14 @@ def _similarity_logits(
     all_text_embeds: torch.Tensor | None,
     temperature: float | torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both directions' similarities over temperature, each (rows, columns), in float32 or better."""
-    # A learned temperature is an exponential, positive by construction: reading it here would stall the device.
+    """Cosine similarities divided by the temperature, for both directions: each (rows, columns), at least float32."""
+    # A learned temperature is positive by construction. Reading it here would synchronise the device.
     if not isinstance(temperature, torch.Tensor) and temperature <= 0:
         raise ValueError(f"temperature = {temperature} must be positive")
     if image_embeds.shape != text_embeds.shape:
         raise ValueError(
             f"image_embeds {tuple(image_embeds.shape)} and text_embeds {tuple(text_embeds.shape)} must have one row "
-            "a pair each"
+            "for each pair"
         )
     images, texts, all_images, all_texts = (
         nn.functional.normalize(_at_least_float32(embeds), dim=-1)
@@ -37,7 +37,7 @@ def _similarity_logits(
             text_embeds if all_text_embeds is None else all_text_embeds,
         )
     )
-    # Autocast would round the products: at tau = 0.02 that moves a logit by a tenth.
+    # Autocast would round the products: at tau = 0.02 this changes a logit by up to 0.1.
     with torch.autocast(images.device.type, enabled=False):
         return images @ all_texts.T / temperature, texts @ all_images.T / temperature
 
@@ -45,7 +45,7 @@ def _similarity_logits(
 def _identity_distribution(
     person_ids: torch.Tensor, all_person_ids: torch.Tensor | None, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Indicator of the same identity, each row divided by its sum, (rows, columns)."""
+    """Indicator of the same identity, each row divided by its sum: (rows, columns)."""
     columns = person_ids if all_person_ids is None else all_person_ids
     same_identity = (person_ids[:, None] == columns[None, :]).to(dtype)
     return same_identity / same_identity.sum(dim=1, keepdim=True)
@@ -62,26 +62,26 @@ def similarity_distribution_matching_loss(
     all_text_embeds: torch.Tensor | None = None,
     all_person_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Match the similarity distribution with the identity distribution (L_sdm of GA-DMS; IRRA eq. 4-6).
+    """Align the similarity distribution with the identity distribution (L_sdm of GA-DMS; IRRA eq. 4-6).
 
-    For each row, `p` is the softmax of its similarities over temperature, `q` the indicator of the same identity
-    divided by its sum, and the loss is `KL(p || q)`, with `epsilon` inside the logarithm of `q`.
+    For each row, `p` is the softmax of its similarities divided by the temperature, and `q` is the indicator of the
+    same identity divided by its sum. The loss is `KL(p || q)`, with `epsilon` inside the logarithm of `q`.
 
     Args:
         image_embeds (`torch.FloatTensor` of shape `(num_rows, projection_dim)`): need not be normalised.
         text_embeds (`torch.FloatTensor` of shape `(num_rows, projection_dim)`): row `r` describes image `r`.
         person_ids (`torch.LongTensor` of shape `(num_rows,)`): identity of each row.
         temperature (`float` or `torch.FloatTensor` of shape `()`): tau.
-        epsilon (`float`): keeps the logarithm of an identity probability of zero finite.
+        epsilon (`float`): avoids the logarithm of zero.
         all_image_embeds, all_text_embeds (`torch.FloatTensor` of shape `(num_columns, projection_dim)`, *optional*),
         all_person_ids (`torch.LongTensor` of shape `(num_columns,)`, *optional*):
-            What the rows are compared with, on all processes; by default the rows themselves.
+            Columns of all processes; by default the rows themselves.
 
     Returns:
         `torch.FloatTensor` of shape `()`: KL divergence in nats, image-to-text plus text-to-image, mean over rows.
 
     Raises:
-        ValueError: if `temperature` is not positive or the rows of images and texts do not pair up.
+        ValueError: if `temperature` is not positive, or the shapes of image and text embeddings differ.
     """
     logits = _similarity_logits(image_embeds, text_embeds, all_image_embeds, all_text_embeds, temperature)
     target = _identity_distribution(person_ids, all_person_ids, logits[0].dtype)  # q
@@ -103,18 +103,18 @@ def image_text_contrastive_loss(
     all_text_embeds: torch.Tensor | None = None,
     all_person_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Symmetric contrastive loss (CLIP), with every pair of the same identity a positive.
+    """Symmetric contrastive loss (CLIP), in which all pairs of the same identity are positives.
 
-    Rows of one identity share the target probability equally, so two captions of one image are never pushed apart.
+    The columns of one identity share the target probability equally, so two captions of one image are no negatives.
 
     Args: as [`similarity_distribution_matching_loss`], without `epsilon`.
 
     Returns:
-        `torch.FloatTensor` of shape `()`: cross-entropy in nats, mean of both directions and of the rows; the
-        logarithm of the number of columns when all similarities are equal.
+        `torch.FloatTensor` of shape `()`: cross-entropy in nats, mean over both directions and all rows. If all
+        similarities are equal, it is the logarithm of the number of columns.
 
     Raises:
-        ValueError: if `temperature` is not positive or the rows of images and texts do not pair up.
+        ValueError: as [`similarity_distribution_matching_loss`].
     """
     logits = _similarity_logits(image_embeds, text_embeds, all_image_embeds, all_text_embeds, temperature)
     target = _identity_distribution(person_ids, all_person_ids, logits[0].dtype)
@@ -126,19 +126,19 @@ def masked_token_prediction_loss(token_logits: torch.Tensor, token_labels: torch
     """Cross-entropy of the masked informative tokens (L_mtp of GA-DMS).
 
     Args:
-        token_logits (`torch.FloatTensor` of shape `(num_masked, vocab_size)`): one row a masked token.
-        token_labels (`torch.LongTensor` of shape `(num_masked,)`): the tokens that stood there.
+        token_logits (`torch.FloatTensor` of shape `(num_masked, vocab_size)`): one row for each masked token.
+        token_labels (`torch.LongTensor` of shape `(num_masked,)`): the original tokens.
 
     Returns:
-        `torch.FloatTensor` of shape `()`: mean over the masked tokens in nats; zero, and still part of the graph,
-        when none was masked.
+        `torch.FloatTensor` of shape `()`: mean over the masked tokens, in nats. Without masked tokens it is zero and
+        still part of the graph.
     """
     total = nn.functional.cross_entropy(_at_least_float32(token_logits), token_labels, reduction="sum")
     return total / max(1, token_labels.numel())
 
 
 def identity_loss(image_logits: torch.Tensor, text_logits: torch.Tensor, person_ids: torch.Tensor) -> torch.Tensor:
-    """Identity classification of both embeddings by one shared classifier (fine-tuning).
+    """Identity classification loss of both embeddings with one shared classifier (fine-tuning).
 
     Args:
         image_logits, text_logits (`torch.FloatTensor` of shape `(batch_size, num_identities)`)
@@ -148,13 +148,13 @@ def identity_loss(image_logits: torch.Tensor, text_logits: torch.Tensor, person_
         `torch.FloatTensor` of shape `()`: mean of the two cross-entropies, in nats.
 
     Raises:
-        ValueError: if an id lies outside the classifier.
+        ValueError: if an id is out of range.
     """
     num_identities = image_logits.shape[1]
     if person_ids.numel() and not 0 <= int(person_ids.min()) <= int(person_ids.max()) < num_identities:
         raise ValueError(
-            f"person_ids span {int(person_ids.min())} to {int(person_ids.max())}, but the classifier knows "
-            f"identities 0 to {num_identities - 1}; make the ids contiguous or raise config.num_identities"
+            f"person_ids range from {int(person_ids.min())} to {int(person_ids.max())}, but the classifier has "
+            f"identities 0 to {num_identities - 1}; make the ids contiguous or increase config.num_identities"
         )
     image_loss, text_loss = (
         nn.functional.cross_entropy(_at_least_float32(logits), person_ids) for logits in (image_logits, text_logits)

@@ -1,4 +1,4 @@
-"""Dual masking: from token scores to the noise mask and the informative mask."""
+"""Dual masking: compute the noise mask and the informative mask from token scores."""
 
 import torch
 
@@ -6,11 +6,11 @@ import torch
 def caption_token_mask(
     input_ids: torch.Tensor, eos_token_id: int, attention_mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The caption's own tokens: between BOS and the first EOS. Only these are scored and masked.
+    """Mask of the caption's own tokens, between BOS and the first EOS. Only these are scored and masked.
 
     Args:
         input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): BOS, the caption, EOS, padding.
-        eos_token_id (`int`): the tokenizer's EOS, which may also be its padding token.
+        eos_token_id (`int`): EOS, which may also be the padding token.
         attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*)
 
     Returns:
@@ -40,7 +40,7 @@ def noise_mask_probability(scores: torch.Tensor, *, rate: float, sharpness: floa
 def informative_mask_probability(
     scores: torch.Tensor, *, rate: float, sharpness: float, threshold: float
 ) -> torch.Tensor:
-    """Probability of masking each token to be predicted: `alpha_i / (1 + exp(-lambda (s - gamma_i)))`.
+    """Probability of masking each token for prediction: `alpha_i / (1 + exp(-lambda (s - gamma_i)))`.
 
     Args:
         scores (`torch.FloatTensor`, any shape): s, in `[0, 1]`.
@@ -55,22 +55,22 @@ def informative_mask_probability(
 def draw_mask(
     probability: torch.Tensor, own_tokens: torch.Tensor, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Mask each of the caption's own tokens independently with its probability.
+    """Draw a mask: each of the caption's own tokens is masked independently, with its probability.
 
     Args:
         probability (`torch.FloatTensor` of shape `(batch_size, sequence_length)`): in `[0, 1]`.
         own_tokens (`torch.BoolTensor` of shape `(batch_size, sequence_length)`): see [`caption_token_mask`].
-        generator (`torch.Generator`, *optional*): source of the draws; the global one by default.
+        generator (`torch.Generator`, *optional*): the global generator by default.
 
     Returns:
-        `torch.BoolTensor` of shape `(batch_size, sequence_length)`: true where the token is to be masked.
+        `torch.BoolTensor` of shape `(batch_size, sequence_length)`: true for masked tokens.
     """
     uniform = torch.rand(probability.shape, generator=generator, device=probability.device, dtype=probability.dtype)
     return (uniform < probability) & own_tokens
 
 
 def apply_mask(input_ids: torch.Tensor, mask: torch.Tensor, mask_token_id: int) -> torch.Tensor:
-    """Replace masked tokens by the mask token, and by nothing else.
+    """Replace masked tokens by the mask token.
 
     Args:
         input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`)

@@ -7,19 +7,12 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import CLIPModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
-from transformers.models.clip.modeling_clip import (
-    CLIPMLP,
-    CLIPEncoder,
-    CLIPEncoderLayer,
-    CLIPPreTrainedModel,
-    CLIPTextModel,
-)
+from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPEncoderLayer, CLIPPreTrainedModel, CLIPTextModel
 from transformers.utils import ModelOutput
 
 from .configuration_gadms import GADMSConfig, declared_settings
@@ -31,12 +24,12 @@ from .masking_gadms import (
     informative_mask_probability,
     noise_mask_probability,
 )
-from .packing_gadms import pack_captions, takes_packed_captions
+from .packing_gadms import pack_captions, supports_packing
 from .token_scoring_gadms import gradient_attention_scores, token_image_cosine_scores
 
 
-# The objective is configuration, so that every control of the paper runs through this code; a checkpoint of any of
-# them takes any branch.
+# The configuration chooses the objective, so that the paper's ablations run through the same code. Any checkpoint can
+# take any branch.
 # trf-ignore: TRF041 token_score, noise_masking, masked_token_prediction, num_identities, learn_temperature
 
 Model = TypeVar("Model", bound="GADMSPreTrainedModel")
@@ -48,9 +41,10 @@ class GADMSOutput(ModelOutput):
 
     Args:
         logits_per_image (`torch.FloatTensor` of shape `(num_images, num_captions)`):
-            Cosine similarity over temperature. Like all fields in float32 or better, whatever the weights are in.
+            Cosine similarity divided by the temperature. All fields are float32 or float64, also with
+            half-precision weights.
         logits_per_text (`torch.FloatTensor` of shape `(num_captions, num_images)`):
-            Its transpose.
+            Transpose of `logits_per_image`.
         image_embeds (`torch.FloatTensor` of shape `(num_images, projection_dim)`): L2-normalised.
         text_embeds (`torch.FloatTensor` of shape `(num_captions, projection_dim)`): L2-normalised.
     """
@@ -67,19 +61,19 @@ class GADMSForPreTrainingOutput(ModelOutput):
 
     Args:
         image_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`):
-            L2-normalised, in float32 or better, whatever the weights are in.
+            L2-normalised; float32 or float64, also with half-precision weights.
         text_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`):
-            The same of the caption, noise-masked where noise masking is active.
+            The same for the captions, which are noise-masked if noise masking is active.
         temperature (`torch.FloatTensor` of shape `()`): tau of the alignment.
         mtp_loss (`torch.FloatTensor` of shape `()`, *optional*):
-            Cross-entropy in nats, mean over this batch's masked tokens.
+            Cross-entropy in nats, mean over the masked tokens of this batch.
         identity_loss (`torch.FloatTensor` of shape `()`, *optional*):
-            Cross-entropy in nats, where the configuration has identities and `person_ids` were given.
+            Cross-entropy in nats, if the configuration has identities and `person_ids` were given.
         num_predicted_tokens (`torch.LongTensor` of shape `()`, *optional*):
-            How many tokens `mtp_loss` averages: what a mean over several processes weighs it by.
+            Number of tokens that `mtp_loss` averages; its weight in a mean over several processes.
         token_scores (`torch.FloatTensor` of shape `(batch_size, sequence_length)`, *optional*): in [0, 1].
         own_tokens (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*):
-            The caption's own tokens, the only ones scored and masked.
+            Caption tokens without BOS, EOS and padding. Only these are scored and masked.
         noise_mask (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*)
         informative_mask (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*)
     """
@@ -96,33 +90,15 @@ class GADMSForPreTrainingOutput(ModelOutput):
     informative_mask: torch.Tensor | None = None
 
 
-class GADMSMLP(CLIPMLP):
-    """CLIP's feed-forward block, of whose wide tensors training keeps one.
-
-    The backward pass computes the activation function again, rather than keeping what goes into it, what it makes of
-    that and what comes out. It stops there: the product of `fc2`, which nobody needs, is not computed twice.
-    """
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        hidden_states = self.fc1(hidden_states)
-        # Not while scoring, in evaluation mode, whose weights are in place for the forward pass alone.
-        if self.training and torch.is_grad_enabled():
-            return checkpoint(self._activate_and_project, hidden_states, use_reentrant=False)
-        return self._activate_and_project(hidden_states)
-
-    def _activate_and_project(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.activation_fn(hidden_states))
-
-
 class GADMSVisionEmbeddings(nn.Module):
-    """Patches of a rectangular image, behind a class token, with one learned position each.
+    """Class token and patches of a rectangular image, with learned position embeddings.
 
-    CLIP's own embeddings assume a square grid and would resize their positions on every forward.
+    CLIP's own embeddings assume a square grid and would interpolate their positions in every forward pass.
     """
 
     def __init__(self, config: CLIPVisionConfig):
         super().__init__()
-        # `GADMSConfig` makes them a pair and one number.
+        # `GADMSConfig` ensures these types.
         self.image_size = cast(tuple[int, int], config.image_size)  # (height, width)
         patch_size = cast(int, config.patch_size)
         self.initializer_range = config.initializer_range
@@ -145,31 +121,24 @@ class GADMSVisionEmbeddings(nn.Module):
 class GADMSPreTrainedModel(CLIPPreTrainedModel):
     """Weight initialisation and loading, on top of CLIP's."""
 
-    # transformers reads a model's configuration class off this annotation.
+    # transformers reads the configuration class from this annotation.
     config: GADMSConfig  # type: ignore[assignment]
     base_model_prefix = "gadms"
     _no_split_modules = ["CLIPEncoderLayer", "GADMSVisionEmbeddings"]
-    # A temperature of three digits would scale every similarity of a half-precision checkpoint wrongly.
+    # Rounded to half precision, the temperature would scale every similarity wrongly.
     _keep_in_fp32_modules_strict = ["logit_scale"]
-
-    def post_init(self) -> None:
-        """Overridden for feed-forward blocks that train in less memory."""
-        for module in self.modules():
-            if type(module) is CLIPMLP:
-                module.__class__ = GADMSMLP  # the same weights under the same names
-        super().post_init()
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights. Overridden: the first of the parameters, which would tell, is one that stays float32."""
+        """Type of the weights. Overridden because the base class reads the first parameter, which stays float32."""
         return next(parameter.dtype for name, parameter in self.named_parameters() if "logit_scale" not in name)
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        """Whether `_init_weights` may overwrite loaded weights. Ours may not: it initialises through transformers.
+        """Tell transformers that `_init_weights` never overwrites loaded weights.
 
-        Custom code that may is not called on modules without parameters of their own, such as CLIP's attention, which
-        sets the scale of its projections.
+        For other custom code, transformers skips modules without own parameters. CLIP's attention is such a module,
+        and its initialisation sets the scale of the projections.
         """
         return False
 
@@ -182,32 +151,32 @@ class GADMSPreTrainedModel(CLIPPreTrainedModel):
         clip_kwargs: dict[str, Any] | None = None,
         **config_kwargs: Any,
     ) -> Model:
-        """Start from a CLIP checkpoint: its weights, one more token for the mask, positions for `image_size`.
+        """Initialise from a CLIP checkpoint, with a mask token and position embeddings for `image_size`.
 
         Patch positions are resized by bicubic interpolation (not stated in the paper). The mask token is appended to
-        the vocabulary and starts as the mean of the token embeddings. A legacy configuration whose `eos_token_id`
-        reads 2 gets the true one, which is the last token of CLIP's vocabulary.
+        the vocabulary; its embedding is the mean of the token embeddings. A legacy `eos_token_id` of 2 is replaced by
+        the last token of CLIP's vocabulary.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): Hub id or folder of a transformers CLIP model.
             image_size (`tuple[int, int]`, *optional*, defaults to `(384, 128)`): (height, width) in pixels.
             clip_kwargs (`dict`, *optional*): passed to `CLIPModel.from_pretrained` (`revision`, `token`, ...).
-            config_kwargs: any field of [`GADMSConfig`] but the two encoders, `projection_dim` and `mask_token_id`.
+            config_kwargs: fields of [`GADMSConfig`], except the two encoders, `projection_dim` and `mask_token_id`.
 
         Returns:
-            the class it is called on: [`GADMSModel`], or [`GADMSForPreTraining`] with new modules at random.
+            An instance of the class it is called on: [`GADMSModel`], or [`GADMSForPreTraining`], whose additional
+            modules have random weights.
 
         Raises:
-            ValueError: for an unknown key, one that is the checkpoint's, or an image size that patches do not divide.
+            ValueError: for an unknown key, a key that the checkpoint determines, or an image size that is not a
+                multiple of the patch size.
         """
         for key in ("text_config", "vision_config", "projection_dim", "mask_token_id"):
             if key in config_kwargs:
-                raise ValueError(
-                    f"from_clip takes `{key}` from the CLIP checkpoint; leave it out, or leave out from_clip"
-                )
+                raise ValueError(f"from_clip takes `{key}` from the CLIP checkpoint; remove this argument")
         clip = CLIPModel.from_pretrained(pretrained_model_name_or_path, **(clip_kwargs or {}))
-        # OpenAI's configurations list every setting that transformers once had: what nobody reads, ours refuses. Nor
-        # does the precision come along: half-precision weights are copied into float32 ones.
+        # OpenAI's configurations contain obsolete keys, which `GADMSConfig` would refuse. The precision is not copied
+        # either: half-precision weights are loaded into a float32 model.
         clip_config: Any = clip.config
         text_config = declared_settings(clip_config.text_config)
         vision_config = declared_settings(clip_config.vision_config)
@@ -249,7 +218,7 @@ class GADMSPreTrainedModel(CLIPPreTrainedModel):
         elif isinstance(module, GADMSTokenHead):
             hidden_size = module.decoder.in_features
             init.normal_(module.dense.weight, std=(2 * hidden_size) ** -0.5 * factor)
-            # Small, so that all tokens start about equally likely.
+            # Small, so that the initial prediction is close to uniform.
             init.normal_(module.decoder.weight, std=0.02 * factor)
         elif isinstance(module, GADMSModel):
             init.normal_(module.visual_projection.weight, std=self.config.vision_config.hidden_size**-0.5 * factor)
@@ -281,19 +250,19 @@ class GADMSVisionModel(GADMSPreTrainedModel):
     def forward(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
         hidden_states = self.pre_layrnorm(self.embeddings(pixel_values))
         hidden_states = self.encoder(inputs_embeds=hidden_states).last_hidden_state
-        # The interaction encoder reads patch tokens, so the norm reaches all of them and not the class token alone.
+        # The interaction encoder reads the patch tokens: normalise all tokens, not the class token alone.
         hidden_states = self.post_layernorm(hidden_states)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
 
 
 class GADMSModel(GADMSPreTrainedModel):
-    """Image and text encoders with a shared embedding space: what retrieval uses.
+    """Image and text encoder with a shared embedding space, for retrieval.
 
     Args:
         config ([`GADMSConfig`]): sizes of both encoders.
     """
 
-    # What training adds to a checkpoint, and retrieval leaves aside.
+    # Parts of a training checkpoint that retrieval does not use.
     _keys_to_ignore_on_load_unexpected = [r"^fusion\.", r"^token_head\.", r"^classifier\."]
 
     def __init__(self, config: GADMSConfig):
@@ -309,7 +278,7 @@ class GADMSModel(GADMSPreTrainedModel):
 
     @property
     def temperature(self) -> torch.Tensor:
-        """tau, of shape `()`; a learned one stays above 0.01, as in CLIP."""
+        """tau, of shape `()`; a learned temperature is clamped to at least 0.01, as in CLIP."""
         if not self.config.learn_temperature:
             return self.logit_scale.new_tensor(self.config.temperature, dtype=torch.float32)
         return (-self.logit_scale.float()).exp().clamp(min=0.01)
@@ -326,7 +295,7 @@ class GADMSModel(GADMSPreTrainedModel):
             `(num_images, 1 + num_patches, projection_dim)` are the projected tokens, the class token first.
 
         Raises:
-            ValueError: for another image size than the configuration's.
+            ValueError: if the image size differs from the configuration.
         """
         outputs = self.vision_model(pixel_values)
         outputs.last_hidden_state = self.visual_projection(outputs.last_hidden_state)
@@ -346,7 +315,11 @@ class GADMSModel(GADMSPreTrainedModel):
             [`~transformers.modeling_outputs.BaseModelOutputWithPooling`]: `pooler_output` of shape
             `(num_captions, projection_dim)` is the embedding, not normalised; `last_hidden_state` of shape
             `(num_captions, sequence_length, projection_dim)` are the projected tokens.
+
+        Raises:
+            ValueError: as [`check_token_ids`].
         """
+        check_token_ids(input_ids, self.text_model.config)
         outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask)
         outputs.last_hidden_state = self.text_projection(outputs.last_hidden_state)
         outputs.pooler_output = self.text_projection(outputs.pooler_output)
@@ -355,14 +328,15 @@ class GADMSModel(GADMSPreTrainedModel):
     def get_packed_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> BaseModelOutputWithPooling:
-        """[`get_text_features`] where short captions share rows, so that hardly any work goes to padding.
+        """As [`get_text_features`], but short captions share rows, which avoids most of the work on padding.
 
-        A batch that is padded to its longest caption is padding to a third. What is given at padding has no meaning.
-        Without an `attention_mask`, or with an attention implementation that takes no mask of its own, captions are
-        encoded as they are.
+        In a batch padded to its longest caption, about a third of the tokens is padding. Values at padding positions
+        are undefined. Captions are not packed without an `attention_mask`, or if the attention implementation does not
+        support custom masks.
         """
-        if attention_mask is None or not takes_packed_captions(self.text_model.config):
+        if attention_mask is None or not supports_packing(self.text_model.config):
             return self.get_text_features(input_ids, attention_mask)
+        check_token_ids(input_ids, self.text_model.config)
         capacity = cast(int, self.config.text_config.max_position_embeddings)
         packed = pack_captions(input_ids, attention_mask, capacity=capacity, dtype=self.dtype)
         states = self.text_model(**packed.inputs()).last_hidden_state
@@ -379,7 +353,7 @@ class GADMSModel(GADMSPreTrainedModel):
         pixel_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
     ) -> GADMSOutput:
-        """Compare every image with every caption; see [`GADMSOutput`]. The numbers of each may differ."""
+        """Compare every image with every caption; their numbers may differ. Returns [`GADMSOutput`]."""
         image_embeds = _unit_length(self.get_image_features(pixel_values)["pooler_output"])
         text_embeds = _unit_length(self.get_text_features(input_ids, attention_mask)["pooler_output"])
         logits_per_text = text_embeds @ image_embeds.T / self.temperature
@@ -397,20 +371,20 @@ class GADMSModel(GADMSPreTrainedModel):
         image_embeds: torch.Tensor,
         method: str | None = None,
     ) -> torch.Tensor:
-        """Score how much each caption token is tied to its image.
+        """Score the relevance of each caption token to its image.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`)
             attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*)
             image_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`): row `r` belongs to caption `r`.
-            method (`str`, *optional*): `"gass"` or `"cosine"`; the configuration's `token_score` by default.
+            method (`str`, *optional*): `"gass"` or `"cosine"`; by default `token_score` of the configuration.
 
         Returns:
-            `torch.FloatTensor` of shape `(batch_size, sequence_length)`: in [0, 1] within each caption, zero outside
-            its own tokens.
+            `torch.FloatTensor` of shape `(batch_size, sequence_length)`: in [0, 1] within each caption, zero at
+            special tokens and padding.
 
         Raises:
-            ValueError: for a method that gives no scores.
+            ValueError: for a method without scores.
         """
         method = method or self.config.token_score
         arguments = (self.text_model, self.text_projection, input_ids, attention_mask, image_embeds)
@@ -420,14 +394,14 @@ class GADMSModel(GADMSPreTrainedModel):
             )
         if method == "cosine":
             return token_image_cosine_scores(*arguments)
-        raise ValueError(f"method = {method!r} gives no token scores; choose 'gass' or 'cosine'")
+        raise ValueError(f"method = {method!r} has no token scores; choose 'gass' or 'cosine'")
 
 
 class GADMSFusionEncoder(nn.Module):
-    """Multimodal interaction encoder: captions ask, images answer (GA-DMS section 3.3; IRRA's layout).
+    """Multimodal interaction encoder (GA-DMS section 3.3; IRRA's layout), in the shared embedding space.
 
-    One multi-head cross-attention, transformer layers over the caption's tokens, a norm. Works in the shared
-    embedding space.
+    Multi-head cross-attention with captions as queries and images as keys and values, then transformer layers over
+    the caption tokens and a layer norm.
     """
 
     def __init__(self, config: GADMSConfig):
@@ -457,7 +431,7 @@ class GADMSFusionEncoder(nn.Module):
         hidden_states, _ = self.cross_attention(self.text_norm(text_tokens), images, images, need_weights=False)
         padding_mask = None
         if attention_mask is not None:
-            # (batch_size, 1, 1, sequence_length), additive, as every attention implementation takes it
+            # (batch_size, 1, 1, sequence_length), additive: the form that all attention implementations accept
             padding_mask = torch.zeros_like(attention_mask, dtype=hidden_states.dtype)
             padding_mask = padding_mask.masked_fill(attention_mask == 0, torch.finfo(hidden_states.dtype).min)
             padding_mask = padding_mask[:, None, None]
@@ -467,7 +441,7 @@ class GADMSFusionEncoder(nn.Module):
 
 
 class GADMSTokenHead(nn.Module):
-    """MLP over the vocabulary."""
+    """Masked-token prediction head: an MLP with one output for each vocabulary entry."""
 
     def __init__(self, config: GADMSConfig):
         super().__init__()
@@ -481,10 +455,10 @@ class GADMSTokenHead(nn.Module):
 
 
 class GADMSForPreTraining(GADMSPreTrainedModel):
-    """[`GADMSModel`] with what training adds: token scores, dual masking, token prediction, identity classifier.
+    """[`GADMSModel`] for training, with token scores, dual masking, token prediction and an identity classifier.
 
-    `forward` does all of a training step that a wrapped (distributed) model must do inside `forward`; the alignment
-    loss, which compares the embeddings of all processes, is the trainer's.
+    `forward` runs the part of a training step that a distributed wrapper must see. The alignment loss compares the
+    embeddings of all processes; the trainer computes it.
 
     Args:
         config ([`GADMSConfig`]): sizes, objective and every hyper-parameter of the method.
@@ -506,22 +480,20 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         person_ids: torch.Tensor | None = None,
         masking: bool | None = None,
     ) -> GADMSForPreTrainingOutput:
-        """Encode image-caption pairs, mask the captions by their scores, predict what was masked.
+        """Encode image-caption pairs, mask the captions by their scores, and predict the masked tokens.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): caption `r` describes image `r`.
             pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`)
             attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*)
             person_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*): needed for the identity term.
-            masking (`bool`, *optional*):
-                Whether captions are masked; by default in training mode only.
+            masking (`bool`, *optional*): whether captions are masked; by default in training mode only.
 
         Returns:
             [`GADMSForPreTrainingOutput`]
         """
-        masking = self.training if masking is None else masking
         config = self.config
-        masking = masking and config.token_score != "none"
+        masking = (self.training if masking is None else masking) and config.token_score != "none"
 
         image_features = self.gadms.get_image_features(pixel_values)
         image_embeds: torch.Tensor = image_features["pooler_output"]
@@ -534,10 +506,10 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             if config.token_score != "random":
                 scores = self.gadms.score_tokens(input_ids, attention_mask, image_embeds.detach())
             if config.noise_masking:
-                noise_mask = draw_mask(self._noise_probability(scores, own_tokens), own_tokens)
+                noise_mask = self._draw_mask(scores, own_tokens, noise=True)
                 captions = apply_mask(input_ids, noise_mask, config.mask_token_id)
             if config.masked_token_prediction:
-                informative_mask = draw_mask(self._informative_probability(scores, own_tokens), own_tokens)
+                informative_mask = self._draw_mask(scores, own_tokens, noise=False)
                 # One pass over both captions: (2 * batch_size, sequence_length)
                 captions = torch.cat([captions, apply_mask(input_ids, informative_mask, config.mask_token_id)])
                 caption_attention = None if attention_mask is None else torch.cat([attention_mask, attention_mask])
@@ -549,7 +521,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         if informative_mask is not None and self.fusion is not None and self.token_head is not None:
             masked_captions: torch.Tensor = text_features["last_hidden_state"][len(input_ids) :]
             fused = self.fusion(masked_captions, image_features.last_hidden_state, attention_mask)
-            # The head is the widest layer of the model: run it on the masked positions alone.
+            # The head is the widest layer of the model: run it at masked positions only.
             mtp_loss = masked_token_prediction_loss(
                 self.token_head(fused[informative_mask]), input_ids[informative_mask]
             )
@@ -574,66 +546,89 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             informative_mask=informative_mask,
         )
 
-    def _noise_probability(self, scores: torch.Tensor | None, own_tokens: torch.Tensor) -> torch.Tensor:
-        rate = self.config.noise_mask_rate
-        if scores is None:  # random masking: no score, the same probability for every token
-            return torch.full(own_tokens.shape, rate, device=own_tokens.device)
-        return noise_mask_probability(
-            scores, rate=rate, sharpness=self.config.mask_sharpness, threshold=self.config.noise_mask_threshold
-        )
-
-    def _informative_probability(self, scores: torch.Tensor | None, own_tokens: torch.Tensor) -> torch.Tensor:
-        rate = self.config.informative_mask_rate
-        if scores is None:
-            return torch.full(own_tokens.shape, rate, device=own_tokens.device)
-        return informative_mask_probability(
-            scores, rate=rate, sharpness=self.config.mask_sharpness, threshold=self.config.informative_mask_threshold
+    def _draw_mask(self, scores: torch.Tensor | None, own_tokens: torch.Tensor, *, noise: bool) -> torch.Tensor:
+        config = self.config
+        rate = config.noise_mask_rate if noise else config.informative_mask_rate
+        if scores is None:  # random masking: the same probability for every token
+            return draw_mask(torch.full(own_tokens.shape, rate, device=own_tokens.device), own_tokens)
+        probability = noise_mask_probability if noise else informative_mask_probability
+        threshold = config.noise_mask_threshold if noise else config.informative_mask_threshold
+        return draw_mask(
+            probability(scores, rate=rate, sharpness=config.mask_sharpness, threshold=threshold), own_tokens
         )
 
 
 def check_image_size(pixel_values: torch.Tensor, image_size: tuple[int, int]) -> None:
-    """Refuse images that were prepared for another model.
+    """Check that images have the size of the model.
 
     Args:
         pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`)
-        image_size (`tuple[int, int]`): (height, width) in pixels that the model takes.
+        image_size (`tuple[int, int]`): expected (height, width) in pixels.
 
     Raises:
         ValueError: naming both sizes.
     """
     if tuple(pixel_values.shape[-2:]) != image_size:
         raise ValueError(
-            f"pixel_values are {pixel_values.shape[-2]}x{pixel_values.shape[-1]} (height x width), the model takes "
-            f"{image_size[0]}x{image_size[1]}; prepare images with the model's own processor"
+            f"pixel_values are {pixel_values.shape[-2]}x{pixel_values.shape[-1]} (height x width), but the model "
+            f"expects {image_size[0]}x{image_size[1]}; prepare images with the model's own processor"
+        )
+
+
+def check_token_ids(input_ids: torch.Tensor, text_config: CLIPTextConfig) -> None:
+    """Check the length of captions and, on the CPU, that every token is in the vocabulary.
+
+    The vocabulary check reads the ids. On an accelerator it would synchronise the device, and a graph that is being
+    compiled or exported has no ids to read.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(num_captions, sequence_length)`)
+        text_config ([`~transformers.CLIPTextConfig`])
+
+    Raises:
+        ValueError: naming the length or the ids at fault.
+    """
+    if input_ids.shape[-1] > text_config.max_position_embeddings:
+        raise ValueError(
+            f"captions of {input_ids.shape[-1]} tokens are longer than the model's "
+            f"{text_config.max_position_embeddings} positions; truncate them with the model's own processor"
+        )
+    if torch.compiler.is_compiling() or input_ids.device.type != "cpu" or not input_ids.numel():
+        return
+    lowest, highest = int(input_ids.min()), int(input_ids.max())
+    if lowest < 0 or highest >= text_config.vocab_size:
+        raise ValueError(
+            f"token ids from {lowest} to {highest} are not all in the vocabulary of {text_config.vocab_size}; "
+            "prepare captions with the model's own processor"
         )
 
 
 def _unit_length(embeds: torch.Tensor) -> torch.Tensor:
-    # Ranks are differences of similarities that half precision, with its steps of 0.001 to 0.008, would round away.
+    # Half precision has steps of 0.001 to 0.008: differences of similarities that decide ranks would be rounded away.
     at_least_float32 = torch.promote_types(embeds.dtype, torch.float32)
     return nn.functional.normalize(embeds.to(at_least_float32), dim=-1)
 
 
 def append_mean_row(embedding: torch.Tensor) -> torch.Tensor:
-    """A token embedding with one more row, the mean of the others: (vocab_size + 1, hidden_size)."""
+    """Append the mean of a token embedding's rows: (vocab_size + 1, hidden_size)."""
     return torch.cat([embedding, embedding.mean(dim=0, keepdim=True)])
 
 
 def resize_patch_positions(
     positions: torch.Tensor, grid: tuple[int, int], source_grid: tuple[int, int] | None = None
 ) -> torch.Tensor:
-    """Resize position embeddings of a class token and a patch grid to another grid.
+    """Interpolate the position embeddings of a patch grid to another grid; the class token's is kept.
 
     Args:
         positions (`torch.FloatTensor` of shape `(1 + num_patches, hidden_size)`)
-        grid (`tuple[int, int]`): patches down, patches across.
-        source_grid (`tuple[int, int]`, *optional*): those of `positions`; a square by default.
+        grid (`tuple[int, int]`): rows and columns of patches.
+        source_grid (`tuple[int, int]`, *optional*): grid of `positions`; a square by default.
 
     Returns:
         `torch.FloatTensor` of shape `(1 + grid[0] * grid[1], hidden_size)`.
 
     Raises:
-        ValueError: if the positions do not fill `source_grid`, or are no square where none is given.
+        ValueError: if the positions do not fill `source_grid`, or do not form a square when it is not given.
     """
     class_position, patches = positions[:1], positions[1:]
     if source_grid is None:

@@ -1,4 +1,4 @@
-"""Captions of a batch that share rows, so that hardly any work goes to padding."""
+"""Packing of captions: several short captions share a row, which avoids most of the work on padding."""
 
 from dataclasses import dataclass
 
@@ -6,20 +6,20 @@ import torch
 from transformers import CLIPTextConfig
 
 
-def takes_packed_captions(text_config: CLIPTextConfig) -> bool:
-    """Whether the attention in use takes a mask of any shape; flash attention takes none."""
+def supports_packing(text_config: CLIPTextConfig) -> bool:
+    """Whether the attention implementation accepts arbitrary masks; flash attention does not."""
     return text_config._attn_implementation in ("sdpa", "eager")
 
 
 @dataclass
 class PackedCaptions:
-    """A batch of captions, several in a row, none of which sees another.
+    """A batch of captions, several in a row. Captions in one row do not attend to each other.
 
     Args:
         input_ids, position_ids (`torch.LongTensor` of shape `(num_rows, width)`)
         attention_mask (`torch.FloatTensor` of shape `(num_rows, 1, width, width)`): causal, additive.
         places (`torch.LongTensor` of shape `(num_captions, sequence_length)`):
-            Where each token of the batch stands in the rows laid end to end; 0 for padding.
+            Index of each token of the batch in the flattened rows; 0 for padding.
     """
 
     input_ids: torch.Tensor
@@ -28,7 +28,7 @@ class PackedCaptions:
     places: torch.Tensor
 
     def inputs(self) -> dict[str, torch.Tensor]:
-        """What [`~transformers.CLIPTextModel`] takes."""
+        """Arguments of [`~transformers.CLIPTextModel`]."""
         return {
             "input_ids": self.input_ids,
             "position_ids": self.position_ids,
@@ -36,7 +36,7 @@ class PackedCaptions:
         }
 
     def unpack(self, states: torch.Tensor) -> torch.Tensor:
-        """Each caption's states in a row of its own again; those of padding are of some other token.
+        """Return each caption's states in a row of its own. Values at padding positions are undefined.
 
         Args:
             states (`torch.FloatTensor` of shape `(num_rows, width, hidden_size)`)
@@ -50,22 +50,22 @@ class PackedCaptions:
 def pack_captions(
     input_ids: torch.Tensor, attention_mask: torch.Tensor, *, capacity: int, dtype: torch.dtype
 ) -> PackedCaptions:
-    """Put captions into as few rows as hold them, the longest first, each into the first row with space for it.
+    """Pack captions into few rows: the longest first, each into the first row with enough space (first fit).
 
     Args:
         input_ids (`torch.LongTensor` of shape `(num_captions, sequence_length)`)
-        attention_mask (`torch.LongTensor` of shape `(num_captions, sequence_length)`): 0 for tokens that none sees.
-        capacity (`int`): most tokens in a row, at least `sequence_length`.
-        dtype (`torch.dtype`): of the mask.
+        attention_mask (`torch.LongTensor` of shape `(num_captions, sequence_length)`): 0 for masked tokens.
+        capacity (`int`): maximum number of tokens in a row, at least `sequence_length`.
+        dtype (`torch.dtype`): of the additive mask.
 
     Returns:
         [`PackedCaptions`]
     """
     caption = torch.arange(len(input_ids), device=input_ids.device)
     position = torch.arange(input_ids.shape[1], device=input_ids.device)
-    lengths = (attention_mask * (position + 1)).amax(dim=1)  # up to the last token that is seen
+    lengths = (attention_mask * (position + 1)).amax(dim=1)  # up to the last unmasked token
 
-    used: list[int] = []  # of each row
+    used: list[int] = []  # tokens in each row
     slots = {}  # row and start of each caption
     for index, length in sorted(enumerate(lengths.tolist()), key=lambda item: -item[1]):
         row = next((row for row, tokens in enumerate(used) if tokens + length <= capacity), len(used))
@@ -78,7 +78,7 @@ def pack_captions(
     is_padding = position >= lengths[:, None]
 
     def pack(values: torch.Tensor, filler: int) -> torch.Tensor:
-        # Padding goes to one place behind the rows.
+        # Padding is written to one extra element after the rows, which is dropped.
         packed = values.new_full((len(used) * width + 1,), filler)
         packed.scatter_(0, places.masked_fill(is_padding, len(used) * width).flatten(), values.flatten())
         return packed[:-1].view(len(used), width)

@@ -1,4 +1,4 @@
-"""`pipeline("text-to-person-retrieval")`: from a description to ranked persons."""
+"""`pipeline("text-to-person-retrieval")`: rank persons by a description."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,16 +10,16 @@ from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 
 
 TASK = "text-to-person-retrieval"
-_IMAGES_AT_ONCE = 32
+_BATCH_SIZE = 32
 
 
 class TextToPersonRetrievalPipeline(Pipeline):
-    """Ranks pictures of persons, or the persons of a gallery, by a description.
+    """Rank images of persons, or the persons of a gallery, by a description.
 
     Args:
-        images (`Sequence`, *optional*): files, URLs or PIL images to search in every call; they are encoded once.
-        batch_size (`int`): images encoded at once.
-        kwargs: as of [`~transformers.Pipeline`].
+        images (`Sequence`, *optional*): files, URLs or PIL images that every call searches; they are encoded once.
+        batch_size (`int`, *optional*): number of images in a batch; 32 by default.
+        kwargs: passed to [`~transformers.Pipeline`].
 
     Example:
 
@@ -36,8 +36,8 @@ class TextToPersonRetrievalPipeline(Pipeline):
         self, *args: Any, images: Sequence[Any] | None = None, batch_size: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._images_at_once = batch_size or _IMAGES_AT_ONCE
-        self._candidates = None if images is None else self._encoded(images, self._images_at_once)
+        self._image_batch_size = batch_size or _BATCH_SIZE
+        self._candidates = None if images is None else self._encode_images(images, self._image_batch_size)
 
     def __call__(
         self,
@@ -53,19 +53,19 @@ class TextToPersonRetrievalPipeline(Pipeline):
         """Rank persons, the most similar first.
 
         Args:
-            texts (`str` or `list[str]`): what the persons look like.
-            images (`Sequence`, *optional*): files, URLs or PIL images, instead of those that it was made with.
-            gallery (`PersonGallery`, *optional*): opened with its model, which answers instead.
-            top_k (`int`): how many persons of each text.
+            texts (`str` or `list[str]`): descriptions of persons.
+            images (`Sequence`, *optional*): files, URLs or PIL images to search instead of the pipeline's own.
+            gallery (`PersonGallery`, *optional*): a gallery to search instead of images, opened with its model.
+            top_k (`int`): number of results for each text.
             where (`str`, *optional*): condition on columns of the gallery.
-            batch_size (`int`, *optional*): images encoded at once.
+            batch_size (`int`, *optional*): number of images in a batch.
 
         Returns:
-            `list[dict]`, of several texts a list of such lists: `rank` from 1, `score` (cosine similarity), `index` of
-            the image and the `image` as it was given; of a gallery, what it says of the person.
+            `list[dict]`, or a list of such lists for several texts: `rank` from 1, `score` (cosine similarity),
+            `index` of the image, and the `image` as it was given. For a gallery, the fields of its results.
 
         Raises:
-            ValueError: if a text is empty, `top_k` not positive, or it is not clear where to search.
+            ValueError: if a text is empty, `top_k` is not positive, or there are no images or gallery, or both.
         """
         for text in [texts] if isinstance(texts, str) else texts:
             if not isinstance(text, str) or not text.strip():
@@ -79,10 +79,10 @@ class TextToPersonRetrievalPipeline(Pipeline):
             rows = [[result.to_dict() for result in results] for results in found]
             return rows[0] if isinstance(texts, str) else rows
         if where is not None:
-            raise ValueError(f"where ({where!r}) is a condition on a gallery's columns, and no gallery is given")
+            raise ValueError(f"where ({where!r}) is a condition on a gallery's columns, but no gallery is given")
         candidates = self._candidates
         if images is not None:
-            candidates = self._encoded(images, batch_size or self._images_at_once)
+            candidates = self._encode_images(images, batch_size or self._image_batch_size)
         if candidates is None:
             raise ValueError("There is nothing to search in: give images=[...] or gallery=PersonGallery.open(...)")
         return super().__call__(texts, candidates=candidates, top_k=top_k, **kwargs)
@@ -91,7 +91,7 @@ class TextToPersonRetrievalPipeline(Pipeline):
         self, candidates: Any = None, top_k: int = 10, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if kwargs:
-            raise ValueError(f"The {TASK} pipeline knows no option {', '.join(kwargs)}")
+            raise ValueError(f"The {TASK} pipeline has no option {', '.join(kwargs)}")
         return {}, {}, {"candidates": candidates, "top_k": top_k}
 
     def preprocess(self, input_: str, **kwargs: Any) -> dict[str, torch.Tensor]:
@@ -110,14 +110,14 @@ class TextToPersonRetrievalPipeline(Pipeline):
     ) -> list[dict[str, Any]]:
         images, embeds = candidates or ([], torch.empty(0))
         scores = embeds @ model_outputs["text_embeds"][0].float()  # (num_images,)
-        best = scores.argsort(descending=True, stable=True)[:top_k].tolist()  # equal ones in the order given
+        best = scores.argsort(descending=True, stable=True)[:top_k].tolist()  # ties in input order
         return [
             {"rank": rank, "score": float(scores[index]), "index": index, "image": images[index]}
             for rank, index in enumerate(best, start=1)
         ]
 
-    def _encoded(self, images: Sequence[Any], batch_size: int) -> tuple[list[Any], torch.Tensor]:
-        """The images as they were given, and their embeddings: (num_images, projection_dim)."""
+    def _encode_images(self, images: Sequence[Any], batch_size: int) -> tuple[list[Any], torch.Tensor]:
+        """Return the images as they were given, and their embeddings: (num_images, projection_dim)."""
         if isinstance(images, str) or not isinstance(images, Sequence):
             raise ValueError(f"images is a {type(images).__name__}: give a list of files, URLs or PIL images")
         if not images:
@@ -132,7 +132,7 @@ class TextToPersonRetrievalPipeline(Pipeline):
 
 
 def register_pipeline() -> None:
-    """Make the task known to `transformers.pipeline`, once."""
+    """Register the task with `transformers.pipeline`, unless it is registered already."""
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
         PIPELINE_REGISTRY.register_pipeline(
             TASK, pipeline_class=TextToPersonRetrievalPipeline, pt_model=AutoModel, type="multimodal"

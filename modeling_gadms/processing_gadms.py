@@ -1,4 +1,4 @@
-"""GA-DMS processor: images to pixels, captions to tokens."""
+"""GA-DMS processor: prepares images and tokenizes captions."""
 
 import os
 import threading
@@ -11,32 +11,32 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 
 MASK_TOKEN = "<|mask|>"
-# Tokenizers keep how to truncate and pad from one call to the next: of two threads at once, one has the other's.
-_TOKENIZING = threading.Lock()
+# A tokenizer stores its truncation and padding settings, which concurrent calls would overwrite.
+_TOKENIZER_LOCK = threading.Lock()
 
 
 class GADMSProcessor(ProcessorMixin):
-    """Prepares person images and captions for [`GADMSModel`].
+    """Prepare images of persons and captions for [`GADMSModel`].
 
-    Images are resized to the model's rectangle, without cropping (a crop would cut off heads or shoes), rescaled and
-    normalised as in CLIP. Captions are tokenised and cut at the tokenizer's maximum length, EOS kept. They are plain
-    text: who types `<|endoftext|>` does not end the caption there. Several threads may use one processor, as long as
-    none asks the tokenizer itself: [`~GADMSProcessor.tokenize`] does it for them.
+    Images are resized to the model's size without cropping, which would cut off heads or shoes, then rescaled and
+    normalised as in CLIP. Captions are tokenized and truncated at the tokenizer's maximum length; EOS is kept. They
+    are plain text: `<|endoftext|>` in a caption does not end it. Several threads can share a processor, if they call
+    [`~GADMSProcessor.tokenize`] instead of the tokenizer itself.
 
     Args:
         image_processor ([`~transformers.CLIPImageProcessorPil`]): with `size={"height": ..., "width": ...}`.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            With BOS, EOS and mask tokens; its `split_special_tokens` is turned on.
+            With BOS, EOS and mask tokens. Its `split_special_tokens` is set to `True`.
     """
 
     def __init__(self, image_processor: CLIPImageProcessorPil, tokenizer: PreTrainedTokenizerBase, **kwargs: Any):
         for name in ("bos_token_id", "eos_token_id", "mask_token_id"):
             if getattr(tokenizer, name) is None:
                 raise ValueError(
-                    f"the tokenizer has no {name}; add the token, for a mask "
+                    f"the tokenizer has no {name}; add the token, for example "
                     f"`tokenizer.add_special_tokens({{'mask_token': '{MASK_TOKEN}'}})`"
                 )
-        # On the tokenizer, and not in `__call__`: what counts tokens asks the tokenizer itself.
+        # Set on the tokenizer, so that it also holds for callers that count tokens.
         tokenizer.split_special_tokens = True
         super().__init__(image_processor, tokenizer, **kwargs)
 
@@ -48,7 +48,7 @@ class GADMSProcessor(ProcessorMixin):
         image_size: tuple[int, int] = (384, 128),
         **tokenizer_kwargs: Any,
     ) -> "GADMSProcessor":
-        """The processor that goes with [`GADMSModel.from_clip`]: CLIP's tokenizer and a mask token after its last.
+        """The processor for [`GADMSModel.from_clip`]: CLIP's tokenizer with an appended mask token.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): Hub id or folder of a transformers CLIP model.
@@ -60,7 +60,7 @@ class GADMSProcessor(ProcessorMixin):
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, *, image_size: tuple[int, int]) -> "GADMSProcessor":
-        """A processor for images of `image_size` (height, width); the tokenizer gains a mask token if it has none."""
+        """A processor for images of `image_size` (height, width). A missing mask token is added to the tokenizer."""
         if tokenizer.mask_token is None:
             tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
         height, width = image_size
@@ -81,36 +81,36 @@ class GADMSProcessor(ProcessorMixin):
         """Prepare images, captions or both.
 
         Args:
-            images (`PIL.Image.Image` or a sequence of them, *optional*): any size; converted to RGB.
+            images (`PIL.Image.Image` or a sequence of them, *optional*): of any size; converted to RGB.
             text (`str` or `Sequence[str]`, *optional*): captions.
-            kwargs: passed to the tokenizer and the image processor; captions are padded to the longest of the call
-                and truncated unless `padding` or `truncation` say otherwise.
+            kwargs: passed to the tokenizer and the image processor. By default, captions are padded to the longest
+                one and truncated.
 
         Returns:
             [`~transformers.BatchFeature`]: `pixel_values` of shape `(num_images, 3, height, width)`, `input_ids` and
             `attention_mask` of shape `(num_captions, sequence_length)`.
 
         Raises:
-            ValueError: if a caption is empty, naming its position, or nothing is given.
+            ValueError: if a caption is empty, naming its index, or nothing is given.
         """
         for name, value in (("images", images), ("text", text)):
             if isinstance(value, (list, tuple)) and not value:
-                raise ValueError(f"`{name}` is an empty list; give at least one, or leave it out")
+                raise ValueError(f"`{name}` is an empty list; give at least one item, or omit the argument")
         if text is not None:
             text = [text] if isinstance(text, str) else list(text)
             for index, caption in enumerate(text):
                 if not isinstance(caption, str) or not caption.strip():
                     raise ValueError(f"caption {index} is empty ({caption!r}); give a description of the person")
-            # What a caller gives by kind may not be given flat as well.
+            # transformers refuses an option that is given both flat and in `text_kwargs`.
             for name in {"padding", "truncation"} - set(kwargs.get("text_kwargs") or ()):
                 kwargs.setdefault(name, True)
         kwargs.setdefault("return_tensors", "pt")
-        with nullcontext() if text is None else _TOKENIZING:
+        with nullcontext() if text is None else _TOKENIZER_LOCK:
             return super().__call__(images=images, text=text, **kwargs)
 
     def tokenize(self, text: str | Sequence[str], **kwargs: Any) -> BatchEncoding:
-        """What the tokenizer makes of a text or several, with its own defaults, while no other thread asks it."""
-        with _TOKENIZING:
+        """Call the tokenizer with its own defaults; thread-safe."""
+        with _TOKENIZER_LOCK:
             return self.tokenizer(text, **kwargs)
 
 

@@ -1,7 +1,7 @@
-"""Token scores: how much each token of a caption is tied to its image.
+"""Token scores: the relevance of each caption token to its image.
 
 `gradient_attention_scores` is the gradient-attention similarity score (GASS) of GA-DMS, eq. 1-4;
-`token_image_cosine_scores` is the plain cosine it is compared with. Both are scaled to [0, 1] within each caption.
+`token_image_cosine_scores` is the plain cosine as a baseline. Both are scaled to [0, 1] within each caption.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +21,7 @@ from .masking_gadms import caption_token_mask
 def scale_within_caption(values: torch.Tensor, own_tokens: torch.Tensor) -> torch.Tensor:
     """Min-max scale each caption's values to [0, 1] over its own tokens.
 
-    Equal values, as of a caption of one token, carry no ranking and become 0.5, where a token is hardly ever taken
-    for noise.
+    If all values are equal, as in a caption of one token, they become 0.5, at which noise masking is improbable.
 
     Args:
         values (`torch.FloatTensor` of shape `(batch_size, sequence_length)`)
@@ -39,22 +38,22 @@ def scale_within_caption(values: torch.Tensor, own_tokens: torch.Tensor) -> torc
 
 
 def pooling_operator(lengths: torch.Tensor, sequence_length: int, scales: Sequence[int]) -> torch.Tensor:
-    """Multi-scale pooling (MSP, eq. 1) along the token axis, as one matrix a caption.
+    """Multi-scale pooling (MSP, eq. 1) along the token axis, as one matrix for each caption.
 
-    For each scale c, adjacent windows of c tokens are averaged and interpolated linearly back to the full length;
-    the scales are averaged. Each caption is pooled over its own length, from BOS to EOS, so that the result does not
-    depend on the padding of its neighbours. Not stated in the paper, chosen here: windows do not overlap, a shorter
-    last window averages what it holds, and interpolation aligns window centres
-    (`torch.nn.functional.interpolate` with `align_corners=False`).
+    For each scale c, adjacent windows of c tokens are averaged and interpolated linearly back to the full length.
+    The results of all scales are averaged. Each caption is pooled over its own length, from BOS to EOS, so the result
+    does not depend on padding. Not stated in the paper, chosen here: windows do not overlap, an incomplete last window
+    averages its tokens, and interpolation aligns window centres (`torch.nn.functional.interpolate` with
+    `align_corners=False`).
 
     Args:
-        lengths (`torch.LongTensor` of shape `(batch_size,)`): tokens from BOS to EOS, both included.
+        lengths (`torch.LongTensor` of shape `(batch_size,)`): number of tokens from BOS to EOS, both included.
         sequence_length (`int`): padded length.
         scales (`Sequence[int]`): window lengths c, in tokens.
 
     Returns:
-        `torch.FloatTensor` of shape `(batch_size, sequence_length, sequence_length)`: row `i` holds the weights of
-        the tokens that make pooled token `i`; zero rows and columns beyond a caption's length.
+        `torch.FloatTensor` of shape `(batch_size, sequence_length, sequence_length)`: row `i` contains the weights of
+        all tokens in pooled token `i`. Rows and columns beyond a caption's length are zero.
     """
     position = torch.arange(sequence_length, device=lengths.device)
     length = lengths[:, None]  # (batch_size, 1)
@@ -76,8 +75,8 @@ def pooling_operator(lengths: torch.Tensor, sequence_length: int, scales: Sequen
 
 
 @dataclass
-class _LayerTap:
-    """What one layer's attention saw and gave, each (batch_size, sequence_length, hidden_size)."""
+class AttentionRecord:
+    """Tensors of one attention layer, each of shape (batch_size, sequence_length, hidden_size)."""
 
     query: torch.Tensor = field(init=False)
     key: torch.Tensor = field(init=False)
@@ -86,35 +85,35 @@ class _LayerTap:
 
 
 @contextmanager
-def tapped_layers(layers: list[CLIPEncoderLayer]) -> Iterator[list[_LayerTap]]:
-    """Record the attention of each layer, and start the graph at the first one's output."""
-    taps = [_LayerTap() for _ in layers]
+def record_attention(layers: list[CLIPEncoderLayer]) -> Iterator[list[AttentionRecord]]:
+    """Record the attention of each layer. The autograd graph starts at the first layer's output."""
+    records = [AttentionRecord() for _ in layers]
     handles = []
 
-    def recorder(tap: _LayerTap, name: str) -> Callable[..., None]:
-        def record(module: nn.Module, arguments: tuple[Any, ...], result: torch.Tensor) -> None:
-            setattr(tap, name, result)
+    def result_hook(record: AttentionRecord, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, arguments: tuple[Any, ...], result: torch.Tensor) -> None:
+            setattr(record, name, result)
 
-        return record
+        return hook
 
-    def output_recorder(tap: _LayerTap, is_first: bool) -> Callable[..., tuple[Any, ...]]:
-        def record(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    def output_hook(record: AttentionRecord, is_first: bool) -> Callable[..., tuple[Any, ...]]:
+        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
             output = arguments[0]
             if is_first:
                 output = output.detach().requires_grad_()
-            tap.output = output
+            record.output = output
             return (output, *arguments[1:])
 
-        return record
+        return hook
 
     try:
-        for index, (layer, tap) in enumerate(zip(layers, taps, strict=True)):
+        for index, (layer, record) in enumerate(zip(layers, records, strict=True)):
             attention = layer.self_attn
-            handles.append(attention.q_proj.register_forward_hook(recorder(tap, "query")))
-            handles.append(attention.k_proj.register_forward_hook(recorder(tap, "key")))
-            handles.append(attention.v_proj.register_forward_hook(recorder(tap, "value")))
-            handles.append(attention.out_proj.register_forward_pre_hook(output_recorder(tap, index == 0)))
-        yield taps
+            handles.append(attention.q_proj.register_forward_hook(result_hook(record, "query")))
+            handles.append(attention.k_proj.register_forward_hook(result_hook(record, "key")))
+            handles.append(attention.v_proj.register_forward_hook(result_hook(record, "value")))
+            handles.append(attention.out_proj.register_forward_pre_hook(output_hook(record, index == 0)))
+        yield records
     finally:
         for handle in handles:
             handle.remove()
@@ -122,10 +121,10 @@ def tapped_layers(layers: list[CLIPEncoderLayer]) -> Iterator[list[_LayerTap]]:
 
 @contextmanager
 def scoring_mode(encoder: PreTrainedModel) -> Iterator[None]:
-    """Score the deterministic network, whatever mode the caller trains or infers in.
+    """Prepare an encoder for scoring in any mode: deterministic, with gradients, and with SDPA attention.
 
-    Evaluation mode removes dropout and gradient checkpointing (whose recomputation would fire the hooks again);
-    scaled-dot-product attention takes float32, which flash kernels refuse.
+    Evaluation mode disables dropout and gradient checkpointing, whose recomputation would call the hooks again.
+    Scaled-dot-product attention supports float32, which flash attention does not.
     """
     training = [module for module in encoder.modules() if module.training]
     attention_implementation = encoder.config._attn_implementation
@@ -141,10 +140,9 @@ def scoring_mode(encoder: PreTrainedModel) -> Iterator[None]:
 
 
 def frozen_float32(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The module's parameters as constants in float32 (float64 stays), for `functional_call`.
+    """The module's parameters as float32 constants (float64 is kept), for `functional_call`.
 
-    Constants keep the backward pass away from every parameter and its gradient, and from saving what a weight
-    gradient would need.
+    With constants, the backward pass neither touches parameter gradients nor saves the inputs they would need.
     """
     return {
         name: parameter.detach() if parameter.dtype == torch.float64 else parameter.detach().float()
@@ -172,32 +170,32 @@ def gradient_attention_scores(
         S_a = W / sum W                                  eq. 3
         S   = ReLU(mean over layers of S_g * S_a)        eq. 4
 
-    The gradients of all layers come from one `autograd.grad` call. Everything is computed in float32 with the
-    model's own heads, outside autocast, and no parameter gradient is touched; it works under `no_grad` and
-    `inference_mode`, in training and in evaluation mode, and with gradient checkpointing.
+    One `autograd.grad` call computes the gradients of all layers. Everything runs in float32 with the model's own
+    heads, outside autocast, and does not change parameter gradients. It works under `no_grad` and `inference_mode`, in
+    training and evaluation mode, and with gradient checkpointing.
 
     Args:
         text_model ([`~transformers.CLIPTextModel`]): the text encoder.
-        text_projection (`torch.nn.Module`): from its pooled state to the shared embedding space.
+        text_projection (`torch.nn.Module`): projection of its pooled state to the shared embedding space.
         input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`)
         attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*)
-        image_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`): row `r` is caption `r`'s image;
-            need not be normalised.
-        num_layers (`int`): L, how many of the last layers are scored.
+        image_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`): row `r` is the image of caption
+            `r`; need not be normalised.
+        num_layers (`int`): L, the number of last layers that are scored.
         scales (`Sequence[int]`): window lengths of the multi-scale pooling.
 
     Returns:
-        `torch.FloatTensor` of shape `(batch_size, sequence_length)`: in [0, 1] within each caption, zero outside its
-        own tokens.
+        `torch.FloatTensor` of shape `(batch_size, sequence_length)`: in [0, 1] within each caption, zero at special
+        tokens and padding.
     """
     layers = cast(list[CLIPEncoderLayer], list(text_model.encoder.layers[-num_layers:]))
     num_heads = layers[0].self_attn.num_heads
     with (
         scoring_mode(text_model),
         torch.autocast(device_type=input_ids.device.type, enabled=False),
-        tapped_layers(layers) as taps,
+        record_attention(layers) as records,
     ):
-        # Clones turn tensors made under inference mode into ones that a graph may hold.
+        # Autograd refuses tensors created in inference mode, but accepts their clones.
         input_ids, image_embeds = input_ids.clone(), image_embeds.detach().clone()
         attention_mask = None if attention_mask is None else attention_mask.clone()
         outputs = functional_call(
@@ -205,8 +203,8 @@ def gradient_attention_scores(
         )
         text_embeds = functional_call(text_projection, frozen_float32(text_projection), outputs.pooler_output)
         similarity = nn.functional.cosine_similarity(text_embeds, image_embeds.to(text_embeds.dtype), dim=-1)
-        # Captions do not interact, so the gradient of the sum holds each caption's own gradient.
-        gradients = torch.autograd.grad(similarity.sum(), [tap.output for tap in taps])
+        # Captions are independent, so the gradient of the sum contains the gradient of each caption.
+        gradients = torch.autograd.grad(similarity.sum(), [record.output for record in records])
 
         with torch.no_grad():
             eos_token_id = _eos_token_id(text_model)
@@ -217,28 +215,28 @@ def gradient_attention_scores(
             up_to_eos = torch.arange(input_ids.shape[1], device=input_ids.device) <= eos[:, None]
 
             total = torch.zeros(input_ids.shape, dtype=text_embeds.dtype, device=input_ids.device)
-            for tap, gradient in zip(taps, gradients, strict=True):
+            for record, gradient in zip(records, gradients, strict=True):
                 gradient_at_eos = gradient[rows, eos]  # (batch_size, hidden_size)
-                pooled_query = torch.einsum("bt,btd->bd", pooling[rows, eos], tap.query)
-                pooled_key = pooling @ tap.key
+                pooled_query = torch.einsum("bt,btd->bd", pooling[rows, eos], record.query)
+                pooled_key = pooling @ record.key
                 importance = torch.einsum("bd,btd->bt", pooled_query, pooled_key)
                 importance = scale_within_caption(importance, own_tokens)  # eq. 1
-                gradient_score = importance * torch.einsum("bd,btd->bt", gradient_at_eos, tap.value)  # eq. 2
-                attention = _attention_row(tap.query[rows, eos], tap.key, up_to_eos, num_heads)
+                gradient_score = importance * torch.einsum("bd,btd->bt", gradient_at_eos, record.value)  # eq. 2
+                attention = _attention_row(record.query[rows, eos], record.key, up_to_eos, num_heads)
                 attention_score = attention / attention.sum(dim=1, keepdim=True)  # eq. 3
                 total += gradient_score * attention_score
-            scores = torch.relu(total / len(taps))  # eq. 4
-            # Deviation: the released code scales over the minibatch, which makes a caption's masks depend on its
-            # neighbours; the paper does not say how S reaches [0, 1].
+            scores = torch.relu(total / len(records))  # eq. 4
+            # Deviation: the released code scales over the minibatch, which makes a caption's masks depend on the
+            # other captions; the paper does not state how S is scaled to [0, 1].
             return scale_within_caption(scores, own_tokens)
 
 
 def _eos_token_id(text_model: CLIPTextModel) -> int:
-    return cast(int, text_model.config.eos_token_id)  # `GADMSConfig` refuses several
+    return cast(int, text_model.config.eos_token_id)  # `GADMSConfig` refuses lists
 
 
 def _attention_row(query: torch.Tensor, keys: torch.Tensor, visible: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """One query's attention over the tokens, averaged over heads: (batch_size, sequence_length)."""
+    """Attention of one query over the tokens, averaged over heads: (batch_size, sequence_length)."""
     query = query.unflatten(-1, (num_heads, -1))  # (batch_size, num_heads, head_dim)
     keys = keys.unflatten(-1, (num_heads, -1))  # (batch_size, sequence_length, num_heads, head_dim)
     logits = torch.einsum("bhd,bthd->bht", query, keys) * query.shape[-1] ** -0.5
@@ -253,13 +251,13 @@ def token_image_cosine_scores(
     attention_mask: torch.Tensor | None,
     image_embeds: torch.Tensor,
 ) -> torch.Tensor:
-    """Plain control score: cosine of each token's projected last hidden state and the image.
+    """Baseline score: cosine of each token's projected last hidden state and the image.
 
     Args: as [`gradient_attention_scores`].
 
     Returns:
-        `torch.FloatTensor` of shape `(batch_size, sequence_length)`: in [0, 1] within each caption, zero outside its
-        own tokens.
+        `torch.FloatTensor` of shape `(batch_size, sequence_length)`: in [0, 1] within each caption, zero at special
+        tokens and padding.
     """
     with scoring_mode(text_model), torch.no_grad(), torch.autocast(input_ids.device.type, enabled=False):
         outputs = functional_call(

@@ -16,7 +16,7 @@ from transformers import CLIPTokenizer
 from dataset_scripts.drawn.persons.captions import Caption, word_mask_to_token_mask
 from dataset_scripts.synthetic_persons import PersonSampler
 from modeling_gadms import GADMSProcessor
-from modeling_gadms.encoders.atomic_files import replacing
+from modeling_gadms.encoders.atomic_files import atomic_file
 from modeling_gadms.training.tokenizer import train_tokenizer
 
 
@@ -106,7 +106,7 @@ def load(folder: Path, size: Size, rates: tuple[float, ...], processes: int = 2)
             "train": _draw("train", *counts, rates, tokenizer_folder, processes),
             "test": _draw("test", size.test_persons, 1, (0.0, TEST_NOISE), tokenizer_folder, processes),
         }
-        with replacing(path) as part:
+        with atomic_file(path) as part:
             torch.save({split: _plain(persons) for split, persons in splits.items()}, part)
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
     stored = torch.load(path, weights_only=True)

@@ -13,7 +13,7 @@ from study import ABLATIONS, OBJECTIVES, RATES, TRUNK_RATE, Objective, Run, Scal
 from training import Batches, Scorer, make_model, make_optimizer, model_config, train
 
 from modeling_gadms import GADMSForPreTraining, GADMSProcessor
-from modeling_gadms.encoders.atomic_files import replacing
+from modeling_gadms.encoders.atomic_files import atomic_file
 
 
 EXAMPLES_OF = Run("gass-both", 0.3, 0)
@@ -141,7 +141,7 @@ class Laboratory:
         return round(of.start * self.scale.schedule.trunk_steps)
 
     def _keep(self, model: GADMSForPreTraining, optimizer: torch.optim.Optimizer, seed: int, step: int) -> None:
-        with replacing(self.trunk_path(seed, step)) as part:
+        with atomic_file(self.trunk_path(seed, step)) as part:
             torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, part)
 
     def _scorer(self, model: GADMSForPreTraining, of: Objective) -> Scorer | None:

@@ -18,9 +18,9 @@ from modeling_gadms.masking_gadms import apply_mask, caption_token_mask
 from modeling_gadms.token_scoring_gadms import (
     frozen_float32,
     pooling_operator,
+    record_attention,
     scale_within_caption,
     scoring_mode,
-    tapped_layers,
 )
 
 
@@ -98,7 +98,7 @@ def gather_evidence(
     layers = list(text_model.encoder.layers)
     images = _targets(image_embeds, centred)
     tokens, _ = _on_the_way(model, input_ids, attention_mask, towards)
-    with scoring_mode(text_model), tapped_layers(layers) as taps, _embedded_as(text_model, tokens):
+    with scoring_mode(text_model), record_attention(layers) as taps, _embedded_as(text_model, tokens):
         outputs = functional_call(
             text_model, frozen_float32(text_model), kwargs={"input_ids": input_ids, "attention_mask": attention_mask}
         )

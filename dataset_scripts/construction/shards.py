@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from modeling_gadms.encoders.atomic_files import file_digest, replacing, write_atomically
+from modeling_gadms.encoders.atomic_files import atomic_file, file_digest, write_atomically
 
 from .pipeline_report import Stage
 
@@ -105,7 +105,7 @@ class PhaseFolder:
         for name, table in tables.items():
             # Not for bytes: they are all different, and a dictionary of them costs time and memory.
             texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
-            with replacing(self.root / name) as part:
+            with atomic_file(self.root / name) as part:
                 with pq.ParquetWriter(part, table.schema, use_dictionary=texts, compression="zstd") as writer:
                     # Without rows there is no row group either: `datasets` does not read one of none.
                     if table.num_rows:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from modeling_gadms.encoders.atomic_files import replacing, write_atomically
+from modeling_gadms.encoders.atomic_files import atomic_file, write_atomically
 from modeling_gadms.publishing.hub import push_folder
 
 from ..construction.captions.caption import public_name
@@ -49,7 +49,7 @@ class CardSettings:
 def write_account(root: Path, stages: Sequence[Stage]) -> None:
     """Write `funnel.json` and `funnel.png` into a run's folder."""
     write_atomically(root / "funnel.json", json.dumps([asdict(stage) for stage in stages], indent=1) + "\n")
-    with replacing(root / "funnel.png") as part:
+    with atomic_file(root / "funnel.png") as part:
         draw_funnel(stages).save(part)
 
 

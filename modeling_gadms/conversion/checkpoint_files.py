@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..encoders.atomic_files import replacing
+from ..encoders.atomic_files import atomic_file
 
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
@@ -72,7 +72,7 @@ def read_weight_file(path: Path) -> WeightFile:
 
 def write_weight_file(path: Path, content: Mapping[str, Any]) -> None:
     """Write a PyTorch file atomically."""
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         try:
             torch.save(content, part)
         except BaseException:

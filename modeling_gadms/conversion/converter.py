@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..configuration_gadms import GADMSConfig, declared_settings, encoder_configs
-from ..encoders.atomic_files import new_folder
+from ..encoders.atomic_files import atomic_folder
 from ..modeling_gadms import GADMSForPreTraining, GADMSModel, append_mean_row, resize_patch_positions
 from ..processing_gadms import GADMSProcessor
 from .checkpoint_files import WEIGHT_SUFFIXES, WeightFile, read_weight_file
@@ -92,7 +92,7 @@ def convert(
         OSError: if a file cannot be read or written, or the target exists.
     """
     target = Path(target)
-    with new_folder(target) as folder:  # first, to refuse an existing target before the conversion
+    with atomic_folder(target) as folder:  # first, to refuse an existing target before the conversion
         converted = _convert(source, image_size, source_image_size, tokenizer, revision)
         config, changes = converted.model.config, list(converted.changes)
         context_length = encoder_configs(config)[0].max_position_embeddings

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import nn
 
 from ..configuration_gadms import GADMSConfig, encoder_configs
-from ..encoders.atomic_files import file_digest, new_folder
+from ..encoders.atomic_files import atomic_folder, file_digest
 from ..encoders.encoding import encode_captions, encode_images
 from ..encoders.loading import load_model_and_processor
-from ..encoders.onnx_model import INSTALL, Encoder, OnnxFile, OnnxManifest, OnnxModel, encoder_file, weights_file
+from ..encoders.onnx_model import INSTALL, Encoder, OnnxFile, OnnxManifest, OnnxModel, encoder_file, external_data_file
 from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
 
@@ -100,7 +100,7 @@ def export_onnx(source: str | Path, target: str | Path, *, int8: bool = False) -
     """
     _check_installed()
     target = Path(target)
-    with new_folder(target) as folder:
+    with atomic_folder(target) as folder:
         model, processor = load_model_and_processor(source)
         model = model.float().cpu()
         model.config.dtype = torch.float32
@@ -211,7 +211,7 @@ def _quantise(source: Path, target: Path, metadata: dict[str, str]) -> None:
             weight_type=QuantType.QInt8,
             per_channel=True,
             reduce_range=True,
-            use_external_data_format=weights_file(source.name) in {file.name for file in source.parent.iterdir()},
+            use_external_data_format=source.with_name(external_data_file(source.name)).exists(),
         )
         _save(onnx.load(str(written)), target, metadata)
 
@@ -224,7 +224,11 @@ def _save(model: Any, path: Path, metadata: dict[str, str]) -> None:
     onnx.helper.set_model_props(model, metadata)
     large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > _FILE_LIMIT
     onnx.save_model(
-        model, str(path), save_as_external_data=large, location=weights_file(path.name), all_tensors_to_one_file=True
+        model,
+        str(path),
+        save_as_external_data=large,
+        location=external_data_file(path.name),
+        all_tensors_to_one_file=True,
     )
     onnx.checker.check_model(str(path), full_check=True)
 
@@ -254,7 +258,7 @@ def _metadata(config: GADMSConfig, encoder: Encoder, precision: str) -> dict[str
 
 
 def _files_of(path: Path) -> list[OnnxFile]:
-    paths = [path, path.with_name(weights_file(path.name))]
+    paths = [path, path.with_name(external_data_file(path.name))]
     return [OnnxFile(file.name, file.stat().st_size, file_digest(file)) for file in paths if file.is_file()]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..encoders.atomic_files import new_folder, write_json
+from ..encoders.atomic_files import atomic_folder, write_json
 from ..encoders.loading import load_model_and_processor
 
 
@@ -79,7 +79,7 @@ def export_sentence_transformers(source: str | Path, target: str | Path) -> Sent
         "default_prompt_name": None,
         "similarity_fn_name": "cosine",
     }
-    with new_folder(target) as folder:
+    with atomic_folder(target) as folder:
         model, processor = load_model_and_processor(source)
         model.save_pretrained(folder)
         processor.save_pretrained(folder)

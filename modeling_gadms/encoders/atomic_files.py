@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and what they hold in a few digits."""
+"""Write files and folders atomically, and compute their digests."""
 
 import hashlib
 import json
@@ -12,49 +12,47 @@ from typing import Any
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Where to write a file that is to be whole at `path` or not there: it is moved at the end of the `with`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{uuid.uuid4().hex[:8]}-{path.name}")
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to, which is moved to `path` at the end of the `with` block."""
+    part = _temporary(path)
     yield part
     move_into_place(part, path)
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Where to write a folder that is to be whole at `path` or not there: it is moved at the end of the `with`.
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder to write to, which is moved to `path` at the end of the `with` block.
 
     Raises:
-        FileExistsError: if there is something already, be it a file or a folder that is not empty.
+        FileExistsError: if `path` is a file, or a folder that is not empty.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise FileExistsError(f"{path} is there already; give a new or an empty folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{uuid.uuid4().hex[:8]}-{path.name}")
+        raise FileExistsError(f"{path} already exists; give a new or an empty folder")
+    part = _temporary(path)
     try:
         part.mkdir()
         yield part
-        part.replace(path)  # of an empty folder nothing is lost
+        part.replace(path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
 
 
 def move_into_place(part: Path, path: Path) -> None:
-    """Move a finished file to its place on the same disk, so that it is whole there also after a power cut."""
+    """Move a complete file to its place on the same disk; synced first, so that it also survives a power failure."""
     with part.open("rb+") as file:
         os.fsync(file.fileno())
     part.replace(path)
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that is whole or not there at all."""
-    with replacing(path) as part:
+    """Write a text file atomically."""
+    with atomic_file(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, of which a reader finds all or nothing; what JSON cannot hold is written as its text."""
+    """Write a JSON file atomically; objects without a JSON type are written as strings."""
     write_atomically(path, json.dumps(content, indent=2, default=str) + "\n")
 
 
@@ -62,3 +60,8 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _temporary(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".part-{uuid.uuid4().hex[:8]}-{path.name}")

@@ -1,4 +1,4 @@
-"""Turn images and captions into the vectors that retrieval compares."""
+"""Encode images and captions as L2-normalised embeddings."""
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
@@ -16,8 +16,8 @@ from ..processing_gadms import GADMSProcessor
 from .onnx_model import RetrievalModel
 
 
-BATCHES_AHEAD = 2
-"""Batches of images that are prepared while one is encoded: 38 MB each, with 64 images of 384x128."""
+PREFETCHED_BATCHES = 2
+"""Batches of images that are prepared in advance; a batch of 64 images of 384x128 takes 38 MB."""
 
 Item = TypeVar("Item")
 
@@ -31,30 +31,30 @@ def encode_images(
     progress: bool = True,
     total: int | None = None,
 ) -> torch.Tensor:
-    """Encode images, of which only a few batches are held at a time.
+    """Encode images with prefetching. Only a few batches are in memory at a time.
 
-    While a batch is encoded, a thread takes the next ones from `images` and prepares them. So a generator that reads
-    and decodes as it goes does that beside the model; it runs in that thread, from the first image to the last.
+    While a batch is encoded, a thread reads the next batches from `images` and prepares them. A generator that reads
+    and decodes files runs entirely in that thread.
 
-    The model runs on its own device, in evaluation mode and without gradients; its mode is restored afterwards.
+    The model runs on its device, in evaluation mode and without gradients. Its mode is restored afterwards.
 
     Args:
-        model ([`GADMSModel`], [`OnnxModel`] or any model with CLIP's `get_image_features`): of a
-            [`GADMSForPreTraining`] its `base_model`.
-        processor ([`GADMSProcessor`]): the model's own.
-        images (`Iterable[PIL.Image.Image]`): at most `BATCHES_AHEAD` batches are taken before they are needed.
-        batch_size (`int`): images encoded at once.
+        model ([`GADMSModel`], [`OnnxModel`] or any model with CLIP's `get_image_features`):
+            For a [`GADMSForPreTraining`], pass its `base_model`.
+        processor ([`GADMSProcessor`]): the model's own processor.
+        images (`Iterable[PIL.Image.Image]`): up to `PREFETCHED_BATCHES` batches are read in advance.
+        batch_size (`int`): number of images in a batch.
         progress (`bool`): show a progress bar.
-        total (`int`, *optional*): number of images, for the bar, where `images` has no length.
+        total (`int`, *optional*): number of images for the progress bar, if `images` has no length.
 
     Returns:
-        `torch.FloatTensor` of shape `(num_images, projection_dim)`: L2-normalised, float32, on the CPU, in the order
-        given.
+        `torch.FloatTensor` of shape `(num_images, projection_dim)`: L2-normalised, float32, on the CPU, in input
+        order.
 
     Raises:
         ValueError: if an embedding is not finite, naming the image's index, or `batch_size` is not positive.
         TypeError: if an item is not a PIL image, naming its index.
-        Exception: what `images` raises.
+        Exception: any exception that `images` raises.
     """
     if total is None and isinstance(images, Sized):
         total = len(images)
@@ -62,7 +62,7 @@ def encode_images(
     done = 0
     with (
         _inference(model),
-        closing(_ahead(_prepared(processor, images, batch_size), BATCHES_AHEAD)) as prepared,
+        closing(_prefetch(_prepared(processor, images, batch_size), PREFETCHED_BATCHES)) as prepared,
         tqdm(total=total, desc="Encoding images", unit="image", disable=not progress) as bar,
     ):
         for pixel_values in prepared:
@@ -81,21 +81,21 @@ def encode_captions(
     batch_size: int = 256,
     progress: bool = True,
 ) -> torch.Tensor:
-    """Encode captions, similar lengths together and packed where the model can, so that hardly any work is padding.
+    """Encode captions. Captions of similar length share a batch, and are packed if the model supports it.
 
-    The model runs on its own device, in evaluation mode and without gradients; its mode is restored afterwards.
+    The model runs on its device, in evaluation mode and without gradients. Its mode is restored afterwards.
 
     Args:
-        model ([`GADMSModel`], [`OnnxModel`] or any model with CLIP's `get_text_features`): of a
-            [`GADMSForPreTraining`] its `base_model`.
-        processor ([`GADMSProcessor`]): the model's own.
-        captions (`Sequence[str]`): longer ones than the tokenizer's maximum are cut there, with EOS kept.
-        batch_size (`int`): captions encoded at once.
+        model ([`GADMSModel`], [`OnnxModel`] or any model with CLIP's `get_text_features`):
+            For a [`GADMSForPreTraining`], pass its `base_model`.
+        processor ([`GADMSProcessor`]): the model's own processor.
+        captions (`Sequence[str]`): truncated at the tokenizer's maximum length; EOS is kept.
+        batch_size (`int`): number of captions in a batch.
         progress (`bool`): show a progress bar.
 
     Returns:
-        `torch.FloatTensor` of shape `(num_captions, projection_dim)`: L2-normalised, float32, on the CPU, in the order
-        given.
+        `torch.FloatTensor` of shape `(num_captions, projection_dim)`: L2-normalised, float32, on the CPU, in input
+        order.
 
     Raises:
         ValueError: if a caption is empty or an embedding not finite, naming the caption's index, or `batch_size` is
@@ -108,8 +108,8 @@ def encode_captions(
         if not isinstance(caption, str):
             raise TypeError(f"caption {index} is a {type(caption).__name__} ({caption!r}), not a string")
         if not caption.strip():
-            raise ValueError(f"caption {index} is empty ({caption!r}); give a description or leave it out")
-    # Characters stand for tokens: near enough to group lengths, without tokenizing twice.
+            raise ValueError(f"caption {index} is empty ({caption!r}); give a description or remove it")
+    # The number of characters approximates the number of tokens, without tokenizing twice.
     order = sorted(range(len(captions)), key=lambda index: len(captions[index]))
     embeds = torch.empty(len(captions), model.config.projection_dim)
     encode = getattr(model, "get_packed_text_features", model.get_text_features)
@@ -129,7 +129,7 @@ def encode_captions(
 
 @contextmanager
 def _inference(model: RetrievalModel) -> Iterator[None]:
-    # Module by module: a frozen encoder may be in evaluation mode inside a model in training mode.
+    # Saved for each module: a frozen encoder may be in evaluation mode inside a model in training mode.
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -141,7 +141,7 @@ def _inference(model: RetrievalModel) -> Iterator[None]:
 
 
 def _prepared(processor: GADMSProcessor, images: Iterable[Image.Image], batch_size: int) -> Iterator[torch.Tensor]:
-    """Yield the pixels of each batch, of shape `(batch_size, 3, height, width)`."""
+    """Yield the `pixel_values` of each batch, of shape `(batch_size, 3, height, width)`."""
     done = 0
     for batch in _batches(images, batch_size):
         for index, image in enumerate(batch, start=done):
@@ -154,18 +154,18 @@ def _prepared(processor: GADMSProcessor, images: Iterable[Image.Image], batch_si
         yield processor(images=batch, return_tensors="pt")["pixel_values"]
 
 
-def _ahead(items: Iterator[Item], count: int) -> Generator[Item, None, None]:
-    """Yield `items`, of which a thread makes up to `count` before they are asked for.
+def _prefetch(items: Iterator[Item], count: int) -> Generator[Item, None, None]:
+    """Yield `items`; a thread computes up to `count` of them in advance.
 
-    What `items` raises is raised here, in its place in the order. The thread is gone once this generator is exhausted
-    or closed; closing waits for the item in the making.
+    Exceptions of `items` are raised here, in order. The thread ends when this generator is exhausted or closed;
+    closing waits for the item that is being computed.
     """
     end = object()
-    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead")
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
     try:
-        made = deque(pool.submit(next, items, end) for _ in range(count))
-        while (item := made.popleft().result()) is not end:
-            made.append(pool.submit(next, items, end))
+        pending = deque(pool.submit(next, items, end) for _ in range(count))
+        while (item := pending.popleft().result()) is not end:
+            pending.append(pool.submit(next, items, end))
             yield cast(Item, item)
     finally:
         pool.shutdown(cancel_futures=True)

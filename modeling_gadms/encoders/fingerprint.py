@@ -1,4 +1,4 @@
-"""Tell two models apart, so that embeddings of one are never compared with those of another."""
+"""Fingerprints of models, so that embeddings of different models are never compared."""
 
 import hashlib
 import json
@@ -10,18 +10,18 @@ from ..processing_gadms import GADMSProcessor
 from .onnx_model import OnnxModel, RetrievalModel
 
 
-# What an encoder computes beyond what its weights and their shapes say. Not the whole configuration: that also holds
-# the settings of training, and gains fields with every version of transformers.
+# Settings that change embeddings without changing weights or their shapes. The whole configuration would also contain
+# training settings, and fields that only some versions of transformers have.
 _ENCODER_FIELDS = ("eos_token_id", "hidden_act", "layer_norm_eps", "num_attention_heads")
 _PROBE_TEXT = "A woman in a red coat, carrying a black backpack."
 _PROBE_COLOUR = (30, 120, 210)
 
 
 def model_fingerprint(model: RetrievalModel, processor: GADMSProcessor) -> str:
-    """A digest of everything an embedding depends on: weights, architecture and preprocessing.
+    """Digest of everything that an embedding depends on: weights, architecture and preprocessing.
 
-    The preprocessing enters as it acts on a sentence and on a picture of one colour, not as its settings are spelled.
-    The same weights in another precision or runtime count as another model. An ONNX export enters as its files.
+    Preprocessing enters through its result for one sentence and one uniform image, not through its settings. The same
+    weights in another precision or runtime count as another model. An ONNX export enters through its files.
 
     Returns:
         `str`: 16 hexadecimal digits.
@@ -39,7 +39,7 @@ def model_fingerprint(model: RetrievalModel, processor: GADMSProcessor) -> str:
 
 
 def preprocessing_fingerprint(processor: GADMSProcessor) -> str:
-    """A digest of what the processor makes of a sentence and of a picture of one colour.
+    """Digest of the processor's result for one sentence and one uniform image.
 
     Returns:
         `str`: 16 hexadecimal digits.
@@ -50,6 +50,6 @@ def preprocessing_fingerprint(processor: GADMSProcessor) -> str:
 def _preprocessed(processor: GADMSProcessor) -> bytes:
     probe = processor(text=[_PROBE_TEXT], images=[Image.new("RGB", (100, 200), _PROBE_COLOUR)], return_tensors="pt")
     pixels = probe["pixel_values"].float()
-    # Two decimals: the last digits depend on who does the arithmetic.
+    # Rounded, since the last digits differ between platforms.
     colour = [round(channel, 2) for channel in pixels.mean((0, 2, 3)).tolist()]
     return json.dumps([probe["input_ids"].tolist(), list(pixels.shape), colour]).encode()

@@ -1,4 +1,4 @@
-"""A model that was trained or downloaded, ready to search and to be measured."""
+"""Load a trained or downloaded model with its processor, for search and evaluation."""
 
 from pathlib import Path
 from typing import Any, overload
@@ -24,23 +24,23 @@ def load_model_and_processor(name: str | Path, *, runtime: str) -> tuple[Retriev
 
 
 def load_model_and_processor(name: str | Path, *, runtime: str = RUNTIMES[0]) -> tuple[RetrievalModel, GADMSProcessor]:
-    """Load a model, in evaluation mode and on the GPU if there is one, and the processor made for it.
+    """Load a model and its processor. The model is in evaluation mode, and on the GPU if one is available.
 
     Args:
         name (`str` or `Path`):
-            Folder or Hub name of a GA-DMS model, with or without what training adds; or of an adapter, which is
-            merged into its base, in float32; or of an ONNX export.
+            Folder or Hub name of a GA-DMS model, of an adapter (merged into its base, in float32), or of an ONNX
+            export. The modules that only training uses may be present or not.
         runtime (`str`):
-            `"torch"`; or `"onnx"` or `"onnx-int8"` for an ONNX export, which runs on the CPU.
+            `"torch"`, or `"onnx"` or `"onnx-int8"` for an ONNX export, which runs on the CPU.
 
     Returns:
-        [`GADMSModel`], or [`OnnxModel`] of the other runtimes, and [`GADMSProcessor`].
+        [`GADMSModel`], or [`OnnxModel`] for the other runtimes, and [`GADMSProcessor`].
 
     Raises:
-        ImportError: if that is an adapter, and peft is not installed, or an ONNX export, and onnxruntime is not.
-        ValueError: if that is no model or one of another kind, lacks weights, has a tokenizer of another model, is an
-            adapter of another model than its base is now or an export for another runtime, or the runtime is unknown.
-        OSError: if nothing is found under that name, or a file or an adapter's base is missing.
+        ImportError: if peft is not installed for an adapter, or onnxruntime for an ONNX export.
+        ValueError: if this is not a GA-DMS model, weights are missing, the tokenizer belongs to another model, the
+            base of an adapter has changed, an export lacks the runtime, or the runtime is unknown.
+        OSError: if the name, a file or an adapter's base is not found.
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime = {runtime!r} must be one of {', '.join(RUNTIMES)}")
@@ -63,21 +63,21 @@ def load_model_and_processor(name: str | Path, *, runtime: str = RUNTIMES[0]) ->
             model.name_or_path = str(name)
     processor = GADMSProcessor.from_pretrained(adapter.folder if adapter else name)
     known, expected = len(processor.tokenizer), encoder_configs(config)[0].vocab_size
-    if known != expected:  # transformers makes up a tokenizer of three tokens where the vocabulary is missing
+    if known != expected:  # transformers creates a tokenizer of three tokens if the vocabulary is missing
         raise ValueError(f"{name}: its tokenizer has {known} tokens, its model {expected}; save both there again")
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
 
 
 def load_config(name: str | Path, **options: Any) -> GADMSConfig:
-    """The configuration of a GA-DMS model.
+    """Load the configuration of a GA-DMS model.
 
     Args:
         name (`str` or `Path`): folder or Hub name.
         options: passed to `AutoConfig.from_pretrained` (`revision`, ...).
 
     Raises:
-        ValueError: if it is invalid, or that of another kind of model.
-        OSError: if there is none.
+        ValueError: if it is invalid, or belongs to another kind of model.
+        OSError: if it is not found.
     """
     try:
         config = AutoConfig.from_pretrained(name, **options)
@@ -93,17 +93,16 @@ def _refuse_onnx_export(name: str | Path) -> None:
     if (folder / MANIFEST).is_file() and not any(folder.glob("*.safetensors")):
         raise ValueError(
             f"{name} holds an ONNX export and no weights for torch: add --runtime onnx or onnx-int8 (in Python "
-            "runtime='onnx'), or give the model that it was made of"
+            "runtime='onnx'), or give the model that was exported"
         )
 
 
 def refuse_missing_weights(name: str | Path, model: Any, loading: dict[str, Any]) -> None:
-    """Refuse a model of which weights would be random.
+    """Refuse a loaded model if some of its weights were missing and are random.
 
     Args:
-        name (`str` or `Path`): what was loaded.
-        model: as `from_pretrained` gives it with `output_loading_info=True`.
-        loading (`dict`): what it gives beside it.
+        name (`str` or `Path`): the name it was loaded from.
+        model, loading (`dict`): results of `from_pretrained(..., output_loading_info=True)`.
 
     Raises:
         ValueError: if weights are missing, naming one.

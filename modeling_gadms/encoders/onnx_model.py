@@ -1,4 +1,4 @@
-"""Encoders that run in onnxruntime, where a [`GADMSModel`] would run in PyTorch."""
+"""ONNX exports: the manifest of an export, and a model that runs it in onnxruntime."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import cached_file
 
 from ..configuration_gadms import GADMSConfig, encoder_configs
-from ..modeling_gadms import GADMSModel, check_image_size
+from ..modeling_gadms import GADMSModel, check_image_size, check_token_ids
 from .atomic_files import file_digest, write_json
 
 
@@ -19,13 +19,14 @@ MANIFEST = "onnx_export.json"
 RUNTIMES = ("torch", "onnx", "onnx-int8")
 INSTALL = "pip install 'gadms[onnx]'"
 _VERSION = 1
+_REPAIR = "download it or export the model again"
 
 Encoder = Literal["image", "text"]
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A file of an export: its name, its size in bytes and its SHA-256."""
+    """A file of an export: name, size in bytes and SHA-256."""
 
     name: str
     size: int
@@ -34,18 +35,18 @@ class OnnxFile:
 
 @dataclass(frozen=True)
 class OnnxManifest:
-    """What an export consists of, stored beside its files, so that damage and mixtures are noticed before they answer.
+    """List of the files of an export, stored in its folder to detect damaged or mixed files.
 
     Attributes:
-        opset (`int`): version of ONNX's standard operators that the files use.
-        files (`tuple[OnnxFile, ...]`): encoders, and where one is larger than a file may be, its weights.
+        opset (`int`): version of the ONNX operator set.
+        files (`tuple[OnnxFile, ...]`): encoders, and the external data of large ones.
     """
 
     opset: int
     files: tuple[OnnxFile, ...]
 
     def write(self, folder: Path) -> None:
-        """Store the manifest in the folder of the export."""
+        """Write the manifest to the folder of the export."""
         content = {"version": _VERSION, "opset": self.opset, "files": [asdict(file) for file in self.files]}
         write_json(folder / MANIFEST, content)
 
@@ -57,8 +58,8 @@ class OnnxManifest:
             name (`str` or `Path`): folder or Hub name of the export.
 
         Raises:
-            ValueError: if the manifest is damaged, or of a newer version.
-            OSError: if there is none.
+            ValueError: if the manifest is damaged, or has another version.
+            OSError: if it does not exist.
         """
         try:
             path = Path(cast(str, cached_file(str(name), MANIFEST)))
@@ -73,33 +74,29 @@ class OnnxManifest:
             manifest = cls(int(content["opset"]), tuple(OnnxFile(**file) for file in content["files"]))
             names = [file.name for file in manifest.files]
             if any(Path(name).name != name for name in names):
-                raise ValueError(f"it names files elsewhere: {', '.join(names)}")
+                raise ValueError(f"it names files in other folders: {', '.join(names)}")
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error!r}): fetch it, or export the model, again") from error
+            raise ValueError(f"{path} is damaged ({error!r}): {_REPAIR}") from error
         if version != _VERSION:
-            raise ValueError(
-                f"{path} is of version {version}, and this program reads {_VERSION}: export the model again"
-            )
+            raise ValueError(f"{path} has version {version}, and only {_VERSION} is supported: export the model again")
         return manifest
 
 
 class OnnxModel(nn.Module):
-    """Both encoders of an ONNX export, to be used where a [`GADMSModel`] encodes: search, evaluation.
+    """Both encoders of an ONNX export, as a replacement of [`GADMSModel`] for search and evaluation.
 
-    It runs on the CPU, with as many threads as `torch.get_num_threads()` says when it is made. There are no
-    parameters: it cannot be trained, and token scores are not to be had from it.
-
-    In int8 the activations of a batch share their scale, so an embedding depends a little on its batch.
+    It runs on the CPU with `torch.get_num_threads()` threads. It has no parameters, so it can neither be trained nor
+    score tokens. In int8, the activations of a batch share their scale: embeddings depend slightly on the batch.
 
     Args:
         name (`str` or `Path`): folder or Hub name of an export.
-        config ([`GADMSConfig`]): the one stored there.
-        runtime (`str`): `"onnx"` for the encoders in float32, `"onnx-int8"` for the quantised ones.
+        config ([`GADMSConfig`]): the configuration stored there.
+        runtime (`str`): `"onnx"` for float32 encoders, `"onnx-int8"` for quantised ones.
 
     Raises:
         ImportError: if onnxruntime is not installed.
-        ValueError: if a file is damaged, was changed or belongs to another configuration, or the runtime is unknown or
-            not among the files.
+        ValueError: if a file is damaged, modified or does not match the configuration, or the runtime is unknown or
+            was not exported.
         OSError: if there is no export.
     """
 
@@ -119,73 +116,38 @@ class OnnxModel(nn.Module):
         self.digests = (*image_digests, *text_digests)
 
     def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
-        """Encode images.
-
-        Args:
-            pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`)
-
-        Returns:
-            [`~transformers.modeling_outputs.BaseModelOutputWithPooling`]: `pooler_output` of shape
-            `(num_images, projection_dim)` is the embedding, not normalised. There is nothing else.
-
-        Raises:
-            ValueError: for another image size than the configuration's.
-        """
+        """As [`GADMSModel.get_image_features`], without `last_hidden_state`."""
         check_image_size(pixel_values, self.config.image_size)
         return self._run(self._image, pixel_values=pixel_values.float())
 
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> BaseModelOutputWithPooling:
-        """Encode captions.
-
-        Args:
-            input_ids (`torch.LongTensor` of shape `(num_captions, sequence_length)`)
-            attention_mask (`torch.LongTensor` of shape `(num_captions, sequence_length)`, *optional*)
-
-        Returns:
-            [`~transformers.modeling_outputs.BaseModelOutputWithPooling`]: `pooler_output` of shape
-            `(num_captions, projection_dim)` is the embedding, not normalised. There is nothing else.
-
-        Raises:
-            ValueError: for captions longer than the model has positions, or of tokens outside the vocabulary.
-        """
-        text, _ = encoder_configs(self.config)
-        if input_ids.shape[-1] > text.max_position_embeddings:
-            raise ValueError(
-                f"captions of {input_ids.shape[-1]} tokens are longer than the model's {text.max_position_embeddings} "
-                "positions; truncate them with the model's own processor"
-            )
-        # A graph would take negative ids as counted from the end.
-        if input_ids.numel() and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < text.vocab_size:
-            raise ValueError(
-                f"token ids from {int(input_ids.min())} to {int(input_ids.max())} are not all in the vocabulary of "
-                f"{text.vocab_size}; prepare captions with the model's own processor"
-            )
+        """As [`GADMSModel.get_text_features`], without `last_hidden_state`."""
+        check_token_ids(input_ids, encoder_configs(self.config)[0])  # ONNX would count negative ids from the end
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return self._run(self._text, input_ids=input_ids.long(), attention_mask=mask.long())
 
     def _load(self, encoder: Encoder, manifest: OnnxManifest, inputs: dict[str, list]) -> tuple[Any, list[str]]:
-        """A session, and the digests of the files it was loaded from."""
+        """The session of an encoder, and the digests of its files."""
         try:
             import onnxruntime
         except ImportError as error:
             raise ImportError(f"running ONNX models needs onnxruntime: {INSTALL}") from error
         wanted = encoder_file(encoder, int8=self.runtime == "onnx-int8")
-        files = [file for file in manifest.files if file.name == wanted or file.name == weights_file(wanted)]
-        if wanted not in [file.name for file in files]:
+        files = {file.name: file for file in manifest.files if file.name in (wanted, external_data_file(wanted))}
+        if wanted not in files:
             raise ValueError(
                 f"{self.name_or_path} holds no {wanted}, which the runtime {self.runtime} needs: export the model "
                 "with --int8, or take the runtime onnx"
             )
-        paths = [checked_file(self.name_or_path, file) for file in files]
-        path = paths[[file.name for file in files].index(wanted)]
+        path = {name: verified_file(self.name_or_path, file) for name, file in files.items()}[wanted]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # errors, which are raised as well
+        options.log_severity_level = 3  # errors only
         try:
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # of a class of its own for each kind of damage
+        except Exception as error:  # onnxruntime has a class for each kind of damage
             reason = " ".join(str(error).split())
             raise ValueError(f"{path} does not run in onnxruntime {onnxruntime.__version__}: {reason}") from error
         outputs = {f"{encoder}_embeds": [None, self.config.projection_dim]}
@@ -193,11 +155,11 @@ class OnnxModel(nn.Module):
             ("takes", inputs, session.get_inputs()),
             ("gives", outputs, session.get_outputs()),
         ):
-            # Dimensions that may vary have names there.
+            # Dynamic dimensions have names.
             shapes = {value.name: [size if isinstance(size, int) else None for size in value.shape] for value in found}
             if shapes != expected:
-                raise ValueError(f"{path} {kind} {shapes}, and {expected} goes with its config.json: export it again")
-        return session, [file.sha256 for file in files]
+                raise ValueError(f"{path} {kind} {shapes}, but {expected} goes with its config.json: export it again")
+        return session, [file.sha256 for file in files.values()]
 
     def _run(self, session: Any, **inputs: torch.Tensor) -> BaseModelOutputWithPooling:
         feeds = {name: tensor.detach().cpu().numpy() for name, tensor in inputs.items()}
@@ -205,16 +167,16 @@ class OnnxModel(nn.Module):
 
 
 RetrievalModel = GADMSModel | OnnxModel
-"""What encodes images and captions, in either runtime."""
+"""A model that encodes images and captions, in any runtime."""
 
 
 def runtime_of(model: RetrievalModel) -> str:
-    """One of [`RUNTIMES`]."""
+    """The runtime of a model, one of `RUNTIMES`."""
     return model.runtime if isinstance(model, OnnxModel) else RUNTIMES[0]
 
 
 def encoder_file(encoder: Encoder, *, int8: bool) -> str:
-    """Name of the file of an encoder.
+    """File name of an encoder.
 
     >>> encoder_file("image", int8=False), encoder_file("text", int8=True)
     ('image_encoder.onnx', 'text_encoder_int8.onnx')
@@ -222,31 +184,29 @@ def encoder_file(encoder: Encoder, *, int8: bool) -> str:
     return f"{encoder}_encoder{'_int8' if int8 else ''}.onnx"
 
 
-def weights_file(name: str) -> str:
-    """Name of the file beside an encoder's that holds its weights, if they are more than fit into one."""
+def external_data_file(name: str) -> str:
+    """Name of the file with the weights of an encoder that is too large for one file."""
     return f"{name}.data"
 
 
-def checked_file(name: str | Path, file: OnnxFile) -> Path:
-    """Where a file of an export lies, if it is as it was exported.
+def verified_file(name: str | Path, file: OnnxFile) -> Path:
+    """Path of an export's file, after its size and SHA-256 were checked.
 
     Args:
         name (`str` or `Path`): folder or Hub name of the export.
 
     Raises:
-        ValueError: if the file is cut or otherwise another.
+        ValueError: if the file is truncated or modified.
         OSError: if it is missing.
     """
     path = Path(cast(str, cached_file(str(name), file.name)))
     size = path.stat().st_size
     if size != file.size:
         raise ValueError(
-            f"{path} has {size:,} bytes instead of {file.size:,}: it is cut or another file; fetch it, or export the "
-            "model, again"
+            f"{path} has {size:,} bytes instead of {file.size:,}: it is truncated or another file; {_REPAIR}"
         )
     if file_digest(path) != file.sha256:
         raise ValueError(
-            f"{path} is not the file that was exported (its SHA-256 differs from that in {MANIFEST}): fetch it, or "
-            "export the model, again"
+            f"{path} is not the file that was exported (its SHA-256 differs from that in {MANIFEST}): {_REPAIR}"
         )
     return path

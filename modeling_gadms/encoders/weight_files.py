@@ -1,4 +1,4 @@
-"""Weight files of a model, looked at before anything is made of them."""
+"""Check the weight files of a model before memory is allocated for it."""
 
 import json
 import os
@@ -10,31 +10,39 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-from ..configuration_gadms import GADMSConfig
+from ..configuration_gadms import GADMSConfig, encoder_configs
+from ..modeling_gadms import GADMSModel
 
 
 def check_weights(
     name: str | Path, model_class: type[PreTrainedModel], config: GADMSConfig, revision: str | None = None
 ) -> None:
-    """Refuse weights that do not make the model of a configuration, from the headers of their files alone.
+    """Check that the stored weights match a configuration. Only the headers of the files are read.
 
-    A configuration is text that anybody can edit: a model of the sizes it claims may be more than the memory holds.
-    Nothing is allocated here, neither for the model nor for its weights.
+    A configuration is text that anybody can edit, and may claim sizes that do not fit into memory. This check
+    allocates neither the model nor its weights.
 
     Args:
         name (`str` or `Path`): folder or Hub name of the model.
         model_class (`type`): [`GADMSModel`] or [`GADMSForPreTraining`].
-        config ([`GADMSConfig`]): the model's.
+        config ([`GADMSConfig`]): the configuration of the model.
         revision (`str`, *optional*): of a Hub name.
 
     Raises:
-        ValueError: if a file is damaged, or weights are missing or of another size than the configuration says, naming
-            one.
+        ValueError: if a file is damaged, or weights are missing or differ in size from the configuration, naming one.
         OSError: if there are no weights in safetensors, or a shard is missing.
     """
     stored = stored_shapes(name, revision)
-    with torch.device("meta"):
-        model = model_class(config)
+    num_layers = sum(encoder.num_hidden_layers for encoder in encoder_configs(config))
+    if model_class is not GADMSModel:
+        num_layers += config.fusion_num_hidden_layers
+    if num_layers > len(stored):  # do not even build that many modules
+        raise ValueError(f"{name} lacks weights: {len(stored)} are stored, for {num_layers} layers in its config.json")
+    try:
+        with torch.device("meta"):
+            model = model_class(config)
+    except RuntimeError as error:  # the size of a tensor overflows
+        raise ValueError(f"{name}: the sizes in its config.json are too large: {error}") from error
     prefix = f"{model.base_model_prefix}."
     stored = stored | {key.removeprefix(prefix): shape for key, shape in stored.items()}
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
@@ -45,46 +53,46 @@ def check_weights(
         key = differing[0]
         raise ValueError(
             f"{name}: {len(differing)} weights have another size than its configuration says, such as {key}: "
-            f"{_times(stored[key])} in the file, {_times(expected[key])} by the configuration"
+            f"{_format_shape(stored[key])} in the file, {_format_shape(expected[key])} by the configuration"
         )
 
 
 def stored_shapes(name: str | Path, revision: str | None = None) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor in a model's weight files, which are one file in safetensors, or several and an index.
+    """Shapes of all tensors in a model's safetensors weights: one file, or an index and its shards.
 
     Args:
         name (`str` or `Path`): folder or Hub name of a model.
         revision (`str`, *optional*): of a Hub name.
 
     Raises:
-        ValueError: if a file is damaged, or is not where the index says.
+        ValueError: if a file is damaged, or a tensor is not in the file that the index names.
         OSError: if there are no weights in safetensors, or a shard is missing.
     """
-    # Whatever else a folder holds, `from_pretrained` takes the one file if it is there.
+    # `from_pretrained` prefers the single file, too.
     single = _find(name, revision, SAFE_WEIGHTS_NAME, required=False)
     if single is not None:
         return _shapes_of(single)
     index = _find(name, revision, SAFE_WEIGHTS_INDEX_NAME, required=False)
     if index is None:
         raise OSError(
-            f"{name} holds no weights: there is neither {SAFE_WEIGHTS_NAME} nor {SAFE_WEIGHTS_INDEX_NAME} (weights in "
-            "pickles are not read, they can run code; `gadms convert` reads checkpoints of other code bases)"
+            f"{name} contains no weights: {SAFE_WEIGHTS_NAME} and {SAFE_WEIGHTS_INDEX_NAME} are missing (pickled "
+            "weights are not read, since they can run code; `gadms convert` reads checkpoints of other code bases)"
         )
     try:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards = sorted(set(map(os.fspath, weight_map.values())))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{index} is no index of weight files: {error!r}") from error
+        raise ValueError(f"{index} is not an index of weight files: {error!r}") from error
     shapes: dict[str, tuple[int, ...]] = {}
     for shard in shards:
         if Path(shard).name != shard:
-            raise ValueError(f"{index} names the file {shard!r}, which is not beside it")
+            raise ValueError(f"{index} names the file {shard!r}, which is not in the same folder")
         found = _find(name, revision, shard, required=True)
         in_file = _shapes_of(found) if found else {}
         shapes |= {key: shape for key, shape in in_file.items() if weight_map.get(key) == shard}
     if missing := sorted(weight_map.keys() - shapes.keys()):
         raise ValueError(
-            f"{name}: {len(missing)} weights are not where {index.name} says, such as {missing[0]} in "
+            f"{name}: {len(missing)} weights are not in the shards that {index.name} names, such as {missing[0]} in "
             f"{weight_map[missing[0]]}"
         )
     return shapes
@@ -104,5 +112,5 @@ def _shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
         raise ValueError(f"{path} is damaged ({error}); fetch or save it again") from error
 
 
-def _times(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "a number"
+def _format_shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"

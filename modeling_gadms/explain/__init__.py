@@ -1,4 +1,4 @@
-"""Show why a person was found: the tokens of the caption, and the patches of the image."""
+"""Explain a search result by the relevance of caption tokens and image patches."""
 
 import lazy_loader
 

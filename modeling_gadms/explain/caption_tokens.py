@@ -1,4 +1,4 @@
-"""Which words of a caption the model ties to an image: token scores, and a picture of them."""
+"""Relevance of caption tokens to an image (GASS), and a figure of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw
 
 from ..encoders.encoding import encode_captions, encode_images
 from ..encoders.query_checks import check_query
-from ..encoders.thread_copies import with_own_modules
-from ..media.drawing import FAINT_INK, INK, PAPER, Font, font_for, printable
+from ..encoders.shared_weights import copy_sharing_weights
+from ..media.drawing import FAINT_INK, INK, PAPER, Font, fit_image, font_for, printable
 from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
 
@@ -21,17 +21,17 @@ _MARGIN = 28
 _FONT_SIZE = 22
 _LINE = 42
 _BAR_WIDTH = 200
-_UNTIED, _TIED = (255, 250, 240), (240, 120, 40)
+_LOW_COLOUR, _HIGH_COLOUR = (255, 250, 240), (240, 120, 40)
 
 
 @dataclass(frozen=True)
 class ScoredToken:
-    """A piece of the caption as it was typed.
+    """A token of the caption, as it was typed.
 
     Attributes:
         text (`str`): its characters.
-        score (`float`): 0 (least tied to the image of this caption's tokens) to 1 (most).
-        starts_word (`bool`): whether space goes before it.
+        score (`float`): relevance to the image, 0 for the least and 1 for the most relevant token of the caption.
+        starts_word (`bool`): whether whitespace precedes it.
     """
 
     text: str
@@ -41,7 +41,7 @@ class ScoredToken:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The tokens that the model read, and the cosine similarity of the caption and the image."""
+    """The scored tokens of a caption, and the cosine similarity of the caption and the image."""
 
     tokens: list[ScoredToken]
     similarity: float
@@ -50,11 +50,11 @@ class Explanation:
 def explain_caption(model: GADMSModel, processor: GADMSProcessor, image: Image.Image, caption: str) -> Explanation:
     """Score the caption's tokens against the image with GASS (GA-DMS eq. 1-4), scaled to [0, 1] within the caption.
 
-    A character that the tokenizer splits into several tokens, as an emoji, counts once, with their highest score.
-    Other threads may use the model meanwhile.
+    A character that is split into several tokens, such as an emoji, appears once, with the highest of their scores.
+    Other threads can use the model at the same time.
 
     Warns:
-        UserWarning: if the caption is longer than the model reads.
+        UserWarning: as [`~modeling_gadms.encoders.query_checks.check_query`].
     Raises:
         ValueError: if the caption is empty.
     """
@@ -62,7 +62,7 @@ def explain_caption(model: GADMSModel, processor: GADMSProcessor, image: Image.I
     image_embeds = encode_images(model, processor, [image], progress=False)  # (1, projection_dim)
     text_embeds = encode_captions(model, processor, [caption], progress=False)
     tokens = processor.tokenize(caption, truncation=True, return_offsets_mapping=True, return_tensors="pt")
-    scores = with_own_modules(model).score_tokens(
+    scores = copy_sharing_weights(model).score_tokens(
         tokens["input_ids"].to(model.device),
         tokens["attention_mask"].to(model.device),
         image_embeds.to(model.device),
@@ -75,19 +75,19 @@ def explain_caption(model: GADMSModel, processor: GADMSProcessor, image: Image.I
 
 
 def draw_explanation(image: Image.Image, explanation: Explanation) -> Image.Image:
-    """The image, and beside it the caption with each token on a colour that deepens with its score.
+    """Draw the image and the caption, with the background of each token coloured by its score.
 
     Returns:
         `PIL.Image.Image` in mode RGB.
     """
-    scale = min(_IMAGE_HEIGHT / image.height, _IMAGE_MAX_WIDTH / image.width)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    text_left = _MARGIN + size[0] + _MARGIN
+    person = fit_image(image, (_IMAGE_MAX_WIDTH, _IMAGE_HEIGHT))
+    text_left = _MARGIN + person.width + _MARGIN
     font = font_for("".join(token.text for token in explanation.tokens), _FONT_SIZE)
     lines = _lines(explanation.tokens, font)
     text_height = len(lines) * _LINE + 3 * _LINE
-    sheet = Image.new("RGB", (text_left + _TEXT_WIDTH + _MARGIN, max(size[1], text_height) + 2 * _MARGIN), PAPER)
-    sheet.paste(image.convert("RGB").resize(size, Image.Resampling.LANCZOS), (_MARGIN, _MARGIN))
+    sheet_size = (text_left + _TEXT_WIDTH + _MARGIN, max(person.height, text_height) + 2 * _MARGIN)
+    sheet = Image.new("RGB", sheet_size, PAPER)
+    sheet.paste(person, (_MARGIN, _MARGIN))
     draw = ImageDraw.Draw(sheet)
     small = font_for("", 14)
     heading = f"cosine similarity of image and caption: {explanation.similarity:.3f}"
@@ -106,21 +106,18 @@ def draw_explanation(image: Image.Image, explanation: Explanation) -> Image.Imag
 def _scored_tokens(caption: str, offsets: Sequence[tuple[int, int]], scores: Sequence[float]) -> list[ScoredToken]:
     spans: dict[tuple[int, int], float] = {}
     for (start, end), score in zip(offsets, scores, strict=True):
-        if end > start:  # special tokens span nothing
+        if end > start:  # special tokens have empty spans
             spans[start, end] = max(score, spans.get((start, end), 0.0))
-    return [
-        ScoredToken(caption[start:end].strip(), score, _starts_word(caption, start))
-        for (start, end), score in spans.items()
-    ]
-
-
-def _starts_word(caption: str, start: int) -> bool:
-    # Some tokenizers count the space to the token that follows it.
-    return start == 0 or caption[start - 1].isspace() or caption[start].isspace()
+    tokens = []
+    for (start, end), score in spans.items():
+        # Some tokenizers include the preceding space in a token.
+        starts_word = start == 0 or caption[start - 1].isspace() or caption[start].isspace()
+        tokens.append(ScoredToken(caption[start:end].strip(), score, starts_word))
+    return tokens
 
 
 def _lines(tokens: Sequence[ScoredToken], font: Font) -> list[list[tuple[float, float, str, float]]]:
-    """Per line, each token's left edge, width, text and score. Lines break between words where a word fits on one."""
+    """Left edge, width, text and score of each token, by line. Only words wider than a line are broken."""
     words: list[list[ScoredToken]] = []
     for token in tokens:
         if token.starts_word or not words:
@@ -146,8 +143,8 @@ def _lines(tokens: Sequence[ScoredToken], font: Font) -> list[list[tuple[float, 
 
 
 def score_colour(score: float) -> tuple[int, ...]:
-    """The colour (RGB) that a token of this score, from 0 to 1, lies on."""
-    return tuple(round(low + (high - low) * score) for low, high in zip(_UNTIED, _TIED, strict=True))
+    """Background colour (RGB) of a token with this score, from 0 to 1."""
+    return tuple(round(low + (high - low) * score) for low, high in zip(_LOW_COLOUR, _HIGH_COLOUR, strict=True))
 
 
 def _draw_legend(draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
@@ -157,5 +154,5 @@ def _draw_legend(draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
     draw.rectangle((left, top, left + _BAR_WIDTH, top + 14), outline=FAINT_INK)
     draw.text((left, top + 20), "0", font=small, fill=FAINT_INK)
     draw.text((left + _BAR_WIDTH, top + 20), "1", font=small, fill=FAINT_INK, anchor="ra")
-    meaning = "how much the token is tied to the image (GASS)"
+    meaning = "relevance of the token to the image (GASS)"
     draw.text((left + _BAR_WIDTH + 14, top - 1), meaning, font=small, fill=FAINT_INK)

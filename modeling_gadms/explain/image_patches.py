@@ -1,4 +1,4 @@
-"""Which patches of a picture carry its similarity to a caption: GASS's counterpart on the image's side."""
+"""Relevance of image patches to a caption (Grad-ECLIP), the image-side counterpart of GASS."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -11,24 +11,24 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from ..encoders.encoding import encode_captions
 from ..encoders.query_checks import check_query
-from ..encoders.thread_copies import with_own_modules
+from ..encoders.shared_weights import copy_sharing_weights
 from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
-from ..token_scoring_gadms import frozen_float32, scoring_mode, tapped_layers
+from ..token_scoring_gadms import frozen_float32, record_attention, scoring_mode
 
 
 _PALETTE = np.array([(255, 255, 255), (255, 225, 90), (240, 120, 40), (170, 20, 40)], dtype=np.float32)
-"""From nothing to all of it, evenly spaced."""
+"""Colours of relevance 0 to 1, evenly spaced."""
 
 
 @dataclass(frozen=True)
 class ImageRelevance:
-    """A heat map.
+    """Relevance of the patches of an image.
 
     Attributes:
-        scores (`torch.FloatTensor` of shape `(rows, columns)`): of each patch, 0 to 1; all 0 where no patch raises the
-            similarity.
-        similarity (`float`): cosine of caption and image.
+        scores (`torch.FloatTensor` of shape `(rows, columns)`): relevance of each patch, in [0, 1]; all zero if no
+            patch increases the similarity.
+        similarity (`float`): cosine similarity of caption and image.
     """
 
     scores: torch.Tensor
@@ -38,29 +38,29 @@ class ImageRelevance:
 def image_relevance(
     model: GADMSModel, processor: GADMSProcessor, image: Image.Image, caption: str, *, num_layers: int = 1
 ) -> ImageRelevance:
-    """Weigh the patches of a picture by what they add to its similarity to a caption.
+    """Compute how much each patch of an image contributes to the similarity to a caption.
 
     The method is Grad-ECLIP (Zhao et al., "Gradient-based Visual Explanation for Transformer-based CLIP", ICML 2024,
-    eq. 8-10). With q, k, v of a vision layer and g the gradient of the similarity with respect to the attention output
-    at the class token,
+    eq. 8-10). With q, k, v of a vision layer, and g the gradient of the similarity with respect to the attention
+    output at the class token,
 
         relevance_i = ReLU(sum over channels of g * w_i * v_i),  w_i = cosine of q at the class token and k_i,
 
-    w scaled to [0, 1] over the patches. Of several layers the mean is taken before the ReLU, as GASS does. Other
-    threads may use the model meanwhile.
+    where w is scaled to [0, 1] over the patches. With several layers, their mean is taken before the ReLU, as in GASS.
+    Other threads can use the model at the same time.
 
     Args:
-        model ([`GADMSModel`]): run by torch, for its gradients.
+        model ([`GADMSModel`]): a PyTorch model, since gradients are needed.
         processor ([`GADMSProcessor`])
-        image (`PIL.Image.Image`): of a person.
+        image (`PIL.Image.Image`): image of a person.
         caption (`str`)
-        num_layers (`int`): how many of the last layers.
+        num_layers (`int`): number of last layers to use.
 
     Warns:
         UserWarning: as [`~modeling_gadms.encoders.query_checks.check_query`].
     Raises:
-        TypeError: if the model is run by something else than torch.
-        ValueError: if the caption is empty, or there are fewer layers.
+        TypeError: if the model is not a PyTorch model.
+        ValueError: if the caption is empty, or `num_layers` is out of range.
     """
     if not isinstance(model, GADMSModel):
         raise TypeError(f"A heat map needs gradients, and {type(model).__name__} has none: load the model with torch")
@@ -70,24 +70,24 @@ def image_relevance(
     caption = check_query(processor, caption)
     text_embeds = encode_captions(model, processor, [caption], progress=False).to(model.device)
     pixels = processor(images=[image], return_tensors="pt")["pixel_values"].to(model.device)
-    model = with_own_modules(model)
+    model = copy_sharing_weights(model)
     vision, projection = model.vision_model, model.visual_projection
     layers = cast(list[CLIPEncoderLayer], list(vision.encoder.layers[-num_layers:]))
     with (
         scoring_mode(vision),
         torch.autocast(device_type=pixels.device.type, enabled=False),
-        tapped_layers(layers) as taps,
+        record_attention(layers) as records,
     ):
-        # Clones turn tensors made under inference mode into ones that a graph may hold.
+        # Autograd refuses tensors created in inference mode, but accepts their clones.
         outputs = functional_call(vision, frozen_float32(vision), pixels.clone())
         image_embeds = functional_call(projection, frozen_float32(projection), outputs.last_hidden_state[:, 0])
         similarity = torch.cosine_similarity(image_embeds, text_embeds.clone().to(image_embeds.dtype), dim=-1)
-        gradients = torch.autograd.grad(similarity.sum(), [tap.output for tap in taps])
+        gradients = torch.autograd.grad(similarity.sum(), [record.output for record in records])
         with torch.no_grad():
             total = torch.zeros(vision.embeddings.position_embedding.num_embeddings - 1, device=pixels.device)
-            for tap, gradient in zip(taps, gradients, strict=True):
-                weights = torch.cosine_similarity(tap.query[0, :1], tap.key[0, 1:], dim=-1)  # (num_patches,)
-                total += _scaled(weights) * (tap.value[0, 1:] @ gradient[0, 0])
+            for record, gradient in zip(records, gradients, strict=True):
+                weights = torch.cosine_similarity(record.query[0, :1], record.key[0, 1:], dim=-1)  # (num_patches,)
+                total += _min_max_scaled(weights) * (record.value[0, 1:] @ gradient[0, 0])
             relevance = torch.relu(total / num_layers)
             highest = relevance.max()
             scores = relevance / highest if highest > 0 else relevance
@@ -95,15 +95,15 @@ def image_relevance(
 
 
 def draw_heat_map(image: Image.Image, scores: torch.Tensor, *, opacity: float = 0.65) -> Image.Image:
-    """A picture under its heat map.
+    """Overlay an image with its heat map.
 
     Args:
         image (`PIL.Image.Image`)
-        scores (`torch.FloatTensor` of shape `(rows, columns)`): as of [`image_relevance`].
-        opacity (`float`): of the map where the score is 1; where it is 0 the picture is seen as it is.
+        scores (`torch.FloatTensor` of shape `(rows, columns)`): from [`image_relevance`].
+        opacity (`float`): opacity at a score of 1; at a score of 0 the overlay is transparent.
 
     Returns:
-        `PIL.Image.Image` in mode RGB, of the picture's size.
+        `PIL.Image.Image` in mode RGB, of the size of the image.
     """
     grid = Image.fromarray(scores.float().numpy(), mode="F")
     score = np.asarray(grid.resize(image.size, Image.Resampling.BICUBIC)).clip(0, 1)[..., None]  # (height, width, 1)
@@ -114,7 +114,7 @@ def draw_heat_map(image: Image.Image, scores: torch.Tensor, *, opacity: float = 
     return Image.fromarray(blended.round().clip(0, 255).astype(np.uint8))
 
 
-def _scaled(values: torch.Tensor) -> torch.Tensor:
-    """To [0, 1]; equal values become 1."""
+def _min_max_scaled(values: torch.Tensor) -> torch.Tensor:
+    """Scale to [0, 1]; equal values become 1."""
     spread = values.max() - values.min()
     return (values - values.min()) / spread if spread > 0 else torch.ones_like(values)

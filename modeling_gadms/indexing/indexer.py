@@ -149,7 +149,7 @@ def index_frames(
         used=frames.seen - skipped.total(),
         skipped=dict(+skipped),
         persons=added.added,
-        lost_frames=frames.lost,
+        lost_frames=frames.undecodable,
         found=finder.found,
         already_there=added.already_there,
         passed_over=finder.found - added.added - added.already_there,

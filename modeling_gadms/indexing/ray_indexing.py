@@ -10,7 +10,7 @@ from typing import Any
 
 from ..encoders.loading import load_model_and_processor
 from ..gallery.person_gallery import PersonGallery, gallery_model
-from ..media.detection import PlausiblePerson, SsdMobileNetDetector
+from ..media.detection import PersonBoxFilter, SsdMobileNetDetector
 from .indexer import IndexReport, SourceIndexer, SourceOptions
 
 
@@ -21,7 +21,7 @@ def index_with_ray(
     workers: int,
     model: str | None = None,
     options: SourceOptions | None = None,
-    plausible: PlausiblePerson | None = None,
+    box_filter: PersonBoxFilter | None = None,
 ) -> dict[str, IndexReport | str]:
     """Index sources in parallel; a source is one worker's work, and workers write beside one another.
 
@@ -33,7 +33,7 @@ def index_with_ray(
         workers (`int`): processes, each with the model.
         model (`str`, *optional*): by default the gallery's.
         options (`SourceOptions`, *optional*)
-        plausible (`PlausiblePerson`, *optional*): which boxes of the detector to keep.
+        box_filter (`PersonBoxFilter`, *optional*): which boxes of the detector to keep.
 
     Returns:
         `dict`: by source what became of it, or why it failed; one that fails does not stop the others.
@@ -58,7 +58,7 @@ def index_with_ray(
         rows.context.enable_progress_bars = False
         pool = ActorPoolStrategy(size=min(workers, len(sources)))
         done = rows.map_batches(
-            _worker(gallery, model, options or SourceOptions(), plausible or PlausiblePerson()),
+            _worker(gallery, model, options or SourceOptions(), box_filter or PersonBoxFilter()),
             batch_size=1,
             compute=pool,
         )
@@ -68,13 +68,13 @@ def index_with_ray(
             ray.shutdown()
 
 
-def _worker(gallery: str, model: str | None, options: SourceOptions, plausible: PlausiblePerson) -> type:
+def _worker(gallery: str, model: str | None, options: SourceOptions, box_filter: PersonBoxFilter) -> type:
     # A class of its own rather than arguments: Ray warns that arguments of actors may be lost.
     class Worker:
         def __init__(self) -> None:
             built_with = gallery_model(gallery)
             loaded = load_model_and_processor(model or built_with.name, runtime=built_with.runtime)
-            detector = partial(SsdMobileNetDetector, plausible=plausible)
+            detector = partial(SsdMobileNetDetector, box_filter=box_filter)
             self._index = SourceIndexer(PersonGallery.open(gallery, *loaded), detector)
 
         def __call__(self, batch: dict[str, Any]) -> dict[str, list[str | None]]:

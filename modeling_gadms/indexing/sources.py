@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from PIL import Image
 
 from ..media.images import IMAGE_SUFFIXES, UnreadableImageError, UnreadableReason, load_image
-from ..media.video import Frame, FrameReader, named
+from ..media.video import Frame, FrameReader, relative_name
 
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class FrameSource(Protocol):
         source: for messages.
         is_video (`bool`): whether the frames are of one video, in the order of time.
         expected (`int`, *optional*): how many frames will be seen; none where that is not known.
-        seen (`int`), skipped (`Counter[str]`), lost (`int`): as in [`~modeling_gadms.media.video.FrameReader`].
+        seen (`int`), skipped (`Counter[str]`), undecodable (`int`): as in [`~modeling_gadms.media.video.FrameReader`].
     """
 
     source: Any
@@ -52,7 +52,7 @@ class FrameSource(Protocol):
     expected: int | None
     seen: int
     skipped: Counter[str]
-    lost: int
+    undecodable: int
 
     def __iter__(self) -> Iterator[Frame]: ...
 
@@ -65,7 +65,7 @@ class PictureReader:
     """Base of readers of pictures that are not frames of a video."""
 
     is_video = False
-    lost = 0
+    undecodable = 0
 
     def __init__(self, source: Any, expected: int | None):
         self.source = source
@@ -139,7 +139,7 @@ class ArchiveReader(PictureReader):
             if ending.lower() == "json":
                 fields = _json_object(_content(archive, member))
             elif f".{ending.lower()}" in IMAGE_SUFFIXES:
-                pictures.append((f"{named(path, self._root)}/{member.name}", _content(archive, member)))
+                pictures.append((f"{relative_name(path, self._root)}/{member.name}", _content(archive, member)))
         yield from _with_fields(pictures, fields)
 
 

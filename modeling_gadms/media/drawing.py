@@ -1,4 +1,4 @@
-"""Text and pictures on pictures: a font that has the letters, lines and pictures that fit."""
+"""Draw text and images in figures: choose fonts, wrap text, fit images."""
 
 import io
 import unicodedata
@@ -15,8 +15,8 @@ FAINT_INK = (120, 120, 128)
 PAPER = (255, 255, 255)
 CARD = (243, 243, 245)
 
-# Common fonts of Linux, macOS and Windows; those that hold Chinese, Japanese and Korean come last, as their Latin
-# letters are the plainer ones. Pillow's own font is the last resort.
+# Common fonts of Linux, macOS and Windows. Fonts with Chinese, Japanese and Korean come last, since their Latin
+# letters are plainer. Pillow's own font is the fallback.
 _FONT_FILES = (
     "NotoSans-Regular.ttf",
     "DejaVuSans.ttf",
@@ -29,28 +29,28 @@ _FONT_FILES = (
     "PingFang.ttc",
     "msyh.ttc",
 )
-# Hardly any font has them: no character, and a mark, for which some versions of Pillow draw a circle as well.
+# Characters missing in most fonts: a noncharacter, and a mark, to which some versions of Pillow add a circle.
 _MISSING = ("\U0010ffff", "\U0001e8d6")
 
 
 def font_for(text: str, size: int) -> Font:
-    """The installed font that has the most of the text's characters; Pillow's own where none is installed."""
+    """The font with most of the text's characters, among the installed fonts and Pillow's own."""
     return max(_fonts(size), key=lambda font: sum(_has_glyph(font, char) for char in set(text)))
 
 
 def printable(text: str, font: Font) -> str:
-    """The text with a box (or a question mark) for each character that the font lacks."""
+    """The text with a box (or a question mark) for each character that is missing in the font."""
     substitute = "□" if _has_glyph(font, "□") else "?"
     return "".join(
         char if _has_glyph(font, char) else substitute
         for char in " ".join(text.split())
-        # Joiners, marks and variation selectors have no shape of their own.
+        # Joiners, marks and variation selectors are dropped: they have no glyph of their own.
         if _has_glyph(font, char) or unicodedata.category(char) not in ("Cf", "Mn", "Me")
     )
 
 
 def wrap(text: str, font: Font, width: int, max_lines: int) -> list[str]:
-    """Lines of at most `width` pixels, broken at spaces where possible; the last ends in "..." if text is left."""
+    """Wrap text to lines of at most `width` pixels, at spaces if possible; truncated text ends with "..."."""
     lines: list[str] = []
     rest = text.strip()
     while rest and len(lines) < max_lines:
@@ -65,45 +65,41 @@ def wrap(text: str, font: Font, width: int, max_lines: int) -> list[str]:
 
 
 def shorten(text: str, font: Font, width: int) -> str:
-    """The text, cut to `width` pixels with "..." at its end if it is longer."""
+    """Truncate text to `width` pixels, with "..." at its end if it is longer."""
     if font.getlength(text) <= width:
         return text
     return _fitting(text, font, width, ending="...").rstrip() + "..."
 
 
-def paste_fitted(sheet: Image.Image, content: bytes, left: int, top: int, size: tuple[int, int]) -> None:
-    """Put a picture, the content of an image file, into the middle of a cell, as large as it fits.
-
-    Args:
-        sheet (`PIL.Image.Image`): in mode RGB.
-        left, top (`int`): of the cell.
-        size (`tuple[int, int]`): width and height of the cell.
-    """
-    with Image.open(io.BytesIO(content)) as picture:
-        scale = min(size[0] / picture.width, size[1] / picture.height)
-        fitted = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        resized = picture.convert("RGB").resize(fitted, Image.Resampling.LANCZOS)
-    sheet.paste(resized, (left + (size[0] - fitted[0]) // 2, top + (size[1] - fitted[1]) // 2))
+def fit_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Resize an image to the largest RGB image that fits into (width, height)."""
+    scale = min(size[0] / image.width, size[1] / image.height)
+    fitted = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.convert("RGB").resize(fitted, Image.Resampling.LANCZOS)
 
 
 def paste_on_card(
     sheet: Image.Image, content: bytes, left: int, top: int, size: tuple[int, int], *, margin: int = 8, radius: int = 8
 ) -> None:
-    """Put a picture, the content of an image file, on a card with round corners.
+    """Paste an image, as large as it fits, into the centre of a card with rounded corners.
 
     Args:
         sheet (`PIL.Image.Image`): in mode RGB.
-        left, top (`int`), size (`tuple[int, int]`): of the card, (width, height).
-        margin (`int`), radius (`int`): of the card, around the picture and at its corners.
+        content (`bytes`): content of an image file.
+        left, top (`int`), size (`tuple[int, int]`): position and (width, height) of the card.
+        margin (`int`): space around the image.
+        radius (`int`): radius of the corners.
     """
     width, height = size
     draw = ImageDraw.Draw(sheet)
     draw.rounded_rectangle((left, top, left + width, top + height), radius=radius, fill=CARD)
-    paste_fitted(sheet, content, left + margin, top + margin, (width - 2 * margin, height - 2 * margin))
+    with Image.open(io.BytesIO(content)) as image:
+        fitted = fit_image(image, (width - 2 * margin, height - 2 * margin))
+    sheet.paste(fitted, (left + (width - fitted.width) // 2, top + (height - fitted.height) // 2))
 
 
 def _fitting(text: str, font: Font, width: int, ending: str = "") -> str:
-    """The longest beginning that fits with the ending; one character at least, so that wrapping advances."""
+    """The longest prefix that fits with the ending; at least one character, so that wrapping advances."""
     low, high = 1, len(text)
     while low < high:
         middle = (low + high + 1) // 2
@@ -127,15 +123,15 @@ def _fonts(size: int) -> tuple[Font, ...]:
 
 @lru_cache(maxsize=4096)
 def _has_glyph(font: Font, char: str) -> bool:
-    # Basic layout: the other one gives a missing mark no width, so that it no longer looks like a missing character.
+    # With basic layout a missing mark looks like a missing character; the other layout gives it no width.
     plain = font.font_variant(layout_engine=ImageFont.Layout.BASIC)
     return char.isspace() or bytes(plain.getmask(char)) not in [bytes(plain.getmask(missing)) for missing in _MISSING]
 
 
 def hide_head(image: Image.Image) -> Image.Image:
-    """A picture of a person with its upper fifth, where the head is, in coarse squares, for those who publish it.
+    """Pixelate the upper fifth of an image of a person, where the head usually is, before publication.
 
-    A guess: a head that is lower, or of another person in the picture, stays.
+    Heads further down, and heads of other persons in the image, remain visible.
     """
     width, height = image.size
     top = image.crop((0, 0, width, max(1, round(height / 5))))

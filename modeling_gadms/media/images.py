@@ -1,4 +1,4 @@
-"""Read the pictures people really have into 8-bit RGB, or say why one cannot be read."""
+"""Read images of any common kind as 8-bit RGB, with a reason for each image that cannot be read."""
 
 import io
 import os
@@ -13,43 +13,43 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".jfif", ".png", ".tif", ".tiff", ".webp")
-PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-"""What Pillow may read. Among what is left out are formats that it hands to another program, as EPS to Ghostscript: no
-stranger's file may choose those."""
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""Formats that Pillow may read. Excluded are formats that Pillow passes to another program, such as EPS to
+Ghostscript: an untrusted file must not start one."""
 MAX_PIXELS = 80_000_000
-"""Larger pictures are refused before they are decoded: 80 megapixels, 240 MB of RGB, is beyond any camera frame."""
+"""Larger images are refused before decoding: 80 megapixels (240 MB of RGB) exceed any camera frame."""
 MIN_SIDE = 8
-"""Shortest side, in pixels, that can show a person at all. Not stated by the paper: chosen so that 1x1 web beacons and
-spacers are reported instead of being indexed."""
+"""Minimum side, in pixels. Not stated in the paper: chosen to report 1x1 web beacons and spacers instead of indexing
+them."""
 
 _SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
-_PICTURE_SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF.{4}WEBP|II\*\x00|MM\x00\*", re.DOTALL)
+_IMAGE_SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF.{4}WEBP|II\*\x00|MM\x00\*", re.DOTALL)
 
 
 class UnreadableReason(StrEnum):
-    """Every reason for which `load_image` refuses a picture."""
+    """Reasons for which `load_image` refuses an image."""
 
     MISSING = "missing"
-    """No such file, or no permission to read it."""
+    """The file does not exist, or cannot be opened."""
     EMPTY = "empty file"
     TRUNCATED = "truncated"
-    """Begins as a picture, but does not decode to its end: cut short or damaged."""
+    """Starts as an image, but does not decode completely: truncated or damaged."""
     NOT_AN_IMAGE = "not an image"
     TOO_LARGE = "too large"
     TOO_SMALL = "too small"
 
 
 class UnreadableImageError(ValueError):
-    """A picture that cannot be used.
+    """An image that cannot be used.
 
     Attributes:
-        source (`str`): the file, or a description of what was given instead of a file.
+        source (`str`): the file, or a description of the input if it was not a file.
         reason (`UnreadableReason`): for counting.
-        detail (`str`): for people.
+        detail (`str`): for the error message.
     """
 
     def __init__(self, source: str, reason: UnreadableReason, detail: str):
-        # The three arguments, not the message, are the exception's `args`: so it survives pickling between processes.
+        # All three arguments are the exception's `args`, so that it can be pickled between processes.
         super().__init__(source, reason, detail)
         self.source = source
         self.reason = reason
@@ -60,19 +60,19 @@ class UnreadableImageError(ValueError):
 
 
 def load_image(source: str | Path | bytes | Image.Image) -> Image.Image:
-    """Decode a picture completely and bring it to upright 8-bit RGB.
+    """Decode an image completely, and convert it to upright 8-bit RGB.
 
-    EXIF orientation is applied; CMYK (also Adobe's inverted kind) and palettes are converted; transparency is laid on
-    white; 16-bit grey is scaled to 8 bit, not clipped. Of an animation the first frame is taken.
+    EXIF orientation is applied. CMYK (also Adobe's inverted variant) and palettes are converted. Transparency becomes
+    white. 16-bit grey is scaled to 8 bit, not clipped. An animation is represented by its first frame.
 
     Args:
-        source (`str`, `Path`, `bytes` or `PIL.Image.Image`): a file, the content of a file, or an opened picture.
+        source (`str`, `Path`, `bytes` or `PIL.Image.Image`): a file, the content of a file, or a PIL image.
 
     Returns:
         `PIL.Image.Image` in mode RGB.
 
     Raises:
-        UnreadableImageError: names the file; `reason` says which of the few reasons it is.
+        UnreadableImageError: naming the file, with the `reason`.
     """
     if isinstance(source, Image.Image):
         return _to_upright_rgb(source, getattr(source, "filename", "") or f"given as a {source.mode} PIL image")
@@ -84,26 +84,26 @@ def load_image(source: str | Path | bytes | Image.Image) -> Image.Image:
         raise UnreadableImageError(name, UnreadableReason.EMPTY, "it has no content")
     try:
         with warnings.catch_warnings():
-            # The size is checked below, against our own limit.
+            # `MAX_PIXELS` is checked below instead.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content), formats=PICTURE_FORMATS)
+            image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(name, UnreadableReason.TOO_LARGE, str(error)) from error
-    except Exception as error:  # Pillow's parsers raise many kinds on damaged headers
-        if isinstance(error, UnidentifiedImageError) and not _PICTURE_SIGNATURE.match(content):
-            raise UnreadableImageError(name, UnreadableReason.NOT_AN_IMAGE, "no known picture format") from error
+    except Exception as error:  # Pillow's parsers raise many types for damaged headers
+        if isinstance(error, UnidentifiedImageError) and not _IMAGE_SIGNATURE.match(content):
+            raise UnreadableImageError(name, UnreadableReason.NOT_AN_IMAGE, "no known image format") from error
         raise UnreadableImageError(name, UnreadableReason.TRUNCATED, "its header is incomplete") from error
     with image:
         return _to_upright_rgb(image, name)
 
 
 def to_jpeg(image: Image.Image, quality: int, *, full_colour: bool = False) -> bytes:
-    """The content of a JPEG file.
+    """Encode an RGB image as the content of a JPEG file.
 
     Args:
-        image (`PIL.Image.Image`): RGB.
-        quality (`int`): Pillow's, from 1 to 100.
-        full_colour (`bool`): keep the resolution of the colours, which is halved otherwise.
+        image (`PIL.Image.Image`): in mode RGB.
+        quality (`int`): Pillow's JPEG quality, from 1 to 100.
+        full_colour (`bool`): 4:4:4 chroma instead of 4:2:0 subsampling.
     """
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality, subsampling="4:4:4" if full_colour else "4:2:0")
@@ -111,7 +111,7 @@ def to_jpeg(image: Image.Image, quality: int, *, full_colour: bool = False) -> b
 
 
 def iter_image_files(folder: str | Path) -> Iterator[Path]:
-    """Every file below `folder` with a picture's suffix, in sorted order; hidden files and folders are passed over.
+    """Yield all files below `folder` with an image suffix, in sorted order; hidden files and folders are skipped.
 
     Raises:
         NotADirectoryError: if `folder` is not a folder.
@@ -138,10 +138,10 @@ def _read(path: Path) -> bytes:
 def _to_upright_rgb(image: Image.Image, name: str) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        detail = f"{width}x{height} pixels, at most {MAX_PIXELS:,} are read"
+        detail = f"{width}x{height} pixels, the maximum is {MAX_PIXELS:,}"
         raise UnreadableImageError(name, UnreadableReason.TOO_LARGE, detail)
     if min(width, height) < MIN_SIDE:
-        detail = f"{width}x{height} pixels, the shorter side must have at least {MIN_SIDE}"
+        detail = f"{width}x{height} pixels, the minimum of the shorter side is {MIN_SIDE}"
         raise UnreadableImageError(name, UnreadableReason.TOO_SMALL, detail)
     try:
         image.load()
@@ -153,13 +153,13 @@ def _to_upright_rgb(image: Image.Image, name: str) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF beside sound pixels: the orientation is unknown, the picture is not
+    except Exception:  # damaged EXIF, intact pixels: use the image without orientation
         return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BIT_MODES:
-        # Pillow's own conversion clips at 255, which turns all but the darkest 0.4 % of a 16-bit range white.
+        # Pillow's own conversion clips at 255, which turns all but the darkest 0.4 % of the 16-bit range white.
         grey = np.asarray(image).astype(np.float32).clip(0, 65535) / 257
         return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:

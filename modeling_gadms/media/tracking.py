@@ -1,4 +1,4 @@
-"""Follow persons from frame to frame of a video, so that one walk is one result of a search."""
+"""Track persons through the frames of a video, so that one track is one search result."""
 
 import math
 from collections import deque
@@ -12,15 +12,15 @@ from .detection import PersonBox
 
 @dataclass(frozen=True)
 class Motion:
-    """What a person can do between two frames; distances are in heights of the person's box.
+    """Limits of a person's motion between two frames. Distances are in heights of the person's box.
 
     Attributes:
-        slack (`float`): how far a box may lie from where it is expected, however short the time: detectors tremble.
-        speed (`float`): how much farther for each second, of a person whose velocity is not known yet. A walk is about
-            0.8 heights a second; a run, or a walk towards the camera, is more.
-        turn (`float`): the same for a person whose velocity is known, who may turn or stop.
-        growth (`float`): how much the height may change, as a factor, for each second; at least by 1.25.
-        patience (`float`): seconds after which a person who is not seen is given up.
+        slack (`float`): allowed distance from the expected position at any time difference, since detections jitter.
+        speed (`float`): additional distance per second while the velocity is unknown. Walking is about 0.8 heights per
+            second; running, or walking towards the camera, is faster.
+        turn (`float`): additional distance per second when the velocity is known, for persons who turn or stop.
+        growth (`float`): allowed factor between heights per second; the allowed factor is at least 1.25.
+        patience (`float`): seconds after which a track without detections ends.
     """
 
     slack: float = 0.25
@@ -39,109 +39,109 @@ class Motion:
 
 _LEAST_GROWTH = 1.25
 _POSITIONS = 4
-"""Of a walk, from which its velocity is told."""
+"""Number of last positions from which the velocity of a track is estimated."""
 
 
 @dataclass
-class _Walk:
+class _Track:
     number: int
     height: float
-    seen: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=_POSITIONS))
-    """Time and centre, in pixels."""
+    positions: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=_POSITIONS))
+    """Time, and centre in pixels."""
+
+    @property
+    def last_time(self) -> float:
+        return self.positions[-1][0]
 
     def expected(self, time: float) -> tuple[float, float]:
-        """Where its centre is at a time, if it goes on as it did."""
-        last_time, x, y = self.seen[-1]
+        """Expected centre at a time, with constant velocity."""
+        last_time, x, y = self.positions[-1]
         velocity_x, velocity_y = self.velocity
         return x + velocity_x * (time - last_time), y + velocity_y * (time - last_time)
 
     @property
     def velocity(self) -> tuple[float, float]:
-        """In pixels a second; none before it was seen twice."""
-        (first, x0, y0), (last, x1, y1) = self.seen[0], self.seen[-1]
+        """In pixels per second; zero until the second detection."""
+        (first, x0, y0), (last, x1, y1) = self.positions[0], self.positions[-1]
         if last <= first:
             return 0.0, 0.0
         return (x1 - x0) / (last - first), (y1 - y0) / (last - first)
 
 
 class PersonTracker:
-    """Gives the boxes of one person in successive frames one number.
+    """Assign the boxes of successive frames to tracks. A track is one person followed through a video.
 
-    As in SORT (Bewley et al., "Simple Online and Realtime Tracking", 2016) each person is expected where a constant
-    velocity takes it, and boxes are assigned to persons all at once, at the least total cost. Unlike there, the cost
-    is the distance in heights of the person and not the overlap: at a frame a second, which is what a search needs,
-    successive boxes of a person who walks do not overlap.
+    As in SORT (Bewley et al., "Simple Online and Realtime Tracking", 2016), positions are predicted with constant
+    velocity, and all boxes of a frame are assigned at once, at minimum total cost. Unlike in SORT, the cost is the
+    distance in heights of the person instead of the overlap: at one frame per second, which is enough for search,
+    successive boxes of a walking person do not overlap.
 
     Args:
-        motion (`Motion`): what persons can do.
+        motion (`Motion`, *optional*): limits of a person's motion.
     """
 
     def __init__(self, motion: Motion | None = None):
         self.motion = motion or Motion()
-        self._walks: list[_Walk] = []
-        self._next = 0
+        self._tracks: list[_Track] = []
+        self._next_number = 0
         self._time = -math.inf
 
     def __call__(self, boxes: Sequence[PersonBox], time_seconds: float) -> list[int]:
-        """The numbers of the walks that the boxes of a frame belong to, from 0; new ones where none fits.
+        """Return the track number of each box of a frame, from 0. Boxes that fit no track start a new one.
 
         Args:
-            boxes (`Sequence[PersonBox]`): of the next frame, in pixels.
-            time_seconds (`float`): of that frame.
+            boxes (`Sequence[PersonBox]`): boxes of the next frame, in pixels.
+            time_seconds (`float`): time of the frame.
 
         Raises:
-            ValueError: if the frame is not later than the one before.
+            ValueError: if the frame is not later than the previous one.
         """
         if not time_seconds > self._time:
             raise ValueError(
-                f"Frames are to come in the order of time: one at {time_seconds} s follows one at {self._time} s"
+                f"Frames must be in order of time: a frame at {time_seconds} s follows one at {self._time} s"
             )
         self._time = time_seconds
-        self._walks = [walk for walk in self._walks if time_seconds - walk.seen[-1][0] <= self.motion.patience]
+        self._tracks = [track for track in self._tracks if time_seconds - track.last_time <= self.motion.patience]
         assigned = self._assign(boxes, time_seconds)
         numbers = []
         for index, box in enumerate(boxes):
-            walk = assigned.get(index)
-            if walk is None:
-                walk = _Walk(self._next, box.height)
-                self._next += 1
-                self._walks.append(walk)
-            walk.seen.append((time_seconds, *_centre(box)))
-            walk.height = box.height
-            numbers.append(walk.number)
+            track = assigned.get(index)
+            if track is None:
+                track = _Track(self._next_number, box.height)
+                self._next_number += 1
+                self._tracks.append(track)
+            track.positions.append((time_seconds, *_centre(box)))
+            track.height = box.height
+            numbers.append(track.number)
         return numbers
 
     @property
     def live(self) -> set[int]:
-        """Numbers of the walks that may go on."""
-        return {walk.number for walk in self._walks}
+        """Numbers of the tracks that may continue."""
+        return {track.number for track in self._tracks}
 
-    def _assign(self, boxes: Sequence[PersonBox], time: float) -> dict[int, _Walk]:
-        """By index of a box, the walk that it continues."""
+    def _assign(self, boxes: Sequence[PersonBox], time: float) -> dict[int, _Track]:
+        """The track that each box continues, by index of the box."""
         from scipy.optimize import linear_sum_assignment
 
-        if not boxes or not self._walks:
+        if not boxes or not self._tracks:
             return {}
-        too_far = 1e6
-        costs = np.full((len(boxes), len(self._walks)), too_far)
-        for column, walk in enumerate(self._walks):
-            for row, box in enumerate(boxes):
-                costs[row, column] = min(self._cost(walk, box, time), too_far)
+        impossible = 1e6
+        costs = np.array([[min(self._cost(track, box, time), impossible) for track in self._tracks] for box in boxes])
         rows, columns = linear_sum_assignment(costs)
         pairs = zip(rows.tolist(), columns.tolist(), strict=True)
-        return {row: self._walks[column] for row, column in pairs if costs[row, column] < too_far}
+        return {row: self._tracks[column] for row, column in pairs if costs[row, column] < impossible}
 
-    def _cost(self, walk: _Walk, box: PersonBox, time: float) -> float:
-        """Infinite where it cannot be the same person; otherwise the distance from where it is expected, in heights,
-        and how much the height has changed."""
-        elapsed = time - walk.seen[-1][0]
-        known = len(walk.seen) > 1
+    def _cost(self, track: _Track, box: PersonBox, time: float) -> float:
+        """Distance from the expected position, in heights, plus the change of height; infinite beyond the limits."""
+        elapsed = time - track.last_time
+        velocity_known = len(track.positions) > 1
         x, y = _centre(box)
-        expected_x, expected_y = walk.expected(time)
-        height = (walk.height + box.height) / 2
+        expected_x, expected_y = track.expected(time)
+        height = (track.height + box.height) / 2
         distance = math.hypot(x - expected_x, y - expected_y) / height
-        change = abs(math.log(box.height / walk.height))
-        reach = self.motion.slack + (self.motion.turn if known else self.motion.speed) * elapsed
+        change = abs(math.log(box.height / track.height))
+        reach = self.motion.slack + (self.motion.turn if velocity_known else self.motion.speed) * elapsed
         if distance > reach or change > math.log(max(_LEAST_GROWTH, self.motion.growth**elapsed)):
             return math.inf
         return distance + change

@@ -1,8 +1,9 @@
-"""Read pictures one after another from a folder or a video, and count what could not be read."""
+"""Read frames from a folder of images or a video, and count the unreadable ones."""
 
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,19 @@ from .images import IMAGE_SUFFIXES, UnreadableImageError, iter_image_files, load
 
 
 UNDECODABLE = "does not decode"
-"""Why a video's frame is skipped: the file announces it, and the decoder does not deliver it."""
+"""Reason for skipping a frame that the video's header announces but that does not decode."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a source.
+    """One image of a source.
 
     Attributes:
-        image (`PIL.Image.Image`): RGB.
-        source (`str`): the image file, the video, or the place in an archive or a table.
-        index (`int`, *optional*): number of the frame in its video, from 0; none for an image file.
-        time_seconds (`float`, *optional*): when the video shows it; none for an image file.
-        fields (`Mapping[str, Any]`): what the source says of it beside.
+        image (`PIL.Image.Image`): in mode RGB.
+        source (`str`): the image file, the video, or the position in an archive or a table.
+        index (`int`, *optional*): frame number in the video, from 0; `None` for an image file.
+        time_seconds (`float`, *optional*): time in the video; `None` for an image file.
+        fields (`Mapping[str, Any]`): further fields from the source.
     """
 
     image: Image.Image
@@ -36,27 +37,27 @@ class Frame:
 
 
 class FrameReader:
-    """Iterates over the `Frame`s of a folder of images (recursively, in sorted order) or of a video.
+    """Iterate over the `Frame`s of a folder of images (recursively, in sorted order) or of a video.
 
     Args:
-        source (`str` or `Path`): the folder or the video; an image file is a folder of one.
-        every (`int`): take one frame out of so many.
-        per_second (`float`, *optional*): of a video, how many frames of each second to take, instead of `every`; all
-            where it has fewer.
-        root (`Path`, *optional*): folder that sources are named relative to.
+        source (`str` or `Path`): a folder, a video, or a single image file.
+        every (`int`): read every n-th frame.
+        per_second (`float`, *optional*): number of frames to read from each second of a video, instead of `every`.
+            If the frame rate is lower, all frames are read.
+        root (`Path`, *optional*): folder that source names are relative to.
 
     Attributes:
-        is_video (`bool`): whether `source` is a video and not a folder.
-        expected (`int`, *optional*): how many frames will be seen; none where a video does not say how long it is.
-        seen (`int`): frames met so far, with those that could not be read. After a full iteration,
+        is_video (`bool`): whether `source` is a video.
+        expected (`int`, *optional*): expected number of frames; `None` if the video does not state its length.
+        seen (`int`): frames seen so far, including unreadable ones. After a full iteration,
             `seen` = frames yielded + `skipped.total()`.
-        skipped (`Counter[str]`): frames that could not be read, by reason.
-        lost (`int`): frames of the video, to be taken or not, that it announces and that do not decode.
+        skipped (`Counter[str]`): number of unreadable frames, by reason.
+        undecodable (`int`): announced frames of the video that do not decode, also between those to be read.
 
     Raises:
         FileNotFoundError: if `source` does not exist.
-        ValueError: if `every` or `per_second` is not positive or both are given, if a folder holds no image file or a
-            video no frame, or if `per_second` is given and the video does not say its rate.
+        ValueError: if `every` or `per_second` is not positive or both are given, if a folder contains no image file or
+            a video no frame, or if `per_second` is given and the video does not state its frame rate.
     """
 
     def __init__(
@@ -65,13 +66,11 @@ class FrameReader:
         self.source = Path(source)
         self._root = root
         if every < 1:
-            raise ValueError(f"every must be 1 or more, not {every}: it takes one frame out of so many")
+            raise ValueError(f"every must be 1 or more, not {every}: every n-th frame is read")
         if per_second is not None and not per_second > 0:
-            raise ValueError(
-                f"per_second must be positive, not {per_second}: it is how many frames of a second to take"
-            )
+            raise ValueError(f"per_second must be positive, not {per_second}: it is a number of frames per second")
         if per_second is not None and every != 1:
-            raise ValueError(f"every ({every}) and per_second ({per_second}) say the same: give one of them")
+            raise ValueError(f"every ({every}) and per_second ({per_second}) exclude each other: give one of them")
         if not self.source.exists():
             raise FileNotFoundError(f"{self.source} does not exist: give a video or a folder of images")
         self.every = every
@@ -79,28 +78,31 @@ class FrameReader:
         self.is_video = not is_image and not self.source.is_dir()
         self.seen = 0
         self.skipped: Counter[str] = Counter()
-        self.lost = 0
+        self.undecodable = 0
         if self.is_video:
-            video = _open_video(self.source)
-            length, rate = _announced(video), _frame_rate(video)
-            video.release()
+            with _open_video(self.source) as video:
+                length, rate = _announced(video), _frame_rate(video)
+            if per_second is not None and not rate:
+                raise ValueError(
+                    f"The video {self.source} does not state its frame rate: give every instead of per_second"
+                )
             if per_second is not None:
-                self.every = max(1, round(_known_rate(self.source, rate) / per_second))
+                self.every = max(1, round(rate / per_second))
         elif per_second is not None:
             raise ValueError(
-                f"{self.source} is not a video, and per_second ({per_second}) is of videos: give every instead"
+                f"per_second ({per_second}) applies to videos, and {self.source} is not a video: give every instead"
             )
         else:
             self._files = [self.source] if is_image else list(iter_image_files(self.source))
             length = len(self._files)
             if not length:
-                raise ValueError(f"{self.source} holds no image file")
+                raise ValueError(f"{self.source} contains no image file")
         self.expected = math.ceil(length / self.every) if length else None
 
     def __iter__(self) -> Iterator[Frame]:
         self.seen = 0
         self.skipped = Counter()
-        self.lost = 0
+        self.undecodable = 0
         return self._iter_video() if self.is_video else self._iter_files()
 
     def _iter_files(self) -> Iterator[Frame]:
@@ -111,11 +113,10 @@ class FrameReader:
             except UnreadableImageError as error:
                 self.skipped[error.reason.value] += 1
             else:
-                yield Frame(image, source=named(path, self._root))
+                yield Frame(image, source=relative_name(path, self._root))
 
     def _iter_video(self) -> Iterator[Frame]:
-        video = _open_video(self.source)
-        try:
+        with _open_video(self.source) as video:
             index = 0
             while video.grab():
                 if index % self.every == 0:
@@ -125,33 +126,31 @@ class FrameReader:
                     if image is None:
                         self.skipped[UNDECODABLE] += 1
                     else:
-                        yield Frame(image, named(self.source, self._root), index, seconds)
+                        yield Frame(image, relative_name(self.source, self._root), index, seconds)
                 index += 1
             if index == 0:
-                raise ValueError(f"The video {self.source} holds no frame that decodes: is it complete?")
-            # OpenCV passes over damaged frames and stops at a cut without a word: only the count tells.
-            self.lost = max(0, _announced(video) - index)
-            missing = math.ceil((index + self.lost) / self.every) - self.seen
+                raise ValueError(f"The video {self.source} contains no frame that decodes: is it complete?")
+            # OpenCV silently skips damaged frames and stops at a truncation: only the count reveals this.
+            self.undecodable = max(0, _announced(video) - index)
+            missing = math.ceil((index + self.undecodable) / self.every) - self.seen
             if missing:
                 self.seen += missing
                 self.skipped[UNDECODABLE] += missing
-        finally:
-            video.release()
 
 
-def named(path: Path, root: Path | None) -> str:
-    """What a file is called in a gallery: its path, relative to a folder if one is given."""
+def relative_name(path: Path, root: Path | None) -> str:
+    """Name of a file in a gallery: its path, relative to `root` if given."""
     return str(path.relative_to(root) if root else path)
 
 
 @dataclass(frozen=True)
 class VideoFrame:
-    """One frame of a video, or the place of one that does not decode.
+    """One frame of a video, which may be undecodable.
 
     Attributes:
-        index (`int`): number of the frame in its video, from 0.
-        time_seconds (`float`, *optional*): when the video shows it; none if its end was reached before.
-        image (`PIL.Image.Image`, *optional*): RGB; none if it does not decode.
+        index (`int`): frame number in the video, from 0.
+        time_seconds (`float`, *optional*): time in the video; `None` beyond the last frame that decodes.
+        image (`PIL.Image.Image`, *optional*): in mode RGB; `None` if it does not decode.
     """
 
     index: int
@@ -160,25 +159,21 @@ class VideoFrame:
 
 
 def count_frames(path: str | Path) -> int:
-    """How many frames a video has: those that it announces, or those that decode where these are more.
+    """Number of frames of a video: the announced number, or the number that decode if it is larger.
 
-    The video is decoded to its end. What it announces is an estimate in several formats, and more than there is if it
-    was cut short.
+    The video is decoded to its end. The announced number is an estimate in some formats, and too large for a truncated
+    video.
 
     Raises:
-        ValueError: if it does not open as a video, if no frame decodes, or if it announces more frames than it has
-            bytes.
+        ValueError: if it does not open as a video, no frame decodes, or it announces more frames than it has bytes.
     """
     path = Path(path)
-    video = _open_video(path)
-    try:
+    with _open_video(path) as video:
         announced, decoded = _announced(video), 0
         while video.grab():
             decoded += 1
-    finally:
-        video.release()
     if not decoded:
-        raise ValueError(f"The video {path} holds no frame that decodes: is it complete?")
+        raise ValueError(f"The video {path} contains no frame that decodes: is it complete?")
     if announced > path.stat().st_size:
         raise ValueError(
             f"The video {path} announces {announced:,} frames, more than it has bytes: its header is damaged. "
@@ -188,21 +183,20 @@ def count_frames(path: str | Path) -> int:
 
 
 def read_frames(path: str | Path, every: int, start: int, stop: int) -> Iterator[VideoFrame]:
-    """The frames of a part of a video whose number is a multiple of `every`; one that does not decode has no image.
+    """Yield every n-th frame of a part of a video; undecodable frames have no image.
 
-    The video is read from its beginning, since seeking is inexact in most formats: the frames of a part are the same
-    whichever parts are read.
+    The video is read from its beginning, since seeking is inexact in most formats. So the frames of a part do not
+    depend on the other parts.
 
     Args:
         path (`str` or `Path`): the video.
-        every (`int`): take one frame out of so many.
-        start, stop (`int`): first frame, and the one after the last, of as many as `count_frames` says.
+        every (`int`): yield the frames whose number is a multiple of this.
+        start, stop (`int`): range of frame numbers, at most up to `count_frames`.
 
     Raises:
         ValueError: if it does not open as a video.
     """
-    video = _open_video(Path(path))
-    try:
+    with _open_video(Path(path)) as video:
         ended = False
         for index in range(stop):
             ended = ended or not video.grab()
@@ -213,52 +207,46 @@ def read_frames(path: str | Path, every: int, start: int, stop: int) -> Iterator
                 continue
             seconds = _seconds(video)
             yield VideoFrame(index, seconds, _retrieve(video))
-    finally:
-        video.release()
 
 
-def _open_video(path: Path) -> Any:
+@contextmanager
+def _open_video(path: Path) -> Iterator[Any]:
     try:
         import cv2
     except ImportError as error:
         raise ImportError('Reading videos needs OpenCV: pip install "gadms[detect]"') from error
     logging = cv2.utils.logging
     level = logging.getLogLevel()
-    logging.setLogLevel(logging.LOG_LEVEL_SILENT)  # it warns of what the error below says better
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)  # the error below is clearer than OpenCV's warnings
     try:
         video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     finally:
         logging.setLogLevel(level)
     if not video.isOpened():
         raise ValueError(f"{path} does not open as a video: is it one, and complete?")
-    return video
+    try:
+        yield video
+    finally:
+        video.release()
 
 
 def _announced(video: Any) -> int:
-    """How many frames the file says it has; 0 where it does not."""
+    """Number of frames according to the file; 0 if unknown."""
     import cv2
 
     return max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
 
 
 def _frame_rate(video: Any) -> float:
-    """Frames of a second, as the file says; 0 where it does not."""
+    """Frames per second according to the file; 0 if unknown."""
     import cv2
 
     rate = float(video.get(cv2.CAP_PROP_FPS))
     return rate if math.isfinite(rate) and rate > 0 else 0.0
 
 
-def _known_rate(path: Path, rate: float) -> float:
-    if not rate:
-        raise ValueError(
-            f"The video {path} does not say how many frames a second has: give every instead of per_second"
-        )
-    return rate
-
-
 def _retrieve(video: Any) -> Image.Image | None:
-    """The frame that was grabbed, none if it does not decode."""
+    """The frame that was grabbed; `None` if it does not decode."""
     decoded, pixels = video.retrieve()
     return Image.fromarray(pixels[..., ::-1].copy()) if decoded else None  # BGR -> RGB
 

@@ -1,1 +1,1 @@
-"""Metrics in the layout of the `evaluate` library: one folder a metric."""
+"""Metrics as modules of the `evaluate` library, one folder for each metric."""

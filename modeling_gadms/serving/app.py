@@ -27,7 +27,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from ..encoders.query_checks import query_remarks
+from ..encoders.query_checks import query_warnings
 from ..gallery.person_gallery import PersonGallery, Query, SearchResult
 from ..indexing.indexer import SourceOptions
 from ..indexing.jobs import IndexJob, IndexJobs, JobsFullError, safe_name
@@ -172,7 +172,7 @@ class _Server:
             self.gallery.nearest, encoded, request.top_k, where=request.where, group_tracks=request.group_tracks
         )
         texts = ([request.text] if request.text else []) + request.without
-        remarks = [remark for text in texts for remark in query_remarks(self.processor, text)]
+        remarks = [remark for text in texts for remark in query_warnings(self.processor, text)]
         return SearchResponse(results=[result.to_dict() for result in found], remarks=remarks)
 
     async def thumbnail(self, person_id: _Id) -> Response:

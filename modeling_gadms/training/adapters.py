@@ -18,7 +18,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 
 from ..encoders.adapter_folders import ADAPTER_CONFIG, RUN_RECORD, Adapter, BaseModel, find_adapter, require_peft
-from ..encoders.atomic_files import new_folder
+from ..encoders.atomic_files import atomic_folder
 from ..encoders.loading import load_config, refuse_missing_weights
 from ..encoders.weight_files import check_weights, stored_shapes
 from ..modeling_gadms import GADMSForPreTraining, GADMSModel
@@ -185,7 +185,7 @@ def merge_adapter(source: str | Path, target: str | Path) -> MergeReport:
         OSError: if a file is missing, or `target` is there already.
     """
     target = Path(target)
-    with new_folder(target) as folder:
+    with atomic_folder(target) as folder:
         adapter = find_adapter(source)
         if adapter is None:
             raise ValueError(f"{source} holds no adapter ({ADAPTER_CONFIG})")

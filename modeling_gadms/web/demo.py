@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from ..encoders.query_checks import query_remarks
+from ..encoders.query_checks import query_warnings
 from ..explain.caption_tokens import explain_caption
 from ..explain.image_patches import draw_heat_map, image_relevance
 from ..gallery.filter import literal
@@ -198,7 +198,7 @@ class Demo:
             return self._show_results([], f"Invalid search: {error}")
         if not results:
             return self._show_results([], "No person in the gallery matches these filters.")
-        remarks = query_remarks(self.processor, query.text) if query.text else []
+        remarks = query_warnings(self.processor, query.text) if query.text else []
         return self._show_results(results, " ".join([f"{len(results)} results, the most similar first.", *remarks]))
 
     def _show_results(self, results: list[SearchResult], message: str) -> tuple[Any, ...]:

@@ -64,10 +64,10 @@ def red_detector(monkeypatch):
     """Stands in for the real detector; keeps what it was made with."""
 
     class RedDetector:
-        made_with: detection.PlausiblePerson
+        made_with: detection.PersonBoxFilter
 
-        def __init__(self, *, plausible):
-            RedDetector.made_with = plausible
+        def __init__(self, *, box_filter):
+            RedDetector.made_with = box_filter
 
         def __call__(self, images):
             return [self.detect(np.asarray(image).astype(int)) for image in images]

@@ -80,9 +80,9 @@ def test_image_size_is_height_and_width(size):
     assert GADMSConfig(vision_config={"image_size": size}).vision_config.image_size == (64, 32)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Round trips.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 def everything_changed() -> GADMSConfig:
     return GADMSConfig(
         text_config={
@@ -181,9 +181,9 @@ def test_replaced_values_are_checked_as_the_constructors(tmp_path, replaced, mes
         GADMSConfig.from_pretrained(tmp_path, **replaced)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Errors.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("fields", "key", "place", "meant"),
     [

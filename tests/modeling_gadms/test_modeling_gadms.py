@@ -1,4 +1,4 @@
-"""The two encoders: as CLIP where CLIP can do it, from CLIP, and to a folder and back."""
+"""The two encoders: equality with CLIP, initialisation from CLIP, saving and loading."""
 
 import logging
 import math
@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -22,21 +21,8 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSModel, GADMSProcessor
-from modeling_gadms.modeling_gadms import (
-    GADMSOutput,
-    append_mean_row,
-    resize_patch_positions,
-)
-
-
-def randomised(model: nn.Module, seed: int = 0, scale: float = 0.12) -> nn.Module:
-    """Every weight, bias and norm at random: freshly initialised biases are zero and would hide an omission."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if not name.endswith("logit_scale"):
-            centre = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
-            parameter.data = centre + scale * torch.randn(parameter.shape, generator=generator)
-    return model
+from modeling_gadms.modeling_gadms import GADMSOutput, append_mean_row, resize_patch_positions
+from tests.modeling_gadms.random_weights import randomised
 
 
 def pixels(batch_size: int, seed: int = 1) -> torch.Tensor:
@@ -48,9 +34,9 @@ def model(tiny_model) -> GADMSForPreTraining:
     return randomised(tiny_model())
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Two encoders.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 def test_forward_compares_every_image_with_every_caption(model, batch):
     outputs = model.gadms.eval()(batch["input_ids"][:3], pixels(4), batch["attention_mask"][:3])
     assert type(outputs) is GADMSOutput
@@ -103,8 +89,21 @@ def test_patches_are_read_row_by_row_from_an_image_that_is_higher_than_wide(mode
 
 
 def test_another_image_size_is_refused(model):
-    with pytest.raises(ValueError, match="16x32 .*takes 32x16"):
+    with pytest.raises(ValueError, match="16x32 .*expects 32x16"):
         model.gadms.get_image_features(torch.zeros(1, 3, 16, 32))
+
+
+@pytest.mark.parametrize("encode", ["get_text_features", "get_packed_text_features"])
+def test_captions_too_long_or_outside_the_vocabulary_are_refused(model, encode):
+    text_config = model.config.text_config
+    encode = getattr(model.gadms, encode)
+    too_long = torch.ones(1, text_config.max_position_embeddings + 1, dtype=torch.long)
+    with pytest.raises(ValueError, match=f"captions of {too_long.shape[1]} tokens are longer"):
+        encode(too_long, torch.ones_like(too_long))
+    for wrong in (-1, text_config.vocab_size):
+        input_ids = torch.tensor([[1, wrong, text_config.eos_token_id]])
+        with pytest.raises(ValueError, match=f"{wrong}.* are not all in the vocabulary"):
+            encode(input_ids, torch.ones_like(input_ids))
 
 
 def test_a_masked_caption_is_embedded_at_eos(model, processor, batch):
@@ -127,9 +126,9 @@ def test_a_caption_does_not_depend_on_its_padding(model, batch):
     torch.testing.assert_close(without_mask.pooler_output, features.pooler_output, rtol=1e-5, atol=1e-5)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # From CLIP.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 def save_tiny_clip(folder, eos_token_id: int, dtype: torch.dtype = torch.float32) -> CLIPModel:
     """A CLIP of square images, its EOS (id 59) the last of 60 tokens."""
     config = CLIPConfig(
@@ -281,9 +280,9 @@ def test_positions_in_half_precision_keep_their_dtype():
     assert resize_patch_positions(torch.zeros(10, 4, dtype=torch.bfloat16), (2, 2)).dtype == torch.bfloat16
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Saving and loading.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 def weight_dtypes(model) -> set[torch.dtype]:
     """Of all but the temperature, which is float32 in any model that was loaded."""
     return {parameter.dtype for name, parameter in model.named_parameters() if not name.endswith("logit_scale")}

@@ -5,29 +5,17 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
-from transformers.models.clip.modeling_clip import CLIPMLP
 
 from modeling_gadms import GADMSForPreTraining, GADMSModel
 from modeling_gadms.losses_gadms import similarity_distribution_matching_loss
-from modeling_gadms.modeling_gadms import GADMSMLP, GADMSForPreTrainingOutput
+from modeling_gadms.modeling_gadms import GADMSForPreTrainingOutput
 from modeling_gadms.packing_gadms import pack_captions
-
-
-def randomised(model: nn.Module, seed: int = 0, scale: float = 0.12) -> nn.Module:
-    """Every weight, bias and norm at random: freshly initialised biases are zero and would hide an omission."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if not name.endswith("logit_scale"):
-            centre = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
-            parameter.data = centre + scale * torch.randn(parameter.shape, generator=generator)
-    return model
+from tests.modeling_gadms.random_weights import randomised
 
 
 def training_loss(model: GADMSForPreTraining, outputs: GADMSForPreTrainingOutput) -> torch.Tensor:
-    """The sum of every term there is."""
+    """The sum of all available loss terms."""
     person_ids = torch.arange(len(outputs.image_embeds))
     loss = similarity_distribution_matching_loss(
         outputs.image_embeds, outputs.text_embeds, person_ids, temperature=outputs.temperature
@@ -43,9 +31,9 @@ def model(tiny_model) -> GADMSForPreTraining:
     return randomised(tiny_model())
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # A training step.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 def test_a_training_step_gives_one_typed_output(model, batch):
     outputs = model.train()(**batch)
     batch_size, length = batch["input_ids"].shape
@@ -393,9 +381,9 @@ def test_a_step_in_another_precision(model, batch, dtype):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Captions that share rows, and feed-forward blocks.
-# ---------------------------------------------------------------------------------------------------------------------
+# Packed captions.
+
+
 def padded_captions(lengths: list[int], eos: int, seed: int = 0, width: int | None = None):
     """Random tokens, EOS last, and zeros behind it."""
     generator = torch.Generator().manual_seed(seed)
@@ -476,52 +464,9 @@ def test_without_an_attention_mask_captions_are_not_packed(model):
     )
 
 
-@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
-def test_feed_forward_blocks_train_as_those_of_transformers(tiny_model, activation):
-    model = tiny_model(text_config={"hidden_act": activation}, vision_config={"hidden_act": activation})
-    blocks = [module for module in model.modules() if isinstance(module, CLIPMLP)]
-    assert {type(block) for block in blocks} == {GADMSMLP}
-    assert len(blocks) == 3 + 2 + 1  # text, image and fusion layers
-    for ours in blocks:
-        theirs = CLIPMLP(ours.config)
-        theirs.load_state_dict(ours.state_dict())
-        results = []
-        for block in (ours.train(), theirs.train()):
-            hidden_states = torch.linspace(-3, 3, 5 * block.fc1.in_features).reshape(5, -1).requires_grad_()
-            output = block(hidden_states)
-            output.square().sum().backward()
-            results.append([output, hidden_states.grad, *(parameter.grad for parameter in block.parameters())])
-        for actual, expected in zip(*results, strict=True):
-            torch.testing.assert_close(actual, expected)
-
-
-def test_a_feed_forward_block_keeps_one_wide_tensor_and_computes_no_product_again(tiny_model):
-    def kept_and_computed(block: nn.Module) -> tuple[int, int]:
-        wide: list[torch.Tensor] = []
-        hidden_states = torch.ones(5, block.fc1.in_features, requires_grad=True)
-
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
-            # Once for each storage; weights have another first dimension.
-            if tensor.shape == (5, block.fc1.out_features) and all(tensor is not other for other in wide):
-                wide.append(tensor)
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            output = block(hidden_states)
-        with FlopCounterMode(display=False) as counter:
-            output.sum().backward()
-        return len(wide), counter.get_total_flops()
-
-    ours = tiny_model().gadms.text_model.encoder.layers[0].mlp.train()
-    theirs = CLIPMLP(ours.config).train()
-    (our_tensors, our_flops), (their_tensors, their_flops) = kept_and_computed(ours), kept_and_computed(theirs)
-    assert our_tensors == 1 < their_tensors
-    assert our_flops == their_flops > 0
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Temperature, identities, scores.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 def test_a_fixed_temperature_is_the_configured_one_and_not_trained(tiny_model):
     model = tiny_model(temperature=0.03).gadms
     assert model.temperature.item() == pytest.approx(0.03) and model.temperature.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""`pipeline("text-to-person-retrieval")` ranks as the encoders say, over images and over a gallery."""
+"""`pipeline("text-to-person-retrieval")` ranks images and galleries by the encoders' similarities."""
 
 import numpy as np
 import pytest
@@ -78,7 +78,7 @@ def test_a_gallery_answers_as_it_does_itself(search, model, processor, pictures,
     assert first == [row.to_dict() for row in gallery.search(TEXTS[0], 2, where=where)]
 
 
-def test_it_is_one_model_in_half_precision_too(model_folder, pictures):
+def test_half_precision_ranks_alike(model_folder, pictures):
     search = pipeline(TASK, model=str(model_folder), dtype=torch.bfloat16)
     found = search(TEXTS[0], images=pictures)
     assert search.model.dtype == torch.bfloat16
@@ -96,9 +96,9 @@ def test_it_is_one_model_in_half_precision_too(model_folder, pictures):
         ("a", {"images": [Image.new("RGB", (9, 9))], "top_k": 0}, "top_k must be 1 or more, not 0"),
         ("a", {"images": [Image.new("RGB", (9, 9))], "gallery": object()}, "Both images and a gallery"),
         ("a", {"images": [Image.new("RGB", (9, 9))], "where": "x = 1"}, "no gallery is given"),
-        ("a", {"images": [Image.new("RGB", (9, 9))], "colour": "red"}, "knows no option colour"),
+        ("a", {"images": [Image.new("RGB", (9, 9))], "colour": "red"}, "has no option colour"),
     ],
 )
-def test_what_cannot_be_is_refused(search, texts, options, said):
+def test_invalid_arguments_are_refused(search, texts, options, said):
     with pytest.raises(ValueError, match=said):
         search(texts, **options)

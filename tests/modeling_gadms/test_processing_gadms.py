@@ -1,4 +1,4 @@
-"""The processor: rectangles without a crop, captions of any length and alphabet, EOS always kept."""
+"""The processor: images without cropping, captions of any length and alphabet, EOS always kept."""
 
 import pickle
 
@@ -29,9 +29,9 @@ def noise_image(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Images.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("size", [(16, 32), (50, 50), (300, 20), (1, 1), (1, 200), (640, 480)])
 def test_any_image_becomes_the_models_rectangle(processor, size):
     image = noise_image(*size)
@@ -83,9 +83,9 @@ def test_default_rectangle_is_384_by_128(tmp_path):
     assert processor(images=noise_image(50, 50))["pixel_values"].shape == (1, 3, 384, 128)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Captions.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 def test_captions_are_framed_and_padded_to_the_longest_of_the_call(processor):
     """Released code pads everything to 77 tokens."""
     tokenizer = processor.tokenizer
@@ -201,9 +201,9 @@ def test_images_and_captions_together(processor, batch):
     assert set(processor.model_input_names) == {"pixel_values", "input_ids", "attention_mask"}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Tokens, saving.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 def test_the_mask_token_follows_the_vocabulary(tmp_path):
     tokenizer = train_tokenizer(["a man in red"], vocab_size=600, max_length=24)
     size = len(tokenizer)

@@ -1,4 +1,4 @@
-"""A saved folder carries its code: what ships, what that imports, and that it runs where this package is absent."""
+"""Saved folders contain the model's code, which runs without this package."""
 
 import ast
 import sys
@@ -41,9 +41,9 @@ def imports_of(path: Path) -> tuple[set[str], set[str]]:
     return own, others
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Imports.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("name", sorted(SHIPPED))
 def test_shipped_files_import_each_other_torch_and_transformers_alone(name):
     own, others = imports_of(PACKAGE / name)
@@ -55,9 +55,8 @@ def test_files_that_ship_and_no_others_carry_the_suffix():
     assert {path.name for path in PACKAGE.rglob("*_gadms.py")} == SHIPPED
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # A folder without the package.
-# ---------------------------------------------------------------------------------------------------------------------
+
 UNTRUSTED = """
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor

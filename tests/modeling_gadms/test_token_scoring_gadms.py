@@ -25,12 +25,12 @@ VOCAB_SIZE, WIDTH, NUM_HEADS, NUM_LAYERS, PROJECTION = 40, 24, 4, 4, 12
 RAGGED = ([5, 9, 2, 14, 7, 7, 30, 21, 16, 1, 28, 12, 3, 36], [11, 3], [6], [25, 8, 19, 4, 33, 10, 2, 17, 22])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # The oracle: no transformers module, the raw weights in float64.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 @dataclass
 class Layer:
-    """What one layer's attention saw and gave for one caption."""
+    """Tensors of one attention layer for one caption."""
 
     query: torch.Tensor  # (length, width), concatenated heads
     key: torch.Tensor
@@ -126,9 +126,9 @@ def literal_scores(
     return min_max(scores) if scaled else scores
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Random tiny text towers and padded batches.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 class Tower(nn.Module):
     """A text encoder whose every weight, bias and norm is random."""
 
@@ -175,7 +175,7 @@ class Tower(nn.Module):
         )
 
     def state_to_keep(self) -> list:
-        """Everything that scoring must leave as it found it."""
+        """Everything that scoring must not change."""
         return [
             [
                 (name, module.training, len(module._forward_hooks), len(module._forward_pre_hooks))
@@ -269,9 +269,9 @@ def test_random_towers_give_scores_worth_comparing():
     assert ((longest > 0.02) & (longest < 0.98)).float().mean() > 0.3
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # GASS equals eq. 1-4.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 @attentions
 @pytest.mark.parametrize("seed", range(4))
 def test_gass_equals_the_equations_on_ragged_captions(attention, seed):
@@ -401,7 +401,7 @@ def test_gass_without_an_attention_mask():
 
 
 def test_gass_of_a_caption_with_a_mask_token_reads_eos():
-    """The mask token's id is above EOS: it must be taken for one more token and not for the end."""
+    """The mask token's id is above EOS: it is one more token and not the end."""
     tower, captions = Tower(11), [[4, MASK, 9, 12], [3, 3, MASK]]
     images = random_images(2)
     assert_literal(tower.scores(*pad_batch(captions), images), literal_batch(tower, captions, images))
@@ -426,7 +426,7 @@ def test_gass_range_and_zeros():
 
 
 def test_gass_of_a_caption_that_no_token_supports_is_one_half():
-    """ReLU leaves nothing: equal scores, which no mask takes for noise."""
+    """ReLU makes all scores zero: they are equal, and noise masking is improbable."""
     tower, captions = Tower(0), [[token, token + 1] for token in range(1, 30)]
     images = random_images(len(captions))
     expected = literal_batch(tower, captions, images)
@@ -435,9 +435,9 @@ def test_gass_of_a_caption_that_no_token_supports_is_one_half():
     assert (tower.scores(*pad_batch(captions), images)[unsupported, 1:3] == 0.5).all()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # A caption's scores are its own.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 @attentions
 def test_scores_do_not_depend_on_neighbours_order_or_padding(attention):
     tower, images = Tower(14, attention), random_images(len(RAGGED))
@@ -460,9 +460,9 @@ def test_a_broken_pair_does_not_spoil_its_neighbours():
     torch.testing.assert_close(scores[[0, 2, 3]], expected[[0, 2, 3]], rtol=0, atol=1e-6)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Defects of the released code (each would make one of these fail).
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 def test_scores_belong_to_the_network_with_its_own_heads():
     tower, images = Tower(16), random_images(len(RAGGED))
     scores = tower.scores(*pad_batch(RAGGED), images).double()
@@ -485,7 +485,7 @@ def test_attention_is_divided_by_the_sum_of_attention():
 
 
 def test_scores_are_scaled_within_the_caption_and_not_over_the_batch():
-    """Every caption with a ranking reaches 0 and 1, whatever stronger captions stand beside it."""
+    """Every caption with a ranking reaches 0 and 1, also next to captions with larger scores."""
     tower, captions = Tower(18), [RAGGED[0]] * 6
     images = random_images(len(captions))
     weights, caption = tower.raw_weights(), [BOS, *RAGGED[0], EOS]
@@ -519,9 +519,9 @@ def test_every_layer_is_scored_by_one_backward_pass(monkeypatch):
     assert len(calls) == 1 and len(forwards) == 1
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Scoring leaves no trace.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 def with_uneven_state(tower: Tower) -> Tower:
     """Frozen and trained parameters, some with gradients, layers in different modes, a hook of somebody else."""
     for index, parameter in enumerate(tower.parameters()):
@@ -625,9 +625,9 @@ def test_gass_of_lora_layers_is_that_of_the_merged_weights(attention, training):
     assert (scores - plain).abs().max() > 0.05
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Parts.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("scales", [(1,), (2,), (1, 2), (2, 3), (5,), (1, 40)])
 def test_pooling_operator_is_literal_pooling(scales):
     lengths = torch.tensor([3, 9, 4, 12, 7])

@@ -12,8 +12,8 @@ from modeling_gadms.media.detection import (
     SSD_GRAPH,
     SSD_WEIGHTS,
     PersonBox,
+    PersonBoxFilter,
     PersonDetector,
-    PlausiblePerson,
     SsdMobileNetDetector,
     intersection_area,
 )
@@ -157,7 +157,7 @@ class SsdDetector:
     def __init__(self, settings: DetectorSettings):
         weights = existing_file(settings.weights or packaged_file(SSD_WEIGHTS))
         graph = existing_file(settings.graph or packaged_file(SSD_GRAPH))
-        any_shape = PlausiblePerson(settings.min_confidence, min_height=0, min_aspect=0, max_aspect=math.inf)
+        any_shape = PersonBoxFilter(settings.min_confidence, min_height=0, min_aspect=0, max_aspect=math.inf)
         self._detector = SsdMobileNetDetector(weights, graph, any_shape)
         self._min_confidence = settings.min_confidence
         self.identity = files_identity(graph.stem, [weights])

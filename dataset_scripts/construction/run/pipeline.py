@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from modeling_gadms.encoders.atomic_files import file_digest, replacing, write_atomically
+from modeling_gadms.encoders.atomic_files import atomic_file, file_digest, write_atomically
 
 from ...publishing.construction import write_account, write_card
 from ..blocks import Block
@@ -161,7 +161,7 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
 
 def write_review(root: Path) -> None:
     """Write `work/review.png`: persons kept and dropped, with the reasons."""
-    with replacing(root / REVIEW_FILE) as part:
+    with atomic_file(root / REVIEW_FILE) as part:
         draw_review(root).save(part)
 
 
@@ -224,7 +224,7 @@ def _compare_persons(config: BuildConfig, shards: int, persons: str) -> None:
         done = json.loads(marker.read_text(encoding="utf-8"))
         if done["fingerprint"] == settings and path.is_file() and file_digest(path) == done["sha256"]:
             return
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         write_duplicates([config.root / persons_file(number) for number in range(shards)], part, config.duplicates)
         digest = file_digest(part)
     write_atomically(marker, json.dumps({"fingerprint": settings, "sha256": digest}))

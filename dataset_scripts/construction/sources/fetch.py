@@ -32,7 +32,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from modeling_gadms.encoders.atomic_files import move_into_place, write_atomically
-from modeling_gadms.media.images import PICTURE_FORMATS
+from modeling_gadms.media.images import IMAGE_FORMATS
 
 from ..shards import RunFolderError, lock_folder, remove_leftovers
 from .fetch_process import Downloaded, Downloader, FetchFailedError
@@ -255,12 +255,12 @@ def _image_header(content: bytes) -> tuple[str, int, int, str, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as image:
+            with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
                 return image.format or "", *image.size, "", ""
     except Image.DecompressionBombError as error:
         return "", 0, 0, FetchProblem.TOO_LARGE, str(error)
     except UnidentifiedImageError:
-        return "", 0, 0, FetchProblem.NOT_AN_IMAGE, f"none of {', '.join(PICTURE_FORMATS)}; begins {content[:12]!r}"
+        return "", 0, 0, FetchProblem.NOT_AN_IMAGE, f"none of {', '.join(IMAGE_FORMATS)}; begins {content[:12]!r}"
     except Exception as error:  # parsers raise many kinds on damaged headers
         return "", 0, 0, FetchProblem.NOT_AN_IMAGE, f"its header is damaged: {error}"
 

@@ -1,1 +1,1 @@
-"""The `evaluate` module `person_retrieval`: `ranking.py` computes, `person_retrieval.py` is its face."""
+"""The `evaluate` module `person_retrieval`: `ranking.py` computes, `person_retrieval.py` is the interface."""

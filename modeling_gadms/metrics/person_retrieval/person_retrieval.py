@@ -11,21 +11,21 @@ from .ranking import checked_person_ids
 from .ranking import rank_metrics
 
 _DESCRIPTION = """
-R@1, R@5, R@10, mAP and mINP, in percent, of a person retrieval by cosine similarity: every caption searches all
-images, and every image all captions. A hit is the same person id; nothing is excluded from the ranking.
+R@1, R@5, R@10, mAP and mINP of person retrieval by cosine similarity, in percent. Every caption searches all images,
+and every image searches all captions. A hit is the same person id; nothing is excluded from the ranking.
 """
 
 _INPUTS_DESCRIPTION = """
 Args:
-    predictions: caption embeddings, one list of floats a caption; need not be normalised.
+    predictions: caption embeddings, a list of floats for each caption; need not be normalised.
     references: person id of each caption, all integers or all strings.
     gallery_embeds: image embeddings, of shape `(num_images, projection_dim)`; need not be normalised.
     gallery_ids: person id of each image, of the type of `references`.
-    image_to_text: whether images search captions too, by default `True`. Turn it off for a gallery with persons that
-        no caption describes: the metrics of that direction are not defined there.
+    image_to_text: whether images also search captions, by default `True`. Set it to `False` for a gallery with persons
+        that no caption describes: the metrics of this direction are undefined there.
 Returns:
-    `dict[str, float]`: `r1`, `r5`, `r10`, `map` and `minp` of text-to-image search, and those of image-to-text search
-    with `image_to_text_` before their names, in percent.
+    `dict[str, float]`, in percent: `r1`, `r5`, `r10`, `map` and `minp` of text-to-image search, and the same with the
+    prefix `image_to_text_` for image-to-text search.
 Examples:
     metric = evaluate.load("modeling_gadms/metrics/person_retrieval")  # from the root of the repository
     captions, images = [[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.1]]
@@ -45,7 +45,7 @@ _CITATION = """
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _INPUTS_DESCRIPTION)
 class PersonRetrieval(evaluate.Metric):
-    """The captions arrive as predictions, at once or by `add_batch`; the gallery comes with `compute`."""
+    """Captions are the predictions, given to `add_batch` or `compute`; the gallery is given to `compute`."""
 
     def _info(self) -> evaluate.MetricInfo:
         embedding = datasets.Sequence(datasets.Value("float32"))
@@ -53,14 +53,14 @@ class PersonRetrieval(evaluate.Metric):
             description=_DESCRIPTION,
             citation=_CITATION,
             inputs_description=_INPUTS_DESCRIPTION,
-            # Strings first: `evaluate` takes the first that fits, and text made of digits fits an integer.
+            # Strings first: `evaluate` uses the first match, and a string of digits also matches an integer.
             features=[
                 datasets.Features({"predictions": embedding, "references": datasets.Value(kind)})
                 for kind in ("string", "int64")
             ],
         )
 
-    # `evaluate` casts to the type of a feature, so that it would store the ids 2.5 and "2" as 2; hence the two checks.
+    # `evaluate` casts to the type of a feature and would store the ids 2.5 and "2" as 2, so ids are checked first.
     def add_batch(self, *, predictions: Sequence[Sequence[float]], references: Sequence[int] | Sequence[str]) -> None:
         """Add a batch of caption embeddings (predictions) and their person ids (references)."""
         super().add_batch(predictions=predictions, references=checked_person_ids(references, "references"))

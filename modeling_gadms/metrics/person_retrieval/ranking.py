@@ -1,9 +1,8 @@
-"""R@k, mAP and mINP of a retrieval, exact and without ever sorting the whole similarity matrix.
+"""Exact R@k, mAP and mINP of a retrieval, without sorting the whole similarity matrix.
 
-Every metric here is a function of the ranks of a query's positives (the gallery rows with the query's person id).
-So nothing but those ranks is computed, one chunk of queries at a time: the rank of a positive is one more than the
-number of gallery rows before it, and those are counted; only the row of a query with very many positives is sorted, by
-value alone. Memory is that of one chunk.
+All metrics depend only on the ranks of a query's positives (the gallery rows with the query's person id). The rank of
+a positive is one more than the number of gallery rows before it, which are counted. A row is sorted only for queries
+with very many positives. Queries are processed in chunks, and memory is that of one chunk.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,10 +12,10 @@ import numpy as np
 import torch
 
 METRIC_NAMES = ("r1", "r5", "r10", "map", "minp")
-"""Keys of [`RetrievalMetrics.to_dict`], unless other k of R@k are asked for."""
+"""Keys of [`RetrievalMetrics.to_dict`] for the default `ks`."""
 
 COUNTED_POSITIVES = 64
-"""Of a query with more positives the row is sorted, which costs as much as to count for some 70."""
+"""Maximum number of positives whose ranks are counted. Sorting the row costs as much as counting about 70."""
 
 PersonIds = Sequence[int | str] | np.ndarray | torch.Tensor  # all integers or all strings
 
@@ -26,7 +25,7 @@ class RetrievalMetrics:
     """Metrics of one direction, in percent.
 
     Attributes:
-        recall (`Mapping[int, float]`): R@k for each k, the share of queries with a positive in their first k results.
+        recall (`Mapping[int, float]`): R@k for each k, the share of queries with a positive in the first k results.
         mean_average_precision (`float`): mAP over the full ranking.
         mean_inverse_negative_penalty (`float`): mINP (Ye et al., "Deep Learning for Person Re-identification: A Survey
             and Outlook", section 4), the mean of `number of positives / rank of the last positive`.
@@ -51,18 +50,18 @@ def rank_metrics(
     ks: Sequence[int] = (1, 5, 10),
     chunk_size: int = 512,
 ) -> RetrievalMetrics:
-    """Rank a gallery for every query by cosine similarity and measure where the query's person is found.
+    """Rank a gallery for every query by cosine similarity, and compute retrieval metrics.
 
-    Ties: gallery rows of equal similarity stand in gallery order, lower index first, as after a stable descending
-    sort. That order is reproducible and blind to the person ids, so a tie is never resolved in favour of the
-    model. Gallery rows with equal embeddings always tie; rounding inside the matrix product cannot part them.
+    Ties: gallery rows of equal similarity are in gallery order, lower index first, as after a stable descending sort.
+    This order is reproducible and independent of the person ids, so ties are never resolved in favour of the model.
+    Gallery rows with equal embeddings always tie, regardless of rounding in the matrix product.
 
-    Embeddings are normalised here, in float32. The chunk size changes nothing but time, memory, and how the matrix
-    product rounds the last bit of a similarity.
+    Embeddings are normalised here, in float32. The chunk size only affects time, memory, and the rounding of the last
+    bit of a similarity.
 
-    Example, by hand. The query `[1, 0]` of person 1 orders the gallery 0, 2, 3, 1 and finds its person at ranks 1 and
-    3: average precision (1/1 + 2/3) / 2, inverse negative penalty 2/3. The query `[0, 1]` of person 2 orders it
-    1, 2, 3, 0 (rows 2 and 3 are equal, so row 2 comes first) and finds its person at ranks 1 and 2: 1 and 1.
+    Example, worked by hand: for the query `[1, 0]` of person 1, the gallery's order is 0, 2, 3, 1. The person is at
+    ranks 1 and 3: average precision (1/1 + 2/3) / 2, inverse negative penalty 2/3. For the query `[0, 1]` of person 2,
+    the order is 1, 2, 3, 0 (rows 2 and 3 are equal, so row 2 comes first). The person is at ranks 1 and 2: 1 and 1.
 
     >>> gallery = torch.tensor([[4.0, 0.0], [0.0, 2.0], [1.0, 1.0], [1.0, 1.0]])
     >>> metrics = rank_metrics(torch.eye(2), gallery, [1, 2], [1, 2, 2, 1], ks=(1,))
@@ -74,16 +73,16 @@ def rank_metrics(
         gallery_embeds (`torch.FloatTensor` of shape `(num_gallery, projection_dim)`): need not be normalised.
         query_ids (`Sequence[int]` or `Sequence[str]` of length `num_queries`): person id of each query.
         gallery_ids (of the same type, of length `num_gallery`): person id of each gallery row.
-        ks (`Sequence[int]`): the k of R@k. A k beyond the gallery's size counts the whole gallery.
-        chunk_size (`int`): queries ranked at once; memory is `4 * chunk_size * (num_gallery + projection_dim)` bytes
-            and a float32 copy of the gallery, however many the queries.
+        ks (`Sequence[int]`): the k of R@k. A k larger than the gallery includes the whole gallery.
+        chunk_size (`int`): number of queries in a chunk. Memory is `4 * chunk_size * (num_gallery + projection_dim)`
+            bytes plus a float32 copy of the gallery, independent of the number of queries.
 
     Returns:
         [`RetrievalMetrics`]: in percent.
 
     Raises:
-        ValueError: if a query has no positive in the gallery (it is never skipped), an embedding is zero or
-            not finite, lengths differ, an input is empty, or `ks` or `chunk_size` is not positive.
+        ValueError: if a query has no positive in the gallery, an embedding is zero or not finite, lengths differ, an
+            input is empty, or `ks` or `chunk_size` is not positive.
         TypeError: if ids are not all integers or all strings.
     """
     _check_positive("chunk_size", [chunk_size])
@@ -93,7 +92,7 @@ def rank_metrics(
             f"query_embeds have {queries.shape[1]} dimensions and gallery_embeds {rows.shape[1]}; "
             "encode both with the same model"
         )
-    # Queries are looked at before the first is ranked, so that an error does not come after minutes.
+    # Checked before ranking, so that an error does not appear after minutes.
     for name, embeds in (("query_embeds", queries), ("gallery_embeds", rows)):
         _check_rows(embeds, name, chunk_size)
     gallery, copy_of = _distinct_rows(np.concatenate(list(_unit_chunks(rows, chunk_size))))
@@ -114,14 +113,14 @@ def rank_metrics_from_similarity(
     *,
     ks: Sequence[int] = (1, 5, 10),
 ) -> RetrievalMetrics:
-    """Measure a retrieval whose similarities are known, for models that score a pair instead of embedding its sides.
+    """Compute retrieval metrics from a similarity matrix, for models that score pairs instead of embedding each side.
 
     >>> rank_metrics_from_similarity(torch.tensor([[0.5, 0.9, 0.5]]), ["ann"], ["bob", "bob", "ann"]).to_dict()
     {'r1': 0.0, 'r5': 100.0, 'r10': 100.0, 'map': 33.33333333333333, 'minp': 33.33333333333333}
 
     Args:
         similarity (`torch.FloatTensor` of shape `(num_queries, num_gallery)`): higher is better; compared as given.
-        query_ids, gallery_ids, ks: as in [`rank_metrics`], and so are ties, return value and errors.
+        query_ids, gallery_ids, ks: as in [`rank_metrics`], like ties, return value and errors.
     """
     matrix = _to_numpy(_matrix(similarity, "similarity"))
     bad_rows = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
@@ -141,7 +140,7 @@ def _metrics(
     queries, gallery = checked_person_ids(query_ids, "query_ids"), checked_person_ids(gallery_ids, "gallery_ids")
     for name, ids, expected in (("query", queries, shape[0]), ("gallery", gallery, shape[1])):
         if len(ids) != expected:
-            raise ValueError(f"{name}_ids has {len(ids)} entries for {expected} {name} rows; give one id a row")
+            raise ValueError(f"{name}_ids has {len(ids)} entries for {expected} {name} rows; give one id for each row")
     if type(queries[0]) is not type(gallery[0]):
         raise TypeError(
             f"query_ids are {type(queries[0]).__name__} and gallery_ids {type(gallery[0]).__name__}; "
@@ -151,11 +150,11 @@ def _metrics(
     for position, person in enumerate(gallery):
         positions.setdefault(person, []).append(position)
     positives_of = {person: np.array(found) for person, found in positions.items()}
-    lost = [person for person in queries if person not in positives_of]
-    if lost:
-        first = ", ".join(repr(person) for person in dict.fromkeys(lost[:5]))
+    unmatched = [person for person in queries if person not in positives_of]
+    if unmatched:
+        first = ", ".join(repr(person) for person in dict.fromkeys(unmatched[:5]))
         raise ValueError(
-            f"{len(lost)} of {len(queries)} queries have no image or caption of their person in the gallery "
+            f"{len(unmatched)} of {len(queries)} queries have no image or caption of their person in the gallery "
             f"(first person ids: {first}); remove these queries or complete the gallery"
         )
 
@@ -175,19 +174,19 @@ def _metrics(
 
 
 def _positive_ranks(row: np.ndarray, positives: np.ndarray) -> np.ndarray:
-    """Return the ranks, from 1 and ascending, that `positives` hold in a stable descending sort of `row`."""
+    """Return the ranks of `positives` in a stable descending sort of `row`, from 1 and ascending."""
     scores = row[positives]
     if len(positives) <= COUNTED_POSITIVES:
-        # Before a positive stand the rows that are better, and the rows of lower index that are as good.
+        # Before a positive are the rows of higher similarity, and those of equal similarity and lower index.
         before = [
             np.count_nonzero(row[:position] >= score) + np.count_nonzero(row[position + 1 :] > score)
             for position, score in zip(positives, scores, strict=True)
         ]
         return np.sort(before) + 1
-    ascending = np.sort(row)  # values alone: several times faster than an argsort
+    ascending = np.sort(row)  # several times faster than an argsort
     not_above = np.searchsorted(ascending, scores, side="right")
     below = np.searchsorted(ascending, scores, side="left")
-    if np.all(not_above - below == 1):  # each positive is alone at its score
+    if np.all(not_above - below == 1):  # no positive ties with another row
         return np.sort(len(row) - not_above + 1)
     rank_of = np.empty(len(row), dtype=np.int64)
     rank_of[np.argsort(-row, kind="stable")] = np.arange(1, len(row) + 1)
@@ -197,12 +196,12 @@ def _positive_ranks(row: np.ndarray, positives: np.ndarray) -> np.ndarray:
 def _matrix(values: torch.Tensor | np.ndarray, name: str) -> torch.Tensor:
     matrix = torch.as_tensor(values).detach()
     if matrix.dim() != 2 or 0 in matrix.shape:
-        raise ValueError(f"{name} has shape {tuple(matrix.shape)}; a non-empty matrix, one row an item, is needed")
+        raise ValueError(f"{name} has shape {tuple(matrix.shape)}; expected a non-empty matrix, one row for each item")
     return matrix
 
 
 def _to_numpy(matrix: torch.Tensor) -> np.ndarray:
-    """Return `matrix` in float64 if it holds that or whole numbers, else in float32."""
+    """Return `matrix` in float64 if it contains float64 or integers, otherwise in float32."""
     wide = matrix.dtype == torch.float64 or not matrix.is_floating_point()
     values: np.ndarray = matrix.cpu().to(torch.float64 if wide else torch.float32).numpy()  # NumPy has no bfloat16
     return values
@@ -215,12 +214,12 @@ def _check_rows(embeds: torch.Tensor, name: str, chunk_size: int) -> None:
         fault = "is zero" if norms[bad_rows[0]] == 0 else "has NaN or infinity in float32"
         raise ValueError(
             f"{name}: row {bad_rows[0]} {fault} ({len(bad_rows)} of {len(norms)} rows cannot be ranked); "
-            "look at the model and the input that gave this row"
+            "check the model and the input of this row"
         )
 
 
 def _unit_chunks(embeds: torch.Tensor, chunk_size: int) -> Iterator[np.ndarray]:
-    """Yield arrays of shape `(chunk_size, projection_dim)`, the last one shorter: the rows in float32, of length 1."""
+    """Yield L2-normalised float32 rows in arrays of shape `(chunk_size, projection_dim)`; the last may be shorter."""
     for chunk in embeds.split(chunk_size):
         rows, norms = _float32_and_norms(chunk)
         yield rows / norms + 0.0  # -0.0 becomes 0.0, so that equal rows have equal bytes
@@ -232,10 +231,10 @@ def _float32_and_norms(chunk: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _distinct_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct rows and, for each given row, the index of its equal among them.
+    """Return the distinct rows and, for each given row, its index among them.
 
-    The same dot product can round differently in different columns of a matrix product. Multiplying each distinct
-    row once, and copying its similarity to its duplicates, is what makes duplicates tie exactly.
+    The same dot product can round differently in different columns of a matrix product. Duplicates tie exactly because
+    each distinct row is multiplied once, and its similarity is copied.
     """
     indices: dict[bytes, int] = {}
     copy_of = np.array([indices.setdefault(row.tobytes(), len(indices)) for row in rows])
@@ -245,7 +244,11 @@ def _distinct_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def checked_person_ids(ids: PersonIds, name: str) -> list[int | str]:
-    """Return `ids` as plain Python integers or strings, or raise TypeError naming `name` and the types it holds."""
+    """Return `ids` as plain Python integers or strings.
+
+    Raises:
+        TypeError: if they are not all integers or all strings, naming `name` and the types.
+    """
     values = ids.tolist() if isinstance(ids, torch.Tensor | np.ndarray) else list(ids)
     values = [value.item() if isinstance(value, np.generic) else value for value in values]
     kinds = {type(value) for value in values}

@@ -502,7 +502,7 @@ def test_an_empty_folder_may_be_there_and_anything_else_stays_as_it_is(tmp_path,
     assert (tmp_path / "empty" / "config.json").exists()
     content = path.read_bytes()
     for taken in (tmp_path / "empty", path):
-        with pytest.raises(FileExistsError, match=f"{taken} is there already; give a new or an empty folder"):
+        with pytest.raises(FileExistsError, match=f"{taken} already exists; give a new or an empty folder"):
             convert(path, taken, tokenizer=tokenizer_folder)
     assert path.read_bytes() == content
 

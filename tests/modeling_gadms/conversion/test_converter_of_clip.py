@@ -134,8 +134,7 @@ def test_another_kind_of_model_is_refused(tmp_path, model_folder):
     [
         ("text_config", "vocab_size", 10**9, "weights have another size than in its configuration"),
         ("text_config", "num_hidden_layers", 900, "it lacks .* weights of transformers' CLIP"),
-        ("text_config", "num_hidden_layers", 10**6, "num_hidden_layers of the .* more than the 1000"),
-        ("vision_config", "hidden_size", 10**7, "parameters, more than"),
+        ("vision_config", "hidden_size", 10**7, "weights have another size than its configuration"),
     ],
 )
 def test_a_configuration_of_absurd_sizes_is_refused_without_taking_memory(

@@ -327,7 +327,7 @@ def test_the_report_counts_the_files_that_are_there(any_export):
 # ---------------------------------------------------------------------------------------------------------------------
 def test_a_target_that_is_there_is_left_alone(exported, tmp_path):
     (tmp_path / "kept.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=f"{tmp_path} is there already"):
+    with pytest.raises(FileExistsError, match=f"{tmp_path} already exists"):
         export_onnx(exported.source, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 
@@ -486,10 +486,10 @@ def test_a_damaged_manifest_is_named(copied, exported, content):
 def test_a_manifest_may_not_name_files_elsewhere_nor_be_newer(copied, exported):
     manifest = json.loads((copied / MANIFEST).read_text())
     (copied / MANIFEST).write_text(json.dumps({**manifest, "version": 2}))
-    refusal("is of version 2, and this program reads 1", copied, exported)
+    refusal("has version 2, and only 1 is supported", copied, exported)
     manifest["files"][0]["name"] = "../image_encoder.onnx"
     (copied / MANIFEST).write_text(json.dumps(manifest))
-    refusal("it names files elsewhere", copied, exported)
+    refusal("it names files in other folders", copied, exported)
 
 
 def test_a_configuration_that_does_not_go_with_the_files_is_refused(copied):

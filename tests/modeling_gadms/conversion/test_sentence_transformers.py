@@ -104,7 +104,7 @@ def test_the_folder_is_whole_and_still_one_of_this_package(exported, model):
 
 def test_a_target_that_is_there_is_left_alone(model_folder, tmp_path):
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(FileExistsError, match=f"{tmp_path} is there already"):
+    with pytest.raises(FileExistsError, match=f"{tmp_path} already exists"):
         export_sentence_transformers(model_folder, tmp_path)
     assert sorted(tmp_path.iterdir()) == before
 

@@ -1,4 +1,4 @@
-"""Encoding: the given order, whatever the batches; the model as it was found; errors that name the item."""
+"""Encoding: input order with any batches, restored model modes, errors that name the item."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor
-from modeling_gadms.encoders.encoding import BATCHES_AHEAD, encode_captions, encode_images
+from modeling_gadms.encoders.encoding import PREFETCHED_BATCHES, encode_captions, encode_images
 from modeling_gadms.training.tokenizer import train_tokenizer
 
 
@@ -60,7 +60,7 @@ def images():
     return [Image.fromarray(pixels) for pixels in noise]
 
 
-def test_images_keep_their_order_whatever_the_batch_size(model, processor, images):
+def test_images_keep_their_order_with_any_batch_size(model, processor, images):
     with torch.no_grad():
         model.eval()
         one_by_one = [
@@ -79,7 +79,7 @@ def test_a_typed_end_of_text_does_not_end_the_caption(model, processor):
     assert torch.pdist(embeds).min() > 1e-3
 
 
-def test_captions_keep_their_order_whatever_the_batch_size(model, processor):
+def test_captions_keep_their_order_with_any_batch_size(model, processor):
     with torch.no_grad():
         model.eval()
         one_by_one = [
@@ -118,9 +118,7 @@ def test_captions_of_similar_length_share_a_batch(model, processor, monkeypatch)
     assert len(shapes) == 3 and lengths == sorted(lengths) and lengths[0] < lengths[-1]
 
 
-def test_images_are_read_while_others_are_encoded_but_no_more_than_two_batches_ahead(
-    model, processor, images, monkeypatch
-):
+def test_images_are_prefetched_at_most_two_batches_ahead(model, processor, images, monkeypatch):
     read = []
     third_batch_began = threading.Event()
     original = model.get_image_features
@@ -133,11 +131,11 @@ def test_images_are_read_while_others_are_encoded_but_no_more_than_two_batches_a
             yield images[number % 9]
 
     def encode(**inputs):
-        # The first batch is not encoded before the third is being read: one after the other, this would not end.
+        # The first batch waits until the third is being read: without prefetching, this would never end.
         assert third_batch_began.wait(timeout=300)
         batches.append(len(read))
         time.sleep(0.05)  # for a thread that reads too much
-        assert len(read) <= 4 * (len(batches) + BATCHES_AHEAD)
+        assert len(read) <= 4 * (len(batches) + PREFETCHED_BATCHES)
         return original(**inputs)
 
     batches = []
@@ -148,10 +146,10 @@ def test_images_are_read_while_others_are_encoded_but_no_more_than_two_batches_a
 
 
 def threads_that_read() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("ahead")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
-def test_what_the_source_raises_is_raised_after_the_images_before_it(model, processor, images, monkeypatch):
+def test_an_error_of_the_source_is_raised_after_the_images_before_it(model, processor, images, monkeypatch):
     encoded = []
     original = model.get_image_features
     monkeypatch.setattr(model, "get_image_features", lambda **inputs: encoded.append(1) or original(**inputs))
@@ -179,7 +177,7 @@ def test_no_thread_outlives_an_error_and_nothing_more_is_read(model, processor, 
             model, processor, (read.append(1) or image for image in images * 9), batch_size=2, progress=False
         )
     assert threads_that_read() == []
-    assert raised.value is not None and len(read) <= 2 * (1 + BATCHES_AHEAD)
+    assert raised.value is not None and len(read) <= 2 * (1 + PREFETCHED_BATCHES)
 
 
 def test_dropout_is_off_and_each_module_gets_its_mode_back(model, processor, images):

@@ -1,4 +1,4 @@
-"""A fingerprint is that of the embeddings: what changes them changes it, and nothing else does."""
+"""A fingerprint changes if and only if the embeddings change."""
 
 import torch
 
@@ -6,7 +6,7 @@ from modeling_gadms import GADMSModel, GADMSProcessor
 from modeling_gadms.encoders.fingerprint import model_fingerprint
 
 
-def test_two_loads_of_one_model_agree_wherever_it_lies(model_folder, processor):
+def test_two_loads_of_one_model_agree_in_any_folder(model_folder, processor):
     model = GADMSModel.from_pretrained(model_folder)
     expected = model_fingerprint(model, processor)
     moved = model_folder.rename(model_folder.with_name("moved"))
@@ -18,7 +18,7 @@ def test_two_loads_of_one_model_agree_wherever_it_lies(model_folder, processor):
     assert model_fingerprint(loaded.train(), processor) == expected
 
 
-def test_one_changed_weight_the_activation_the_size_and_the_colours_are_told_apart(model, processor, tokenizer):
+def test_weights_activation_size_and_colours_change_the_fingerprint(model, processor, tokenizer):
     seen = {model_fingerprint(model, processor)}
     processor.image_processor.image_mean = [0.5, 0.5, 0.5]
     seen.add(model_fingerprint(model, processor))

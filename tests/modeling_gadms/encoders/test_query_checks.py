@@ -1,4 +1,4 @@
-"""Descriptions are checked before they reach the model."""
+"""Checks of text queries."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Weights and configurations from elsewhere: damaged, tampered or absurd ones are refused before memory is taken."""
+"""Damaged or modified weights and absurd configurations are refused before memory is allocated."""
 
 import json
 import resource
@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
 
 from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSModel
 from modeling_gadms.encoders.loading import load_model_and_processor
@@ -58,9 +56,9 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # What is whole.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("folder", ["model_folder", "sharded_folder"])
 def test_stored_shapes_are_those_of_the_saved_model(folder, request, tiny_model):
     expected = {name: tuple(tensor.shape) for name, tensor in tiny_model().state_dict().items()}
@@ -80,9 +78,9 @@ def test_a_retrieval_model_alone_passes_as_such_and_lacks_what_training_adds(tmp
         check_weights(tmp_path, GADMSForPreTraining, config)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Damaged and tampered files.
-# ---------------------------------------------------------------------------------------------------------------------
+
+
 def cut(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -134,7 +132,7 @@ def test_a_missing_shard_is_named(sharded_folder):
 def test_a_shard_of_another_model_is_noticed(sharded_folder):
     first, second = sorted(sharded_folder.glob("model-*.safetensors"))[:2]
     shutil.copy(first, second)
-    with pytest.raises(ValueError, match=rf"weights are not where .* says, such as .* in {second.name}"):
+    with pytest.raises(ValueError, match=rf"weights are not in the shards that .* names, such as .* in {second.name}"):
         load_model_and_processor(sharded_folder)
 
 
@@ -143,7 +141,7 @@ def test_a_weight_in_another_shard_than_the_index_says_is_noticed(sharded_folder
     content = json.loads(index.read_text())
     content["weight_map"][WEIGHT] = next(name for name in content["weight_map"].values() if "00001" in name)
     index.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=rf"1 weights are not where .* says, such as {WEIGHT}"):
+    with pytest.raises(ValueError, match=rf"1 weights are not in the shards that .* names, such as {WEIGHT}"):
         load_model_and_processor(sharded_folder)
 
 
@@ -151,7 +149,7 @@ def test_a_weight_in_another_shard_than_the_index_says_is_noticed(sharded_folder
 def test_an_index_of_another_form_is_refused(sharded_folder, content):
     index = sharded_folder / "model.safetensors.index.json"
     index.write_text(content)
-    with pytest.raises(ValueError, match=r"index\.json is no index of weight files"):
+    with pytest.raises(ValueError, match=r"index\.json is not an index of weight files"):
         load_model_and_processor(sharded_folder)
 
 
@@ -160,16 +158,16 @@ def test_an_index_cannot_name_files_elsewhere(sharded_folder, tmp_path):
     shutil.move(shard, tmp_path / shard.name)
     index = sharded_folder / "model.safetensors.index.json"
     index.write_text(index.read_text().replace(shard.name, f"../{shard.name}"))
-    with pytest.raises(ValueError, match="is not beside it"):
+    with pytest.raises(ValueError, match="is not in the same folder"):
         load_model_and_processor(sharded_folder)
 
 
 def test_pickled_weights_are_not_read(model_folder, tmp_path):
-    """Not even harmless ones: whoever could swap the file could swap it for one that runs code."""
+    """Not even harmless ones: a pickle can run code."""
     weights = load_file(model_folder / "model.safetensors")
     (model_folder / "model.safetensors").unlink()
     torch.save(weights, model_folder / "pytorch_model.bin")
-    with pytest.raises(OSError, match="holds no weights.*pickles are not read"):
+    with pytest.raises(OSError, match="contains no weights.*pickled weights are not read"):
         load_model_and_processor(model_folder)
 
 
@@ -185,9 +183,8 @@ def test_a_weight_of_another_size_is_named_with_both_sizes(model_folder):
         load_model_and_processor(model_folder)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Absurd configurations.
-# ---------------------------------------------------------------------------------------------------------------------
+
 ABSURD = {
     "text width": ("text_config", {"hidden_size": 4 * 10**8}),
     "image width": ("vision_config", {"hidden_size": 3 * 10**8}),
@@ -208,28 +205,17 @@ ABSURD = {
 def test_absurd_sizes_are_refused_and_take_no_memory(model_folder, section, fields):
     edit_config(model_folder, section, **fields)
     before = peak_memory_mb()
-    with pytest.raises(StrictDataclassError, match="that can be meant"):
-        AutoModel.from_pretrained(model_folder)
-    with pytest.raises(ValueError, match=r"(?s)config\.json is invalid.*that can be meant"):
-        load_model_and_processor(model_folder)
+    for model_class in (GADMSModel, GADMSForPreTraining):
+        if model_class is GADMSModel and section is None and "projection_dim" not in fields:
+            continue  # a size of training's modules, which retrieval does not use
+        with pytest.raises(ValueError, match=r"another size than its configuration|lacks .*weights|too large"):
+            check_weights(model_folder, model_class, GADMSConfig.from_pretrained(model_folder))
     assert peak_memory_mb() - before < 200
 
 
-def test_possible_sizes_that_are_not_the_weights_take_no_memory(model_folder):
-    """A model of 46 billion parameters could be meant; the file beside it says that it is not."""
+def test_plausible_sizes_that_differ_from_the_weights_take_no_memory(model_folder):
     edit_config(model_folder, "text_config", hidden_size=2**14, intermediate_size=2**16, num_hidden_layers=14)
     before = peak_memory_mb()
     with pytest.raises(ValueError, match=r"weights of GADMSModel, such as text_model\.encoder\.layers\.10\."):
         load_model_and_processor(model_folder)
     assert peak_memory_mb() - before < 200
-
-
-def test_the_largest_encoders_that_exist_are_no_absurdity():
-    """EVA-CLIP-18B: a vision transformer of 17.5 billion parameters."""
-    GADMSConfig(
-        vision_config={"hidden_size": 5120, "intermediate_size": 25600, "num_hidden_layers": 48, "patch_size": 14,
-                       "num_attention_heads": 40, "image_size": (392, 140)},
-        text_config={"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32,
-                     "num_attention_heads": 20},
-        projection_dim=1536,
-    )  # fmt: skip

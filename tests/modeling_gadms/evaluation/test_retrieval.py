@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import BatchFeature
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from modeling_gadms.encoders.encoding import BATCHES_AHEAD
+from modeling_gadms.encoders.encoding import PREFETCHED_BATCHES
 from modeling_gadms.evaluation.retrieval import evaluate_retrieval
 from modeling_gadms.training.data import DatasetColumns
 from modeling_gadms.training.tokenizer import train_tokenizer
@@ -194,7 +194,7 @@ def test_images_are_decoded_batch_by_batch(monkeypatch):
     model.get_image_features = lambda **inputs: seen.append(len(decoded)) or features(**inputs)
     evaluate(model, persons_dataset([0, 1, 2, 3, 4] * 4), batch_size=2)
     # A thread decodes beside the model: no more than the batches it may be ahead.
-    assert all(2 * batch <= count <= 2 * (batch + BATCHES_AHEAD) for batch, count in enumerate(seen, start=1))
+    assert all(2 * batch <= count <= 2 * (batch + PREFETCHED_BATCHES) for batch, count in enumerate(seen, start=1))
     assert len(seen) == 10 and len(decoded) == 20
 
 

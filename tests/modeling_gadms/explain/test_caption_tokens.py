@@ -1,4 +1,4 @@
-"""A caption's tokens carry the model's scores, in the letters that were typed."""
+"""Explained captions contain the model's token scores and the typed text."""
 
 import numpy as np
 import pytest
@@ -72,7 +72,7 @@ def tokens(*scored: tuple[str, float]) -> Explanation:
 
 
 def count_of(sheet: Image.Image, colour: tuple[int, int, int]) -> int:
-    """Pixels of a colour above the legend, right of the image."""
+    """Number of pixels of a colour above the legend, right of the image."""
     return int((np.asarray(sheet)[60:105, 230:] == colour).all(axis=-1).sum())
 
 

@@ -1,4 +1,4 @@
-"""Which patches carry the similarity: against the equations step by step, and against leaving patches out."""
+"""Image relevance, compared with the equations step by step and with removing patches."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def picture() -> Image.Image:
 
 
 def naive(model: GADMSModel, processor, picture: Image.Image) -> torch.Tensor:
-    """The last layer written out: one head and one patch at a time, with the gradient by central differences."""
+    """The last layer explicitly: one head and one patch at a time, with gradients by central differences."""
     text = encode_captions(model, processor, [CAPTION], progress=False)[0].double()
     pixels = processor(images=[picture], return_tensors="pt")["pixel_values"].double()
     model = model.double()
@@ -75,7 +75,7 @@ def test_scores_are_the_equations_step_by_step(model, processor, picture):
     assert 0 < int((found.scores > 0).sum()) < 8, "nothing is tested where all are alike"
 
 
-def test_the_only_patch_that_is_not_empty_carries_all_of_it(model, processor):
+def test_the_only_patch_that_is_not_empty_has_all_relevance(model, processor):
     """A layer that only copies: the class token attends to all, and values are of one patch alone."""
     layer = model.vision_model.encoder.layers[-1]
     seen: dict[str, torch.Tensor] = {}
@@ -99,8 +99,8 @@ def test_the_only_patch_that_is_not_empty_carries_all_of_it(model, processor):
 
 
 def of_a_layer(model: GADMSModel, pixels: torch.Tensor, text: torch.Tensor, number: int) -> torch.Tensor:
-    """A layer's part before the ReLU: the whole model run again for each channel of the class token's attention
-    output, a little more and a little less of it."""
+    """Relevance in a layer before the ReLU. The gradient is by central differences: the model runs again with each
+    channel of the class token's attention output slightly increased and decreased."""
     vision = model.vision_model
     attention = vision.encoder.layers[number].self_attn
     taken: dict[str, torch.Tensor] = {}
@@ -131,7 +131,7 @@ def of_a_layer(model: GADMSModel, pixels: torch.Tensor, text: torch.Tensor, numb
     return weights * torch.stack([gradient @ row for row in value[1:]])
 
 
-def test_of_several_layers_each_has_its_own_gradient_at_the_class_token(model, processor, picture):
+def test_each_of_several_layers_has_its_own_gradient_at_the_class_token(model, processor, picture):
     found = image_relevance(model, processor, picture, CAPTION, num_layers=2).scores
     text = encode_captions(model, processor, [CAPTION], progress=False)[0].double()
     pixels = processor(images=[picture], return_tensors="pt")["pixel_values"].double()
@@ -142,7 +142,7 @@ def test_of_several_layers_each_has_its_own_gradient_at_the_class_token(model, p
     torch.testing.assert_close(found.flatten(), (expected / expected.max()).float(), atol=2e-4, rtol=1e-3)
 
 
-def test_several_layers_are_averaged_and_there_are_only_so_many(model, processor, picture):
+def test_several_layers_are_averaged_up_to_the_models_depth(model, processor, picture):
     one = image_relevance(model, processor, picture, CAPTION).scores
     two = image_relevance(model, processor, picture, CAPTION, num_layers=2).scores
     assert two.max() == 1 and not torch.allclose(one, two)
@@ -174,7 +174,7 @@ def test_a_model_without_gradients_and_an_empty_caption_are_refused(model, proce
         image_relevance(model, processor, picture, " ")
 
 
-def test_the_map_lies_where_its_patch_is_and_leaves_the_rest_as_it_was():
+def test_the_heat_map_covers_its_patch_and_nothing_else():
     scores = torch.zeros(4, 2)
     scores[1, 0] = 1.0
     picture = Image.new("RGB", (20, 40), (100, 100, 100))

@@ -1,4 +1,4 @@
-"""Small persons in wide frames are found once each, whole."""
+"""Person detection: each person of a frame is found once and completely."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from modeling_gadms.media.detection import (
     TILE_OVERLAP,
     TILE_SIDE,
     PersonBox,
-    PlausiblePerson,
+    PersonBoxFilter,
     SsdMobileNetDetector,
     crop_person,
     merge_boxes,
@@ -117,9 +117,9 @@ def test_implausible_boxes_are_dropped(detector):
     wide, tall, small, person = (50, 50, 150, 130), (300, 50, 312, 150), (500, 50, 512, 85), (600, 300, 640, 400)
     (found,) = detector([frame_with([wide, tall, small, person])])
     assert [box.left for box in found] == [600]
-    assert not PlausiblePerson(min_confidence=0.9).accepts(found[0])
+    assert not PersonBoxFilter(min_confidence=0.9).accepts(found[0])
     with pytest.raises(ValueError, match=r"not 1\.5"):
-        PlausiblePerson(min_confidence=1.5)
+        PersonBoxFilter(min_confidence=1.5)
 
 
 def test_merging_keeps_the_most_confident_and_two_persons_side_by_side():
@@ -129,7 +129,7 @@ def test_merging_keeps_the_most_confident_and_two_persons_side_by_side():
     assert merge_boxes([again, neighbour, sure]) == [sure, neighbour]
 
 
-def test_merging_takes_a_torso_into_its_person():
+def test_a_torso_is_merged_with_its_person():
     person = PersonBox(100, 100, 140, 200, 0.9)
     assert merge_boxes([PersonBox(101, 105, 139, 150, 0.8), person]) == [person]
 
@@ -152,7 +152,7 @@ def test_a_given_file_that_is_missing_is_named(tmp_path):
 
 
 # Pedestrians of vtest.avi, marked by eye: frame -> boxes (left, top, right, bottom). Those hidden behind the sign or
-# less than 40 pixels high are left out.
+# less than 40 pixels high are excluded.
 PEDESTRIANS = {
     0: [(253, 218, 280, 308), (502, 155, 526, 230), (644, 240, 682, 322)],
     400: [(274, 200, 302, 286), (590, 140, 617, 204), (688, 300, 744, 411)],

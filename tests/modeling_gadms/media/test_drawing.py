@@ -1,4 +1,4 @@
-"""Text fits its place, whatever its script."""
+"""Fonts and text wrapping for any script."""
 
 import numpy as np
 import pytest

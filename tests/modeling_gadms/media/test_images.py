@@ -1,4 +1,4 @@
-"""`load_image` reads what people have and names what it cannot read."""
+"""`load_image` reads common images, and gives a reason for those it cannot read."""
 
 import io
 import pickle
@@ -95,7 +95,7 @@ def test_exif_orientation_is_applied():
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF|Truncated File Read:UserWarning")
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12"])
-def test_damaged_exif_does_not_cost_the_picture(exif):
+def test_an_image_with_damaged_exif_is_read(exif):
     assert load_image(encoded(noise(), "JPEG", exif=exif)).size == (32, 64)
 
 
@@ -151,13 +151,13 @@ def test_image_files_are_found_recursively_in_order_by_suffix(tmp_path):
     assert found == ["a.png", "b.JPG", *sorted(nested)]
 
 
-def test_a_folder_that_is_none_is_an_error(tmp_path):
+def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(NotADirectoryError, match="nowhere"):
         list(iter_image_files(tmp_path / "nowhere"))
 
 
 def spoiled(content: bytes, rng: np.random.Generator) -> bytes:
-    """Some bytes replaced, cut out or repeated."""
+    """The content with some bytes replaced, removed or repeated."""
     damaged = bytearray(content)
     for _ in range(int(rng.integers(1, 12))):
         start = int(rng.integers(0, max(1, len(damaged))))

@@ -1,4 +1,4 @@
-"""One walk keeps one number: worked by hand, and on walks whose persons are known."""
+"""One person keeps one track number: worked by hand, and on tracks with known persons."""
 
 import random
 
@@ -31,7 +31,7 @@ def test_boxes_of_a_second_apart_need_not_overlap():
     assert numbers([[first], [second]], 1.0) == [[0], [0]]
 
 
-def test_two_who_pass_one_another_keep_their_numbers():
+def test_two_persons_who_pass_each_other_keep_their_tracks():
     frames = [[person(100 + 40 * step), person(400 - 40 * step, y=205)] for step in range(8)]
     assert numbers(frames, 0.5) == [[0, 1]] * 8
 
@@ -41,11 +41,11 @@ def test_the_order_of_the_boxes_does_not_matter():
     assert numbers(frames, 0.5) == [[0, 1] if step % 2 == 0 else [1, 0] for step in range(8)]
 
 
-def test_who_is_hidden_for_a_moment_is_the_same_and_who_stays_away_is_new():
-    walk = [[person(100 + 40 * step)] for step in range(12)]
-    hidden = [*walk[:4], [], [], *walk[6:]]
+def test_a_person_hidden_briefly_keeps_the_track_and_one_hidden_longer_gets_a_new_one():
+    track = [[person(100 + 40 * step)] for step in range(12)]
+    hidden = [*track[:4], [], [], *track[6:]]
     assert numbers(hidden, 0.5)[6:] == [[0]] * 6
-    gone = [*walk[:4], *([[]] * 5), *walk[9:]]
+    gone = [*track[:4], *([[]] * 5), *track[9:]]
     assert numbers(gone, 0.5)[9:] == [[1]] * 3
 
 
@@ -58,7 +58,7 @@ def test_a_box_of_another_size_in_the_same_place_is_another_person():
 
 
 def test_all_are_assigned_at_once_and_not_the_nearest_first():
-    """The nearest pair is box 0 and walk 1; taking it first would leave walk 0 a box out of its reach."""
+    """The nearest pair is box 0 and track 1; assigning it first would leave track 0 a box out of reach."""
     tracker = PersonTracker(Motion(slack=0.25, speed=0.5))
     assert tracker([person(100), person(160)], 0.0) == [0, 1]
     assert tracker([person(150), person(220)], 1.0) == [0, 1]
@@ -69,7 +69,7 @@ def test_a_number_is_given_to_one_box_of_a_frame_only():
     assert result == [[0], [0, 1]]
 
 
-def test_who_is_given_up_is_live_no_more():
+def test_an_ended_track_is_not_live():
     tracker = PersonTracker(Motion(patience=1.0))
     tracker([person(100)], 0.0)
     tracker([], 0.9)
@@ -81,14 +81,14 @@ def test_who_is_given_up_is_live_no_more():
 def test_frames_that_come_out_of_order_are_refused():
     tracker = PersonTracker()
     tracker([], 1.0)
-    with pytest.raises(ValueError, match=r"one at 1.0 s follows one at 1.0 s"):
+    with pytest.raises(ValueError, match=r"a frame at 1.0 s follows one at 1.0 s"):
         tracker([], 1.0)
 
 
 @pytest.mark.parametrize(
     ("field", "value"), [("slack", 0), ("speed", -1), ("turn", 0), ("growth", 0.5), ("patience", 0)]
 )
-def test_motion_that_cannot_be_is_refused(field, value):
+def test_invalid_motion_is_refused(field, value):
     with pytest.raises(ValueError, match=f"{field} must be .*not {value}"):
         Motion(**{field: value})
 
@@ -114,7 +114,7 @@ def test_persons_on_lanes_of_their_own_are_never_exchanged(seed, every):
     assert not any(numbers_of[a] & numbers_of[b] for a in lanes for b in lanes if a < b)
 
 
-def test_a_crowd_that_turns_and_stops_has_few_walks_too_many():
+def test_a_crowd_that_turns_and_stops_has_few_surplus_tracks():
     """Twenty persons anywhere on a square of 20 heights, five frames a second."""
     chance = random.Random(0)
     crowd = [[chance.uniform(0, 2000), chance.uniform(0, 2000), 0.0, 0.0] for _ in range(20)]

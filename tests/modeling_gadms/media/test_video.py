@@ -1,4 +1,4 @@
-"""Frames are read from folders and videos, and every one that is missing is counted."""
+"""Frames of folders and videos, with counts of the unreadable ones."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ from modeling_gadms.media.video import UNDECODABLE, FrameReader
 
 
 def write_video(path, frames: int = 30, size=(160, 120), rate: int = 10) -> None:
-    """Frame i is noise but for a corner square, red and as bright as i says."""
+    """Frame i is noise, except for a red corner square whose brightness encodes i."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), rate, size)
     rng = np.random.default_rng(0)
     for index in range(frames):
@@ -34,7 +34,7 @@ def test_every_third_frame_of_a_video_with_its_number_and_time(tmp_path):
     assert [number_shown(frame.image) for frame in frames] == list(range(0, 30, 3))
     assert [frame.time_seconds for frame in frames] == pytest.approx([index / 10 for index in range(0, 30, 3)])
     assert {frame.source for frame in frames} == {str(tmp_path / "v.avi")}
-    assert (reader.expected, reader.seen, reader.skipped.total(), reader.lost) == (10, 10, 0, 0)
+    assert (reader.expected, reader.seen, reader.skipped.total(), reader.undecodable) == (10, 10, 0, 0)
 
 
 @pytest.mark.parametrize("every", [1, 7])
@@ -44,9 +44,9 @@ def test_a_video_cut_short_gives_its_frames_and_counts_the_others(tmp_path, ever
     (tmp_path / "v.avi").write_bytes(content[: len(content) // 2])
     reader = FrameReader(tmp_path / "v.avi", every=every)
     frames = list(reader)
-    assert 10 < reader.lost < 20
+    assert 10 < reader.undecodable < 20
     assert reader.seen == len(range(0, 30, every)) == len(frames) + reader.skipped[UNDECODABLE]
-    assert [number_shown(frame.image) for frame in frames] == list(range(0, 30 - reader.lost, every))
+    assert [number_shown(frame.image) for frame in frames] == list(range(0, 30 - reader.undecodable, every))
 
 
 def test_frames_damaged_midway_are_counted(tmp_path):
@@ -57,7 +57,7 @@ def test_frames_damaged_midway_are_counted(tmp_path):
     (tmp_path / "v.avi").write_bytes(content)
     reader = FrameReader(tmp_path / "v.avi")
     frames = list(reader)
-    assert reader.lost > 0
+    assert reader.undecodable > 0
     assert reader.seen == 30 == len(frames) + reader.skipped[UNDECODABLE]
     assert frames[-1].time_seconds == pytest.approx(2.9, abs=0.5)
 
@@ -69,7 +69,7 @@ def test_a_second_iteration_counts_anew(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"Dear Sir or Madam", b"", b"RIFF\x00\x00\x00\x00AVI LIST"])
-def test_what_is_no_video_is_an_error_that_names_the_file(tmp_path, content, capfd):
+def test_a_file_that_is_not_a_video_is_named(tmp_path, content, capfd):
     (tmp_path / "letter.avi").write_bytes(content)
     with pytest.raises(ValueError, match="letter.avi does not open as a video"):
         FrameReader(tmp_path / "letter.avi")
@@ -111,20 +111,20 @@ def test_a_place_that_does_not_exist_a_folder_without_images_and_a_bad_step_are_
 
 
 @pytest.mark.parametrize(("per_second", "every"), [(10, 1), (5, 2), (2, 5), (3, 3), (0.5, 20), (50, 1)])
-def test_so_many_frames_of_each_second(tmp_path, per_second, every):
+def test_frames_per_second(tmp_path, per_second, every):
     write_video(tmp_path / "v.avi", rate=10)
     reader = FrameReader(tmp_path / "v.avi", per_second=per_second)
     assert [frame.index for frame in reader] == list(range(0, 30, every))
     assert reader.expected == reader.seen
 
 
-def test_frames_of_each_second_are_of_videos_and_one_of_two_ways_to_say_it(tmp_path, person_folder):
+def test_per_second_needs_a_video_and_excludes_every(tmp_path, person_folder):
     write_video(tmp_path / "v.avi")
     with pytest.raises(ValueError, match="per_second must be positive, not 0"):
         FrameReader(tmp_path / "v.avi", per_second=0)
-    with pytest.raises(ValueError, match=r"every \(2\) and per_second \(5\) say the same"):
+    with pytest.raises(ValueError, match=r"every \(2\) and per_second \(5\) exclude each other"):
         FrameReader(tmp_path / "v.avi", 2, per_second=5)
-    with pytest.raises(ValueError, match=r"is not a video, and per_second \(5\) is of videos"):
+    with pytest.raises(ValueError, match=r"per_second \(5\) applies to videos, and .* is not a video"):
         FrameReader(person_folder, per_second=5)
 
 

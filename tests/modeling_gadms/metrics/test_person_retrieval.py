@@ -1,4 +1,4 @@
-"""`person_retrieval`: the ranks that decide every metric, against a plain full sort, and the `evaluate` module."""
+"""`person_retrieval`: metrics compared with a plain full sort, and the `evaluate` module."""
 
 import json
 import os
@@ -76,8 +76,8 @@ def test_metrics_of_a_heavily_tied_matrix_equal_those_of_a_stable_full_sort(retr
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from([-0.5, 0.0, 0.25, 0.5, 1.0]), min_size=3, max_size=20), st.booleans())
-def test_more_positives_than_are_counted_rank_as_few_do(scores, tied):
-    # Enough gallery rows of one person that the row is sorted; and as many of another, between them.
+def test_ranks_of_many_positives_equal_those_of_a_count(scores, tied):
+    # So many gallery rows of one person that the row is sorted, interleaved with as many of another.
     row = np.repeat(scores, COUNTED_POSITIVES).astype(np.float32)
     if not tied:
         row += np.random.default_rng(0).permutation(len(row)).astype(np.float32) / 2**16

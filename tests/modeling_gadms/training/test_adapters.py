@@ -330,7 +330,7 @@ def test_the_base_is_read_in_float32_whatever_it_was_saved_in(adapter_folder, mo
 def test_a_merge_never_writes_over_what_is_there(adapter_folder, model_folder):
     _, folder = adapter_folder()
     before = (model_folder / "model.safetensors").read_bytes()
-    with pytest.raises(FileExistsError, match="is there already; give a new or an empty folder"):
+    with pytest.raises(FileExistsError, match="already exists; give a new or an empty folder"):
         merge_adapter(folder, model_folder)
     assert (model_folder / "model.safetensors").read_bytes() == before
 

@@ -652,7 +652,7 @@ def test_a_training_set_smaller_than_a_batch_is_refused(make_trainer, tiny_model
 
 def test_identities_beyond_the_classifier_are_refused(make_trainer, tiny_model):
     trainer = make_trainer(tiny_model(num_identities=3), make_pairs(12))
-    with pytest.raises(ValueError, match="the classifier knows identities 0 to 2"):
+    with pytest.raises(ValueError, match="the classifier has identities 0 to 2"):
         trainer.train()
 
 

@@ -1,4 +1,4 @@
-"""One model and one processor serve several threads at once, as in the web page and the server."""
+"""Several threads share one model and one processor, as in the web page and the server."""
 
 import sys
 import warnings
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from modeling_gadms.encoders.encoding import encode_captions, encode_images
-from modeling_gadms.encoders.query_checks import query_remarks
+from modeling_gadms.encoders.query_checks import query_warnings
 from modeling_gadms.explain.caption_tokens import explain_caption
 from modeling_gadms.explain.image_patches import image_relevance
 
@@ -35,8 +35,8 @@ def picture() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 32, 3), dtype=np.uint8))
 
 
-def agree_beside_each_other(*asked: Callable[[], torch.Tensor]) -> None:
-    """Each asks again and again in a thread of its own, and has the answer that it has alone."""
+def agree_concurrently(*asked: Callable[[], torch.Tensor]) -> None:
+    """Run each call repeatedly in its own thread, and compare with its result when run alone."""
     alone = [ask() for ask in asked]
 
     def repeat(ask: Callable[[], torch.Tensor], expected: torch.Tensor) -> None:
@@ -48,7 +48,7 @@ def agree_beside_each_other(*asked: Callable[[], torch.Tensor]) -> None:
             answer.result()
 
 
-def test_tokens_are_counted_whole_and_read_cut_and_padded(processor):
+def test_counting_and_truncating_tokens_concurrently(processor):
     limit = processor.tokenizer.model_max_length
 
     def cut() -> torch.Tensor:
@@ -57,14 +57,14 @@ def test_tokens_are_counted_whole_and_read_cut_and_padded(processor):
         return tokens["attention_mask"]
 
     def counted() -> torch.Tensor:
-        (remark,) = query_remarks(processor, LONG)
-        return torch.tensor([int(word) for word in remark.replace(":", "").split() if word.isdigit()])
+        (message,) = query_warnings(processor, LONG)
+        return torch.tensor([int(word) for word in message.replace(":", "").split() if word.isdigit()])
 
-    agree_beside_each_other(cut, counted, cut, counted)
+    agree_concurrently(cut, counted, cut, counted)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_explanations_beside_searches_and_indexing_change_neither(model, processor, dtype):
+def test_explanations_concurrent_with_search_and_indexing(model, processor, dtype):
     model.to(dtype)
 
     def explained(text: str) -> Callable[[], torch.Tensor]:
@@ -75,7 +75,7 @@ def test_explanations_beside_searches_and_indexing_change_neither(model, process
     def embeds(encode: Callable[..., torch.Tensor], what: Any) -> Callable[[], torch.Tensor]:
         return lambda: encode(model, processor, [what], progress=False)
 
-    agree_beside_each_other(
+    agree_concurrently(
         explained(SHORT),
         explained(LONG),
         lambda: image_relevance(model, processor, picture(), SHORT).scores,
