@@ -24,10 +24,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import datasets
 from safetensors import SafetensorError
 
-from dataset_scripts.loading import BENCHMARKS, choose_split, dataset_arguments, find_benchmarks, open_dataset
+from dataset_scripts.loading import BENCHMARKS, dataset_arguments, find_benchmarks, load_split
 from modeling_gadms.encoders.atomic_files import write_json
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.evaluation.reports import Record, make_record
@@ -74,7 +73,10 @@ def main(arguments: argparse.Namespace) -> None:
 def measure(
     folder: Path, name: str, builder_arguments: dict[str, Any], split: str, arguments: argparse.Namespace
 ) -> Record:
-    dataset = load_split(name, split, builder_arguments)
+    try:
+        dataset = load_split(name, split, **builder_arguments)
+    except TypeError as error:  # an argument that the builder does not have
+        raise ValueError(f"--dataset-args of {name}: {error}") from error
     person_id = arguments.person_id or ("person_id" if "person_id" in dataset.column_names else None)
     columns = DatasetColumns(arguments.image or "image", tuple(arguments.captions), person_id)
     model, processor = load_model_and_processor(folder)
@@ -99,14 +101,6 @@ def matrix(cells: list[Record]) -> str:
         texts = [f"{metrics['r1']:.2f} ({metrics['map']:.2f})" for metrics in row]
         lines.append(f"{model:<{width}}" + "".join(f"{text:>18}" for text in texts))
     return "\n".join([*lines, "R@1 (mAP), captions to images, in percent."])
-
-
-def load_split(name: str, split: str, builder_arguments: dict[str, Any]) -> datasets.Dataset:
-    try:
-        splits = open_dataset(name, **builder_arguments)
-    except TypeError as error:  # an argument that the builder does not have
-        raise ValueError(f"--dataset-args of {name}: {error}") from error
-    return choose_split(name, splits, split)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ The data root holds `CUHK-PEDES`, `ICFG-PEDES`, `RSTPReid` and, for pre-training
 Hub where it is not there, as is the part of table 3. `synthetic` draws such a root, in four renderings, and trains a
 small model from random weights, so that its numbers say nothing of photographs.
 
-Every training is a call of examples/train.py or examples/finetune.py, printed before it runs, in a folder of its own;
-one that is finished is not run again, and one that was cut off goes on. The table is written to <output>/table-N.md,
+Every training is a call of examples/train.py, printed before it runs, in a folder of its own. A finished training is
+not run again, and an interrupted one is resumed. The table is written to <output>/table-N.md,
 and to table-N.json with the seed, settings and counts of every cell. The numbering of the first three is ours.
 """
 

@@ -277,8 +277,7 @@ def command(
     if size == "ci":
         overrides += STEPS
     settings = [*overrides, *training.overrides, f"training.seed={seed}", f"training.output_dir={folder}"]
-    script = "train.py" if stage == "pretrain" else "finetune.py"
-    return [script, "--config", str(HERE / "configs" / f"{config}.yaml"), "--resume", *settings]
+    return ["train.py", "--config", str(HERE / "configs" / f"{config}.yaml"), "--resume", *settings]
 
 
 def architecture() -> list[str]:

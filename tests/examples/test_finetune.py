@@ -1,4 +1,4 @@
-"""`examples/finetune.py` on a miniature benchmark with what is wrong with real copies; its test split measured."""
+"""Fine-tuning by `examples/train.py` on a miniature benchmark with the faults of real copies, and its evaluation."""
 
 import json
 import runpy
@@ -22,6 +22,7 @@ model:
   fusion_num_hidden_layers: 1
   fusion_num_attention_heads: 2
   fusion_intermediate_size: 16
+  identity_classifier: true
 data:
   dataset: cuhk_pedes
   dataset_args: {data_dir: RELEASE, check_counts: false, on_missing_images: skip, cache_dir: CACHE}
@@ -62,8 +63,8 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def finetune(folder, monkeypatch):
     def call(*arguments: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["finetune.py", "--config", str(folder / "run.yaml"), *arguments])
-        runpy.run_path(str(EXAMPLES / "finetune.py"), run_name="__main__")
+        monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(folder / "run.yaml"), *arguments])
+        runpy.run_path(str(EXAMPLES / "train.py"), run_name="__main__")
 
     return call
 
@@ -101,7 +102,9 @@ def test_tuning_goes_on_from_a_tuned_model(finetune, folder):
         finetune()
     text = (folder / "run.yaml").read_text()
     head, data, rest = text.partition("data:")
-    (folder / "run.yaml").write_text(f"model: {{from_pretrained: {folder / 'out' / 'model'}}}\n{data}{rest}")
+    (folder / "run.yaml").write_text(
+        f"model: {{from_pretrained: {folder / 'out' / 'model'}, identity_classifier: true}}\n{data}{rest}"
+    )
     finetune(f"training.output_dir={folder / 'again'}", "training.learning_rate=0", "training.weight_decay=0")
     (folder / "run.yaml").write_text(text)
     before, after = (load_file(folder / name / "model" / "model.safetensors") for name in ("out", "again"))
@@ -112,8 +115,8 @@ def test_tuning_goes_on_from_a_tuned_model(finetune, folder):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.person_id_column=null", "fine-tuning needs to know the persons"),
-        ("data.streaming=true", "leave data.streaming to examples/train.py"),
+        ("data.person_id_column=null", "model.identity_classifier needs to know the persons"),
+        ("data.streaming=true", "model.identity_classifier needs all persons before training"),
         ("data.validation_split=val", "cuhk_pedes has no split `val`; it has train, validation, test"),
         ("data.dataset_args.on_missing_images=error", "1 of 12 images"),
         ("data.dataset_args.data_dir=/nowhere", "/nowhere holds no CUHK-PEDES"),
@@ -123,7 +126,7 @@ def test_tuning_goes_on_from_a_tuned_model(finetune, folder):
 def test_a_mistake_ends_the_program_with_its_message(finetune, override, message):
     with pytest.raises(SystemExit) as caught:
         finetune(override)
-    assert str(caught.value.code).startswith("finetune.py: ") and message in str(caught.value.code)
+    assert str(caught.value.code).startswith("train.py: ") and message in str(caught.value.code)
 
 
 def test_every_shipped_configuration_is_read():
@@ -132,4 +135,6 @@ def test_every_shipped_configuration_is_read():
     for file in sorted((EXAMPLES / "configs").glob("*.yaml")):
         if not file.name.startswith("build_"):
             run = load_run_config(file, ["training.bf16=false"])
-            assert file.stem.startswith("finetune") <= (run.data.person_id_column == "person_id"), file
+            is_finetuning = "finetune" in file.stem
+            assert is_finetuning <= (run.data.person_id_column == "person_id"), file
+            assert run.model.identity_classifier == is_finetuning and "num_identities" not in run.model.config, file
