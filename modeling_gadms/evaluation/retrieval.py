@@ -102,8 +102,8 @@ def evaluate_retrieval(
         [`RetrievalReport`]
 
     Raises:
-        ValueError: if the data set is empty or lacks a column, or a row has an unreadable image, an empty caption or no
-            person id. No row is skipped.
+        ValueError: if the data set is empty or lacks a column, or a row has an unreadable image, an empty caption or
+            no person id. No row is skipped.
         TypeError: if `dataset` is a dictionary of splits or a stream.
     """
     start = time.perf_counter()

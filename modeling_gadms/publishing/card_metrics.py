@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult
 from ..evaluation.reports import Record, read_records
 from ..evaluation.retrieval import metric_label
 from ..metrics.person_retrieval.ranking import METRIC_NAMES
-from ..training.provenance import dataset_name, public_arguments
+from ..training.history import dataset_name, public_arguments
 
 
 DIRECTIONS = {"text_to_image": "text-to-image", "image_to_text": "image-to-text"}

@@ -17,7 +17,7 @@ from ..encoders.atomic_files import file_digest, write_json
 from ..encoders.loading import load_model_and_processor
 from ..encoders.weight_files import check_weights
 from ..modeling_gadms import GADMSForPreTraining, GADMSModel
-from ..training.provenance import Provenance, is_local, read_provenance
+from ..training.history import TrainingHistory, is_local, read_training_history
 from .card_metrics import base_weights, read_measurements
 from .hub import check_push_target, push_folder
 from .model_card import AdapterFacts, CardFacts, TrainingCost, render_card
@@ -103,7 +103,7 @@ def publish_model(
     source = _sort_folder(folder)
     if dry_run is None:
         check_push_target(repo_id, repo_type="model", revision=revision, tag=tag, private=private)
-    provenance = read_provenance(folder)
+    provenance = read_training_history(folder)
     with staging_folder(dry_run) as staging:
         weights = _copy_weights(source, staging)
         base = read_adapter(folder).base if source.is_adapter else None
@@ -293,7 +293,7 @@ def _load(place: Path, folder: Path, base: BaseModel | None) -> GADMSModel:
     return model
 
 
-def _write_record(provenance: Provenance, staging: Path, base_model: str | None) -> None:
+def _write_record(provenance: TrainingHistory, staging: Path, base_model: str | None) -> None:
     if provenance.record is None:
         return
     record = dict(provenance.record)

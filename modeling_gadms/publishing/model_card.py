@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from ..configuration_gadms import GADMSConfig, check_keys, encoder_configs
 from ..metrics.person_retrieval.ranking import METRIC_NAMES
-from ..training.provenance import Provenance, TrainingStage
+from ..training.history import TrainingHistory, TrainingStage
 from ..training.settings import check_types, read_settings
 from .card_metrics import DIRECTIONS, Measurement, eval_results
 
@@ -121,7 +121,7 @@ class CardFacts:
         stored_parameters (`int`): numbers in those files.
         config ([`GADMSConfig`]): of the model, or of an adapter's base.
         encoder_parameters (`int`): numbers of the two encoders.
-        provenance ([`Provenance`])
+        provenance ([`TrainingHistory`])
         base_model (`str`, *optional*), datasets (`tuple[str, ...]`): Hub names.
         measurements (`tuple[Measurement, ...]`)
         cost ([`TrainingCost`])
@@ -135,7 +135,7 @@ class CardFacts:
     stored_parameters: int
     config: GADMSConfig
     encoder_parameters: int
-    provenance: Provenance
+    provenance: TrainingHistory
     base_model: str | None = None
     datasets: tuple[str, ...] = ()
     measurements: tuple[Measurement, ...] = ()

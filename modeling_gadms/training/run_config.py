@@ -169,7 +169,7 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
     sections = {name: settings.get(name) or {} for name in names}
     for name, section in sections.items():
         if not isinstance(section, dict):
-            raise ValueError(f"section `{name}` of {path} must hold keys and values; it holds {section!r}")
+            raise ValueError(f"section `{name}` of {path} must contain keys and values; it contains {section!r}")
 
     own_keys = field_names(ModelArguments) - {"config"}
     records: dict[str, tuple[type, ...]] = {

@@ -108,8 +108,8 @@ def test_without_the_section_all_weights_are_trained(run_file):
     ("override", "message"),
     [
         ("adapter.rnk=8", "unknown key `rnk` in section `adapter` of .*did you mean `rank`"),
-        ("adapter.rank=eight", "`rank` in section `adapter` of .* is 'eight', which is no int"),
-        ("adapter.method=ia3", "`method` in section `adapter` of .* is 'ia3', which is no lora | dora"),
+        ("adapter.rank=eight", "`rank` in section `adapter` of .* is 'eight'; it must be int"),
+        ("adapter.method=ia3", "`method` in section `adapter` of .* is 'ia3'; it must be lora | dora"),
         ("adapter.rank=0", "adapter.rank = 0 must be at least 1"),
         ("adapter.alpha=0", "adapter.alpha = 0 must be positive"),
         ("adapter.dropout=1.0", "adapter.dropout = 1.0 must lie between 0 and 1"),
@@ -210,7 +210,7 @@ def test_new_modules_cannot_stay_at_random(adapt, tiny_model, model_folder):
 
 def test_an_adapter_is_no_start_of_another_training(adapter_folder):
     _, folder = adapter_folder()
-    with pytest.raises(ValueError, match=f"holds an adapter; .*`gadms convert {folder} FOLDER`"):
+    with pytest.raises(ValueError, match=f"is an adapter, .*`gadms convert {folder} FOLDER`"):
         build_model_and_processor(ModelArguments(from_pretrained=str(folder)), [])
 
 

@@ -133,7 +133,7 @@ def test_lists_of_captions_are_drawn_from(tmp_path):
     columns = DatasetColumns(captions=("captions",))
     seen = batches(stream(files, columns).batches(1, keep))
     assert sorted(pair["caption"][2:] for batch in seen for pair in batch) == list("01234")
-    with pytest.raises(ValueError, match="'all' takes a caption a column"):
+    with pytest.raises(ValueError, match="'all' needs one caption per column"):
         stream(files, columns, captions_per_image="all")
 
 
@@ -318,7 +318,7 @@ def test_files_that_cannot_be_streamed_are_refused(files, tmp_path, flaky):
     with pytest.raises(ValueError, match="no Parquet files"):
         stream([])
     (tmp_path / "letter.parquet").write_text("Dear Sir or Madam")
-    with pytest.raises(ValueError, match="letter.parquet is no sound Parquet"):
+    with pytest.raises(ValueError, match="letter.parquet is not a valid Parquet file"):
         stream([str(tmp_path / "letter.parquet")])
     with pytest.raises(FileNotFoundError):
         stream([str(tmp_path / "nowhere.parquet")])
@@ -329,7 +329,7 @@ def test_files_that_cannot_be_streamed_are_refused(files, tmp_path, flaky):
     ("columns", "message"),
     [
         (DatasetColumns(captions=("text",)), "train-0.parquet: the data set has no column `text`"),
-        (DatasetColumns(person_id="caption1"), "`caption1` holds string, not whole numbers"),
+        (DatasetColumns(person_id="caption1"), "`caption1` holds string, not person ids as whole numbers"),
         (DatasetColumns(captions=("person_id",)), "`person_id` holds int64, neither captions nor lists"),
     ],
 )
@@ -358,7 +358,7 @@ def test_options_out_of_range_are_refused(files, options, message):
         ({"image": pa.array([{"bytes": picture(0), "path": ""}, {"bytes": b"no", "path": ""}])},
          "row 1 of .*Cannot use the image given as 2 bytes: not an image"),
         ({"image": pa.array([{"bytes": picture(0), "path": ""}, {"bytes": None, "path": "3.png"}])},
-         "row 1 of .*`image` holds no content of an image file"),
+         "row 1 of .*`image` does not contain an image file"),
     ],
 )  # fmt: skip
 def test_a_row_at_fault_is_named_by_file_and_number(tmp_path, columns, message):

@@ -627,7 +627,7 @@ BEST = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "sa
 @pytest.mark.parametrize("decides", [{"load_best_model_at_end": True}, {"save_strategy": "best"}])
 def test_a_best_model_by_an_unknown_metric_is_refused(make_trainer, tiny_model, decides):
     arguments = BEST | decides
-    with pytest.raises(ValueError, match="metric_for_best_model = 'rank1' is no metric.*choose one of loss, r1, r5"):
+    with pytest.raises(ValueError, match="metric_for_best_model = 'rank1' is not a metric.*choose one of loss, r1, r5"):
         make_trainer(tiny_model(), eval_dataset=make_pairs(3), metric_for_best_model="rank1", **arguments)
     for name in ("r5", "eval_image_to_text_map", "loss"):
         make_trainer(tiny_model(), eval_dataset=make_pairs(3), metric_for_best_model=name, **arguments)
@@ -659,8 +659,8 @@ def test_identities_beyond_the_classifier_are_refused(make_trainer, tiny_model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"masking_start": -0.1}, "masking_start = -0.1 must be a share"),
-        ({"contrastive_start": 2}, "contrastive_start = 2 must be a share"),
+        ({"masking_start": -0.1}, "masking_start = -0.1 must be a fraction"),
+        ({"contrastive_start": 2}, "contrastive_start = 2 must be a fraction"),
         ({"new_module_lr_multiplier": -1}, "new_module_lr_multiplier = -1 must be positive"),
         ({"remove_unused_columns": True}, "remove_unused_columns = True"),
     ],
