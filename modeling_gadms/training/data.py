@@ -176,19 +176,14 @@ class ImageCaptionPairs(Dataset):
     def __getitem__(self, index: int) -> ImageCaptionPair:
         row, number = (index, None) if self._rows is None else map(int, self._rows[index])
         captions = self.columns.row_captions(self._texts[row], row)
+        cache = self.pixel_cache
+        image = read_row_image(self.dataset, self.columns.image, row) if cache is None else cache[row]
         return {
-            "image": self._image(row),
+            "image": image,
             "caption": choose_caption(captions, self.seed, self.epoch, row) if number is None else captions[number],
             "person_id": int(self.person_ids[row]),
             "image_index": row,
         }
-
-    def _image(self, row: int) -> Image.Image | torch.Tensor:
-        return (
-            read_row_image(self.dataset, self.columns.image, row)
-            if self.pixel_cache is None
-            else self.pixel_cache[row]
-        )
 
 
 def choose_caption(captions: Sequence[str], seed: int, epoch: int, row: int) -> str:
