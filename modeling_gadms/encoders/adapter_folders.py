@@ -100,16 +100,19 @@ class BaseModel:
             "file_stats": self.file_stats,
         }
 
-    def is_unchanged_since(self, record: dict[str, Any]) -> bool:
-        """Whether the weights are those of an earlier [`to_record`].
+    def is_unchanged_since(self, record: dict[str, Any] | None) -> bool:
+        """Return whether the weights are those of an earlier [`to_record`], or there is no record.
 
         Training hashes the base once. Loading an adapter avoids that where it can: a commit of the Hub names its
         content, and a file with the same size and time of modification has not been written since. Only a base that
         was copied, or downloaded without a commit, is hashed again.
         """
+        file_stats = self.file_stats  # also checks that the base exists
+        if record is None or record.get("file_stats") == file_stats:
+            return True
         if self.revision is not None and self.revision == record.get("revision"):
             return True
-        return record.get("file_stats") == self.file_stats or record.get("weights_sha256") == self.weights_sha256
+        return record.get("weights_sha256") == self.weights_sha256
 
 
 @dataclass(frozen=True)
@@ -286,14 +289,13 @@ def _find_base(folder: Path, config: Any) -> BaseModel:
         raise ValueError(f"{record} is no run record: {error}") from error
     base = BaseModel(config.base_model_name_or_path, config.revision)
     try:
-        base.weight_files  # noqa: B018, finds them
-        is_other = trained_on is not None and not base.is_unchanged_since(trained_on)
+        is_unchanged = base.is_unchanged_since(trained_on)
     except OSError as error:
         raise FileNotFoundError(
             f"the base of the adapter {folder} is missing: {error}. Put it back, or write its new place into "
             f"{folder / ADAPTER_CONFIG} as base_model_name_or_path"
         ) from error
-    if is_other:
+    if not is_unchanged:
         raise ValueError(
             f"{base.name} has other weights than when the adapter {folder} was trained on it: restore them, or train "
             "again"

@@ -197,15 +197,7 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
     )
 
 
-def save_run_record(run: RunConfig, folder: str | Path, footprint: Footprint, base: dict[str, Any] | None) -> None:
-    """Write the run record, with seed, settings and cost of a training, beside the weights.
-
-    Args:
-        run ([`RunConfig`])
-        folder (`str` or `Path`): folder of the weights.
-        footprint ([`Footprint`]): parameters and memory of the training.
-        base (`dict`, *optional*): for an adapter, the record of its base model.
-    """
+def _save_run_record(run: RunConfig, folder: str, footprint: Footprint, base: dict[str, Any] | None) -> None:
     model = asdict(run.model)
     del model["config"]
     config = {"model": model | run.model.config, "data": asdict(run.data), "training": run.training.to_dict()}
@@ -237,4 +229,4 @@ def train_and_save(run: RunConfig, trainer: GADMSTrainer, *, resume: bool) -> No
             Path(folder, "README.md").unlink(missing_ok=True)  # peft's empty model card
         footprint = Footprint.of(model)
         logger.info("%s", footprint)
-        save_run_record(run, folder, footprint, base)
+        _save_run_record(run, folder, footprint, base)

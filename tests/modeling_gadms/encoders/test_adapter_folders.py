@@ -263,7 +263,7 @@ def test_on_the_hub_an_adapter_is_tied_to_the_commit_of_its_base(model_folder, t
     assert run("train") == ["ns/base", first]
     assert json.loads((scratch / "adapter" / "adapter_config.json").read_text())["revision"] == first
     put_on_the_hub(cache, "adapter", scratch / "adapter", other)
-    # The base goes on; the adapter does not move with it.
+    # The base gets another commit; the adapter stays with the first one.
     tiny_model(seed=1).save_pretrained(model_folder)
     put_on_the_hub(cache, "base", model_folder, second)
     assert run("load") == ["ns/adapter", "ns/base"]

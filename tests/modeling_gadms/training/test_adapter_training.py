@@ -30,7 +30,7 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 def make_pairs(num_rows: int = 12) -> ImageCaptionPairs:
-    """Noise pictures of three persons, kept as pixels, with two captions each."""
+    """Noise images of three persons, kept as pixels, with two captions each."""
     rows = {
         "image": list(range(num_rows)),
         "caption1": [f"person number {row} in red" for row in range(num_rows)],
@@ -241,7 +241,7 @@ def test_two_processes_train_the_adapter_that_one_trains(tmp_path):
     assert alone == 1 and [world_size for world_size, _ in both] == [2, 2]
     for _, moves in both:
         for name, value in expected.items():
-            # Pictures are in single precision.
+            # Images are in single precision.
             torch.testing.assert_close(moves[name], value, rtol=1e-4, atol=1e-7, msg=name)
     for part in (".text_model.", ".vision_model.", ".fusion.", ".token_head."):
         assert max(value.abs().max() for name, value in expected.items() if part in name) > 1e-5, part

@@ -38,7 +38,7 @@ def processor(tokenizer) -> GADMSProcessor:
 
 
 def make_pairs(num_rows: int, *, num_persons: int | None = None, seed: int = 0, **options) -> ImageCaptionPairs:
-    """Noise pictures, kept as pixels, with two captions each."""
+    """Noise images, kept as pixels, with two captions each."""
     rows = {
         "image": list(range(num_rows)),
         # A number in each, so that no two captions tie.
@@ -138,7 +138,7 @@ def test_training_moves_every_parameter_of_the_objective(name, make_trainer, tin
 
 def test_training_lowers_the_loss_on_a_set_that_can_be_learned(make_trainer, tiny_model):
     model = tiny_model(alignment="itc", learn_temperature=True, temperature=0.07)
-    pairs = make_pairs(5)  # five captions, five pictures
+    pairs = make_pairs(5)  # five captions, five images
     trainer = make_trainer(model, pairs, per_device_train_batch_size=5, max_steps=60, learning_rate=3e-3)
     trainer.train()
     losses = [entry["alignment_loss"] for entry in training_logs(trainer)]
