@@ -99,7 +99,7 @@ WRONG_SECTIONS = {
     "no number": ({"quality": {"min_contrast": float("nan")}}, "`min_contrast` .* is nan; it must be float"),
     "nothing for a text": ({"run": {"output": None}}, "`output` .* is None; it must be str"),
     "an unknown engine": ({"run": {"output": "o", "engine": "dask"}}, "'dask'; it must be local \\| ray"),
-    "an unknown kind of source": ({"sources": {"a": {"kind": "zip", "path": "p"}}}, "`kind` .* is 'zip', which is no"),
+    "an unknown kind of source": ({"sources": {"a": {"kind": "zip", "path": "p"}}}, "`kind` .* is 'zip'; it must be"),
     "a value out of its range": ({"crop": {"padding": 2}}, "section `crop` of .*`padding` .* not 2"),
     "a source out of its range": (
         {"sources": {"a": {"kind": "video", "path": "p", "every": 0}}},
