@@ -4,7 +4,7 @@
     python benchmarks/adapters.py --part cost    # memory and time of a step alone: 7 minutes
 
 Accuracy: models that were pre-trained on drawn WebPerson are fine-tuned on drawn CUHK-PEDES through
-examples/finetune.py: an adapter by LoRA, one by DoRA, or all weights, over the same steps, in processes of their own,
+examples/train.py: an adapter by LoRA, one by DoRA, or all weights, over the same steps, in processes of their own,
 two at a time with a thread each. The learning rate of each way is chosen by R@1 on the validation persons with the
 first seed, and the best checkpoint of each training likewise; the table is of the test persons. The bases, measured
 as they are, are the floor: with frozen encoders no training changes an embedding.
@@ -120,7 +120,7 @@ class Bench:
         folder.mkdir(exist_ok=True)
         begun.write_text(json.dumps(call), encoding="utf-8")
         if not (folder / "model" / "run.json").is_file():
-            _run([sys.executable, str(EXAMPLES / "finetune.py"), *call], threads=1)
+            _run([sys.executable, str(EXAMPLES / "train.py"), *call], threads=1)
         record = json.loads((folder / "model" / "run.json").read_text(encoding="utf-8"))
         state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
         weights = next(iter((folder / "model").glob("*.safetensors")))

@@ -106,6 +106,11 @@ def choose_split(dataset: str, splits: Mapping[Any, Split], split: str) -> Split
     return splits[split]
 
 
+def load_split(dataset: str, split: str, /, **builder_arguments: Any) -> datasets.Dataset:
+    """Load one split of a data set. Arguments and errors are those of [`open_dataset`] and [`choose_split`]."""
+    return choose_split(dataset, open_dataset(dataset, **builder_arguments), split)
+
+
 def parquet_files(dataset: str, split: str, /, **builder_arguments: Any) -> list[str]:
     """The Parquet files of a split, to be streamed from; nothing of them is downloaded.
 

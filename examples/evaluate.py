@@ -7,16 +7,16 @@ r"""Measure a model on a data set: R@1, R@5, R@10, mAP and mINP, from captions t
     python examples/evaluate.py --model my_model --dataset data/persons --split train --captions text
     python examples/evaluate.py --model runs/cuhk_pedes/model runs/rstpreid/model --benchmarks data
 
-Prints a table and writes JSON with the metrics, the counts behind them, and what it takes to repeat them: the model's
-weights (SHA-256), its training seed and settings, the data set and its arguments, versions and the command. Every
-caption is a query and every image gallery; a hit is the same person id; nothing is re-ranked.
+Prints a table and writes JSON with the metrics, their counts, and everything needed to repeat them: the digests of the
+model's weights, its training seed and settings, the data set and its arguments, versions and the command. Every
+caption is a query against all images, and the other way round. A hit has the same person id. Nothing is re-ranked.
 
-`--benchmarks` takes a folder with CUHK-PEDES, ICFG-PEDES and RSTPReid (those that are there) and measures all models
-on the test splits of all. Fine-tuned, direct transfer and cross-domain are one measurement of different models:
-trained on the benchmark itself, on none, or on another one.
+`--benchmarks` takes a folder with CUHK-PEDES, ICFG-PEDES and RSTPReid, or some of them, and measures every model on
+every test split. This covers fine-tuned, direct-transfer and cross-domain results: they differ only in the data set
+that a model was trained on.
 
-Expected time: 15 seconds on one CPU core for the demo's model and 1,000 images. A synthetic set that is not cached is
-drawn first, all its splits, at 10 ms an image; give the arguments of the training run to reuse its own.
+Expected time: 15 seconds on one CPU core for the demo's model and 1,000 images. A synthetic data set that is not
+cached is drawn first, at 10 ms an image for all its splits; pass the arguments of the training run to reuse its cache.
 """
 
 import argparse
@@ -24,10 +24,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import datasets
 from safetensors import SafetensorError
 
-from dataset_scripts.loading import BENCHMARKS, choose_split, dataset_arguments, find_benchmarks, open_dataset
+from dataset_scripts.loading import BENCHMARKS, dataset_arguments, find_benchmarks, load_split
 from modeling_gadms.encoders.atomic_files import write_json
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.evaluation.reports import Record, make_record
@@ -36,14 +35,14 @@ from modeling_gadms.training.data import DatasetColumns
 
 
 def main(arguments: argparse.Namespace) -> None:
-    # 1. Where the result goes, and the models: better refused now than after an hour
+    # 1. Check the output file and the models before the work starts
     if arguments.output.is_dir():
         raise ValueError(f"--output {arguments.output} is a folder; name a file in it, such as metrics.json")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     for folder in arguments.model:
         if not folder.is_dir():
             raise FileNotFoundError(
-                f"there is no model folder {folder}; train one with examples/train.py, or fetch one with "
+                f"there is no model folder {folder}; train a model with examples/train.py, or download one with "
                 "`hf download <repository> --local-dir <folder>`"
             )
 
@@ -51,7 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
     builder_arguments = dataset_arguments(arguments.dataset_args)
     if arguments.benchmarks is None:
         if len(arguments.model) > 1:
-            raise ValueError("several models are measured on --benchmarks; on one data set, call this once for each")
+            raise ValueError("several models need --benchmarks; with --dataset, run this once for each model")
         arguments.captions = arguments.captions or ["caption1", "caption2"]
         split = arguments.split or "test"
         record = measure(arguments.model[0], arguments.dataset, builder_arguments, split, arguments)
@@ -59,7 +58,7 @@ def main(arguments: argparse.Namespace) -> None:
     else:
         for option in ("split", "image", "captions", "person_id"):
             if getattr(arguments, option) is not None:
-                raise ValueError(f"--{option.replace('_', '-')} goes with --dataset: those of --benchmarks are known")
+                raise ValueError(f"--{option.replace('_', '-')} goes with --dataset; --benchmarks has its own")
         arguments.captions, arguments.person_id = ["captions"], "person_id"
         cells = [
             measure(folder, name, {"data_dir": str(place)} | builder_arguments, "test", arguments)
@@ -74,7 +73,10 @@ def main(arguments: argparse.Namespace) -> None:
 def measure(
     folder: Path, name: str, builder_arguments: dict[str, Any], split: str, arguments: argparse.Namespace
 ) -> Record:
-    dataset = load_split(name, split, builder_arguments)
+    try:
+        dataset = load_split(name, split, **builder_arguments)
+    except TypeError as error:  # an argument that the builder does not have
+        raise ValueError(f"--dataset-args of {name}: {error}") from error
     person_id = arguments.person_id or ("person_id" if "person_id" in dataset.column_names else None)
     columns = DatasetColumns(arguments.image or "image", tuple(arguments.captions), person_id)
     model, processor = load_model_and_processor(folder)
@@ -88,7 +90,7 @@ def measure(
 
 
 def matrix(cells: list[Record]) -> str:
-    """A row for each model and a column for each benchmark: R@1 with mAP in brackets, from captions to images."""
+    """Return a table of R@1 (mAP), text to image, with a row for each model and a column for each benchmark."""
     models = list(dict.fromkeys(cell["model"]["folder"] for cell in cells))
     names = list(dict.fromkeys(cell["dataset"]["name"] for cell in cells))
     values = {(cell["model"]["folder"], cell["dataset"]["name"]): cell["text_to_image"] for cell in cells}
@@ -98,15 +100,7 @@ def matrix(cells: list[Record]) -> str:
         row = [values[model, name] for name in names]
         texts = [f"{metrics['r1']:.2f} ({metrics['map']:.2f})" for metrics in row]
         lines.append(f"{model:<{width}}" + "".join(f"{text:>18}" for text in texts))
-    return "\n".join([*lines, "R@1 (mAP), captions to images, in percent."])
-
-
-def load_split(name: str, split: str, builder_arguments: dict[str, Any]) -> datasets.Dataset:
-    try:
-        splits = open_dataset(name, **builder_arguments)
-    except TypeError as error:  # an argument that the builder does not have
-        raise ValueError(f"--dataset-args of {name}: {error}") from error
-    return choose_split(name, splits, split)
+    return "\n".join([*lines, "R@1 (mAP), text to image, in percent."])
 
 
 if __name__ == "__main__":
@@ -114,7 +108,7 @@ if __name__ == "__main__":
     option = parser.add_argument
     option("--model", type=Path, nargs="+", required=True, help="folder of a model and its processor, or several")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--dataset", help="synthetic_persons, a save_to_disk folder, or a name load_dataset takes")
+    what.add_argument("--dataset", help="synthetic_persons, a save_to_disk folder, or a name for load_dataset")
     what.add_argument("--benchmarks", type=Path, help="folder with CUHK-PEDES, ICFG-PEDES and RSTPReid")
     option(
         "--dataset-args",

@@ -21,7 +21,7 @@ from dataset_scripts.publishing.dataset import publish_dataset
 from dataset_scripts.publishing.dataset_card import DatasetCardSettings
 from modeling_gadms.publishing.hub import check_push_target, push_folder
 from modeling_gadms.publishing.model import publish_model
-from modeling_gadms.training.provenance import read_provenance
+from modeling_gadms.training.history import read_training_history
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -48,7 +48,7 @@ def main(arguments: argparse.Namespace) -> None:
         )
 
         # 3. The model. Its card links to the published data set
-        recorded = read_provenance(arguments.model).datasets
+        recorded = read_training_history(arguments.model).datasets
         model = publish_model(
             arguments.model,
             model_name,

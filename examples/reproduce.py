@@ -1,4 +1,4 @@
-"""Run what a table of the paper takes, and print it with ours beside the published numbers.
+"""Run the trainings and measurements of a table of the paper, and print ours beside the published numbers.
 
     python examples/reproduce.py --table 4 --data-root synthetic                          # drawn data, minutes a row
     python examples/reproduce.py --table 4 --data-root synthetic --size ci                # all of it in a minute
@@ -6,16 +6,16 @@
     python examples/reproduce.py --table 1 --data-root /data --checkpoints pretrain=runs/webperson/model
     python examples/reproduce.py --table 3 --data-root /data --launcher "accelerate launch" --dry-run
 
-Tables: 1 fine-tuned, 2 direct transfer, 3 scale of the pre-training data, 4 ablation of token masking, with the row of
-random scores that the paper lacks (`examples/reproduction.py` has the rows). The paper's ablation takes half a million
-pairs; on real data ours takes WebPerson whole, or a million of it with `data.dataset_args.name=1m` after the options.
-The data root holds `CUHK-PEDES`, `ICFG-PEDES`, `RSTPReid` and, for pre-training, `WebPerson`, which is read from the
-Hub where it is not there, as is the part of table 3. `synthetic` draws such a root, in four renderings, and trains a
-small model from random weights, so that its numbers say nothing of photographs.
+Tables: 1 fine-tuned, 2 direct transfer, 3 scale of the pre-training data, 4 ablation of token masking, with a row of
+random scores that the paper lacks. `examples/reproduction.py` lists the rows. The paper's ablation uses half a million
+pairs; on real data this one uses all of WebPerson, or a million pairs with `data.dataset_args.name=1m` after the
+options. The data root contains `CUHK-PEDES`, `ICFG-PEDES`, `RSTPReid` and, for pre-training, `WebPerson`,
+which is read from the Hub if it is missing, as is the smaller set of table 3. `synthetic` draws such a data root in
+four renderings and trains a small model from random weights; these numbers say nothing about photographs.
 
-Every training is a call of examples/train.py or examples/finetune.py, printed before it runs, in a folder of its own;
-one that is finished is not run again, and one that was cut off goes on. The table is written to <output>/table-N.md,
-and to table-N.json with the seed, settings and counts of every cell. The numbering of the first three is ours.
+Every training is a call of examples/train.py, printed before it runs, in a folder of its own. A finished training is
+not run again, and an interrupted one is resumed. The table is written to <output>/table-N.md, and to
+table-N.json with the seed, settings and counts of every cell. The numbers of tables 1 to 3 are not those of the paper.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def main(arguments: argparse.Namespace) -> None:
             raise FileNotFoundError(f"{root} has no folder of {name}; it has {', '.join(found)}")
     benchmarks = [name for name in found if not arguments.benchmarks or name in arguments.benchmarks]
 
-    # 2. What is to be trained, and what it needs
+    # 2. The trainings, and the data for them
     rows = table_rows(arguments.table, benchmarks)
     trainings = trainings_of(rows)
     for name, folder in checkpoints.items():
@@ -69,7 +69,7 @@ def main(arguments: argparse.Namespace) -> None:
                 f"table {arguments.table} has no training {name!r} to take from --checkpoints; it has {known}"
             )
         if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"--checkpoints {name}={folder} is no folder of a model")
+            raise FileNotFoundError(f"--checkpoints {name}={folder} is not a model folder")
     if drawn and not arguments.dry_run:
         write_synthetic_releases(root, sizes=SIZES[arguments.size], num_proc=arguments.num_proc)
         if any(training.data == "part" for training in trainings):
@@ -90,7 +90,7 @@ def main(arguments: argparse.Namespace) -> None:
                 if not (folder / "model" / RUN_RECORD).is_file():
                     run(call, arguments)
             elif seed != arguments.seeds[0]:
-                continue  # a checkpoint is what it is, whatever the seed
+                continue  # a given checkpoint does not depend on the seed
             metrics[training.name, seed] = folder / "metrics.json"
             if not is_measured(metrics[training.name, seed], models[training.name, seed], found):
                 call = ["evaluate.py", "--model", str(models[training.name, seed]), "--benchmarks", str(root)]
@@ -121,15 +121,15 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def keep_to_one_call(file: Path, call: list[str], dry_run: bool) -> None:
-    """Refuse to take a training for finished that was begun with other settings."""
+    """Refuse to reuse a training that was started with other settings."""
     if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != call:
-        raise ValueError(f"{file.parent} was trained with other settings ({file}); name another --output")
+        raise ValueError(f"{file.parent} was trained with other settings ({file}); choose another --output")
     if not dry_run:
         write_json(file, call)
 
 
 def is_measured(file: Path, model: Path, benchmarks: dict[str, Path]) -> bool:
-    """Whether a file of examples/evaluate.py is of this model and of these benchmarks, each and no other."""
+    """Return whether a file of examples/evaluate.py is of this model and of exactly these benchmarks."""
     if not file.is_file():
         return False
     found = {(r["model"]["folder"], r["dataset"]["arguments"]["data_dir"]) for r in read_records(file)}
@@ -138,7 +138,7 @@ def is_measured(file: Path, model: Path, benchmarks: dict[str, Path]) -> bool:
 
 
 def run(call: list[str], arguments: argparse.Namespace) -> None:
-    """Print a call of a program of this folder, and make it."""
+    """Print and run a program of this folder."""
     script, *rest = call
     launcher = shlex.split(arguments.launcher) if arguments.launcher and script != "evaluate.py" else []
     print(f"\n$ {shlex.join([*(launcher or ['python']), f'examples/{script}', *rest])}", flush=True)
@@ -147,7 +147,7 @@ def run(call: list[str], arguments: argparse.Namespace) -> None:
     if launcher or arguments.data_root != Path("synthetic"):
         subprocess.run([*(launcher or [sys.executable]), str(HERE / script), *rest], check=True)
         return
-    # In this process: to load the libraries anew takes longer than a small training.
+    # In-process: importing the libraries takes longer than a small training.
     before, sys.argv = sys.argv, [str(HERE / script), *rest]
     try:
         runpy.run_path(str(HERE / script), run_name="__main__")
@@ -161,7 +161,9 @@ def run(call: list[str], arguments: argparse.Namespace) -> None:
 def checkpoint(text: str) -> tuple[str, Path]:
     name, separator, folder = text.partition("=")
     if not (name and separator and folder):
-        raise argparse.ArgumentTypeError(f"{text!r} must read NAME=FOLDER, such as pretrain=runs/webperson/model")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must have the form NAME=FOLDER, such as pretrain=runs/webperson/model"
+        )
     return name, Path(folder)
 
 
@@ -172,12 +174,19 @@ if __name__ == "__main__":
     option("--data-root", type=Path, required=True, help="folder of the releases, or `synthetic`")
     option("--output", type=Path, default=Path("runs/reproduce"), help="default: runs/reproduce")
     option("--benchmarks", nargs="+", choices=sorted(BENCHMARKS), help="default: those in the data root")
-    option("--checkpoints", type=checkpoint, nargs="+", default=[], metavar="NAME=FOLDER", help="trained before")
+    option(
+        "--checkpoints",
+        type=checkpoint,
+        nargs="+",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="trained models",
+    )
     option("--seeds", type=int, nargs="+", default=[0], help="default: 0")
-    option("--size", choices=sorted(SIZES), default="demo", help="of drawn data (default: demo)")
-    option("--num-proc", type=int, help="processes that draw")
-    option("--launcher", help='before each training, such as "accelerate launch"')
-    option("--dry-run", action="store_true", help="print the calls only")
+    option("--size", choices=sorted(SIZES), default="demo", help="size of the drawn data (default: demo)")
+    option("--num-proc", type=int, help="number of processes that draw data")
+    option("--launcher", help='command before each training, such as "accelerate launch"')
+    option("--dry-run", action="store_true", help="only print the calls")
     option("overrides", nargs="*", metavar="section.key=value", help="settings for every training")
     try:
         main(parser.parse_intermixed_args())

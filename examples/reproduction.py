@@ -1,10 +1,11 @@
-"""The paper's tables as data: what is published, and which trainings each row takes. `examples/reproduce.py` runs it.
+"""The tables of the paper for `examples/reproduce.py`: published numbers, and the trainings of each row.
 
-Published numbers are those of arXiv 2509.09118 and of the papers it compares with, as far as they are at hand; a cell
-that is not is left empty. R@1 with mAP in brackets, captions to images, in percent.
+Published numbers are from arXiv 2509.09118 and the papers that it compares with; a cell without a known number is
+empty. They are R@1 (mAP), text to image, in percent.
 """
 
 import json
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import yaml
 
 from dataset_scripts.loading import BENCHMARKS
 from dataset_scripts.synthetic_releases import ReleaseSizes
+from modeling_gadms.encoders.atomic_files import replacing
 from modeling_gadms.evaluation.reports import AggregatedReport
 
 
@@ -31,7 +33,7 @@ SIZES = {
         rstpreid_test=200,
     ),
 }
-# What makes the drawn pre-training small enough for a test.
+# Overrides that make the drawn pre-training small enough for a test.
 TINY = ("model.text_config={hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 2}",
         "model.vision_config={image_size: [96, 32], patch_size: 16, hidden_size: 32, intermediate_size: 64, "
         "num_hidden_layers: 1, num_attention_heads: 2}", "model.projection_dim=32", "model.vocab_size=600",
@@ -48,16 +50,16 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Training:
-    """One training: a stage, what it changes in the stage's settings, and what it goes on from.
+    """One training of a table.
 
     Args:
-        name (`str`): of its folder.
+        name (`str`): name of its folder.
         stage (`str`): `pretrain` or `finetune`.
-        benchmark (`str`, *optional*): builder of the data set that is fine-tuned on.
-        overrides (`tuple[str, ...]`): `section.key=value`, as examples/train.py takes them.
-        after (`Training`, *optional*): the training it goes on from.
-        data (`str`, *optional*, defaults to `"whole"`): of WebPerson, `whole` or `part` (a million of five; of drawn
-            data a fifth).
+        benchmark (`str`, *optional*): builder of the data set to fine-tune on.
+        overrides (`tuple[str, ...]`): settings as `section.key=value`, for examples/train.py.
+        after (`Training`, *optional*): training whose model it starts from.
+        data (`str`, *optional*, defaults to `"whole"`):
+            `whole` for all of WebPerson, `part` for one of its five million pairs, or a fifth of the drawn data.
     """
 
     name: str
@@ -73,9 +75,9 @@ class Row:
     """One row of a table.
 
     Args:
-        label (`str`): as the table prints it.
-        trainings (`dict[str, Training]`): by benchmark, what is measured there.
-        published (`dict[str, str]`): by benchmark, "R@1 (mAP)" or "R@1".
+        label (`str`): first cell of the row.
+        trainings (`dict[str, Training]`): training to measure, by benchmark.
+        published (`dict[str, str]`): "R@1 (mAP)" or "R@1", by benchmark.
     """
 
     label: str
@@ -100,7 +102,7 @@ PUBLISHED = {
     "noise gass": _published("63.87", "44.02", "52.30"),
     "noise gass + mtp": _published("64.25", "44.39", "52.70"),
 }
-"""From arXiv 2509.09118, by row; the ablation is on half a million pairs."""
+"""Numbers from arXiv 2509.09118 by row; the ablation uses half a million pairs."""
 
 _ABLATION = (
     # label, published row, token_score, noise_masking, masked_token_prediction
@@ -116,11 +118,11 @@ _ABLATION = (
 
 
 def table_rows(table: int, benchmarks: list[str]) -> list[Row]:
-    """The rows of a table, with what is to be trained for each.
+    """Return the rows of a table, with the trainings of each.
 
     Args:
         table (`int`): 1 to 4, see `TITLES`.
-        benchmarks (`list[str]`): builders of those that are at hand.
+        benchmarks (`list[str]`): builders of the available benchmarks.
 
     Raises:
         ValueError: for another table.
@@ -172,7 +174,7 @@ def table_rows(table: int, benchmarks: list[str]) -> list[Row]:
 
 
 def trainings_of(rows: list[Row]) -> list[Training]:
-    """All trainings of a table, each once, what others go on from before those."""
+    """Return all trainings of a table once, each after the one that it starts from."""
     ordered: dict[str, Training] = {}
     for training in (training for row in rows for training in row.trainings.values()):
         for needed in (training.after, training):
@@ -182,12 +184,12 @@ def trainings_of(rows: list[Row]) -> list[Training]:
 
 
 def format_table(table: int, rows: list[Row], ours: dict[tuple[str, str], AggregatedReport], note: str) -> str:
-    """The table as Markdown, ours beside the published number.
+    """Return a table as Markdown, with our numbers beside the published ones.
 
     Args:
-        table (`int`), rows (`list[Row]`): which.
-        ours (`dict`): by the name of a training and a benchmark, what was measured.
-        note (`str`): what ours were measured on.
+        table (`int`), rows (`list[Row]`): the table and its rows.
+        ours (`dict`): measurements by name of the training and benchmark.
+        note (`str`): text above the table.
     """
     benchmarks = list(dict.fromkeys(name for row in rows for name in (*row.trainings, *row.published)))
     heads = [f"{BENCHMARKS[name]} {whose}" for name in benchmarks for whose in ("published", "ours")]
@@ -200,14 +202,14 @@ def format_table(table: int, rows: list[Row], ours: dict[tuple[str, str], Aggreg
             metrics = report.text_to_image if report else None
             cells += [row.published.get(name, ""), f"{metrics['r1']} ({metrics['map']})" if metrics else ""]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", "R@1 (mAP), captions to images, in percent; ± is the sample deviation over seeds."])
+    return "\n".join([*lines, "", "R@1 (mAP), text to image, in percent; ± is the deviation over seeds."])
 
 
 def format_cross_domain(rows: list[Row], ours: dict[tuple[str, str], AggregatedReport]) -> str:
-    """Every fine-tuned model on every benchmark, as Markdown.
+    """Return the results of every fine-tuned model on every benchmark as Markdown.
 
     Args:
-        rows (`list[Row]`), ours (`dict`): as of [`format_table`].
+        rows (`list[Row]`), ours (`dict`): see [`format_table`].
     """
     trained = list(dict.fromkeys(name for row in rows for name in row.trainings))
     lines = [
@@ -225,7 +227,7 @@ def format_cross_domain(rows: list[Row], ours: dict[tuple[str, str], AggregatedR
 
 
 def part_of_webperson(folder: Path, part: Path) -> Path:
-    """A fifth of a drawn WebPerson, by its first shard, in a folder of its own.
+    """Copy the first shard of a drawn WebPerson, a fifth of it, to its own folder.
 
     Raises:
         FileNotFoundError: if `folder` has no such shard.
@@ -235,24 +237,22 @@ def part_of_webperson(folder: Path, part: Path) -> Path:
         raise FileNotFoundError(f"{folder} has no data/train-00000-of-*.parquet")
     target = part / "data" / "train-00000-of-00001.parquet"
     if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_suffix(".part")
-        unfinished.write_bytes(shard.read_bytes())
-        unfinished.replace(target)
+        with replacing(target) as unfinished:
+            shutil.copyfile(shard, unfinished)
     return part
 
 
 def command(
     training: Training, root: Path, output: Path, folder: Path, after: Path | None, seed: int, size: str | None
 ) -> list[str]:
-    """The call that makes a training, as its user would type it: the program and its arguments.
+    """Return the program and the arguments that run a training.
 
     Args:
-        training ([`Training`]): which.
-        root (`Path`), output (`Path`), folder (`Path`): of the data, of all results, and of this training.
-        after (`Path`, *optional*): the model it goes on from.
-        seed (`int`): of the training.
-        size (`str`, *optional*): of drawn data; `None` with real data.
+        training ([`Training`]): the training.
+        root (`Path`), output (`Path`), folder (`Path`): folders of the data, of all results, and of this training.
+        after (`Path`, *optional*): model to start from.
+        seed (`int`): seed of the training.
+        size (`str`, *optional*): size of drawn data; `None` with real data.
     """
     drawn, stage = size is not None, training.stage
     if stage == "pretrain":
@@ -277,11 +277,10 @@ def command(
     if size == "ci":
         overrides += STEPS
     settings = [*overrides, *training.overrides, f"training.seed={seed}", f"training.output_dir={folder}"]
-    script = "train.py" if stage == "pretrain" else "finetune.py"
-    return [script, "--config", str(HERE / "configs" / f"{config}.yaml"), "--resume", *settings]
+    return ["train.py", "--config", str(HERE / "configs" / f"{config}.yaml"), "--resume", *settings]
 
 
 def architecture() -> list[str]:
-    """The model of the drawn pre-training, to be fine-tuned from random weights."""
+    """Return the model settings of the drawn pre-training, for fine-tuning from random weights."""
     model = yaml.safe_load((HERE / "configs" / "reproduce_synthetic.yaml").read_text(encoding="utf-8"))["model"]
     return [f"model.{key}={json.dumps(value)}" for key, value in model.items()]

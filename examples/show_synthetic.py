@@ -1,4 +1,4 @@
-"""Draw a sheet of synthetic persons with their captions; planted caption noise is underlined.
+"""Draw a contact sheet of synthetic persons with their captions; planted caption noise is underlined.
 
     python examples/show_synthetic.py --noise 0.15 --out docs/images/synthetic_persons.png
 
@@ -20,7 +20,7 @@ NOISE_INK = (200, 30, 30)
 
 
 def draw_caption(draw: ImageDraw.ImageDraw, left: int, top: int, words: list[str], noisy: set[int]) -> None:
-    """Wrap the words; those planted as noise are red and underlined."""
+    """Draw wrapped words; those planted as noise are red and underlined."""
     font = font_for("", 12)
     space = font.getlength(" ")
     x, y = float(left), top
@@ -42,7 +42,7 @@ def main(persons: int, noise: float, seed: int, out: Path) -> None:
     draw = ImageDraw.Draw(sheet)
     sampler = PersonSampler(seed, "train")
     for number in range(persons):
-        # Every second one: the two members of a family look alike.
+        # Every second person: the two members of a family look alike.
         image, _ = sampler.draw(2 * number, 0, SIZE)
         caption, _ = sampler.captions(2 * number, 0, noise=noise)
         row, column = divmod(number, columns)
@@ -57,7 +57,7 @@ def main(persons: int, noise: float, seed: int, out: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--persons", type=int, default=12)
-    parser.add_argument("--noise", type=float, default=0.15, help="share of attributes told wrong")
+    parser.add_argument("--noise", type=float, default=0.15, help="fraction of wrong attributes in captions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/synthetic_persons.png"))
     arguments = parser.parse_args()

@@ -10,7 +10,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from modeling_gadms.publishing.upload_folder import readable_size
 from modeling_gadms.training.data import DatasetColumns
-from modeling_gadms.training.provenance import dataset_name, public_arguments
+from modeling_gadms.training.history import dataset_name, public_arguments
 
 from ..inspection.splits import SHARED, Inspection, SplitInspection
 from ..webperson import COLUMNS as WEBPERSON_COLUMNS

@@ -16,7 +16,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from tqdm.auto import tqdm
 from tqdm.contrib.concurrent import thread_map
 
-from modeling_gadms.training.retry import try_again
+from modeling_gadms.training.retry import call_with_retries
 
 from .missing_images import report_missing_images
 
@@ -41,7 +41,7 @@ def resolve_commit(repo_id: str, revision: str | None, token: str | bool | None 
     place = f"{repo_id}, revision {revision or 'main'}"
     try:
         api = HfApi(datasets.config.HF_ENDPOINT, token=token)
-        info = try_again(partial(api.dataset_info, repo_id, revision=revision, timeout=100.0), _may_pass)
+        info = call_with_retries(partial(api.dataset_info, repo_id, revision=revision, timeout=100.0), _may_pass)
     except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError) as error:
         raise FileNotFoundError(
             f"{place}, cannot be found on the Hub, or not by you ({type(error).__name__}). Check its name; accept its "
@@ -89,7 +89,7 @@ def download_files(
         repo_id, _, place = file.removeprefix("hf://datasets/").partition("@")
         revision, _, path = place.partition("/")
         download = partial(api.hf_hub_download, repo_type="dataset", revision=revision, force_download=force)
-        try_again(partial(download, repo_id, path), _may_pass)
+        call_with_retries(partial(download, repo_id, path), _may_pass)
 
     thread_map(fetch, files, max_workers=num_threads or 1, desc="Downloading", unit="file", disable=None)
 

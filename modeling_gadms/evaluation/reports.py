@@ -1,4 +1,4 @@
-"""What a measurement leaves behind, and several of them together: mean and standard deviation over seeds."""
+"""Records of measurements as JSON, and their mean and standard deviation over several training seeds."""
 
 import json
 import platform
@@ -22,9 +22,11 @@ from .retrieval import RetrievalReport, metric_label
 
 
 Record = dict[str, Any]
-"""One measurement as it stands in a JSON file: see [`make_record`]."""
+"""One measurement as JSON: see [`make_record`]."""
+# Training settings that differ between runs of the same recipe.
 _VARYING = ("seed", "data_seed", "output_dir", "logging_dir", "run_name")
-_WHERE = ("cache_dir", "num_proc")  # of a data set: where and how it was made ready, not what it is
+# Arguments of a data set that do not change its rows.
+_PREPARATION = ("cache_dir", "num_proc")
 
 
 def make_record(
@@ -38,21 +40,20 @@ def make_record(
     arguments: dict[str, Any],
     split: str,
 ) -> Record:
-    """Everything that it takes to repeat a measurement, and what it gave.
+    """Make a record of a measurement with everything needed to repeat it.
 
     Args:
-        report ([`RetrievalReport`]): what was measured.
-        model ([`GADMSModel`]), folder (`Path`): on which model, and where that was loaded from.
-        dataset (`datasets.Dataset`), columns ([`DatasetColumns`]): on which rows.
-        name (`str`), arguments (`dict`), split (`str`): how the data set was opened.
+        report ([`RetrievalReport`]): the metrics.
+        model ([`GADMSModel`]), folder (`Path`): the model, and the folder that it was loaded from.
+        dataset (`datasets.Dataset`), columns ([`DatasetColumns`]): the rows that were measured on.
+        name (`str`), arguments (`dict`), split (`str`): how the data set was loaded.
 
     Returns:
-        `dict`: for JSON. Under `model`, if that is an adapter, also the `base_model` it was merged into. Under
-        `training` the seed and the settings that the model was trained with, and under its `started_from` those of
-        the model it went on from; `None` where a model's folder does not tell.
+        `dict`: for JSON. For an adapter, `model` contains its `base_model`. `training` is the model's run record, and
+        `started_from` in it that of the model it was trained from; `None` where a folder has no run record.
 
     Raises:
-        ValueError: if the folder's account of its training is no JSON.
+        ValueError: if a run record is not JSON.
     """
     adapter = find_adapter(folder)
     return report.to_dict() | {
@@ -62,7 +63,7 @@ def make_record(
             "dtype": str(model.dtype).removeprefix("torch."),
             "weights_sha256": {file.name: file_digest(file) for file in sorted(folder.glob("*.safetensors"))},
         }
-        | ({} if adapter is None else {"base_model": asdict(adapter.base)}),
+        | ({} if adapter is None else {"base_model": adapter.base.to_record()}),
         "training": _training(folder),
         "dataset": {
             "name": name,
@@ -81,10 +82,10 @@ def make_record(
 
 
 def read_records(path: Path) -> list[Record]:
-    """The measurements of a file of `examples/evaluate.py`.
+    """Read the measurements in a file of `examples/evaluate.py`.
 
     Raises:
-        ValueError: if the file holds something else.
+        ValueError: if the file contains something else.
         OSError: if it cannot be read.
     """
     try:
@@ -102,12 +103,11 @@ def read_records(path: Path) -> list[Record]:
 
 @dataclass(frozen=True)
 class MeanAndDeviation:
-    """Of several runs that differ in their seed.
+    """Mean and sample standard deviation of a metric over runs with different seeds.
 
     Attributes:
-        mean (`float`), deviation (`float`, *optional*): in percent; the deviation is the sample's (n - 1), and `None`
-            for one run.
-        runs (`int`): how many.
+        mean (`float`), deviation (`float`, *optional*): in percent; the deviation (n - 1) is `None` for one run.
+        runs (`int`): number of runs.
     """
 
     mean: float
@@ -125,11 +125,11 @@ class MeanAndDeviation:
 
 @dataclass(frozen=True)
 class AggregatedReport:
-    """The same measurement on several trainings of the same recipe.
+    """The same measurement of several trainings of the same recipe.
 
     Attributes:
-        dataset (`str`), split (`str`): what was measured on.
-        seeds (`tuple`): the seeds of the trainings, `None` where a model does not tell its own.
+        dataset (`str`), split (`str`): the data that was measured on.
+        seeds (`tuple`): seeds of the trainings; `None` for a model without a run record.
         text_to_image (`dict[str, MeanAndDeviation]`), image_to_text (`dict[str, MeanAndDeviation]`): by metric.
     """
 
@@ -153,17 +153,17 @@ class AggregatedReport:
 
 
 def aggregate_records(records: Sequence[Record]) -> AggregatedReport:
-    """Mean and sample standard deviation over runs that differ in their seed alone.
+    """Mean and sample standard deviation over runs that differ only in their seed.
 
     Args:
-        records (`Sequence[dict]`): one measurement of each training.
+        records (`Sequence[dict]`): one measurement for each training.
 
     Returns:
         [`AggregatedReport`]
 
     Raises:
-        ValueError: if there are none, one run is given twice, or they differ in more than the seed: in the data set,
-            its counts or the recipe. It names the difference.
+        ValueError: if there are no records, two records measure the same weights, or they differ in the data set, its
+            counts or the training settings.
     """
     if not records:
         raise ValueError("there are no measurements to aggregate")
@@ -194,12 +194,12 @@ def aggregate_records(records: Sequence[Record]) -> AggregatedReport:
 
 
 def _comparable(record: Record) -> dict[str, str]:
-    """What must be equal for two runs to be the same but for the seed, as text, by a name for people."""
+    """Return what must be equal in two runs that differ only in their seed: text by name."""
     dataset = record["dataset"]
     parts = {f"dataset.{key}": str(dataset.get(key)) for key in ("name", "config", "version", "split", "rows")}
     parts["dataset.columns"] = str(dataset.get("columns"))
     for key, value in dataset.get("arguments", {}).items():
-        if key not in _WHERE:
+        if key not in _PREPARATION:
             parts[f"dataset.arguments.{key}"] = str(value)
     parts |= {f"counts.{key}": str(value) for key, value in record["counts"].items()}
     parts["token_limit"] = str(record.get("token_limit"))
@@ -208,11 +208,11 @@ def _comparable(record: Record) -> dict[str, str]:
 
 
 def _recipe(training: Record | None, prefix: str = "") -> dict[str, str]:
-    """The settings of a training, and of those before it, but for what a seed changes."""
+    """Return the settings of a training and of those before it, without those that a seed changes."""
     if training is None:
         return {}
     parent = training.get("started_from")
-    # Each seed goes on from the model of its own: what counts is how that was made, where it is known.
+    # Each seed starts from its own pre-trained model: compare how that was trained, if it is known.
     varying = (*_VARYING, "from_pretrained") if parent else _VARYING
     parts = {
         f"{prefix}{section}.{key}": str(value)
@@ -233,5 +233,5 @@ def _training(folder: Path) -> Record | None:
         raise ValueError(f"{run} is no JSON: {error}") from error
     start = training.get("config", {}).get("model", {}).get("from_pretrained")
     before = _training(Path(start)) if start else None
-    # A downloaded model's record holds that of the model before it, which is not on this machine.
+    # The record of a downloaded model contains that of the model before it, whose folder is not on this machine.
     return training | {"started_from": before or training.get("started_from")}

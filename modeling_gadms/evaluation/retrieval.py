@@ -1,4 +1,4 @@
-"""Encode a data set, rank it both ways, report."""
+"""Measure retrieval: encode a data set, rank it in both directions, and report the metrics."""
 
 import time
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from ..training.data import DatasetColumns, read_row_image
 
 
 def metric_label(name: str) -> str:
-    """How a metric is called in tables.
+    """Return the name of a metric in tables.
 
     >>> metric_label("r10"), metric_label("map"), metric_label("minp")
     ('R@10', 'mAP', 'mINP')
@@ -25,16 +25,16 @@ def metric_label(name: str) -> str:
 
 @dataclass(frozen=True)
 class RetrievalReport:
-    """What an evaluation measured, and on what.
+    """Metrics of an evaluation, and the counts behind them.
 
     Attributes:
-        text_to_image (`RetrievalMetrics`): every caption searches all images.
-        image_to_text (`RetrievalMetrics`): every image searches all captions.
+        text_to_image (`RetrievalMetrics`): captions as queries, images as gallery.
+        image_to_text (`RetrievalMetrics`): images as queries, captions as gallery.
         num_images (`int`): rows of the data set.
-        num_captions (`int`): captions of all its caption columns.
+        num_captions (`int`): captions in all caption columns.
         num_identities (`int`): distinct persons.
-        num_truncated (`int`): captions longer than `token_limit`, cut there.
-        token_limit (`int`): the tokenizer's maximum, in tokens.
+        num_truncated (`int`): captions truncated to `token_limit`.
+        token_limit (`int`): maximum number of tokens of a caption.
         seconds (`float`): wall-clock time of encoding and ranking.
     """
 
@@ -63,7 +63,7 @@ class RetrievalReport:
         }
 
     def to_table(self) -> str:
-        """Return the report for people: one line a direction, and one that says what was measured on what."""
+        """Return the report for people: a line for each direction, and one with the counts."""
         lines = [" " * 13 + "".join(f"{metric_label(name):>8}" for name in self.text_to_image.to_dict())]
         for direction, metrics in (("text-to-image", self.text_to_image), ("image-to-text", self.image_to_text)):
             lines.append(direction + "".join(f"{value:8.2f}" for value in metrics.to_dict().values()))
@@ -84,26 +84,26 @@ def evaluate_retrieval(
     batch_size: int = 64,
     progress: bool = True,
 ) -> RetrievalReport:
-    """Measure how well captions find the images of their person, and images their captions.
+    """Measure text-to-image and image-to-text retrieval by the benchmarks' protocol.
 
-    The benchmarks' protocol: every caption is a query, every image is gallery, and the other way round; a hit is the
-    same person id; nothing is excluded, nothing re-ranked. Ties are ordered as in
-    [`~modeling_gadms.metrics.person_retrieval.ranking.rank_metrics`], by row. Images are decoded batch by batch.
+    Every caption is a query against all images, and every image against all captions. A hit has the same person id.
+    Nothing is excluded or re-ranked. Ties are ordered by row, as in
+    [`~modeling_gadms.metrics.person_retrieval.ranking.rank_metrics`]. Images are decoded batch by batch.
 
     Args:
-        model ([`GADMSModel`]): of a [`GADMSForPreTraining`] its `base_model`.
-        processor ([`GADMSProcessor`]): the model's own.
-        dataset (`datasets.Dataset`): one split, an image a row.
-        columns ([`DatasetColumns`]): where images, captions and person ids are; without ids each row is a person.
-        batch_size (`int`): images encoded at once, and captions.
-        progress (`bool`): show progress bars.
+        model ([`GADMSModel`]): for a [`GADMSForPreTraining`], pass its `base_model`.
+        processor ([`GADMSProcessor`]): the model's processor.
+        dataset (`datasets.Dataset`): one split with an image per row.
+        columns ([`DatasetColumns`]): columns of images, captions and person ids; without ids each row is a person.
+        batch_size (`int`): images or captions encoded at once.
+        progress (`bool`): whether to show progress bars.
 
     Returns:
         [`RetrievalReport`]
 
     Raises:
-        ValueError: if the data set is empty, misses a column, or a row has an unreadable image, an empty caption or no
-            person id: it names the row, and no row is left out of the measurement.
+        ValueError: if the data set is empty or lacks a column, or a row has an unreadable image, an empty caption or
+            no person id. No row is skipped.
         TypeError: if `dataset` is a dictionary of splits or a stream.
     """
     start = time.perf_counter()
@@ -127,14 +127,14 @@ def evaluate_retrieval(
     token_limit = processor.tokenizer.model_max_length
     num_tokens = processor.tokenize(captions, return_length=True, verbose=False)["length"]
     text_embeds = encode_captions(model, processor, captions, batch_size=batch_size, progress=progress)
-    pictures = dataset.select_columns([columns.image]).with_format(None)
+    images = dataset.select_columns([columns.image]).with_format(None)
     image_embeds = encode_images(
         model,
         processor,
-        (read_row_image(pictures, columns.image, row) for row in range(len(pictures))),
+        (read_row_image(images, columns.image, row) for row in range(len(images))),
         batch_size=batch_size,
         progress=progress,
-        total=len(pictures),
+        total=len(images),
     )
     return RetrievalReport(
         text_to_image=rank_metrics(text_embeds, image_embeds, caption_ids, image_ids),

@@ -21,7 +21,7 @@ from ..encoders.atomic_files import file_digest
 from ..evaluation.reports import Record, read_records
 from ..evaluation.retrieval import metric_label
 from ..metrics.person_retrieval.ranking import METRIC_NAMES
-from ..training.provenance import dataset_name, public_arguments
+from ..training.history import dataset_name, public_arguments
 from .upload_folder import Excluded
 
 

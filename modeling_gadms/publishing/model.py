@@ -18,7 +18,7 @@ from ..encoders.atomic_files import write_json
 from ..encoders.loading import load_model_and_processor
 from ..encoders.weight_files import check_weights
 from ..modeling_gadms import GADMSForPreTraining, GADMSModel
-from ..training.provenance import Provenance, is_local, read_provenance
+from ..training.history import TrainingHistory, is_local, read_training_history
 from .card_metrics import read_measurements, weight_digests
 from .hub import check_push_target
 from .model_card import AdapterFacts, CardFacts, TrainingCost, render_card
@@ -98,7 +98,7 @@ def publish_model(
     source = _inspect_folder(folder)
     if dry_run is None:
         check_push_target(repo_id, repo_type="model", revision=revision, tag=tag, private=private)
-    provenance = read_provenance(folder)
+    provenance = read_training_history(folder)
     with new_upload_folder(dry_run) as upload:
         replaced = _copy_files(source, upload)
         base = read_adapter(folder).base if source.is_adapter else None
@@ -283,7 +283,7 @@ def _load(path: Path, folder: Path, base: BaseModel | None) -> GADMSModel:
     return model
 
 
-def _write_record(provenance: Provenance, upload: Path, base_model: str | None) -> None:
+def _write_record(provenance: TrainingHistory, upload: Path, base_model: str | None) -> None:
     if provenance.record is None:
         return
     record = dict(provenance.record)

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from ..configuration_gadms import GADMSConfig, check_keys, encoder_configs
 from ..metrics.person_retrieval.ranking import METRIC_NAMES
-from ..training.provenance import Provenance, TrainingStage
+from ..training.history import TrainingHistory, TrainingStage
 from ..training.settings import check_types, read_settings
 from .card_metrics import DIRECTIONS, Measurement, model_index
 
@@ -119,7 +119,7 @@ class CardFacts:
         weights (`dict[str, str]`): SHA-256 of each weight file.
         precision (`str`), stored_parameters (`int`): dtype and number of parameters in the weight files.
         config ([`GADMSConfig`]), encoder_parameters (`int`): of the model, or of an adapter's base.
-        provenance ([`Provenance`])
+        provenance ([`TrainingHistory`])
         base_model (`str`, *optional*), datasets (`tuple[str, ...]`): Hub names.
         measurements (`tuple[Measurement, ...]`)
         cost ([`TrainingCost`])
@@ -133,7 +133,7 @@ class CardFacts:
     stored_parameters: int
     config: GADMSConfig
     encoder_parameters: int
-    provenance: Provenance
+    provenance: TrainingHistory
     base_model: str | None = None
     datasets: tuple[str, ...] = ()
     measurements: tuple[Measurement, ...] = ()

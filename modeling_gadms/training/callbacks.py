@@ -1,4 +1,4 @@
-"""What the trainer does between its steps: seeds, epochs, and the order of a stream."""
+"""Callbacks of the trainer: seeds of processes, epochs of data sets, and the order of a stream."""
 
 from typing import Any, cast
 
@@ -9,7 +9,7 @@ from .streaming import BatchStream
 
 
 class SeedEachProcess(TrainerCallback):
-    """The Trainer seeds all processes alike; masks and augmentations of different rows should differ."""
+    """Seeds each process differently, for its masks and augmentations. The Trainer seeds all processes alike."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -18,8 +18,8 @@ class SeedEachProcess(TrainerCallback):
             set_seed(args.seed + args.process_index)
 
 
-class TellEpoch(TrainerCallback):
-    """Each epoch draws its captions anew. On several processes accelerate tells the epoch to the sampler alone."""
+class SetEpoch(TrainerCallback):
+    """Passes the epoch to the data set, which draws its captions by it. accelerate passes it only to the sampler."""
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -34,15 +34,15 @@ class TellEpoch(TrainerCallback):
 
     @staticmethod
     def _batches_done(args: TrainingArguments, state: TrainerState, batches_per_epoch: int) -> int:
-        """Batches of this epoch that were trained on before a resumed run, which the Trainer passes over."""
+        """Number of batches of this epoch that a resumed run skips, as they were trained on before."""
         if args.ignore_data_skip:
             return 0
         steps_per_epoch = max(1, -(-batches_per_epoch // args.gradient_accumulation_steps))
         return state.global_step % steps_per_epoch * args.gradient_accumulation_steps
 
 
-class KeepStreamOrder(TrainerCallback, ExportableState):
-    """Keeps with each checkpoint what the order of a stream depends on; resuming with another would repeat rows."""
+class CheckStreamOrder(TrainerCallback, ExportableState):
+    """Saves the settings that a stream's order depends on in each checkpoint, and refuses to resume with others."""
 
     def __init__(self, order: dict[str, int]):
         self.order = order
@@ -62,6 +62,6 @@ class KeepStreamOrder(TrainerCallback, ExportableState):
         ]
         if changed and not args.ignore_data_skip:
             raise ValueError(
-                f"this run cannot go on in the middle of its stream: {'; '.join(changed)}. Set them back, or give "
-                "training.ignore_data_skip=true to begin the epoch anew"
+                f"this run cannot resume in the middle of its stream: {'; '.join(changed)}. Restore these settings, "
+                "or start the epoch again with training.ignore_data_skip=true"
             )

@@ -1,4 +1,4 @@
-"""From a `datasets` table of persons to training batches."""
+"""Training data: columns of a data set, image-caption pairs, batches and augmentation."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ from ..processing_gadms import GADMSProcessor
 
 @dataclass(frozen=True)
 class DatasetColumns:
-    """Which columns of a data set hold what, so that no data set needs rewriting.
+    """Names of the columns of a data set.
 
     Args:
         image (`str`, *optional*, defaults to `"image"`): column of images.
         captions (`tuple[str, ...]`, *optional*, defaults to `("caption1", "caption2")`):
-            Columns of captions; each holds a string or a list of strings.
+            Columns of captions; a value is a string or a list of strings.
         person_id (`str`, *optional*):
-            Column of whole numbers that tells persons apart. Without it the row number is the identity: an image
-            is its own person, and all its captions share that identity.
+            Column of person ids, which are whole numbers. Without it the row number is the identity: each image is its
+            own person, and matches only its own captions.
     """
 
     image: str = "image"
@@ -40,7 +40,7 @@ class DatasetColumns:
         object.__setattr__(self, "captions", tuple(self.captions))
 
     def validate(self, column_names: Sequence[str]) -> None:
-        """Raises ValueError: naming the first column that is missing and those that exist."""
+        """Raises ValueError: if a column is missing, naming it and the existing columns."""
         wanted = (self.image, *self.captions, *([self.person_id] if self.person_id else []))
         for name in wanted:
             if name not in column_names:
@@ -50,10 +50,10 @@ class DatasetColumns:
                 )
 
     def person_ids(self, dataset: datasets.Dataset) -> np.ndarray:
-        """Identity of every row, of shape `(len(dataset),)`.
+        """Return the identity of every row, of shape `(len(dataset),)`.
 
         Raises:
-            ValueError: if the identity column does not hold whole numbers, or misses one.
+            ValueError: if the identity column does not contain whole numbers, or a value is missing.
         """
         if self.person_id is None:
             return np.arange(len(dataset))
@@ -69,10 +69,10 @@ class DatasetColumns:
         return np.asarray(values)
 
     def row_captions(self, row: dict[str, Any], row_number: int) -> list[str]:
-        """All captions of a row, in column order.
+        """Return all captions of a row, in column order.
 
         Raises:
-            ValueError: if one is empty or no text, naming the row and the column.
+            ValueError: if a caption is empty or not text, naming the row and the column.
         """
         captions: list[str] = []
         for column in self.captions:
@@ -90,7 +90,7 @@ class DatasetColumns:
         return captions
 
     def captions_of(self, dataset: datasets.Dataset) -> Iterator[str]:
-        """All captions of a data set, in order; images are not decoded.
+        """Iterate over all captions of a data set, in order; images are not decoded.
 
         Raises:
             ValueError: for a missing column or an empty caption.
@@ -101,7 +101,7 @@ class DatasetColumns:
 
 
 class ImageCaptionPair(TypedDict):
-    """One training sample; persons are numbered from 0, in the order of the identity column."""
+    """One training sample; `person_id` counts from 0, in the order of the ids in the identity column."""
 
     image: Image.Image | torch.Tensor
     caption: str
@@ -112,21 +112,21 @@ class ImageCaptionPair(TypedDict):
 class ImageCaptionPairs(Dataset):
     """Image-caption pairs of a data set.
 
-    What an index gives depends on `(seed, epoch, index)` alone, never on the process, the worker or the order of
-    access: resuming in the middle of an epoch sees the same captions.
+    An item depends only on `(seed, epoch, index)`, not on the process, the worker or the order of access. A run that
+    resumes in the middle of an epoch therefore sees the same captions.
 
     Args:
-        dataset ([`~datasets.Dataset`]): rows of images, captions and perhaps identities.
-        columns ([`DatasetColumns`]): where they are.
+        dataset ([`~datasets.Dataset`]): rows of images, captions and, optionally, person ids.
+        columns ([`DatasetColumns`]): names of these columns.
         captions_per_image (`str`, *optional*, defaults to `"one"`):
-            `"one"`: an epoch has one pair an image, its caption drawn anew each epoch. `"all"`: every caption is a
-            pair of its own (the paper's count).
-        seed (`int`, *optional*, defaults to 0): of the caption draws.
+            `"one"`: an epoch has one pair per image, with a randomly drawn caption. `"all"`: every caption is a pair
+            (the paper's count).
+        seed (`int`, *optional*, defaults to 0): seed of the caption draws.
         pixel_cache (`torch.ByteTensor` of shape `(len(dataset), 3, height, width)`, *optional*):
-            Images resized beforehand, see [`cache_pixels`].
+            Resized images from [`cache_pixels`].
 
     Raises:
-        ValueError: for a missing column, an identity that is no whole number or an empty data set.
+        ValueError: for a missing column, a person id that is not a whole number, or an empty data set.
     """
 
     def __init__(
@@ -143,19 +143,19 @@ class ImageCaptionPairs(Dataset):
         columns.validate(dataset.column_names)
         if len(dataset) == 0:
             raise ValueError("the data set has no rows")
-        self.dataset = dataset.with_format(None)  # whatever its owner wants of it: images, not arrays
+        self.dataset = dataset.with_format(None)  # PIL images, whatever format is set
         self.columns = columns
         self.captions_per_image = captions_per_image
         self.seed = seed
-        # Shared memory: data loader workers that outlive an epoch hold a copy of this object, and must see it change.
+        # In shared memory, as persistent data loader workers have their own copies of this object.
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
         self.pixel_cache = pixel_cache
-        # An identity classifier has an output for each person: gaps between the numbers would be outputs for nobody.
+        # Renumbered without gaps, as the identity classifier has an output for each number.
         persons, self.person_ids = np.unique(columns.person_ids(dataset), return_inverse=True)
         self.num_identities = len(persons)
-        """Persons of the data set."""
+        """Number of persons."""
         self._texts = self.dataset.select_columns(list(columns.captions))
-        self._rows: np.ndarray | None = None  # of "all": (row, caption number) of every pair
+        self._rows: np.ndarray | None = None  # for "all": (row, caption number) of every pair
         if captions_per_image == "all":
             counts = [len(columns.row_captions(row, number)) for number, row in enumerate(self._texts)]
             rows = np.repeat(np.arange(len(dataset)), counts)
@@ -166,41 +166,36 @@ class ImageCaptionPairs(Dataset):
 
     @property
     def epoch(self) -> int:
-        """Number of the epoch, from 0."""
+        """The current epoch, from 0."""
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer at the start of each epoch."""
+        """Set the epoch; the trainer calls this at the start of each epoch."""
         self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> ImageCaptionPair:
         row, number = (index, None) if self._rows is None else map(int, self._rows[index])
         captions = self.columns.row_captions(self._texts[row], row)
+        cache = self.pixel_cache
+        image = read_row_image(self.dataset, self.columns.image, row) if cache is None else cache[row]
         return {
-            "image": self._image(row),
+            "image": image,
             "caption": choose_caption(captions, self.seed, self.epoch, row) if number is None else captions[number],
             "person_id": int(self.person_ids[row]),
             "image_index": row,
         }
 
-    def _image(self, row: int) -> Image.Image | torch.Tensor:
-        return (
-            read_row_image(self.dataset, self.columns.image, row)
-            if self.pixel_cache is None
-            else self.pixel_cache[row]
-        )
-
 
 def choose_caption(captions: Sequence[str], seed: int, epoch: int, row: int) -> str:
-    """The caption that stands for an image in an epoch: a function of the arguments alone."""
+    """Draw the caption of an image in an epoch; the result depends only on the arguments."""
     return captions[int(np.random.default_rng((seed, epoch, row)).integers(len(captions)))]
 
 
 def read_row_image(dataset: datasets.Dataset, column: str, row: int) -> Image.Image:
-    """The image of one row, as RGB.
+    """Return the image of a row as RGB.
 
     Raises:
-        ValueError: if it cannot be decoded, naming the row and the reason.
+        ValueError: if it cannot be decoded, naming the row.
     """
     try:
         return load_image(dataset[row][column])
@@ -212,16 +207,15 @@ def read_row_image(dataset: datasets.Dataset, column: str, row: int) -> Image.Im
 
 
 def cache_pixels(dataset: datasets.Dataset, columns: DatasetColumns, processor: GADMSProcessor) -> torch.Tensor:
-    """Decode and resize every image once, for data sets that fit in memory.
+    """Decode and resize all images once, for data sets that fit in memory.
 
     Args:
         dataset ([`~datasets.Dataset`]): rows with images.
-        columns ([`DatasetColumns`]): the image column.
-        processor ([`GADMSProcessor`]): gives the size.
+        columns ([`DatasetColumns`]): names the image column.
+        processor ([`GADMSProcessor`]): resizes the images.
 
     Returns:
-        `torch.ByteTensor` of shape `(len(dataset), 3, height, width)`: what the processor would resize to, so that
-        training on it equals training on the images.
+        `torch.ByteTensor` of shape `(len(dataset), 3, height, width)`. Training on it equals training on the images.
     """
     dataset = dataset.with_format(None)
     height, width = processor.image_size
@@ -234,14 +228,14 @@ def cache_pixels(dataset: datasets.Dataset, columns: DatasetColumns, processor: 
 
 
 class PairCollator:
-    """Make a batch of [`ImageCaptionPairs`]: tokens padded to the longest caption, normalised pixels.
+    """Collate items of [`ImageCaptionPairs`]: tokens are padded to the longest caption, pixels are normalised.
+
+    A batch contains `pixel_values` of shape `(batch_size, 3, height, width)`; `input_ids` and `attention_mask` of
+    shape `(batch_size, sequence_length)`; and `person_ids`, `image_indices` and `truncated` (whether the caption
+    exceeds the tokenizer's limit) of shape `(batch_size,)`.
 
     Args:
         processor ([`GADMSProcessor`])
-
-    Returns of a call: `pixel_values` of shape `(batch_size, 3, height, width)`; `input_ids` and `attention_mask` of
-    shape `(batch_size, sequence_length)`; `person_ids`, `image_indices` and `truncated` (whether the caption was
-    longer than the tokenizer's limit) of shape `(batch_size,)`.
     """
 
     def __init__(self, processor: GADMSProcessor):
@@ -257,7 +251,7 @@ class PairCollator:
         lengths = tokens["attention_mask"].sum(dim=1)
         truncated = lengths == limit
         for index in truncated.nonzero().flatten().tolist():
-            # A caption of exactly the limit is whole: only those that reach it are tokenised again.
+            # A caption of exactly the limit is not truncated: count the tokens of those that reach it.
             truncated[index] = len(self.processor.tokenize(captions[index])["input_ids"]) > limit
         return {
             "pixel_values": self._pixel_values([pair["image"] for pair in pairs]),
@@ -276,14 +270,14 @@ class PairCollator:
 
 
 class PersonAugmentation(nn.Module):
-    """The paper's augmentation, on a batch, on the model's device.
+    """Augment a batch of images as in the paper, on the model's device.
 
-    Horizontal flip (p 0.5), pad and random crop, random erasing (p 0.5, area 0.02-0.4, aspect 0.3-3.3) filled with
-    the mean. A flip mirrors "left" and "right" in captions; the published recipe accepts that, and so does this one.
+    Horizontal flip (p 0.5), padding and random crop, and random erasing (p 0.5, area 0.02-0.4, aspect 0.3-3.3) filled
+    with the mean. Captions are not changed: after a flip "left" and "right" are wrong, as in the published recipe.
 
     Args:
         processor ([`GADMSProcessor`]): size and normalisation of the images.
-        crop_padding (`int`, *optional*, defaults to 10): pixels added on each side, in black, before the crop.
+        crop_padding (`int`, *optional*, defaults to 10): black pixels added on each side before the crop.
 
     Raises:
         ValueError: if `crop_padding` is negative.
@@ -295,7 +289,7 @@ class PersonAugmentation(nn.Module):
             raise ValueError(f"crop_padding = {crop_padding} must not be negative")
         mean = torch.tensor(processor.image_processor.image_mean)
         std = torch.tensor(processor.image_processor.image_std)
-        # Padding is black in pixels, erasing is the mean (zero once normalised): hence the two changes of scale.
+        # Padding is black (0 in pixels), and erased regions are the mean (0 after normalisation).
         self.steps = nn.Sequential(
             K.Denormalize(mean, std),
             K.RandomHorizontalFlip(p=0.5),
@@ -306,5 +300,5 @@ class PersonAugmentation(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """`torch.FloatTensor` of shape `(batch_size, 3, height, width)`, normalised, in and out."""
+        """Input and output are normalised pixels of shape `(batch_size, 3, height, width)`."""
         return self.steps(pixel_values)

@@ -1,4 +1,4 @@
-"""What a training holds and takes: parameters, those of them that are trained, and memory."""
+"""Footprint of a training: number of parameters, number of trained parameters, and peak memory."""
 
 import sys
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Footprint:
-    """Of a training that ran in this process.
+    """Parameters and peak memory of an in-process training.
 
     Attributes:
-        trained_parameters (`int`), parameters (`int`): how many numbers are trained, and how many there are.
-        peak_memory_bytes (`int`, *optional*): the most that was in use at a time; `None` where the system tells none.
-        memory (`str`): of what: `GPU` (allocated by PyTorch) or `process` (resident, with libraries and data).
+        trained_parameters (`int`), parameters (`int`): number of trained parameters, and of all parameters.
+        peak_memory_bytes (`int`, *optional*): peak memory; `None` on systems that do not report it.
+        memory (`str`): `GPU` (allocated by PyTorch) or `process` (resident memory, with libraries and data).
     """
 
     trained_parameters: int
@@ -25,36 +25,36 @@ class Footprint:
 
     @classmethod
     def of(cls, model: nn.Module) -> "Footprint":
-        """Measure now, after training; `model` may be wrapped by peft."""
+        """Measure after training. `model` may be wrapped by peft."""
         if torch.cuda.is_available():
             return cls(*count_parameters(model), torch.cuda.max_memory_allocated(), "GPU")
         return cls(*count_parameters(model), _peak_resident_bytes(), "process")
 
     def __str__(self) -> str:
         if self.peak_memory_bytes is None:
-            return "Peak memory: this system does not tell"
+            return "Peak memory: not reported by this system"
         kind = {"GPU": "allocated on the GPU", "process": "resident in the process"}[self.memory]
         return f"Peak memory: {self.peak_memory_bytes / 1e6:,.0f} MB, {kind}"
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """Trained parameters and all parameters of a model.
+    """Count the trained parameters and all parameters of a model.
 
-    Of a module that peft trains whole it keeps the original beside the copy; that is no part of the model.
+    The originals that peft keeps beside modules trained whole are not counted.
     """
     counted = [p for name, p in model.named_parameters() if ".original_module." not in name]
     return sum(p.numel() for p in counted if p.requires_grad), sum(p.numel() for p in counted)
 
 
 def describe_parameters(model: nn.Module) -> str:
-    """Return how many parameters are trained, for people."""
+    """Return a sentence with the number of trained parameters."""
     trained, total = count_parameters(model)
     return f"{trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
 
 
 def _peak_resident_bytes() -> int | None:
     try:
-        # Linux: of this program alone. What getrusage tells begins with the memory of the process that started it.
+        # On Linux. There, getrusage starts from the peak of the parent process.
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):

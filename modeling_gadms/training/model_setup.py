@@ -1,4 +1,4 @@
-"""From the `model` section of a run to a model and its processor."""
+"""Make the model and the processor that the `model` section of a run file describes."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,31 +20,31 @@ from .trainer import NEW_MODULES
 def build_model_and_processor(
     arguments: ModelArguments, captions: Iterable[str]
 ) -> tuple[GADMSForPreTraining, GADMSProcessor]:
-    """Load or create what is to be trained.
+    """Load a model to train, or create one with random weights.
 
     Args:
         arguments ([`ModelArguments`]): a GA-DMS checkpoint, a CLIP checkpoint or neither.
         captions (`Iterable[str]`): training captions, read only to learn a vocabulary for random weights.
 
     Returns:
-        [`GADMSForPreTraining`] and [`GADMSProcessor`], made for each other.
+        [`GADMSForPreTraining`] and its [`GADMSProcessor`].
 
     Raises:
-        ValueError: if two sources are named, an image size where a configuration already gives it, or a checkpoint
-            is an adapter, lacks weights of the encoders or has others than its configuration says.
+        ValueError: if two sources are given, an image size is given without `from_clip`, or a checkpoint is an
+            adapter, lacks weights of the encoders or does not fit its configuration.
     """
     if arguments.from_pretrained and arguments.from_clip:
-        raise ValueError("section `model` names both from_pretrained and from_clip; keep one")
+        raise ValueError("section `model` sets both from_pretrained and from_clip; keep one")
     if arguments.image_size and not arguments.from_clip:
-        raise ValueError("model.image_size goes with model.from_clip; else set model.vision_config.image_size")
+        raise ValueError("model.image_size goes with model.from_clip; otherwise set model.vision_config.image_size")
 
     if arguments.from_pretrained:
         if Path(arguments.from_pretrained, ADAPTER_CONFIG).is_file():
             raise ValueError(
-                f"{arguments.from_pretrained} holds an adapter; training goes on from a whole model, which "
-                f"`gadms convert {arguments.from_pretrained} FOLDER` makes of it"
+                f"{arguments.from_pretrained} is an adapter, and training starts from a whole model: merge it with "
+                f"`gadms convert {arguments.from_pretrained} FOLDER`"
             )
-        # The identities of another data set are nothing to this one: its classifier begins anew.
+        # The classifier of another data set's persons is not reused.
         fields = {"num_identities": 0} | arguments.config
         config = GADMSConfig.from_pretrained(arguments.from_pretrained, **fields)
         model = _load(arguments.from_pretrained, config)
@@ -61,7 +61,7 @@ def build_model_and_processor(
     tokenizer = train_tokenizer(
         captions, vocab_size=arguments.vocab_size, max_length=text_config["max_position_embeddings"]
     )
-    # The vocabulary is known only now: its size and its special tokens complete the configuration.
+    # The learned vocabulary completes the configuration.
     text_config |= {
         "vocab_size": len(tokenizer) + 1,
         "bos_token_id": tokenizer.bos_token_id,
@@ -77,16 +77,17 @@ def _load(name: str, config: GADMSConfig) -> GADMSForPreTraining:
     loaded: Any = GADMSForPreTraining.from_pretrained(
         name,
         config=config,
-        # Checkpoints may be published in half precision, where the small steps of an optimizer would be lost.
+        # In half precision, in which checkpoints may be published, small optimizer steps would be lost.
         dtype=torch.float32,
-        ignore_mismatched_sizes=True,  # of the classifier; all others are refused below
+        ignore_mismatched_sizes=True,  # for the classifier; other mismatches are refused below
         output_loading_info=True,
     )
     model, loading = loaded
     differing = sorted(key for key, *_ in loading["mismatched_keys"] if not key.startswith("classifier."))
     if differing:
         raise ValueError(
-            f"{name}: {len(differing)} weights have another size than its configuration, as {differing[0]}"
+            f"{name}: {len(differing)} weights do not have the size that its configuration says, such as "
+            f"{differing[0]}"
         )
     encoders = [key for key in loading["missing_keys"] if key.split(".")[0] not in NEW_MODULES]
     refuse_missing_weights(name, model, {"missing_keys": encoders})

@@ -1,31 +1,31 @@
-"""Ask again where a server or a disk fails now and then."""
+"""Retry calls that fail now and then, such as reads from a server or a network disk."""
 
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 ATTEMPTS = 5
-"""How often something is tried before its failure counts; the waits are 1, 2, 4 and 8 seconds."""
+"""Number of attempts; the waits between them are 1, 2, 4 and 8 seconds."""
 
 
-def try_again(ask: Callable[[], Answer], may_pass: Callable[[Exception], bool]) -> Answer:
-    """What `ask` returns, at the latest at the last of `ATTEMPTS` attempts.
+def call_with_retries(call: Callable[[], Result], is_transient: Callable[[Exception], bool]) -> Result:
+    """Return the result of a call, which is tried up to `ATTEMPTS` times.
 
     Args:
-        ask (`Callable`): does it.
-        may_pass (`Callable`): whether an error is of the kind that passes. Others are raised at once.
+        call (`Callable`): function without arguments.
+        is_transient (`Callable`): whether an error may pass. Other errors are raised at once.
 
     Raises:
-        Exception: whatever `ask` raised last.
+        Exception: the error of the last attempt.
     """
     for attempt in range(ATTEMPTS - 1):
         try:
-            return ask()
+            return call()
         except Exception as error:
-            if not may_pass(error):
+            if not is_transient(error):
                 raise
             time.sleep(2**attempt)
-    return ask()
+    return call()

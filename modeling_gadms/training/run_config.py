@@ -1,18 +1,17 @@
-"""A training run as one YAML file: sections `model`, `data`, `training` and, if only an adapter is trained, `adapter`;
-with overrides from the command line."""
+"""Run files: a training run as YAML with the sections `model`, `data`, `training` and, optionally, `adapter`."""
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
 
 from ..configuration_gadms import GADMSConfig, check_keys
-from ..encoders.adapter_folders import RUN_RECORD, BaseModel
+from ..encoders.adapter_folders import RUN_RECORD
 from ..encoders.atomic_files import write_json
-from .adapters import AdapterArguments, trained_base
+from .adapters import AdapterArguments, record_base
 from .data import DatasetColumns
 from .footprint import Footprint
 from .settings import apply_overrides, check_types, field_names, read_settings
@@ -27,11 +26,15 @@ class ModelArguments:
     """Section `model`. Every key that is not listed here is a field of [`GADMSConfig`].
 
     Args:
-        from_pretrained (`str`, *optional*): GA-DMS folder or Hub id to go on from.
-        from_clip (`str`, *optional*): CLIP folder or Hub id to start from. Neither: random weights.
-        image_size (`list[int]`, *optional*): (height, width) with `from_clip`; else it is in `vision_config`.
+        from_pretrained (`str`, *optional*): GA-DMS folder or Hub id to start from.
+        from_clip (`str`, *optional*):
+            CLIP folder or Hub id to start from. With neither, training starts from random weights.
+        image_size (`list[int]`, *optional*): (height, width) with `from_clip`; otherwise set `vision_config`.
         vocab_size (`int`, *optional*, defaults to 2048):
-            From random weights, the size of the byte-pair vocabulary learned from the training captions.
+            With random weights, the size of the byte-pair vocabulary learned from the training captions.
+        identity_classifier (`bool`, *optional*, defaults to `False`):
+            Whether to add a classifier of the training persons, and with it the identity loss. The persons in
+            `data.person_id_column` are counted, unless `num_identities` is given.
         config (`dict`, *optional*): fields of [`GADMSConfig`].
     """
 
@@ -39,6 +42,7 @@ class ModelArguments:
     from_clip: str | None = None
     image_size: tuple[int, int] | None = None
     vocab_size: int = 2048
+    identity_classifier: bool = False
     config: dict[str, Any] = field(default_factory=dict)
 
 
@@ -56,11 +60,11 @@ class DataArguments:
         crop_padding (`int`, *optional*, defaults to 10): pixels of padding before the random crop.
         cache_images (`bool`, *optional*, defaults to `False`): keep all resized images in memory.
         streaming (`bool`, *optional*, defaults to `False`):
-            Read training rows from Parquet files, local or remote, as they are needed: see [`StreamedPairs`].
-        shuffle_buffer (`int`, *optional*, defaults to 2048): pairs a worker shuffles together when streaming.
+            Stream training rows from local or remote Parquet files: see [`StreamedPairs`].
+        shuffle_buffer (`int`, *optional*, defaults to 2048): pairs that a worker shuffles together when streaming.
 
     Raises:
-        ValueError: if images are to be cached of a stream.
+        ValueError: if both `cache_images` and `streaming` are set.
     """
 
     dataset: str
@@ -83,20 +87,21 @@ class DataArguments:
 
     @property
     def columns(self) -> DatasetColumns:
-        """The same as a [`DatasetColumns`]."""
+        """The column names as [`DatasetColumns`]."""
         return DatasetColumns(self.image_column, self.caption_columns, self.person_id_column)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole run.
+    """A run file.
 
     Args:
         model ([`ModelArguments`]), data ([`DataArguments`]), training ([`GADMSTrainingArguments`]): its sections.
-        adapter ([`AdapterArguments`], *optional*): train an adapter only.
+        adapter ([`AdapterArguments`], *optional*): train only an adapter.
 
     Raises:
-        ValueError: if there is an adapter and nothing that it could belong to, or encoders that are not its base's.
+        ValueError: if an adapter has no base or changes its base's encoders, or the persons for an identity classifier
+            cannot be counted.
     """
 
     model: ModelArguments
@@ -105,33 +110,49 @@ class RunConfig:
     adapter: AdapterArguments | None = None
 
     def __post_init__(self) -> None:
-        if self.adapter is None:
-            return
+        if self.model.identity_classifier and self.data.person_id_column is None:
+            raise ValueError(
+                "model.identity_classifier needs to know the persons: name their column as data.person_id_column"
+            )
+        if self.model.identity_classifier and self.data.streaming:
+            raise ValueError(
+                "model.identity_classifier needs all persons before training, which a stream does not provide: set "
+                "data.streaming=false"
+            )
+        if self.adapter is not None:
+            self._check_base()
+
+    def _check_base(self) -> None:
         if self.model.from_clip:
             raise ValueError(
-                "an adapter belongs to a GA-DMS model that stays as it is: convert the CLIP checkpoint first, with "
+                "an adapter is trained on a GA-DMS model: convert the CLIP checkpoint first, with "
                 f"`gadms convert {self.model.from_clip} FOLDER`, and set model.from_pretrained=FOLDER instead of "
                 "model.from_clip"
             )
         if not self.model.from_pretrained:
             raise ValueError(
-                "an adapter belongs to a model that exists, and these weights would be random: set "
-                "model.from_pretrained, or leave out section `adapter`"
+                "an adapter needs a trained base, and these weights would be random: set model.from_pretrained, or "
+                "remove section `adapter`"
             )
         for name in ("text_config", "vision_config"):
-            # Dropout alone is no part of what an encoder computes when it is used.
+            # Dropout is the only setting of an encoder that is not used after training.
             changed = sorted(set(self.model.config.get(name) or {}) - {"attention_dropout"})
             if changed:
-                raise ValueError(f"model.{name}.{changed[0]} is given by the base of an adapter: leave it out")
+                raise ValueError(f"model.{name}.{changed[0]} is given by the base of an adapter: remove it")
+
+    def with_identities(self, number: int) -> "RunConfig":
+        """Return the run with `model.num_identities` set to a number of persons, unless the run file sets it."""
+        config = {"num_identities": number} | self.model.config
+        return replace(self, model=replace(self.model, config=config))
 
 
 def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a run from YAML.
+    """Read a run file.
 
     Args:
-        path (`str` or `Path`): file with the sections `model`, `data` and `training`, and perhaps `adapter`.
+        path (`str` or `Path`): YAML file with the sections `model`, `data`, `training` and, optionally, `adapter`.
         overrides (`Sequence[str]`, *optional*):
-            `section.key=value`, the value in YAML; as `model.token_score=random` or `data.dataset_args.seed=1`.
+            `section.key=value`, with the value in YAML, such as `data.dataset_args.seed=1`.
 
     Returns:
         [`RunConfig`]
@@ -148,22 +169,20 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
     sections = {name: settings.get(name) or {} for name in names}
     for name, section in sections.items():
         if not isinstance(section, dict):
-            raise ValueError(f"section `{name}` of {path} must hold keys and values; it holds {section!r}")
+            raise ValueError(f"section `{name}` of {path} must contain keys and values; it contains {section!r}")
 
     own_keys = field_names(ModelArguments) - {"config"}
-    config_keys = field_names(GADMSConfig)
-    check_keys(sections["model"], own_keys | config_keys, f"section `model` of {path}")
-    check_keys(sections["data"], field_names(DataArguments), f"section `data` of {path}")
-    check_keys(sections["training"], field_names(GADMSTrainingArguments), f"section `training` of {path}")
-    check_keys(sections["adapter"], field_names(AdapterArguments), f"section `adapter` of {path}")
-    for name, record in (
-        ("model", ModelArguments),
-        ("model", GADMSConfig),
-        ("data", DataArguments),
-        ("training", GADMSTrainingArguments),
-        ("adapter", AdapterArguments),
-    ):
-        check_types(sections[name], record, f"section `{name}` of {path}")
+    records: dict[str, tuple[type, ...]] = {
+        "model": (ModelArguments, GADMSConfig),
+        "data": (DataArguments,),
+        "training": (GADMSTrainingArguments,),
+        "adapter": (AdapterArguments,),
+    }
+    for name, types in records.items():
+        place = f"section `{name}` of {path}"
+        check_keys(sections[name], set().union(*map(field_names, types)) - {"config"}, place)
+        for record in types:
+            check_types(sections[name], record, place)
     if "dataset" not in sections["data"]:
         raise ValueError(f"section `data` of {path} names no `dataset`")
     return RunConfig(
@@ -173,54 +192,41 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
         ),
         data=DataArguments(**sections["data"]),
         training=GADMSTrainingArguments(**sections["training"]),
-        # An empty section is an adapter with the defaults, `adapter: null` is none.
+        # `adapter: {}` is an adapter with the defaults. `adapter: null` is no adapter.
         adapter=AdapterArguments(**sections["adapter"]) if settings.get("adapter") is not None else None,
     )
 
 
-def save_run_record(run: RunConfig, folder: str | Path, footprint: Footprint, base: BaseModel | None) -> None:
-    """Write the seed, all settings and the cost of a run beside the weights it made, for whoever measures them.
-
-    Args:
-        run ([`RunConfig`]): the run.
-        folder (`str` or `Path`): of the model.
-        footprint ([`Footprint`]): what training took.
-        base ([`BaseModel`], *optional*): of an adapter, what it was trained on.
-    """
-    config = {
-        "model": asdict(run.model) | run.model.config,
-        "data": asdict(run.data),
-        "training": run.training.to_dict(),
-    }
-    del config["model"]["config"]
+def _save_run_record(run: RunConfig, folder: str, footprint: Footprint, base: dict[str, Any] | None) -> None:
+    model = asdict(run.model)
+    del model["config"]
+    config = {"model": model | run.model.config, "data": asdict(run.data), "training": run.training.to_dict()}
     if run.adapter is not None:
         config["adapter"] = asdict(run.adapter)
     record = {"seed": run.training.seed, "config": config, "footprint": asdict(footprint)}
     if base is not None:
-        record["base_model"] = asdict(base)
+        record["base_model"] = base
     write_json(Path(folder, RUN_RECORD), record)
 
 
 def train_and_save(run: RunConfig, trainer: GADMSTrainer, *, resume: bool) -> None:
-    """Train, and leave the best or last model, or adapter, in `<output_dir>/model`, with its record written last.
+    """Train, and save the best or last model or adapter to `<output_dir>/model`. The run record is written last.
 
     Args:
         run ([`RunConfig`]): the run that `trainer` was made for.
         trainer ([`GADMSTrainer`])
-        resume (`bool`): go on from the last checkpoint in the output folder, if there is one.
+        resume (`bool`): resume from the last checkpoint in the output folder, if there is one.
     """
     output_dir = str(run.training.output_dir)
     folder = str(Path(output_dir) / "model")
     model = cast(nn.Module, trainer.model)
-    # Before training, which may outlast the base.
-    base = trained_base(model)
+    base = record_base(model)  # before training: the base may change or disappear before the end
     trainer.train(resume_from_checkpoint=last_checkpoint(output_dir) if resume else None)
     trainer.save_model(folder)
     trainer.save_state()
     if trainer.is_world_process_zero():
         if base is not None:
-            # A card of peft, with nothing but blanks to fill in.
-            Path(folder, "README.md").unlink(missing_ok=True)
+            Path(folder, "README.md").unlink(missing_ok=True)  # peft's empty model card
         footprint = Footprint.of(model)
         logger.info("%s", footprint)
-        save_run_record(run, folder, footprint, base)
+        _save_run_record(run, folder, footprint, base)

@@ -1,4 +1,4 @@
-"""Settings that people write: YAML files with sections, overrides from the command line, checks with clear errors."""
+"""Read settings from YAML files with command-line overrides, and check them with clear errors."""
 
 import re
 from collections.abc import Sequence
@@ -12,10 +12,7 @@ import yaml
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads `1e-4` as the number and `no` as the word that people mean; YAML 1.1 takes them the other way round.
-
-    A key that is given twice is an error: of two values one would be lost without a word.
-    """
+    """YAML loader that reads `1e-4` as a number and `no` as a string, unlike YAML 1.1, and refuses duplicate keys."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -42,23 +39,23 @@ def read_settings(path: str | Path, content: str) -> dict[str, Any]:
 
     Args:
         path (`str` or `Path`): the file.
-        content (`str`): what it must hold, for the error.
+        content (`str`): description of the expected keys, for the error message.
 
     Raises:
-        ValueError: for a file that is not YAML in UTF-8, or no mapping from names.
+        ValueError: if the file is not YAML in UTF-8, or not a mapping from names.
         OSError: if the file cannot be read.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
+        raise ValueError(f"{path} is not text in UTF-8: {error}") from error
     settings = _parse(text, str(path))
     if not isinstance(settings, dict):
-        raise ValueError(f"{path} must hold {content}; it holds {settings!r}")
+        raise ValueError(f"{path} must contain {content}; it contains {settings!r}")
     for values in (settings, *settings.values()):
         for key in values if isinstance(values, dict) else ():
             if not isinstance(key, str):
-                raise ValueError(f"{path} has the key {key!r}, which is no name: put quotes around it if it is one")
+                raise ValueError(f"{path} has the key {key!r}, which is not a string: put quotes around it")
     return settings
 
 
@@ -70,28 +67,28 @@ def _parse(text: str, place: str) -> Any:
 
 
 def apply_overrides(settings: dict[str, Any], overrides: Sequence[str], example: str) -> None:
-    """Set values in sections, from `section.key=value` with the value in YAML.
+    """Apply overrides of the form `section.key=value`, with the value in YAML, in place.
 
     Raises:
-        ValueError: for an override of another form, naming it.
+        ValueError: for an override of another form.
     """
     for override in overrides:
         path, separator, value = override.partition("=")
         keys = path.split(".")
         if not separator or len(keys) < 2 or not all(keys):
-            raise ValueError(f"override `{override}` must read section.key=value, as {example}")
+            raise ValueError(f"override `{override}` must have the form section.key=value, such as {example}")
         section = settings
         for key in keys[:-1]:
             if section.get(key) is None:
                 section[key] = {}
             section = section[key]
             if not isinstance(section, dict):
-                raise ValueError(f"override `{override}`: `{key}` holds {section!r}, which has no keys")
+                raise ValueError(f"override `{override}`: `{key}` is {section!r}, which has no keys")
         section[keys[-1]] = _parse(value, f"the value of override `{override}`")
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value from YAML can be what an annotation asks for; lists and tuples are not told apart."""
+    """Return whether a value from YAML fits a type annotation. A list also fits a tuple."""
     origin, choices = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, choice) for choice in choices)
@@ -102,15 +99,15 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, kind)
     if kind in (int, float):
         is_number = isinstance(value, (int, kind)) and not isinstance(value, bool)
-        return is_number and value == value  # not NaN, which no comparison with a limit would stop
+        return is_number and value == value  # refuses NaN, which passes every comparison with a limit
     if kind in (list, tuple):
         return isinstance(value, list)
-    # Enumerations check their names themselves; objects of another class cannot come from YAML.
+    # Enumerations check their names themselves; YAML has no objects of other classes.
     return not isinstance(kind, type) or issubclass(kind, Enum)
 
 
 def check_types(values: dict[str, Any], record: type, place: str) -> None:
-    """Refuse values that cannot be what the fields of a dataclass ask for.
+    """Check values against the type annotations of a dataclass.
 
     Raises:
         ValueError: naming the field, its value and the place.
@@ -118,11 +115,11 @@ def check_types(values: dict[str, Any], record: type, place: str) -> None:
     hints = {field.name: field.type for field in fields(record)}
     for key, value in values.items():
         if key in hints and not _fits(value, hints[key]):
-            raise ValueError(f"`{key}` in {place} is {value!r}, which is no {_name_of(hints[key])}")
+            raise ValueError(f"`{key}` in {place} is {value!r}; it must be {_name_of(hints[key])}")
 
 
 def _name_of(hint: Any) -> str:
-    """An annotation as the end of a sentence, as `float`, `str | None`, `local | ray`."""
+    """Return an annotation as text, such as `float`, `str | None` or `local | ray`."""
     if get_origin(hint) in (Union, UnionType, Literal):
         choices = get_args(hint)
         return " | ".join(choice if isinstance(choice, str) else _name_of(choice) for choice in choices)
@@ -130,5 +127,5 @@ def _name_of(hint: Any) -> str:
 
 
 def field_names(record: type) -> set[str]:
-    """What the constructor of a dataclass takes."""
+    """Return the arguments of a dataclass's constructor."""
     return {field.name for field in fields(record) if field.init}

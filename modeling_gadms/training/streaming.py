@@ -1,14 +1,14 @@
-"""Training pairs streamed from Parquet files: shuffled, shared out among processes and workers, resumed at the row.
+"""Stream training pairs from Parquet files: shuffled, split between processes and workers, resumable at any step.
 
 ```python
-builder = datasets.load_dataset_builder("webperson", "5m")  # or any data set that is made of Parquet files
+builder = datasets.load_dataset_builder("webperson", "5m")  # or any data set of Parquet files
 pairs = StreamedPairs(ParquetRows(builder.config.data_files["train"], DatasetColumns()), seed=0)
 GADMSTrainer(model, arguments, processing_class=processor, train_dataset=pairs).train()
 ```
 
-Which rows a batch has is arithmetic on the sizes of the row groups, which the files' footers tell. So nothing has to
-be replayed to go on in the middle of an epoch, every process knows how many steps the others make, and no row is read
-by two of them (but for the row groups in which one process ends and the next begins).
+The rows of a batch are computed from the sizes of the row groups, which are in the files' footers. To resume in the
+middle of an epoch, nothing is read again. Every process knows the number of steps of the others, and no row group is
+read by two processes, except where the part of one ends and that of the next begins.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ from transformers.utils import logging
 
 from ..media.images import load_image
 from .data import DatasetColumns, ImageCaptionPair, choose_caption
-from .retry import ATTEMPTS, try_again
+from .retry import ATTEMPTS, call_with_retries
 
 
 logger = logging.get_logger(__name__)
@@ -39,12 +39,12 @@ _FOOTER_THREADS = 16
 
 @dataclass(frozen=True)
 class RowGroup:
-    """The smallest part of a Parquet file that is read by itself.
+    """A row group, the smallest part of a Parquet file that can be read separately.
 
     Args:
         file (`str`): path or URL.
-        number (`int`): of the group within the file.
-        first_row (`int`): number of its first row in the whole data set.
+        number (`int`): number of the group in the file.
+        first_row (`int`): number of its first row in the data set.
         num_rows (`int`)
     """
 
@@ -55,16 +55,15 @@ class RowGroup:
 
 
 class ParquetRows:
-    """Rows of Parquet files, wherever they are, read a row group at a time.
+    """Rows of local or remote Parquet files, read by row group.
 
     Args:
         files (`Sequence[str]`): paths or URLs that `fsspec` opens (`hf://`, `s3://`, `https://`, ...), in order.
-        columns ([`DatasetColumns`]): what to read of them.
-        progress (`bool`, *optional*, defaults to `True`): show a progress bar while footers are read.
+        columns ([`DatasetColumns`]): columns to read.
+        progress (`bool`, *optional*, defaults to `True`): whether to show a progress bar while footers are read.
 
     Raises:
-        ValueError: if there is no file, one is no Parquet file or lacks a column, the identity column does not hold
-            whole numbers, or a caption column holds no text.
+        ValueError: if there are no files, a file is not Parquet or lacks a column, or a column has the wrong type.
         OSError: if a file cannot be read.
     """
 
@@ -85,7 +84,7 @@ class ParquetRows:
                     self.row_groups.append(RowGroup(file, number, first_row, num_rows))
                     first_row += num_rows
         self.num_rows = first_row
-        """Rows of all files together."""
+        """Number of rows in all files."""
 
     def _check_schema(self, file: str, schema: pa.Schema) -> None:
         try:
@@ -95,7 +94,7 @@ class ParquetRows:
         person_id = self.columns.person_id
         if person_id and not pa.types.is_integer(schema.field(person_id).type):
             kind = schema.field(person_id).type
-            raise ValueError(f"{file}: column `{person_id}` holds {kind}, not whole numbers that tell persons apart")
+            raise ValueError(f"{file}: column `{person_id}` holds {kind}, not person ids as whole numbers")
         for name in self.columns.captions:
             kind = schema.field(name).type
             if not (_is_text(kind) or (_is_list(kind) and _is_text(kind.value_type))):
@@ -103,15 +102,15 @@ class ParquetRows:
             self.has_caption_lists |= _is_list(kind)
 
     def read(self, group: RowGroup, *, names: Sequence[str] | None = None) -> pa.Table:
-        """The rows of a group, by default with images, captions and identities.
+        """Read the rows of a group.
 
         Args:
-            group ([`RowGroup`]): which.
-            names (`Sequence[str]`, *optional*): the columns to read instead.
+            group ([`RowGroup`]): the group.
+            names (`Sequence[str]`, *optional*): columns to read, by default images, captions and person ids.
 
         Raises:
             OSError: if the file cannot be read after [`ATTEMPTS`] attempts.
-            ValueError: if it is damaged.
+            ValueError: if the file is damaged.
         """
         columns = self.columns
         if names is None:
@@ -121,38 +120,38 @@ class ParquetRows:
             with _open(group.file) as content, pq.ParquetFile(content, pre_buffer=True) as file:
                 return file.read_row_group(group.number, columns=list(names))
 
-        return _again_if_it_fails(read, f"row group {group.number} of {group.file}")
+        return _read_with_retries(read, f"row group {group.number} of {group.file}")
 
     def captions(self) -> Iterator[str]:
-        """All captions, in order; images are not read."""
+        """Iterate over all captions, in order; images are not read."""
         for group in self.row_groups:
             for number, row in enumerate(self.read(group, names=self.columns.captions).to_pylist()):
                 yield from self.columns.row_captions(row, group.first_row + number)
 
     def place(self, row: int) -> str:
-        """The file of a row and its number there, for people."""
+        """Return the file of a row and its number in that file, for error messages."""
         last = max((group for group in self.row_groups if group.first_row <= row), key=lambda group: group.first_row)
         first = min(group.first_row for group in self.row_groups if group.file == last.file)
         return f"row {row - first} of {last.file}"
 
 
 class StreamedPairs:
-    """Image-caption pairs of Parquet files, to train on without a copy of them on disk.
+    """Image-caption pairs of Parquet files, to train on without a copy of the data set on disk.
 
-    The row groups are dealt out anew in each epoch. Every process gets a stretch of them, every worker of its data
-    loader a part of that, which it shuffles in blocks of `shuffle_buffer` pairs. All processes make the same number of
-    steps: the pairs that do not fill a last batch on each are left out, other ones in each epoch.
+    Each epoch shuffles the row groups and splits them between processes, and then between the workers of each data
+    loader. A worker shuffles its part in blocks of `shuffle_buffer` pairs. All processes make the same number of
+    steps: the pairs of a last, incomplete batch are dropped, different ones in each epoch.
 
-    The order depends on the seed, the epoch and the numbers of processes and workers; a run can be resumed at any step
-    with the same numbers.
+    The order depends on the seed, the epoch, the number of processes and the number of workers. A run can be resumed
+    at any step if these are the same.
 
     Args:
-        rows ([`ParquetRows`]): where the pairs are.
+        rows ([`ParquetRows`]): rows of the pairs.
         captions_per_image (`str`, *optional*, defaults to `"one"`):
-            As of [`ImageCaptionPairs`]; `"all"` needs a string in each caption column.
-        shuffle_buffer (`int`, *optional*, defaults to 2048): pairs that a worker holds, their images encoded. It is
-            rounded up to whole batches.
-        seed (`int`, *optional*, defaults to 0): of the order, and of the caption draws.
+            See [`ImageCaptionPairs`]. `"all"` needs caption columns of strings, not of lists.
+        shuffle_buffer (`int`, *optional*, defaults to 2048):
+            Number of pairs, with encoded images, that a worker keeps in memory, rounded up to whole batches.
+        seed (`int`, *optional*, defaults to 0): seed of the order and of the caption draws.
 
     Raises:
         ValueError: if the files have no rows, or an argument is out of its range.
@@ -170,8 +169,8 @@ class StreamedPairs:
             raise ValueError(f"captions_per_image = {captions_per_image!r} must be 'one' or 'all'")
         if captions_per_image == "all" and rows.has_caption_lists:
             raise ValueError(
-                "captions_per_image = 'all' takes a caption a column, and a column here holds lists, whose lengths "
-                "are unknown until they are read; use 'one', or load the data set without streaming"
+                "captions_per_image = 'all' needs one caption per column, and a column here holds lists, whose "
+                "lengths are unknown before they are read; use 'one', or load the data set without streaming"
             )
         if shuffle_buffer < 1:
             raise ValueError(f"shuffle_buffer = {shuffle_buffer} must be 1 or more")
@@ -184,7 +183,7 @@ class StreamedPairs:
         self.pairs_per_row = len(rows.columns.captions) if captions_per_image == "all" else 1
 
     def __len__(self) -> int:
-        """Pairs of all rows."""
+        """Number of pairs of all rows."""
         return self.rows.num_rows * self.pairs_per_row
 
     def batches(
@@ -195,18 +194,18 @@ class StreamedPairs:
         process_index: int = 0,
         num_processes: int = 1,
     ) -> "BatchStream":
-        """The batches of one process, for a data loader with `batch_size=None`.
+        """Return the batches of one process, for a data loader with `batch_size=None`.
 
         Args:
             batch_size (`int`): pairs in a batch of this process.
-            collate (`Callable`): makes a batch, as [`PairCollator`] does.
-            process_index, num_processes (`int`): which process of how many.
+            collate (`Callable`): makes a batch of pairs, such as [`PairCollator`].
+            process_index, num_processes (`int`): index of this process, and number of processes.
         """
         return BatchStream(self, batch_size, collate, process_index, num_processes)
 
 
 class BatchStream(IterableDataset):
-    """What [`StreamedPairs`] gives one process, in whole batches. See [`StreamedPairs.batches`]."""
+    """Complete batches of [`StreamedPairs`] for one process. See [`StreamedPairs.batches`]."""
 
     def __init__(
         self,
@@ -220,21 +219,20 @@ class BatchStream(IterableDataset):
         self.batch_size = batch_size
         self.collate = collate
         self.process_index, self.num_processes = process_index, num_processes
-        # Shared memory: workers that outlive an epoch hold a copy of this object, and must see it change.
+        # In shared memory, as persistent workers have their own copies of this object.
         self._start = torch.zeros(2, dtype=torch.long).share_memory_()
 
     def __len__(self) -> int:
-        """Batches of an epoch, the same number on every process."""
+        """Number of batches in an epoch, the same on every process."""
         return len(self.pairs) // (self.batch_size * self.num_processes)
 
     def start_at(self, epoch: int, batch: int = 0) -> None:
-        """What the next iteration is to give.
+        """Set where the next iteration starts.
 
         Args:
             epoch (`int`): from 0.
             batch (`int`, *optional*, defaults to 0):
-                The batches before this one are empty dictionaries, and nothing is read for them: the caller, who has
-                trained on them before, will pass over them.
+                First batch to read. The batches before it are empty dictionaries, which a resumed run skips.
         """
         self._start.copy_(torch.tensor([epoch, batch]))
 
@@ -242,7 +240,7 @@ class BatchStream(IterableDataset):
         worker = get_worker_info()
         lane, num_lanes = (0, 1) if worker is None else (worker.id, worker.num_workers)
         epoch, first_batch = self._start.tolist()
-        # A data loader takes a batch of each worker in turn.
+        # A data loader takes one batch from each worker in turn.
         own = range(lane, len(self), num_lanes)
         skipped = len(range(lane, min(first_batch, len(self)), num_lanes))
         before = sum(len(range(other, len(self), num_lanes)) for other in range(lane))
@@ -266,7 +264,7 @@ class BatchStream(IterableDataset):
 
 
 class _Schedule:
-    """The order of an epoch: row groups in a new order, their rows one after another."""
+    """Order of an epoch: row groups are shuffled, and rows within a group are consecutive."""
 
     def __init__(self, pairs: StreamedPairs, epoch: int):
         self.owner, self.epoch = pairs, epoch
@@ -276,11 +274,11 @@ class _Schedule:
         sizes = np.array([group.num_rows for group in self.groups]) * pairs.pairs_per_row
         self.ends = np.cumsum(sizes)
         self.starts = self.ends - sizes
-        # A block may end within a group, where the next one begins.
+        # The next block may start in the group in which a block ends.
         self._read_group = lru_cache(maxsize=1)(pairs.rows.read)
 
     def read(self, start: int, stop: int) -> "_Block":
-        """The pairs from position `start` to before `stop`."""
+        """Read the pairs at positions `start` to `stop - 1`."""
         tables, indices, rows, captions = [], [], [], []
         taken = 0
         for number in range(int(np.searchsorted(self.ends, start, side="right")), len(self.groups)):
@@ -303,7 +301,7 @@ class _Schedule:
 
 @dataclass
 class _Block:
-    """Pairs that are shuffled together: the row of each in the table and in the data set, and its caption there."""
+    """Pairs that are shuffled together: for each its row in the table, its row in the data set, and its caption."""
 
     owner: StreamedPairs
     epoch: int
@@ -341,7 +339,7 @@ def _decode(value: Any, column: str) -> Image.Image:
     content = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(content, bytes):
         raise ValueError(
-            f"`{column}` holds no content of an image file; only data sets with their images inside stream"
+            f"`{column}` does not contain an image file; only data sets with embedded images can be streamed"
         )
     return load_image(content)
 
@@ -355,7 +353,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _open(file: str) -> Any:
-    # Parquet says which ranges it needs; reading ahead of them would fetch images that nobody asked for.
+    # Without read-ahead, which would fetch images that are not needed: Parquet asks for the ranges that it needs.
     return fsspec.open(file, "rb", cache_type="none").open()
 
 
@@ -364,21 +362,21 @@ def _footer(file: str) -> tuple[pq.FileMetaData, pa.Schema]:
         with _open(file) as content, pq.ParquetFile(content) as parquet:
             return parquet.metadata, parquet.schema_arrow
 
-    return _again_if_it_fails(read, f"the footer of {file}")
+    return _read_with_retries(read, f"the footer of {file}")
 
 
-def _again_if_it_fails(read: Callable[[], Any], what: str) -> Any:
-    def may_pass(error: Exception) -> bool:
+def _read_with_retries(read: Callable[[], Any], what: str) -> Any:
+    def is_transient(error: Exception) -> bool:
         if isinstance(error, (FileNotFoundError, pa.ArrowInvalid)):
             return False
         logger.warning(f"{what} cannot be read ({type(error).__name__}: {error}); trying again")
         return True
 
     try:
-        return try_again(read, may_pass)
+        return call_with_retries(read, is_transient)
     except FileNotFoundError:
         raise
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{what} is no sound Parquet: {error}") from error
-    except Exception as error:  # of whatever library stands behind the address
+        raise ValueError(f"{what} is not a valid Parquet file: {error}") from error
+    except Exception as error:  # from any library behind fsspec
         raise OSError(f"{what} cannot be read ({type(error).__name__}: {error}), {ATTEMPTS} times") from error

@@ -1,4 +1,4 @@
-"""A CLIP tokenizer learned from captions, for training from random weights without a download."""
+"""Learn a CLIP tokenizer from captions, for training from random weights without a download."""
 
 import json
 from collections.abc import Iterable
@@ -13,22 +13,22 @@ END_OF_WORD = "</w>"
 
 
 def train_tokenizer(captions: Iterable[str], *, vocab_size: int, max_length: int) -> CLIPTokenizer:
-    """Learn a byte-pair vocabulary in CLIP's form.
+    """Learn a byte-pair vocabulary like CLIP's.
 
-    As in CLIP's own vocabulary every byte is a token, alone and at the end of a word, so that no text is unknown: an
-    unknown piece would become EOS, CLIP's unknown token, and cut the caption there.
+    Every byte is a token, both inside and at the end of a word, so that no text is unknown. An unknown token would
+    become EOS, CLIP's unknown token, and end the caption there.
 
     Args:
-        captions (`Iterable[str]`): what to learn from; training captions only.
-        vocab_size (`int`): tokens in all, BOS and EOS included, the mask token not; at least 514. Fewer result where
-            the captions have no more pairs to merge.
-        max_length (`int`): tokens a caption is truncated to.
+        captions (`Iterable[str]`): training captions.
+        vocab_size (`int`): number of tokens with BOS and EOS but without the mask token; at least 514. The vocabulary
+            is smaller if the captions have too few pairs to merge.
+        max_length (`int`): number of tokens that a caption is truncated to.
 
     Returns:
         [`~transformers.CLIPTokenizer`]: BOS and EOS are its last two tokens.
 
     Raises:
-        ValueError: if `vocab_size` cannot hold the bytes.
+        ValueError: if `vocab_size` is too small for the bytes.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = alphabet + [byte + END_OF_WORD for byte in alphabet]
@@ -39,11 +39,11 @@ def train_tokenizer(captions: Iterable[str], *, vocab_size: int, max_length: int
             "end of a word, BOS and EOS"
         )
 
-    tokenizer = CLIPTokenizer().backend_tokenizer  # for its normaliser and its way of splitting words
+    tokenizer = CLIPTokenizer().backend_tokenizer  # for its normaliser and pre-tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - num_special,
-        # Not as an alphabet: the trainer would number ends of words in the random order of a hash map, and break ties
-        # between equally frequent pairs by those numbers, so that two processes learn two vocabularies.
+        # Not as an alphabet: its ends of words would be numbered in the random order of a hash map. Ties between pairs
+        # are broken by these numbers, and two processes would learn different vocabularies.
         special_tokens=pieces,
         end_of_word_suffix=END_OF_WORD,
         show_progress=False,
@@ -54,7 +54,7 @@ def train_tokenizer(captions: Iterable[str], *, vocab_size: int, max_length: int
     merged = [piece for piece, _ in learned if piece not in known and piece not in (BOS_TOKEN, EOS_TOKEN)]
     pieces = (pieces + merged)[: vocab_size - num_special]
     vocabulary = {piece: index for index, piece in enumerate([*pieces, BOS_TOKEN, EOS_TOKEN])}
-    # The merges are told by nothing but the serialised tokenizer.
+    # Only the serialised tokenizer contains the merges.
     merges: Any = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
     merges = [merge for merge in merges if "".join(merge) in vocabulary]
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_length)

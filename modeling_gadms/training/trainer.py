@@ -1,4 +1,4 @@
-"""Training: `transformers.Trainer` with the GA-DMS objective."""
+"""`transformers.Trainer` with the GA-DMS objective."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from ..losses_gadms import image_text_contrastive_loss, similarity_distribution_
 from ..metrics.person_retrieval.ranking import METRIC_NAMES, rank_metrics
 from ..modeling_gadms import GADMSForPreTraining, GADMSForPreTrainingOutput
 from ..processing_gadms import GADMSProcessor
-from .callbacks import KeepStreamOrder, SeedEachProcess, TellEpoch
+from .callbacks import CheckStreamOrder, SeedEachProcess, SetEpoch
 from .data import ImageCaptionPairs, PairCollator
 from .streaming import BatchStream, StreamedPairs
 
@@ -39,27 +39,28 @@ class GADMSTrainingArguments(TrainingArguments):
 
     Args:
         masking_start (`float`, *optional*, defaults to 0.0):
-            Share of the training steps before captions are masked, and tokens predicted. Scores mean nothing before
-            the alignment does, so training from random weights starts later; from CLIP weights, at once (the paper).
+            Fraction of the training steps before masking and token prediction start. Token scores are meaningless
+            before images and captions are aligned: start later from random weights, and at once from CLIP weights (the
+            paper).
         contrastive_start (`float`, *optional*, defaults to 0.0):
-            Share of the training steps that align by ITC before the configuration's `alignment` takes over: from
-            random weights SDM at a temperature of 0.02 hardly starts.
+            Fraction of the training steps that use ITC before the configuration's `alignment`. From random weights,
+            SDM at a temperature of 0.02 hardly starts.
         new_module_lr_multiplier (`float`, *optional*, defaults to 1.0):
-            Learning rate of fusion encoder, token head and identity classifier over that of the encoders. The
-            published fine-tuning recipes take 5.
+            Factor on the learning rate for the fusion encoder, the token head and the identity classifier. The
+            published fine-tuning recipes use 5.
     """
 
-    masking_start: float = field(default=0.0, metadata={"help": "share of the steps before captions are masked"})
-    contrastive_start: float = field(default=0.0, metadata={"help": "share of the steps that align by ITC first"})
+    masking_start: float = field(default=0.0, metadata={"help": "fraction of the steps before masking starts"})
+    contrastive_start: float = field(default=0.0, metadata={"help": "fraction of the steps that use ITC first"})
     new_module_lr_multiplier: float = field(default=1.0, metadata={"help": "learning rate factor of new modules"})
 
     # Changed defaults of the base class.
-    # The collator reads captions and identities, which are no arguments of `forward` under their column names.
+    # The collator reads captions and person ids, whose column names are not arguments of `forward`.
     remove_unused_columns: bool = False
-    # A contrastive loss over a rump batch is another loss: leave it out.
+    # A contrastive loss depends on the batch size: drop the last, incomplete batch.
     dataloader_drop_last: bool = True
     metric_for_best_model: str | None = "r1"
-    # The fusion encoder waits for `masking_start`, and its parameters have no gradient until then.
+    # The fusion encoder has no gradient before `masking_start`.
     ddp_find_unused_parameters: bool | None = True
 
     def __post_init__(self) -> None:
@@ -67,26 +68,26 @@ class GADMSTrainingArguments(TrainingArguments):
             raise ValueError("remove_unused_columns = True would hide captions and identities from the collator")
         for name in ("masking_start", "contrastive_start"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} = {getattr(self, name)} must be a share of training between 0 and 1")
+                raise ValueError(f"{name} = {getattr(self, name)} must be a fraction of training between 0 and 1")
         if self.new_module_lr_multiplier <= 0:
             raise ValueError(f"new_module_lr_multiplier = {self.new_module_lr_multiplier} must be positive")
-        # Without it the order of the rows comes from the seed of each process's generator at that moment, and those
-        # differ once masks are drawn: processes would train on the same rows.
+        # Otherwise each process shuffles the rows by the state of its own generator, and these states differ after
+        # masks are drawn: processes would train on the same rows.
         if self.data_seed is None:
             self.data_seed = self.seed
         super().__post_init__()
 
 
 def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """Rows of all processes, in rank order, so that gradients flow back to the process each row came from.
+    """Gather the rows of all processes in rank order, with gradients to the process of each row.
 
     Args:
         tensor (`torch.Tensor` of shape `(num_rows, ...)`): the same shape on every process.
 
     Returns:
-        `torch.Tensor` of shape `(world_size * num_rows, ...)`. The gradient that reaches a row is the sum over all
-        processes of the gradient of their losses: after DistributedDataParallel has averaged, the update is that of
-        the mean loss over the whole batch.
+        `torch.Tensor` of shape `(world_size * num_rows, ...)`. The gradient of a row is the sum of the gradients of
+        all processes' losses. After DistributedDataParallel averages, the update is that of the mean loss over the
+        whole batch.
     """
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return tensor
@@ -94,12 +95,12 @@ def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def retrieval_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Both directions' metrics of an evaluation, in percent.
+    """Compute the retrieval metrics of an evaluation in both directions, in percent.
 
-    Every caption is a query; every image stands in the gallery once, however many captions it has.
+    Every caption is a query. Every image is in the gallery once, whatever its number of captions.
 
     Returns:
-        `dict[str, float]`: text-to-image `r1`, `r5`, `r10`, `map`, `minp`, and the same with `image_to_text_` before.
+        `dict[str, float]`: text-to-image `r1`, `r5`, `r10`, `map`, `minp`, and the same with prefix `image_to_text_`.
     """
     image_embeds, text_embeds = cast(tuple[np.ndarray, np.ndarray], prediction.predictions)
     person_ids, image_indices = cast(tuple[np.ndarray, np.ndarray], prediction.label_ids)
@@ -118,7 +119,7 @@ def _refuse_sharding(args: TrainingArguments) -> None:
         sharding = "DeepSpeed ZeRO-3"
     if sharding is not None:
         raise ValueError(
-            f"{sharding} shards parameters, and scoring reads the text encoder's weights outside of its forward pass; "
+            f"{sharding} shards parameters, but scoring reads the text encoder's weights outside its forward pass; "
             "train with DistributedDataParallel (`accelerate launch --multi_gpu`)"
         )
 
@@ -128,15 +129,15 @@ def _check_best_model_metric(args: TrainingArguments) -> None:
     decides = args.load_best_model_at_end or args.save_strategy == "best"
     if decides and metric is not None and metric.removeprefix("eval_") not in EVALUATION_METRICS:
         raise ValueError(
-            f"metric_for_best_model = {metric!r} is no metric of the evaluation; choose one of "
+            f"metric_for_best_model = {metric!r} is not a metric of the evaluation; choose one of "
             f"{', '.join(EVALUATION_METRICS)}"
         )
 
 
 def last_checkpoint(output_dir: str) -> str | None:
-    """The newest whole checkpoint of a run, if it has one.
+    """Return the newest complete checkpoint of a run, if there is one.
 
-    A run that was killed while it saved leaves a checkpoint without its state, which is written last.
+    A run that was killed while saving leaves a checkpoint without its state, which is written last.
     """
     states = Path(output_dir).glob("checkpoint-*/trainer_state.json")
     newest = max(states, key=lambda path: int(path.parent.name.removeprefix("checkpoint-")), default=None)
@@ -146,9 +147,9 @@ def last_checkpoint(output_dir: str) -> str | None:
 class GADMSTrainer(Trainer):
     """Trains [`GADMSForPreTraining`].
 
-    The loss is `L_alignment + beta * L_mtp (+ weight * L_identity)`. Alignment compares the rows of this process with
-    the rows of all. Under gradient accumulation each micro-batch is a contrastive batch of its own, and the update is
-    the mean of their gradients; a larger contrastive batch needs more memory or more processes.
+    The loss is `L_alignment + beta * L_mtp (+ weight * L_identity)`. The alignment loss compares the rows of this
+    process with the rows of all processes. With gradient accumulation each micro-batch is a contrastive batch of its
+    own; a larger contrastive batch needs more memory or more processes.
 
     Sharded parameters (FSDP, DeepSpeed ZeRO-3) are not supported: scoring reads the text encoder's weights.
 
@@ -162,14 +163,13 @@ class GADMSTrainer(Trainer):
         kwargs: passed to [`~transformers.Trainer`].
 
     Raises:
-        ValueError: if the training set has fewer pairs than one batch over all processes, a stream is to keep its rump
-            batch, one process is to drive several GPUs, parameters are to be sharded, or the best model is to be told
-            by an unknown metric. From `train`: if a stream is to be resumed in another order than it began in.
+        ValueError: if the training set is smaller than one batch over all processes, a stream should keep its last,
+            incomplete batch, one process has several GPUs, parameters are sharded, or `metric_for_best_model` is
+            unknown. From `train`: if a stream is resumed with settings that change its order.
     """
 
     args: GADMSTrainingArguments
-    # compute_loss returns a mean over the micro-batch: the Trainer is to divide it by the accumulation steps. It would
-    # not, if it took the loss for a sum over `num_items_in_batch`.
+    # compute_loss returns a mean over the micro-batch, which the Trainer divides by the accumulation steps.
     loss_is_scaled_for_ga = False
 
     def __init__(
@@ -184,10 +184,10 @@ class GADMSTrainer(Trainer):
         **kwargs: Any,
     ):
         if args.n_gpu > 1:
-            # DataParallel would hand back a loss and a count of masked tokens for each GPU.
+            # DataParallel would return a loss and a count of masked tokens for each GPU.
             raise ValueError(
-                f"one process has {args.n_gpu} GPUs, and training takes one each: start it with `accelerate launch` "
-                "or `torchrun`, or show it a single GPU with CUDA_VISIBLE_DEVICES=0"
+                f"one process has {args.n_gpu} GPUs, and training uses one for each process: start it with "
+                "`accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES=0"
             )
         _refuse_sharding(args)
         if "compute_metrics" not in kwargs and not isinstance(eval_dataset, dict):
@@ -198,20 +198,20 @@ class GADMSTrainer(Trainer):
             model=model,
             args=args,
             processing_class=processing_class,
-            # The base class takes a stream for a data set with random access, which it is to this class alone.
+            # A stream is not a data set to the base class; get_train_dataloader handles it.
             train_dataset=cast(Any, train_dataset),
             eval_dataset=eval_dataset,
             **kwargs,
         )
         self.augmentation = None if augmentation is None else augmentation.to(args.device)
         self.add_callback(SeedEachProcess())
-        self.add_callback(TellEpoch())
+        self.add_callback(SetEpoch())
         self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)
         batch_size = args.train_batch_size * args.world_size
         if isinstance(train_dataset, StreamedPairs):
             if not args.dataloader_drop_last:
-                raise ValueError("dataloader_drop_last = False: a stream has whole batches alone; leave it True")
-            self.add_callback(KeepStreamOrder(self._stream_order(train_dataset)))
+                raise ValueError("dataloader_drop_last = False: a stream has only complete batches; set it to True")
+            self.add_callback(CheckStreamOrder(self._stream_order(train_dataset)))
         if train_dataset is not None and args.dataloader_drop_last and len(train_dataset) < batch_size:
             raise ValueError(
                 f"{len(train_dataset)} training pairs do not fill one batch of {batch_size} "
@@ -225,7 +225,7 @@ class GADMSTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, GADMSForPreTrainingOutput]:
-        """The objective of one micro-batch. Overridden because it spans the processes, which `forward` does not."""
+        """Compute the loss of one micro-batch. Overridden because the loss spans all processes, unlike `forward`."""
         config = self.accelerator.unwrap_model(model).config
         progress = self.state.global_step / max(1, self.state.max_steps)
         pixel_values = inputs["pixel_values"]
@@ -236,7 +236,7 @@ class GADMSTrainer(Trainer):
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             pixel_values=pixel_values,
-            # Evaluation is on persons that the identity classifier has never seen.
+            # The identity classifier does not know the persons of the evaluation.
             person_ids=inputs["person_ids"] if model.training else None,
             masking=model.training and progress >= self.args.masking_start,
         )
@@ -274,7 +274,7 @@ class GADMSTrainer(Trainer):
         return similarity_distribution_matching_loss(*rows, temperature=temperature, epsilon=epsilon, **columns)
 
     def _mean_over_processes(self, local_mean: torch.Tensor, local_count: torch.Tensor) -> torch.Tensor:
-        """Weigh a local mean so that the processes' average is the mean over all their items."""
+        """Weight a local mean so that the average over processes is the mean over all items."""
         if self.args.world_size == 1:
             return local_mean
         total = self.accelerator.reduce(local_count, reduction="sum")
@@ -284,7 +284,7 @@ class GADMSTrainer(Trainer):
     def _record(
         self, terms: dict[str, torch.Tensor], outputs: GADMSForPreTrainingOutput, truncated: torch.Tensor
     ) -> None:
-        """Keep a numerator and a denominator of everything that the next log tells."""
+        """Keep the numerator and denominator of each value in the next log."""
         means = terms | {"temperature": outputs["temperature"], "truncated_captions": truncated.float().mean()}
         ratios = {name: (value, torch.ones_like(value)) for name, value in means.items()}
         for name in ("noise_mask", "informative_mask"):
@@ -294,9 +294,9 @@ class GADMSTrainer(Trainer):
             self._terms[name].append(torch.stack(ratio).float())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds every term to the training logs: its mean since the last log and over all processes.
+        """Adds each loss term to the training logs, as its mean since the last log over all processes.
 
-        Masking rates are shares of all the tokens that could be masked, whichever caption and process they are of.
+        Masking rates are fractions of all tokens that could be masked, over all captions and processes.
         """
         if "loss" in logs:
             for name, values in self._terms.items():
@@ -316,7 +316,7 @@ class GADMSTrainer(Trainer):
         }
 
     def get_train_dataloader(self) -> DataLoader:
-        """Overridden for streams, which share themselves out: accelerate would have each process read all rows."""
+        """Overridden for streams, which split their rows by process. With accelerate each process reads all rows."""
         if not isinstance(self.train_dataset, StreamedPairs):
             return super().get_train_dataloader()
         args = self.args
@@ -337,12 +337,12 @@ class GADMSTrainer(Trainer):
         )
 
     def num_examples(self, dataloader: DataLoader) -> int:
-        """Overridden because the length of a stream's data set is in batches."""
+        """Overridden because a stream's length counts batches."""
         dataset = dataloader.dataset
         return len(dataset.pairs) if isinstance(dataset, BatchStream) else super().num_examples(dataloader)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Overridden because `dataloader_drop_last`, meant for training, would drop the last rows here too."""
+        """Overridden because `dataloader_drop_last`, meant for training, would also drop the last rows here."""
         with self._keeping_the_last_rows():
             return super().get_eval_dataloader(eval_dataset)
 
@@ -369,8 +369,8 @@ class GADMSTrainer(Trainer):
         """Overridden because the base class gives no loss without `labels`. Captions are not masked here.
 
         Returns:
-            the loss, both embeddings, and the identities with the rows of the images; the latter two `None` where
-            only the loss is asked for.
+            the loss, both embeddings, and the person ids with the image indices; the latter two are `None` with
+            `prediction_loss_only`.
         """
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -381,7 +381,7 @@ class GADMSTrainer(Trainer):
         return loss, embeddings, (inputs["person_ids"], inputs["image_indices"])
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Overridden for a second learning rate; norms, biases, scalars and DoRA's lengths are not decayed."""
+        """Overridden for the learning rate of new modules. Norms, biases, scalars and DoRA's norms have no decay."""
         if self.optimizer is not None:
             return self.optimizer
         model = cast(PreTrainedModel, self.model if model is None else model)

@@ -55,7 +55,7 @@ class Fake:
     def __call__(self, command, *, threads, capture=False):
         self.calls.append(command)
         settings = dict(part.split("=", 1) for part in command if "=" in part)
-        if command[1].endswith("finetune.py"):
+        if command[1].endswith("train.py"):
             folder = Path(settings["training.output_dir"])
             (folder / "model").mkdir(parents=True)
             (folder / "model" / "adapter_model.safetensors").write_bytes(b"12345")
@@ -86,7 +86,7 @@ def test_rates_are_chosen_on_validation_persons_and_nothing_is_repeated(tmp_path
     assert first["chosen_rate"] == {"full": "5e-4", "lora": "4e-3", "dora": "4e-3"}
     assert first["validation_r1_by_rate"]["lora"] == {"1e-3": 20.0, "2e-3": 25.0, "4e-3": 40.0, "8e-3": 5.0}
     assert {way: len(runs) for way, runs in first["runs"].items()} == {"full": 3, "lora": 3, "dora": 3}
-    tuned = [call for call in fake.calls if call[1].endswith("finetune.py")]
+    tuned = [call for call in fake.calls if call[1].endswith("train.py")]
     assert len(tuned) == 12 + 6, "twelve to choose the rates with one seed, six for the others"
     done = len(fake.calls)
     assert adapters.Bench(tmp_path, "ci").quality([0, 1, 2]) == first

@@ -152,7 +152,7 @@ def test_a_damaged_model_folder_is_one_line_and_exit_code_2(run, model_folder, d
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "nowhere"], "there is no model folder nowhere; train one"),
+        (["--model", "nowhere"], "there is no model folder nowhere; train a model"),
         (["--dataset", "no_such_data"], "no_such_data"),
         (["--dataset", "synthetic_persons", "--dataset-args", "colour=1"], "synthetic_persons has no field 'colour'"),
         (["--split", "dev"], "has no split `dev`; it has train, test"),
@@ -212,7 +212,7 @@ def test_several_models_are_measured_on_several_benchmarks(run, model_folder, tm
 
 def test_several_models_go_with_benchmarks_alone(run, model_folder, data_folder, tmp_path):
     code, _, error = run("--model", model_folder, model_folder, "--dataset", data_folder)
-    assert code == 2 and "several models are measured on --benchmarks" in error
+    assert code == 2 and "several models need --benchmarks" in error
     code, _, error = run("--model", model_folder, "--benchmarks", tmp_path / "nowhere")
     assert code == 2 and "holds none of the folders" in error
 

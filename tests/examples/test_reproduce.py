@@ -184,7 +184,7 @@ def test_what_is_not_there_is_named_before_anything_runs(tmp_path):
             ["--checkpoints", "teacher=/nowhere"],
             "table 2 has no training 'teacher' to take",
         ),
-        (["--checkpoints", f"pretrain={tmp_path}"], "is no folder of a model"),
+        (["--checkpoints", f"pretrain={tmp_path}"], "is not a model folder"),
     ):
         result = reproduce("--table", 2, "--data-root", tmp_path, *arguments)
         assert result.returncode == 1 and message in result.stderr, result.stderr

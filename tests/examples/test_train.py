@@ -1,4 +1,4 @@
-"""`examples/train.py` as its users run it: plain, through `accelerate launch`, and with mistakes."""
+"""`examples/train.py` as users run it: plain, through `accelerate launch`, for fine-tuning, and with mistakes."""
 
 import json
 import os
@@ -10,14 +10,18 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+import yaml
+from miniature_releases import cuhk_pedes, write
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
 from dataset_scripts.synthetic_persons import load_synthetic_persons
 from modeling_gadms import GADMSModel, GADMSProcessor
+from modeling_gadms.training.run_config import load_run_config
 
 
-TRAIN = Path(__file__).parents[2] / "examples" / "train.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TRAIN = EXAMPLES / "train.py"
 CONFIG = """
 model:
   vocab_size: 600
@@ -279,6 +283,98 @@ def test_resume_without_a_checkpoint_starts_from_the_beginning(train):
     assert [entry["step"] for entry in history(output) if "loss" in entry] == [1, 2]
 
 
+# Fine-tuning
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory) -> Path:
+    """CUHK-PEDES with a byte order mark, Windows separators, a duplicate and a missing image, and its run file."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    entries = cuhk_pedes()
+    entries.append(entries[1])
+    for entry in entries[3:6]:
+        entry["file_path"] = entry["file_path"].replace("/", "\\")
+    write(folder / "CUHK-PEDES", "reid_raw.json", entries, missing=["cam_b/00002_1.png"], encoding="utf-8-sig")
+    run = yaml.safe_load(CONFIG)
+    run["model"]["identity_classifier"] = True
+    faults = {"check_counts": False, "on_missing_images": "skip", "cache_dir": str(folder / "cache")}
+    run["data"] |= {"dataset": "cuhk_pedes", "dataset_args": {"data_dir": str(folder)} | faults}
+    run["data"] |= {"caption_columns": ["captions"], "captions_per_image": "all"}
+    run["training"] |= {"max_steps": -1, "num_train_epochs": 2, "logging_steps": 1}
+    run["training"] |= {"eval_strategy": "epoch", "save_strategy": "epoch"}
+    (folder / "run.yaml").write_text(yaml.safe_dump(run))
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:.*entries repeat an earlier one:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*Their rows are left out:UserWarning")
+def test_a_benchmark_with_its_faults_is_tuned_on_and_measured(train, benchmark, run_program):
+    output = train("training.load_best_model_at_end=true", config=benchmark / "run.yaml")
+    record = json.loads((output / "model" / "run.json").read_text())
+    assert record["config"]["model"]["num_identities"] == 3, "persons 1, 2 and 5"
+    assert load_file(output / "model" / "model.safetensors")["classifier.weight"].shape == (3, 16)
+    steps = [entry for entry in history(output) if "loss" in entry]
+    # Five images are left: one with nine captions, four with two. In batches of four that is four steps an epoch.
+    assert len(steps) == 2 * 4
+    assert all({"alignment_loss", "mtp_loss", "identity_loss"} <= set(entry) for entry in steps)
+    assert sum(entry["truncated_captions"] for entry in steps[:4]) == 0.25, "the caption of 96 words"
+    assert [entry["epoch"] for entry in history(output) if "eval_r1" in entry] == [1, 2]
+
+    arguments = ("--model", output / "model", "--benchmarks", benchmark, "--output", output / "m.json")
+    options = ("--dataset-args", "check_counts=false", "on_missing_images=skip")
+    assert run_program(EXAMPLES / "evaluate.py", *arguments, *options)[0] == 0
+    (cell,) = json.loads((output / "m.json").read_text())["cells"]
+    assert cell["counts"] == {"images": 4, "captions": 8, "identities": 2, "truncated_captions": 0}
+    assert cell["training"]["seed"] == record["seed"]
+    assert cell["text_to_image"]["r10"] == 100.0, "four images"
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_tuning_starts_from_a_tuned_model(train, benchmark, tmp_path):
+    model = train("training.num_train_epochs=1", config=benchmark / "run.yaml") / "model"
+    run = yaml.safe_load((benchmark / "run.yaml").read_text())
+    run["model"] = {"from_pretrained": str(model), "identity_classifier": True}
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(run))
+    overrides = ("training.learning_rate=0", "training.weight_decay=0", "training.num_train_epochs=1")
+    before = load_file(model / "model.safetensors")
+    train(f"training.output_dir={tmp_path / 'again'}", *overrides, config=tmp_path / "again.yaml")
+    after = load_file(tmp_path / "again" / "model" / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all((before[name] == after[name]).all() for name in before if not name.startswith("classifier"))
+
+
+def test_a_person_column_alone_adds_no_identity_loss(train):
+    output = train(*SHORT)
+    assert all("identity_loss" not in entry for entry in history(output))
+    assert json.loads((output / "model" / "config.json").read_text())["num_identities"] == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.person_id_column=null", "model.identity_classifier needs to know the persons"),
+        ("data.streaming=true", "model.identity_classifier needs all persons before training"),
+        ("data.validation_split=val", "cuhk_pedes has no split `val`; it has train, validation, test"),
+        ("data.dataset_args.on_missing_images=error", "1 of 12 images"),
+        ("data.dataset_args.data_dir=/nowhere", "/nowhere holds no CUHK-PEDES"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_a_mistake_in_fine_tuning_ends_the_program_with_its_message(train, benchmark, override, message):
+    with pytest.raises(SystemExit) as caught:
+        train(override, config=benchmark / "run.yaml")
+    assert str(caught.value.code).startswith("train.py: ") and message in str(caught.value.code)
+
+
+def test_every_shipped_configuration_is_read():
+    for file in sorted((EXAMPLES / "configs").glob("*.yaml")):
+        if not file.name.startswith("build_"):
+            run = load_run_config(file, ["training.bf16=false"])
+            is_finetuning = "finetune" in file.stem
+            assert is_finetuning <= (run.data.person_id_column == "person_id"), file
+            assert run.model.identity_classifier == is_finetuning and "num_identities" not in run.model.config, file
+
+
 # Mistakes
 
 
@@ -302,8 +398,8 @@ MISTAKES = {
     "data.person_id_column=image_path": "column `image_path` holds string, not whole numbers",
     "data.captions_per_image=two": "captions_per_image = 'two' must be 'one' or 'all'",
     "training.per_device_train_batch_size=64": "16 training pairs do not fill one batch of 64",
-    "training.masking_start=7": "masking_start = 7 must be a share of training",
-    "training.output_dir": "must read section.key=value",
+    "training.masking_start=7": "masking_start = 7 must be a fraction of training",
+    "training.output_dir": "must have the form section.key=value",
 }
 
 

@@ -135,7 +135,7 @@ def test_a_finished_run_is_pushed_where_the_user_says(settings, chat, monkeypatc
 def test_errors_in_the_settings_are_one_line(settings, tmp_path):
     assert "none.yaml" in refusal("--config", tmp_path / "none.yaml")
     assert "did you mean `padding`" in refusal("--config", settings, "crop.pading=1")
-    assert "must read section.key=value" in refusal("--config", settings, "crop")
+    assert "must have the form section.key=value" in refusal("--config", settings, "crop")
     assert "is no block" in refusal("--config", settings, "resources.sieve.num_cpus=1")
 
 

@@ -29,8 +29,8 @@ from modeling_gadms.publishing.model_card import TrainingCost
 from modeling_gadms.publishing.upload_folder import PublishReport
 from modeling_gadms.training.adapters import AdapterArguments, add_adapter
 from modeling_gadms.training.data import DatasetColumns
+from modeling_gadms.training.history import is_local, read_training_history
 from modeling_gadms.training.model_setup import build_model_and_processor
-from modeling_gadms.training.provenance import is_local, read_provenance
 from modeling_gadms.training.run_config import ModelArguments
 from tests.hub_client import MINE
 from tests.hub_server import HubServer
@@ -225,7 +225,7 @@ def without(name: str):
         ),
         (lambda folder: (folder / "config.json").write_text("{"), "is not valid JSON"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "gadms"}'), "names no code"),
-        (lambda folder: (folder / "run.json").write_text("[]"), "is no record of a training"),
+        (lambda folder: (folder / "run.json").write_text("[]"), "is no run record"),
         (shutil.rmtree, "there is no folder"),
     ],
 )
@@ -563,12 +563,12 @@ def test_a_folder_is_told_from_a_name_on_the_hub(tmp_path, name, expected):
 )
 def test_data_sets_are_told_by_names_that_others_can_use(tmp_path, dataset, arguments, expected):
     run_record(tmp_path, {}, dataset, arguments)
-    assert read_provenance(tmp_path).datasets == expected
+    assert read_training_history(tmp_path).datasets == expected
 
 
 def test_a_published_record_tells_the_same_again(trained, tmp_path):
     out, _, _ = dry(trained, tmp_path)
-    first, again = read_provenance(trained), read_provenance(out)
+    first, again = read_training_history(trained), read_training_history(out)
     assert again.record == first.record and again.base_model == CLIP and again.datasets == first.datasets
     assert [stage.dataset.text for stage in again.stages] == ["my_persons", "webperson"]
     _, card, _ = dry(out, tmp_path, "again")
@@ -577,7 +577,7 @@ def test_a_published_record_tells_the_same_again(trained, tmp_path):
 
 def test_records_that_lead_in_a_circle_end(tmp_path):
     run_record(tmp_path, {"from_pretrained": str(tmp_path)}, "webperson", {})
-    assert len(read_provenance(tmp_path).stages) == 1
+    assert len(read_training_history(tmp_path).stages) == 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 def make_pairs(num_rows: int = 12) -> ImageCaptionPairs:
-    """Noise pictures of three persons, kept as pixels, with two captions each."""
+    """Noise images of three persons, kept as pixels, with two captions each."""
     rows = {
         "image": list(range(num_rows)),
         "caption1": [f"person number {row} in red" for row in range(num_rows)],
@@ -241,7 +241,7 @@ def test_two_processes_train_the_adapter_that_one_trains(tmp_path):
     assert alone == 1 and [world_size for world_size, _ in both] == [2, 2]
     for _, moves in both:
         for name, value in expected.items():
-            # Pictures are in single precision.
+            # Images are in single precision.
             torch.testing.assert_close(moves[name], value, rtol=1e-4, atol=1e-7, msg=name)
     for part in (".text_model.", ".vision_model.", ".fusion.", ".token_head."):
         assert max(value.abs().max() for name, value in expected.items() if part in name) > 1e-5, part
@@ -251,7 +251,7 @@ def test_two_processes_train_the_adapter_that_one_trains(tmp_path):
 # The programs.
 # ---------------------------------------------------------------------------------------------------------------------
 RUN = """
-model: {from_pretrained: BASE, informative_mask_rate: 0.6, temperature: 0.1}
+model: {from_pretrained: BASE, identity_classifier: true, informative_mask_rate: 0.6, temperature: 0.1}
 adapter: {rank: 4, dropout: 0.1, method: METHOD}
 data: {dataset: DATASET, crop_padding: 3, person_id_column: person_id}
 training:
@@ -307,13 +307,13 @@ def call(monkeypatch):
     return program
 
 
-@pytest.mark.parametrize(("program", "method"), [("finetune.py", "dora"), ("train.py", "lora")])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_program_leaves_the_best_adapter_alone_which_is_measured_as_a_model_is(
-    run_file, call, tmp_path, model_folder, capsys, caplog, program, method
+    run_file, call, tmp_path, model_folder, capsys, caplog, method
 ):
     digest = file_digest(model_folder / "model.safetensors")
     caplog.set_level("INFO")
-    call(program, "--config", run_file(method))
+    call("train.py", "--config", run_file(method))
     assert file_digest(model_folder / "model.safetensors") == digest
     assert " parameters are trained (" in capsys.readouterr().out
     assert "MB, resident in the process" in caplog.text or torch.cuda.is_available()
@@ -332,10 +332,12 @@ def test_a_program_leaves_the_best_adapter_alone_which_is_measured_as_a_model_is
 
     record = json.loads((folder / "run.json").read_text())
     assert record["config"]["adapter"]["rank"] == 4
+    state_of_base = (model_folder / "model.safetensors").stat()
     assert record["base_model"] == {
         "name": str(model_folder),
         "revision": None,
         "weights_sha256": {"model.safetensors": digest},
+        "file_stats": {"model.safetensors": [state_of_base.st_size, state_of_base.st_mtime_ns]},
     }
     assert 0 < record["footprint"]["trained_parameters"] < record["footprint"]["parameters"]
     assert record["footprint"]["peak_memory_bytes"] > 10e6
@@ -364,14 +366,14 @@ def test_a_program_leaves_the_best_adapter_alone_which_is_measured_as_a_model_is
 
 def test_a_program_says_what_an_adapter_needs(run_file, call):
     with pytest.raises(SystemExit) as caught:
-        call("finetune.py", "--config", run_file(), "model.from_pretrained=null")
+        call("train.py", "--config", run_file(), "model.from_pretrained=null")
     assert "set model.from_pretrained" in str(caught.value.code)
 
 
 def test_a_program_says_that_the_library_is_missing(run_file, call, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(SystemExit) as caught:
-        call("finetune.py", "--config", run_file())
+        call("train.py", "--config", run_file())
     assert "pip install 'gadms[lora]'" in str(caught.value.code)
 
 
@@ -401,14 +403,14 @@ runpy.run_path(SCRIPT, run_name="__main__")
 @pytest.mark.integration
 def test_a_run_that_was_killed_ends_where_an_uninterrupted_one_does(run_file, call, tmp_path):
     config = run_file("dora")
-    script = f"SCRIPT = {str(EXAMPLES / 'finetune.py')!r}\n{KILLED}"
+    script = f"SCRIPT = {str(EXAMPLES / 'train.py')!r}\n{KILLED}"
     killed = f"training.output_dir={tmp_path / 'killed'}"
     command = [sys.executable, "-c", script, "--config", str(config), killed]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert finished.returncode == -signal.SIGKILL, finished.stderr[-4000:]
     assert not (tmp_path / "killed" / "model").exists()
-    call("finetune.py", "--config", config, "--resume", killed)
-    call("finetune.py", "--config", config)
+    call("train.py", "--config", config, "--resume", killed)
+    call("train.py", "--config", config)
     last = "checkpoint-14"
     for place in (last, "model"):
         whole, resumed = (

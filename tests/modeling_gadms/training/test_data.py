@@ -40,7 +40,7 @@ def persons(num_rows: int, **columns) -> datasets.Dataset:
 
 
 def texts(num_rows: int, **columns) -> datasets.Dataset:
-    """The same without pictures, for many rows."""
+    """The same without images, for many rows."""
     return persons(num_rows, image=[0] * num_rows, **columns)
 
 
@@ -195,7 +195,7 @@ def test_an_empty_data_set_and_an_unknown_mode_are_refused():
         ImageCaptionPairs(texts(3), DatasetColumns(), captions_per_image="two")
 
 
-def broken_picture(kind: str) -> bytes | None:
+def broken_image(kind: str) -> bytes | None:
     buffer = io.BytesIO()
     noise_image(0, (60, 80)).save(buffer, format="PNG" if kind == "damaged PNG" else "JPEG")
     content = buffer.getvalue()
@@ -210,14 +210,14 @@ def broken_picture(kind: str) -> bytes | None:
 
 
 @pytest.mark.parametrize("kind", ["truncated JPEG", "header alone", "damaged PNG", "text", "nothing", "missing"])
-def test_an_unreadable_picture_is_refused_by_row(kind, processor):
-    content = broken_picture(kind)
+def test_an_unreadable_image_is_refused_by_row(kind, processor):
+    content = broken_image(kind)
     buffer = io.BytesIO()
     noise_image(1).save(buffer, format="PNG")
-    pictures = [{"bytes": buffer.getvalue(), "path": None}, content and {"bytes": content, "path": None}]
+    images = [{"bytes": buffer.getvalue(), "path": None}, content and {"bytes": content, "path": None}]
     if kind == "nothing":
-        pictures[1] = {"bytes": b"", "path": None}
-    dataset = texts(2).remove_columns("image").add_column("image", pictures)
+        images[1] = {"bytes": b"", "path": None}
+    dataset = texts(2).remove_columns("image").add_column("image", images)
     dataset = dataset.cast_column("image", datasets.Image())
     pairs = ImageCaptionPairs(dataset, DatasetColumns())
     assert pairs[0]["image"].size == (21, 50)
@@ -228,7 +228,7 @@ def test_an_unreadable_picture_is_refused_by_row(kind, processor):
 
 
 @pytest.mark.parametrize("format", [None, "torch", "numpy"])
-def test_pictures_are_read_whatever_the_format_of_the_data_set(format, processor):
+def test_images_are_read_whatever_the_format_of_the_data_set(format, processor):
     dataset = persons(2).with_format(format)
     assert ImageCaptionPairs(dataset, DatasetColumns())[1]["image"].tobytes() == noise_image(1).tobytes()
     assert cache_pixels(dataset, DatasetColumns(), processor).float().std() > 1

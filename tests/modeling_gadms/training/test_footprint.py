@@ -22,7 +22,7 @@ def test_trained_and_frozen_parameters_are_counted():
     [
         (Footprint(1, 2, 1_234_000_000, "process"), "Peak memory: 1,234 MB, resident in the process"),
         (Footprint(1, 2, 5_000_000, "GPU"), "Peak memory: 5 MB, allocated on the GPU"),
-        (Footprint(1, 2, None, "process"), "Peak memory: this system does not tell"),
+        (Footprint(1, 2, None, "process"), "Peak memory: not reported by this system"),
     ],
 )
 def test_memory_is_told_with_what_it_is_of(footprint, text):

@@ -143,7 +143,7 @@ def test_the_persons_of_another_data_set_get_a_classifier_of_their_own(checkpoin
 
 
 def test_a_checkpoint_of_other_sizes_is_refused(checkpoint):
-    with pytest.raises(ValueError, match="weights have another size than its configuration"):
+    with pytest.raises(ValueError, match="weights do not have the size that its configuration says"):
         build_model_and_processor(ModelArguments(from_pretrained=str(checkpoint), config={"projection_dim": 24}), [])
 
 

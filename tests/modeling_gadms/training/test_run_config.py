@@ -131,12 +131,12 @@ def test_an_unknown_key_in_the_file_is_refused(write):
 
 @pytest.mark.parametrize("override", ["model.token_score", "token_score=gass", "=1", "model.=1", ".x=1", "model..x=1"])
 def test_a_malformed_override_is_refused(run_file, override):
-    with pytest.raises(ValueError, match="must read section.key=value, as training.learning_rate=1e-4"):
+    with pytest.raises(ValueError, match="must have the form section.key=value, such as training.learning_rate=1e-4"):
         load_run_config(run_file, [override])
 
 
 def test_an_override_below_a_value_is_refused(run_file):
-    with pytest.raises(ValueError, match="`dataset` holds 'synthetic_persons', which has no keys"):
+    with pytest.raises(ValueError, match="`dataset` is 'synthetic_persons', which has no keys"):
         load_run_config(run_file, ["data.dataset.seed=1"])
 
 
@@ -148,13 +148,13 @@ def test_a_run_without_a_data_set_is_refused(write, text):
 
 @pytest.mark.parametrize("text", ["", "just words\n", "[1, 2]\n"])
 def test_a_file_of_something_else_is_refused(write, text):
-    with pytest.raises(ValueError, match="run.yaml must hold the sections model, data and training"):
+    with pytest.raises(ValueError, match="run.yaml must contain the sections model, data and training"):
         load_run_config(write(text))
 
 
 @pytest.mark.parametrize(("section", "value"), [("model", "3"), ("data", "words"), ("training", "[1, 2]")])
 def test_a_section_of_something_else_is_refused(write, section, value):
-    with pytest.raises(ValueError, match=f"section `{section}` of .* must hold keys and values; it holds"):
+    with pytest.raises(ValueError, match=f"section `{section}` of .* must contain keys and values; it contains"):
         load_run_config(write(f"{section}: {value}\n"))
 
 
@@ -169,15 +169,15 @@ def test_a_value_that_is_no_yaml_is_refused(run_file):
 
 
 def test_caption_columns_must_be_a_list(run_file):
-    with pytest.raises(ValueError, match="`caption_columns` .* is 'caption1', which is no tuple"):
+    with pytest.raises(ValueError, match="`caption_columns` .* is 'caption1'; it must be tuple"):
         load_run_config(run_file, ["data.caption_columns=caption1"])
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("training.masking_start=1.5", "masking_start = 1.5 must be a share of training between 0 and 1"),
-        ("training.contrastive_start=-0.1", "contrastive_start = -0.1 must be a share"),
+        ("training.masking_start=1.5", "masking_start = 1.5 must be a fraction of training between 0 and 1"),
+        ("training.contrastive_start=-0.1", "contrastive_start = -0.1 must be a fraction"),
         ("training.new_module_lr_multiplier=0", "new_module_lr_multiplier = 0 must be positive"),
         ("training.remove_unused_columns=true", "remove_unused_columns = True would hide captions and identities"),
     ],
@@ -190,21 +190,21 @@ def test_training_values_out_of_range_are_refused(run_file, override, message):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("training.learning_rate=fast", "`learning_rate` in section `training` of .* is 'fast', which is no float"),
-        ("training.max_steps=ten", "`max_steps` .* is 'ten', which is no int"),
-        ("training.per_device_train_batch_size=2.5", "`per_device_train_batch_size` .* is 2.5, which is no int"),
-        ("training.seed=true", "`seed` .* is True, which is no int"),
-        ("training.bf16=maybe", "`bf16` .* is 'maybe', which is no bool"),
-        ("training.logging_steps=[1]", "`logging_steps` .* is .1., which is no float"),
-        ("training.masking_start=half", "`masking_start` .* is 'half', which is no float"),
-        ("data.augmentation=maybe", "`augmentation` in section `data` .* is 'maybe', which is no bool"),
-        ("data.crop_padding=wide", "`crop_padding` .* is 'wide', which is no int"),
-        ("data.dataset_args=3", "`dataset_args` .* is 3, which is no dict"),
-        ("data.dataset=5", "`dataset` .* is 5, which is no str"),
-        ("data.caption_columns=5", "`caption_columns` .* is 5, which is no tuple"),
-        ("model.vocab_size=big", "`vocab_size` in section `model` .* is 'big', which is no int"),
-        ("model.text_config=3", "`text_config` .* is 3, which is no dict | .*None"),
-        ("model.temperature=hot", "`temperature` .* is 'hot', which is no float | int"),
+        ("training.learning_rate=fast", "`learning_rate` in section `training` of .* is 'fast'; it must be float"),
+        ("training.max_steps=ten", "`max_steps` .* is 'ten'; it must be int"),
+        ("training.per_device_train_batch_size=2.5", "`per_device_train_batch_size` .* is 2.5; it must be int"),
+        ("training.seed=true", "`seed` .* is True; it must be int"),
+        ("training.bf16=maybe", "`bf16` .* is 'maybe'; it must be bool"),
+        ("training.logging_steps=[1]", "`logging_steps` .* is .1.; it must be float"),
+        ("training.masking_start=half", "`masking_start` .* is 'half'; it must be float"),
+        ("data.augmentation=maybe", "`augmentation` in section `data` .* is 'maybe'; it must be bool"),
+        ("data.crop_padding=wide", "`crop_padding` .* is 'wide'; it must be int"),
+        ("data.dataset_args=3", "`dataset_args` .* is 3; it must be dict"),
+        ("data.dataset=5", "`dataset` .* is 5; it must be str"),
+        ("data.caption_columns=5", "`caption_columns` .* is 5; it must be tuple"),
+        ("model.vocab_size=big", "`vocab_size` in section `model` .* is 'big'; it must be int"),
+        ("model.text_config=3", "`text_config` .* is 3; it must be dict | .*None"),
+        ("model.temperature=hot", "`temperature` .* is 'hot'; it must be float | int"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused(run_file, override, message):

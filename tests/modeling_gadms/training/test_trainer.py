@@ -38,7 +38,7 @@ def processor(tokenizer) -> GADMSProcessor:
 
 
 def make_pairs(num_rows: int, *, num_persons: int | None = None, seed: int = 0, **options) -> ImageCaptionPairs:
-    """Noise pictures, kept as pixels, with two captions each."""
+    """Noise images, kept as pixels, with two captions each."""
     rows = {
         "image": list(range(num_rows)),
         # A number in each, so that no two captions tie.
@@ -138,7 +138,7 @@ def test_training_moves_every_parameter_of_the_objective(name, make_trainer, tin
 
 def test_training_lowers_the_loss_on_a_set_that_can_be_learned(make_trainer, tiny_model):
     model = tiny_model(alignment="itc", learn_temperature=True, temperature=0.07)
-    pairs = make_pairs(5)  # five captions, five pictures
+    pairs = make_pairs(5)  # five captions, five images
     trainer = make_trainer(model, pairs, per_device_train_batch_size=5, max_steps=60, learning_rate=3e-3)
     trainer.train()
     losses = [entry["alignment_loss"] for entry in training_logs(trainer)]
@@ -627,7 +627,7 @@ BEST = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "sa
 @pytest.mark.parametrize("decides", [{"load_best_model_at_end": True}, {"save_strategy": "best"}])
 def test_a_best_model_by_an_unknown_metric_is_refused(make_trainer, tiny_model, decides):
     arguments = BEST | decides
-    with pytest.raises(ValueError, match="metric_for_best_model = 'rank1' is no metric.*choose one of loss, r1, r5"):
+    with pytest.raises(ValueError, match="'rank1' is not a metric.*choose one of loss, r1, r5"):
         make_trainer(tiny_model(), eval_dataset=make_pairs(3), metric_for_best_model="rank1", **arguments)
     for name in ("r5", "eval_image_to_text_map", "loss"):
         make_trainer(tiny_model(), eval_dataset=make_pairs(3), metric_for_best_model=name, **arguments)
@@ -659,8 +659,8 @@ def test_identities_beyond_the_classifier_are_refused(make_trainer, tiny_model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"masking_start": -0.1}, "masking_start = -0.1 must be a share"),
-        ({"contrastive_start": 2}, "contrastive_start = 2 must be a share"),
+        ({"masking_start": -0.1}, "masking_start = -0.1 must be a fraction"),
+        ({"contrastive_start": 2}, "contrastive_start = 2 must be a fraction"),
         ({"new_module_lr_multiplier": -1}, "new_module_lr_multiplier = -1 must be positive"),
         ({"remove_unused_columns": True}, "remove_unused_columns = True"),
     ],

@@ -92,14 +92,14 @@ WRONG_SECTIONS = {
         {"captioners": {"caption1": SERVER | {"temprature": 1}}},
         "`temprature` in `caption1` in section `captioners`.*mean `temperature`",
     ),
-    "a text for a number": ({"crop": {"padding": "wide"}}, "`padding` in section `crop` .*'wide', which is no float"),
-    "a number for a text": ({"run": {"output": 3}}, "`output` in section `run` .* is 3, which is no str"),
-    "a truth for a number": ({"run": {"output": "o", "workers": True}}, "`workers` .* is True, which is no int"),
-    "a word for a truth": ({"crop": {"blur_faces": "no"}}, "`blur_faces` .* is 'no', which is no bool"),
-    "no number": ({"quality": {"min_contrast": float("nan")}}, "`min_contrast` .* is nan, which is no float"),
-    "nothing for a text": ({"run": {"output": None}}, "`output` .* is None, which is no str"),
-    "an unknown engine": ({"run": {"output": "o", "engine": "dask"}}, "'dask', which is no local \\| ray"),
-    "an unknown kind of source": ({"sources": {"a": {"kind": "zip", "path": "p"}}}, "`kind` .* is 'zip', which is no"),
+    "a text for a number": ({"crop": {"padding": "wide"}}, "`padding` in section `crop` .*'wide'; it must be float"),
+    "a number for a text": ({"run": {"output": 3}}, "`output` in section `run` .* is 3; it must be str"),
+    "a truth for a number": ({"run": {"output": "o", "workers": True}}, "`workers` .* is True; it must be int"),
+    "a word for a truth": ({"crop": {"blur_faces": "no"}}, "`blur_faces` .* is 'no'; it must be bool"),
+    "no number": ({"quality": {"min_contrast": float("nan")}}, "`min_contrast` .* is nan; it must be float"),
+    "nothing for a text": ({"run": {"output": None}}, "`output` .* is None; it must be str"),
+    "an unknown engine": ({"run": {"output": "o", "engine": "dask"}}, "'dask'; it must be local \\| ray"),
+    "an unknown kind of source": ({"sources": {"a": {"kind": "zip", "path": "p"}}}, "`kind` .* is 'zip'; it must be"),
     "a value out of its range": ({"crop": {"padding": 2}}, "section `crop` of .*`padding` .* not 2"),
     "a source out of its range": (
         {"sources": {"a": {"kind": "video", "path": "p", "every": 0}}},
@@ -134,9 +134,12 @@ WRONG_SECTIONS = {
         {"captions": {"max_words": 90}},
         r"up to 90 words \(captions.max_words\).*more than 80 refused \(rules.max_words\)",
     ),
-    "a key that is a number": ({"crop": {1: 2}}, "has the key 1, which is no name"),
-    "a source whose name is a number": ({"sources": {1: {"kind": "folder", "path": "p"}}}, "key 1, which is no name"),
-    "a section that is a number": ({7: {}}, "has the key 7, which is no name"),
+    "a key that is a number": ({"crop": {1: 2}}, "has the key 1, which is not a string"),
+    "a source whose name is a number": (
+        {"sources": {1: {"kind": "folder", "path": "p"}}},
+        "key 1, which is not a string",
+    ),
+    "a section that is a number": ({7: {}}, "has the key 7, which is not a string"),
     "a key of a source that is a number": ({"sources": {"a": {1: 2}}}, "unknown key `1` in `a` in section `sources`"),
 }
 
@@ -151,12 +154,12 @@ def test_what_is_wrong_in_a_file_is_named_with_its_place(load, wrong):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("", "must hold the sections run, .*sources.*; it holds None"),
-        ("[1, 2]", "must hold the sections"),
+        ("", "must contain the sections run, .*sources.*; it contains None"),
+        ("[1, 2]", "must contain the sections"),
         ("run: {output: a", "is not valid YAML"),
         ("run: {output: a}\nsources: {}\nrun: {output: b}\n", "the key `run` is given twice"),
         ("sources:\n  a: {kind: folder, path: p}\n  a: {kind: folder, path: q}\n", "key `a` is given twice.*line 3"),
-        (b"run: {output: caf\xe9}", "build.yaml is no text in UTF-8"),
+        (b"run: {output: caf\xe9}", "build.yaml is not text in UTF-8"),
         ("run: !!python/object/apply:os.system ['true']", "is not valid YAML"),
     ],
 )
@@ -182,13 +185,13 @@ def test_a_key_of_a_merged_mapping_may_be_given_again(tmp_path):
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("run.engine", "override `run.engine` must read section.key=value, as run.engine=ray"),
-        ("engine=ray", "must read section.key=value"),
-        ("run..engine=ray", "must read section.key=value"),
+        ("run.engine", "override `run.engine` must have the form section.key=value, such as run.engine=ray"),
+        ("engine=ray", "must have the form section.key=value"),
+        ("run..engine=ray", "must have the form section.key=value"),
         ("run.engin=ray", "unknown key `engin` in section `run`.*mean `engine`"),
-        ("run.workers=many", "`workers` .* is 'many', which is no int"),
+        ("run.workers=many", "`workers` .* is 'many'; it must be int"),
         ("run.workers=[", "the value of override `run.workers=.` is not valid YAML"),
-        ("run.output.name=a", "`output` holds 'out', which has no keys"),
+        ("run.output.name=a", "`output` is 'out', which has no keys"),
         ("run.output=", "`output` .* is None"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a model's folder tells of its training, without what concerns this machine alone."""
+"""Training history of a model from the run records in its folder, without names of local folders."""
 
 import json
 from collections.abc import Iterator
@@ -13,25 +13,25 @@ from ..encoders.adapter_folders import RUN_RECORD
 
 
 _MACHINE = frozenset(
-    "cache_dir data_files deepspeed hub_model_id hub_revision hub_token local_rank logging_dir num_proc output_dir "
-    "project resume_from_checkpoint run_name storage_options token trackio_space_id "
+    "cache_dir data_files deepspeed file_stats hub_model_id hub_revision hub_token local_rank logging_dir num_proc "
+    "output_dir project resume_from_checkpoint run_name storage_options token trackio_space_id "
     "trackio_static_space_id".split()
 )
-"""Settings that say where and by whom a run was done, not what it did."""
+"""Settings of a machine or an account, which do not change what is trained."""
 _FILE_FORMATS = frozenset("arrow csv imagefolder json parquet text webdataset".split())
-"""Names that `load_dataset` takes for files of one's own."""
+"""Names that `load_dataset` takes for local files."""
 _FOLDER_MARKS = ("config.json", "adapter_config.json", "dataset_dict.json", "state.json")
-"""What folders hold that `save_pretrained` or `save_to_disk` wrote."""
+"""Files in folders written by `save_pretrained` or `save_to_disk`."""
 _WEBPERSON = {"5m": "Kaichengalex/WebPerson-5M", "1m": "Kaichengalex/WebPerson-1M"}
 
 
 @dataclass(frozen=True)
 class DatasetName:
-    """A data set as it can be told to others.
+    """Public name of a data set.
 
     Attributes:
-        text (`str`): its name; of a folder only the last part.
-        hub_name (`str`, *optional*): its name on the Hub or, of one that is not there, its own. `None` of a folder.
+        text (`str`): its name; for a folder only the last part.
+        hub_name (`str`, *optional*): its name on the Hub, or of a builder that is not there. `None` for a folder.
     """
 
     text: str
@@ -40,13 +40,13 @@ class DatasetName:
 
 @dataclass(frozen=True)
 class TrainingStage:
-    """One training.
+    """One training in the history of a model, such as pre-training or fine-tuning.
 
     Attributes:
-        dataset ([`DatasetName`]): what it was trained on.
-        dataset_arguments (`dict[str, Any]`): those that say which rows.
+        dataset ([`DatasetName`]): the data set.
+        dataset_arguments (`dict[str, Any]`): arguments that select its rows.
         seed (`int`, *optional*)
-        start (`str`): what it went on from, for people.
+        start (`str`): public name of the weights that it started from.
         hub_start (`str`, *optional*): the same, if it is a Hub id.
         model (`dict`), training (`dict`): settings, as in a run file.
     """
@@ -61,13 +61,13 @@ class TrainingStage:
 
 
 @dataclass(frozen=True)
-class Provenance:
-    """Where weights come from.
+class TrainingHistory:
+    """All known trainings of a model.
 
     Attributes:
-        stages (`tuple[TrainingStage, ...]`): the last training first, then the one it went on from, as far as folders
-            on this machine tell. Empty if the folder tells nothing.
-        record (`dict`, *optional*): the run record, as it can be published.
+        stages (`tuple[TrainingStage, ...]`):
+            The last training first, then the one it started from, and so on. Empty if the folder has no run record.
+        record (`dict`, *optional*): the run record to publish.
     """
 
     stages: tuple[TrainingStage, ...]
@@ -75,18 +75,18 @@ class Provenance:
 
     @property
     def base_model(self) -> str | None:
-        """The nearest forebear on the Hub."""
+        """Hub id of the nearest model that a training started from."""
         return next((stage.hub_start for stage in self.stages if stage.hub_start), None)
 
     @property
     def datasets(self) -> tuple[str, ...]:
-        """Names of the data sets of all trainings, without folders."""
+        """Names of the data sets of all trainings; local folders are skipped."""
         names = [stage.dataset.hub_name for stage in reversed(self.stages) if stage.dataset.hub_name]
         return tuple(dict.fromkeys(names))
 
 
-def read_provenance(folder: Path) -> Provenance:
-    """Read the run record of a model's folder, and those of the models it went on from.
+def read_training_history(folder: Path) -> TrainingHistory:
+    """Read the run record in a model's folder and those of the models that it was trained from.
 
     Raises:
         ValueError: if a record is damaged.
@@ -99,12 +99,12 @@ def read_provenance(folder: Path) -> Provenance:
         published = _public({key: value for key, value in record.items() if key != "started_from"}, place)
         sections = published["config"]
         if is_local(str(record["config"].get("model", {}).get("from_pretrained") or ""), place):
-            sections["model"]["from_pretrained"] = None  # a name without its folder would be looked for on the Hub
+            sections["model"]["from_pretrained"] = None  # without its folder, the name would mean one on the Hub
         if is_local(str(record["config"].get("data", {}).get("dataset") or ""), place):
-            sections["data"]["dataset"] = f"./{sections['data']['dataset']}"  # and so would this one
+            sections["data"]["dataset"] = f"./{sections['data']['dataset']}"  # for the same reason
         if earlier is not None:
             published["started_from"] = earlier
-    return Provenance(stages, published)
+    return TrainingHistory(stages, published)
 
 
 def _chain(folder: Path, seen: set[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -118,7 +118,7 @@ def _chain(folder: Path, seen: set[Path]) -> Iterator[tuple[Path, dict[str, Any]
         earlier = list(_earlier(record))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{file} is no record of a training ({type(error).__name__}: {error}); remove it to publish without"
+            f"{file} is no run record ({type(error).__name__}: {error}); remove it to publish without"
         ) from error
     yield folder, record
     for place in _candidates(start, folder) if start else ():
@@ -129,7 +129,7 @@ def _chain(folder: Path, seen: set[Path]) -> Iterator[tuple[Path, dict[str, Any]
 
 
 def _earlier(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The trainings before, which a model that was published carries with it."""
+    """Earlier trainings, which the run record of a published model contains."""
     while (inside := record.get("started_from")) is not None:
         _checked(inside)
         yield inside
@@ -137,10 +137,10 @@ def _earlier(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _checked(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The sections of a record. Raises: of all kinds, if there is something else in their places."""
+    """Return the sections of a record. Raises KeyError, TypeError or AttributeError for anything else."""
     sections = {name: record["config"].get(name, {}) for name in ("model", "data", "training")}
     if not all(isinstance(section, dict) for section in sections.values()):
-        raise TypeError("its sections hold no keys")
+        raise TypeError("its sections are not mappings")
     if not isinstance(start := sections["model"].get("from_pretrained"), str | None):
         raise TypeError(f"from_pretrained is {start!r}")
     return sections
@@ -164,65 +164,66 @@ def _stage(record: dict[str, Any], folder: Path) -> TrainingStage:
 
 
 def dataset_name(name: str, arguments: dict[str, Any], near: Path) -> DatasetName:
-    """How to call a data set.
+    """Return the public name of a data set.
 
     Args:
-        name (`str`), arguments (`dict`): as `open_dataset` of the data package takes them.
-        near (`Path`): a folder that lies near where `name` was typed, to tell folders from names of the Hub.
+        name (`str`), arguments (`dict`): `dataset` and `dataset_args` of a run file.
+        near (`Path`): see [`is_local`].
     """
     text = public_name(name, near)
     if is_local(name, near) or name in _FILE_FORMATS:
         return DatasetName(text, None)
     if name == "webperson":
         if arguments.get("data_dir"):
-            return DatasetName(text, None)  # a copy, or what the pipeline made
+            return DatasetName(text, None)  # a copy, or a data set built by the pipeline
         return DatasetName(text, arguments.get("repo_id") or _WEBPERSON.get(arguments.get("name") or "5m"))
     return DatasetName(text, name)
 
 
 def public_arguments(arguments: dict[str, Any], near: Path) -> dict[str, Any]:
-    """The arguments of a data set that say which rows it has; where they are is left out."""
+    """Return the arguments of a data set that select its rows, without those that name its place."""
     plain = {key: value for key, value in arguments.items() if key != "data_dir" and value is not None}
     kept: dict[str, Any] = _public(plain, near)
     return kept
 
 
 def public_name(text: str, near: Path) -> str:
-    """The name of a model, data set or file as it is told to others: of one on this machine only the last part."""
+    """Return the public name of a model, data set or file: of a local path only the last part."""
     if not is_local(text, near):
         return text
     return PureWindowsPath(text).name or PurePosixPath(text).name or "local folder"
 
 
 def is_local(text: str, near: Path) -> bool:
-    """Whether a name is that of a file or folder, rather than of something on the Hub.
+    """Return whether a name is a local path rather than a name on the Hub.
 
     Args:
         text (`str`): the name.
-        near (`Path`): a relative name is also looked for in the folders above this one: programs are started there.
+        near (`Path`):
+            A relative path is also looked up from the folders above this one, as the program may have run there.
     """
     if not text or "://" in text:
         return False
     if PurePosixPath(text).is_absolute() or PureWindowsPath(text).drive or text.startswith(("~", ".")):
         return True
     if "/" not in text and "\\" not in text:
-        # A folder of that name may be anything, such as where a training on the data set of that name was written.
+        # Another folder may have that name, such as the output of a training on the data set of that name.
         return any((place / mark).is_file() for place in _candidates(text, near) for mark in _FOLDER_MARKS)
     try:
         validate_repo_id(text)
     except HFValidationError:
-        return True  # three parts or more
+        return True  # such as three parts or more
     return any(place.exists() for place in _candidates(text, near))
 
 
 def _candidates(name: str, near: Path) -> Iterator[Path]:
-    """Where a relative name may lead."""
+    """Places that a relative path may mean."""
     for base in (Path.cwd(), *near.absolute().parents):
         yield base / name
 
 
 def _public(value: Any, near: Path) -> Any:
-    """A copy without what concerns this machine alone."""
+    """Return a copy without settings of the machine and without local folders."""
     if isinstance(value, dict):
         return {key: _public(inside, near) for key, inside in value.items() if key not in _MACHINE}
     if isinstance(value, list):
