@@ -64,7 +64,7 @@ def run(*command: str) -> None:
 
 
 def products(rows: datasets.Dataset) -> Iterator[PersonRecord]:
-    """The pictures of a product share a track, as the crops of a walk do, so that a product is found once."""
+    """The pictures of a product share a track, as the crops of a video do, so that a product is found once."""
     numbers: dict[int, int] = {}
     for row in rows:
         product = row["product_id"]

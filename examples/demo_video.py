@@ -3,7 +3,7 @@
     python examples/demo_video.py --model runs/demo/model                    # 795 frames of OpenCV's vtest.avi
     python examples/demo_video.py --model my_model --video cctv.mp4 --per-second 1
 
-Detects the persons of two frames a second, follows them, embeds the best crops of each walk, answers three
+Detects the persons of two frames a second, follows them, embeds the best crops of each track, answers three
 descriptions and writes a contact sheet for each under `runs/demo-video/`. Minutes on two CPU cores, nearly all of it
 detection. Without `--video` the video comes from Debian's package `opencv-doc`. Needs
 `pip install "gadms[gallery,detect]"`.

@@ -33,7 +33,7 @@ def info(location: GalleryArgument, as_json: JsonOption = False) -> None:
             return
         rows = {
             "persons": f"{found.persons:,} of {len(found.sources):,} sources",
-            "walks": f"{found.walks:,}",
+            "tracks": f"{found.tracks:,}",
             "cameras": _counts(found.cameras) or "none named",
             "columns": ", ".join(f"{name} ({kind})" for name, kind in found.columns.items()) or "none of your own",
             "size": f"{found.size_bytes / 1e6:,.1f} MB, without earlier versions",

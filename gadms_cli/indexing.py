@@ -37,7 +37,8 @@ ConfidenceOption = Annotated[float, typer.Option(help="Of the detector, from 0 t
 CropsOption = Annotated[
     int,
     typer.Option(
-        help="Crops to keep of a person who walks through a video, who is then one result; 0 to follow nobody.", min=0
+        help="Crops to keep of each track (one person followed through a video); 0 to keep all and not to track.",
+        min=0,
     ),
 ]
 CameraOption = Annotated[str | None, typer.Option(help="Name of the camera, for filters.")]
@@ -63,7 +64,7 @@ def index(
     per_second: PerSecondOption = None,
     detect: DetectOption = None,
     min_confidence: ConfidenceOption = 0.5,
-    crops_per_walk: CropsOption = 3,
+    crops_per_track: CropsOption = 3,
     camera: CameraOption = None,
     start: StartOption = None,
     column: Annotated[
@@ -91,7 +92,7 @@ def index(
         from modeling_gadms.indexing.indexer import SourceOptions
 
         # What can go wrong with the input goes wrong before an old gallery is replaced.
-        options = SourceOptions(detect, every, per_second, crops_per_walk, camera, start, batch_size)
+        options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size)
         sources = [options.open(one) for one in source]
         columns = _declared(column or [])
         loaded, processor = load_model_and_processor(model, runtime=runtime)
@@ -111,7 +112,7 @@ def add(
     per_second: PerSecondOption = None,
     detect: DetectOption = None,
     min_confidence: ConfidenceOption = 0.5,
-    crops_per_walk: CropsOption = 3,
+    crops_per_track: CropsOption = 3,
     camera: CameraOption = None,
     start: StartOption = None,
     batch_size: BatchOption = 64,
@@ -128,7 +129,7 @@ def add(
         from modeling_gadms.gallery.person_gallery import PersonGallery, gallery_model
         from modeling_gadms.indexing.indexer import SourceOptions
 
-        options = SourceOptions(detect, every, per_second, crops_per_walk, camera, start, batch_size)
+        options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size)
         sources = [options.open(one) for one in source]
         built_with = gallery_model(gallery)
         opened = PersonGallery.open(

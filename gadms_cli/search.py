@@ -21,7 +21,7 @@ def search(
     ] = None,
     where: WhereOption = None,
     group: Annotated[
-        bool, typer.Option("--group/--no-group", help="Show a walk that was tracked once, or each of its crops.")
+        bool, typer.Option("--group/--no-group", help="Show each track once, or each of its crops.")
     ] = True,
     model: Annotated[str | None, typer.Option(help="By default the model that the gallery was built with.")] = None,
     top_k: Annotated[int, typer.Option(help="How many persons to show.")] = 10,

@@ -34,7 +34,7 @@ class GalleryInfo:
     Attributes:
         location (`str`)
         persons (`int`)
-        walks (`int`): tracked ones.
+        tracks (`int`).
         size_bytes (`int`): of its rows, without earlier versions.
         version (`int`): rises with every change.
         changed (`datetime`): when it last did.
@@ -47,7 +47,7 @@ class GalleryInfo:
 
     location: str
     persons: int
-    walks: int
+    tracks: int
     size_bytes: int
     version: int
     changed: datetime
@@ -89,17 +89,17 @@ def table_info(location: str, table: Table) -> GalleryInfo:
     """What the gallery of a table is; reads its columns of sources, cameras and tracks."""
     sources: Counter[str] = Counter()
     cameras: Counter[str] = Counter()
-    walks: set[tuple[str, int]] = set()
+    tracks: set[tuple[str, int]] = set()
     for batch in _batches(table, ["source", "camera", "track"]):
         rows = batch.to_pylist()
         sources.update(row["source"] for row in rows)
         cameras.update(row["camera"] for row in rows if row["camera"] is not None)
-        walks.update((row["source"], row["track"]) for row in rows if row["track"] is not None)
+        tracks.update((row["source"], row["track"]) for row in rows if row["track"] is not None)
     versions = table.list_versions()
     return GalleryInfo(
         location=location,
         persons=table.count_rows(),
-        walks=len(walks),
+        tracks=len(tracks),
         size_bytes=size_of(table),
         version=table.version,
         changed=versions[-1]["timestamp"],

@@ -31,10 +31,10 @@ from .records import (
     PersonRecord,
     Query,
     SearchResult,
-    Walk,
+    TrackSummary,
 )
 from .schema import UPDATABLE, check_values, gallery_schema, indexed_rows, model_of, to_row, user_columns
-from .search import EncodedQuery, liked_person, nearest_persons, of_ids, of_walk, read_persons
+from .search import EncodedQuery, liked_person, nearest_persons, of_ids, of_track, read_persons
 
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ __all__ = [
     "PersonRecord",
     "Query",
     "SearchResult",
-    "Walk",
+    "TrackSummary",
     "gallery_model",
 ]
 
@@ -278,7 +278,7 @@ class PersonGallery:
             top_k (`int`)
             where (`str`, *optional*): a condition on columns, as [`~modeling_gadms.gallery.filter.check_filter`] takes
                 it: `"camera = 'gate-2' AND time > '2026-11-25 08:00'"`.
-            group_tracks (`bool`): whether a walk that was tracked is one result, by its most similar crop.
+            group_tracks (`bool`): whether a track is one result, by its most similar crop.
 
         Returns:
             `list[SearchResult]`, of several queries a list of such lists.
@@ -325,8 +325,8 @@ class PersonGallery:
         return [replace(found[each], rank=rank) for rank, each in enumerate((i for i in ids if i in found), start=1)]
 
     def crops(self, source: str, track: int) -> list[SearchResult]:
-        """The crops of a walk, in their order in the video; rank and score as those of `get`."""
-        return read_persons(self._table, self._schema, of_walk(source, track))
+        """The crops of a track, in their order in the video; rank and score as those of `get`."""
+        return read_persons(self._table, self._schema, of_track(source, track))
 
     def remove(self, *, where: str | None = None, ids: Sequence[str] | None = None) -> int:
         """Remove persons, by a filter or by their ids; returns how many. Their pictures leave the disk with

@@ -25,7 +25,7 @@ class PersonRecord:
         box (`PersonBox`, *optional*): where the detector found the person in the frame.
         camera (`str`, *optional*): that saw the person.
         time (`datetime`, *optional*): when that was; UTC where it has no zone.
-        track (`int`, *optional*): one walk of one person through the source; its crops share the number.
+        track (`int`, *optional*): one person followed through the source; its crops share the number.
         columns (`Mapping[str, Any]`): values of columns that the gallery was made with.
     """
 
@@ -51,7 +51,7 @@ class PersonRecord:
 
 
 @dataclass(frozen=True)
-class Walk:
+class TrackSummary:
     """The track that a result belongs to.
 
     Attributes:
@@ -73,7 +73,7 @@ class SearchResult:
         score (`float`): cosine similarity to the query; see [`Query`] for queries of several parts.
         id (`str`): of the person in the gallery.
         thumbnail (`bytes`): a JPEG.
-        walk (`Walk`, *optional*): where the source was tracked.
+        track_summary (`TrackSummary`, *optional*): where the source was tracked.
         source, frame, time_seconds, box, camera, time, track, columns: as in [`PersonRecord`].
     """
 
@@ -89,17 +89,18 @@ class SearchResult:
     track: int | None
     columns: dict[str, Any]
     thumbnail: bytes
-    walk: Walk | None = None
+    track_summary: TrackSummary | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All but the thumbnail, as JSON can hold it."""
-        fields = {name: value for name, value in vars(self).items() if name not in ("thumbnail", "box", "walk")}
+        apart = ("thumbnail", "box", "track_summary")
+        fields = {name: value for name, value in vars(self).items() if name not in apart}
         columns = {name: plain(value) for name, value in self.columns.items()}
         return {
             **fields,
             "time": plain(self.time),
             "box": None if self.box is None else vars(self.box).copy(),
-            "walk": None if self.walk is None else vars(self.walk).copy(),
+            "track_summary": None if self.track_summary is None else vars(self.track_summary).copy(),
             "columns": columns,
         }
 

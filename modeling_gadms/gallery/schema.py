@@ -12,7 +12,7 @@ from lancedb.table import Table
 
 from ..media.detection import PersonBox
 from .filter import BOX_SIDES, in_utc, parse_time
-from .records import GalleryModel, PersonRecord, SearchResult, Walk
+from .records import GalleryModel, PersonRecord, SearchResult, TrackSummary
 
 
 COLUMN_TYPES = {
@@ -52,7 +52,7 @@ def gallery_schema(dimension: int, model: GalleryModel, columns: Mapping[str, st
     Raises:
         ValueError: if a column's name is taken or cannot be one, or its type is unknown.
     """
-    own = {"vector", "walk", "rank", "score", *BOX_SIDES, *(field.name for field in _OWN_COLUMNS)}
+    own = {"vector", "track_summary", "rank", "score", *BOX_SIDES, *(field.name for field in _OWN_COLUMNS)}
     for name, kind in columns.items():
         if name in own:
             raise ValueError(f"The column {name!r} is the gallery's own: give yours another name")
@@ -124,7 +124,7 @@ def to_row(record: PersonRecord, columns: Mapping[str, str]) -> dict[str, Any]:
 
 
 def to_result(
-    rank: int, score: float, row: Mapping[str, Any], columns: Mapping[str, str], walk: Walk | None
+    rank: int, score: float, row: Mapping[str, Any], columns: Mapping[str, str], track_summary: TrackSummary | None
 ) -> SearchResult:
     """A row that was found."""
     box = None
@@ -133,7 +133,12 @@ def to_result(
     same = ("id", "source", "frame", "time_seconds", "camera", "time", "track", "thumbnail")
     users = {name: row[name] for name in columns}
     return SearchResult(
-        rank=rank, score=score, box=box, columns=users, walk=walk, **{name: row[name] for name in same}
+        rank=rank,
+        score=score,
+        box=box,
+        columns=users,
+        track_summary=track_summary,
+        **{name: row[name] for name in same},
     )
 
 

@@ -10,12 +10,12 @@ from lancedb.query import LanceVectorQueryBuilder
 from lancedb.table import Table
 
 from .filter import literal
-from .records import SearchResult, Walk
+from .records import SearchResult, TrackSummary
 from .schema import columns_without, to_result, user_columns
 
 
 _CROWD = 4
-"""How many times as many rows are fetched, where crops of the same walks leave room for too few."""
+"""How many times as many rows are fetched, where crops of the same tracks leave room for too few."""
 _PARTS_SEARCHED = 80
 """Of the index, which has a part for about 4,096 rows: all of them up to 330,000 rows. At a million the nearest 80
 have recall@10 of 0.989, and 64 of them 0.98 (`benchmarks/gallery.py`)."""
@@ -31,7 +31,7 @@ class LikedPerson:
     Attributes:
         id (`str`)
         vector (`torch.FloatTensor` of shape `(projection_dim,)`)
-        source (`str`), track (`int`, *optional*): the walk that it belongs to.
+        source (`str`), track (`int`, *optional*): the track that it belongs to.
     """
 
     id: str
@@ -70,16 +70,16 @@ def nearest_persons(
         vector (`torch.FloatTensor` of shape `(projection_dim,)`): need not be of length 1.
         top_k (`int`)
         condition (`str`, *optional*): in the table's SQL.
-        like (`LikedPerson`, *optional*): to leave out, where walks are one result with the whole walk.
-        group_tracks (`bool`): whether a walk is one result, by its best crop.
+        like (`LikedPerson`, *optional*): to leave out, where tracks are one result with the whole track.
+        group_tracks (`bool`): whether a track is one result, by its best crop.
     """
     columns = columns_without(schema, "vector")
     condition = _all_of(condition, _another(like, group_tracks) if like else None)
     limit = top_k
     while True:
         rows = _scored(table, columns, vector, limit, condition)
-        best = _best_of_walks(rows) if group_tracks else rows
-        # Enough walks, whose best crops come before all that was not fetched; or all that the table has.
+        best = _best_of_tracks(rows) if group_tracks else rows
+        # Enough tracks, whose best crops come before all that was not fetched; or all that the table has.
         if len(best) >= top_k or len(rows) < limit:
             break
         limit *= _CROWD
@@ -106,8 +106,8 @@ def liked_person(table: Table, person: str) -> LikedPerson:
     return LikedPerson(person, torch.tensor(rows[0]["vector"]), rows[0]["source"], rows[0]["track"])
 
 
-def of_walk(source: str, track: int) -> str:
-    """A condition for the crops of a walk."""
+def of_track(source: str, track: int) -> str:
+    """A condition for the crops of a track."""
     return f"(source = {literal(source)} AND track = {literal(track)})"
 
 
@@ -133,32 +133,32 @@ def _scored(
 
 def _results(table: Table, schema: pa.Schema, scored: Sequence[tuple[Mapping[str, Any], float]]) -> list[SearchResult]:
     columns = user_columns(schema)
-    walks = _walks(table, [row for row, _ in scored])
+    tracks = _tracks(table, [row for row, _ in scored])
     return [
-        to_result(rank, score, row, columns, walks.get((row["source"], row["track"])))
+        to_result(rank, score, row, columns, tracks.get((row["source"], row["track"])))
         for rank, (row, score) in enumerate(scored, start=1)
     ]
 
 
-def _walks(table: Table, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], Walk]:
-    """The walks that rows belong to, by source and track."""
+def _tracks(table: Table, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], TrackSummary]:
+    """The tracks that rows belong to, by source and track."""
     places = sorted({(row["source"], row["track"]) for row in rows if row["track"] is not None})
     if not places:
         return {}
-    condition = " OR ".join(of_walk(*place) for place in places)
+    condition = " OR ".join(of_track(*place) for place in places)
     crops = table.search().where(condition).select(["source", "track", "time_seconds"]).to_list()
     times: dict[tuple[str, int], list[float | None]] = {place: [] for place in places}
     for crop in crops:
         times[crop["source"], crop["track"]].append(crop["time_seconds"])
-    walks = {}
-    for place, of_walk_times in times.items():
-        known = [time for time in of_walk_times if time is not None]
-        walks[place] = Walk(len(of_walk_times), min(known, default=None), max(known, default=None))
-    return walks
+    tracks = {}
+    for place, seconds in times.items():
+        known = [time for time in seconds if time is not None]
+        tracks[place] = TrackSummary(len(seconds), min(known, default=None), max(known, default=None))
+    return tracks
 
 
-def _best_of_walks(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first row of each walk; rows that belong to none are kept."""
+def _best_of_tracks(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first row of each track; rows that belong to none are kept."""
     best, met = [], set()
     for row in rows:
         place = (row["source"], row["track"])
@@ -169,9 +169,9 @@ def _best_of_walks(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _another(person: LikedPerson, group_tracks: bool) -> str:
-    """A condition for all but a person, and where walks are one result for all but that walk."""
+    """A condition for all but a person, and where tracks are one result for all but that track."""
     if group_tracks and person.track is not None:
-        return f"(track IS NULL OR NOT {of_walk(person.source, person.track)})"
+        return f"(track IS NULL OR NOT {of_track(person.source, person.track)})"
     return f"id <> {literal(person.id)}"
 
 

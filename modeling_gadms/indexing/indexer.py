@@ -15,7 +15,7 @@ from ..gallery.schema import check_values
 from ..media.detection import PersonDetector, crop_person
 from ..media.video import Frame
 from .sources import FrameSource, open_source
-from .tracks import CROPS_PER_WALK, WalkCrops
+from .tracks import CROPS_PER_TRACK, TrackCropSelector
 
 
 NO_PERSON = "no person found"
@@ -41,7 +41,7 @@ class IndexProgress:
 @dataclass(frozen=True)
 class IndexReport:
     """What became of the pictures: `seen` = `used` + the sum of `skipped`; and of the persons:
-    `found` = `persons` + `already_there` + `passed_over`.
+    `found` = `persons` + `already_there` + `skipped_crops`.
 
     Attributes:
         seen (`int`): pictures or frames met.
@@ -51,8 +51,8 @@ class IndexReport:
         lost_frames (`int`): frames that a video announces and that do not decode, also those not to be taken.
         found (`int`): persons seen.
         already_there (`int`): those that the gallery held before.
-        passed_over (`int`): those of a walk of which better crops were taken.
-        walks (`int`): that were tracked; 0 where nothing was.
+        skipped_crops (`int`): crops of a track that are not among its best.
+        tracks (`int`): persons followed through a video; 0 without tracking.
         cancelled (`bool`): whether it was stopped before its end.
         unused_fields (`tuple[str, ...]`): what the source says of its pictures and the gallery has no column for.
     """
@@ -64,8 +64,8 @@ class IndexReport:
     lost_frames: int
     found: int = 0
     already_there: int = 0
-    passed_over: int = 0
-    walks: int = 0
+    skipped_crops: int = 0
+    tracks: int = 0
     cancelled: bool = False
     unused_fields: tuple[str, ...] = ()
 
@@ -73,8 +73,8 @@ class IndexReport:
         lines = [f"{self.persons} persons from {self.used} of {self.seen} images"]
         if self.already_there:
             lines.append(f"  {self.already_there} persons were there already")
-        if self.walks:
-            lines.append(f"  {self.walks} walks, of which {self.passed_over} lesser crops were passed over")
+        if self.tracks:
+            lines.append(f"  {self.tracks} tracks, of which {self.skipped_crops} crops of lower quality were skipped")
         lines += [f"  skipped {count}: {reason}" for reason, count in sorted(self.skipped.items())]
         if self.lost_frames:
             lines.append(f"  the video is damaged: {self.lost_frames} of its frames do not decode")
@@ -90,7 +90,7 @@ def index_frames(
     frames: FrameSource,
     *,
     detector: PersonDetector | None = None,
-    crops_per_walk: int = CROPS_PER_WALK,
+    crops_per_track: int = CROPS_PER_TRACK,
     camera: str | None = None,
     start: datetime | None = None,
     batch_size: int = 64,
@@ -106,7 +106,7 @@ def index_frames(
         frames (`FrameSource`): a folder, a video, archives, a table; see
             [`~modeling_gadms.indexing.sources.open_source`].
         detector (`PersonDetector`, *optional*): finds the persons of full frames; without it an image is one person.
-        crops_per_walk (`int`): of a person who walks through a video, how many crops to keep, each of another second;
+        crops_per_track (`int`): of a person in a video, how many crops to keep, each of another second;
             0 to keep every crop and to follow nobody. Only where there is a detector.
         camera (`str`, *optional*): that took the pictures, where they do not say so themselves.
         start (`datetime`, *optional*): of a video, when its first frame was taken; UTC where it has no zone.
@@ -121,11 +121,11 @@ def index_frames(
     """
     if start is not None and not frames.is_video:
         raise ValueError(f"start ({start}) is the time of a video's first frame, and {frames.source} is not a video")
-    if crops_per_walk < 0:
-        raise ValueError(f"crops_per_walk must be 0 or more, not {crops_per_walk}")
+    if crops_per_track < 0:
+        raise ValueError(f"crops_per_track must be 0 or more, not {crops_per_track}")
     if max_frames is not None and (frames.expected or 0) > max_frames:
         raise ValueError(_too_many(frames, f"{frames.expected:,}", max_frames))
-    finder = _PersonFinder(gallery, frames, detector, crops_per_walk, camera, start)
+    finder = _PersonFinder(gallery, frames, detector, crops_per_track, camera, start)
     shown = progress if callable(progress) else None
     stopped = False
 
@@ -152,8 +152,8 @@ def index_frames(
         lost_frames=frames.lost,
         found=finder.found,
         already_there=added.already_there,
-        passed_over=finder.found - added.added - added.already_there,
-        walks=finder.walks,
+        skipped_crops=finder.found - added.added - added.already_there,
+        tracks=finder.tracks,
         cancelled=stopped,
         unused_fields=tuple(sorted(finder.unused_fields)),
     )
@@ -166,13 +166,13 @@ class SourceOptions:
     Attributes:
         detect (`bool`, *optional*): whether to search pictures for persons; by default those of videos.
         every (`int`), per_second (`float`, *optional*): of a video, how many frames to take.
-        crops_per_walk (`int`), camera (`str`, *optional*), start (`datetime`, *optional*), batch_size (`int`)
+        crops_per_track (`int`), camera (`str`, *optional*), start (`datetime`, *optional*), batch_size (`int`)
     """
 
     detect: bool | None = None
     every: int = 1
     per_second: float | None = None
-    crops_per_walk: int = CROPS_PER_WALK
+    crops_per_track: int = CROPS_PER_TRACK
     camera: str | None = None
     start: datetime | None = None
     batch_size: int = 64
@@ -209,7 +209,7 @@ class SourceIndexer:
             self._gallery,
             frames,
             detector=self._detector if wanted else None,
-            crops_per_walk=options.crops_per_walk,
+            crops_per_track=options.crops_per_track,
             camera=options.camera,
             start=options.start,
             batch_size=options.batch_size,
@@ -225,7 +225,7 @@ class _PersonFinder:
         gallery: PersonGallery,
         frames: FrameSource,
         detector: PersonDetector | None,
-        crops_per_walk: int,
+        crops_per_track: int,
         camera: str | None,
         start: datetime | None,
     ):
@@ -234,12 +234,12 @@ class _PersonFinder:
         self._columns = gallery.columns
         self._detector, self._camera = detector, camera
         self._start = None if start is None else in_utc(start)
-        follows = crops_per_walk and detector is not None and frames.is_video
-        self._crops = WalkCrops(crops_per_walk) if follows else None
+        follows = crops_per_track and detector is not None and frames.is_video
+        self._crops = TrackCropSelector(crops_per_track) if follows else None
 
     @property
-    def walks(self) -> int:
-        return self._crops.walks if self._crops else 0
+    def tracks(self) -> int:
+        return self._crops.tracks if self._crops else 0
 
     def records(self, frames: Iterator[Frame]) -> Iterator[PersonRecord]:
         for frame in frames:

@@ -1,4 +1,4 @@
-"""The best crops of each walk through a video."""
+"""The best crops of each track through a video."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,47 +9,47 @@ from ..media.detection import PersonBox, intersection_area
 from ..media.tracking import PersonTracker
 
 
-CROPS_PER_WALK = 3
+CROPS_PER_TRACK = 3
 TRACKS_PER_FRAME = 1_000
-"""A walk is numbered by the frame in which it begins, times so many, and its place there: the number is the same
+"""A track is numbered by the frame in which it begins, times so many, and its place there: the number is the same
 whenever the video is indexed, and tells where to look."""
 _APART_SECONDS = 1.0
-"""Crops of a walk that are kept show different moments: two of the same second look alike."""
+"""Crops of a track that are kept show different moments: two of the same second look alike."""
 
 
 @dataclass
-class _Walk:
+class _Track:
     track: int
     kept: dict[int, tuple[float, PersonRecord]] = field(default_factory=dict)
     """By the second, the best crop of it and its quality."""
 
 
-class WalkCrops:
-    """Follows the persons of a video, and of each walk keeps the crops that show most.
+class TrackCropSelector:
+    """Follows the persons of a video, and of each track keeps the crops that show most.
 
-    A walk's crops are given out when it is over, since only then are they known.
+    A track's crops are given out when it is over, since only then are they known.
 
     Args:
-        crops (`int`): of a walk, at most; each of another second.
+        crops (`int`): of a track, at most; each of another second.
         tracker ([`~modeling_gadms.media.tracking.PersonTracker`], *optional*)
 
     Attributes:
-        walks (`int`): begun so far.
+        tracks (`int`): begun so far.
 
     Raises:
         ValueError: if `crops` is not positive.
     """
 
-    def __init__(self, crops: int = CROPS_PER_WALK, tracker: PersonTracker | None = None):
+    def __init__(self, crops: int = CROPS_PER_TRACK, tracker: PersonTracker | None = None):
         if crops < 1:
             raise ValueError(f"crops must be 1 or more, not {crops}")
         self.crops = crops
-        self.walks = 0
+        self.tracks = 0
         self._tracker = tracker or PersonTracker()
-        self._walks: dict[int, _Walk] = {}
+        self._tracks: dict[int, _Track] = {}
 
     def add(self, persons: Sequence[PersonRecord], frame: int, time_seconds: float) -> Iterator[PersonRecord]:
-        """Take the persons of the next frame; gives the crops of walks that are over.
+        """Take the persons of the next frame; gives the crops of tracks that are over.
 
         Args:
             persons (`Sequence[PersonRecord]`): with their boxes.
@@ -61,30 +61,30 @@ class WalkCrops:
         boxes = [_box_of(person) for person in persons]
         numbers = self._tracker(boxes, time_seconds)
         for place, (person, number) in enumerate(zip(persons, numbers, strict=True)):
-            if number not in self._walks:
-                self.walks += 1
-                self._walks[number] = _Walk(frame * TRACKS_PER_FRAME + place)
+            if number not in self._tracks:
+                self.tracks += 1
+                self._tracks[number] = _Track(frame * TRACKS_PER_FRAME + place)
             others = boxes[:place] + boxes[place + 1 :]
-            self._keep(self._walks[number], person, crop_quality(boxes[place], others), time_seconds)
-        for number in sorted(self._walks.keys() - self._tracker.live):
-            yield from self._crops_of(self._walks.pop(number))
+            self._keep(self._tracks[number], person, crop_quality(boxes[place], others), time_seconds)
+        for number in sorted(self._tracks.keys() - self._tracker.live):
+            yield from self._crops_of(self._tracks.pop(number))
 
     def rest(self) -> Iterator[PersonRecord]:
-        """The crops of walks that go on when the video ends."""
-        walks, self._walks = self._walks, {}
-        for walk in walks.values():
-            yield from self._crops_of(walk)
+        """The crops of tracks that go on when the video ends."""
+        tracks, self._tracks = self._tracks, {}
+        for track in tracks.values():
+            yield from self._crops_of(track)
 
-    def _keep(self, walk: _Walk, person: PersonRecord, quality: float, time_seconds: float) -> None:
+    def _keep(self, track: _Track, person: PersonRecord, quality: float, time_seconds: float) -> None:
         second = math.floor(time_seconds / _APART_SECONDS)
-        if second in walk.kept and walk.kept[second][0] >= quality:
+        if second in track.kept and track.kept[second][0] >= quality:
             return
-        walk.kept[second] = (quality, person)
-        if len(walk.kept) > self.crops:
-            del walk.kept[min(walk.kept, key=lambda second: (walk.kept[second][0], -second))]
+        track.kept[second] = (quality, person)
+        if len(track.kept) > self.crops:
+            del track.kept[min(track.kept, key=lambda second: (track.kept[second][0], -second))]
 
-    def _crops_of(self, walk: _Walk) -> list[PersonRecord]:
-        return [replace(person, track=walk.track) for _, (_, person) in sorted(walk.kept.items())]
+    def _crops_of(self, track: _Track) -> list[PersonRecord]:
+        return [replace(person, track=track.track) for _, (_, person) in sorted(track.kept.items())]
 
 
 def crop_quality(box: PersonBox, others: Sequence[PersonBox]) -> float:

@@ -1,4 +1,4 @@
-"""Follow persons from frame to frame of a video, so that one walk is one result of a search."""
+"""Follow persons from frame to frame of a video, so that one track is one result of a search."""
 
 import math
 from collections import deque
@@ -39,11 +39,11 @@ class Motion:
 
 _LEAST_GROWTH = 1.25
 _POSITIONS = 4
-"""Of a walk, from which its velocity is told."""
+"""Of a track, from which its velocity is told."""
 
 
 @dataclass
-class _Walk:
+class _Track:
     number: int
     height: float
     seen: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=_POSITIONS))
@@ -78,12 +78,12 @@ class PersonTracker:
 
     def __init__(self, motion: Motion | None = None):
         self.motion = motion or Motion()
-        self._walks: list[_Walk] = []
+        self._tracks: list[_Track] = []
         self._next = 0
         self._time = -math.inf
 
     def __call__(self, boxes: Sequence[PersonBox], time_seconds: float) -> list[int]:
-        """The numbers of the walks that the boxes of a frame belong to, from 0; new ones where none fits.
+        """The numbers of the tracks that the boxes of a frame belong to, from 0; new ones where none fits.
 
         Args:
             boxes (`Sequence[PersonBox]`): of the next frame, in pixels.
@@ -97,50 +97,50 @@ class PersonTracker:
                 f"Frames are to come in the order of time: one at {time_seconds} s follows one at {self._time} s"
             )
         self._time = time_seconds
-        self._walks = [walk for walk in self._walks if time_seconds - walk.seen[-1][0] <= self.motion.patience]
+        self._tracks = [track for track in self._tracks if time_seconds - track.seen[-1][0] <= self.motion.patience]
         assigned = self._assign(boxes, time_seconds)
         numbers = []
         for index, box in enumerate(boxes):
-            walk = assigned.get(index)
-            if walk is None:
-                walk = _Walk(self._next, box.height)
+            track = assigned.get(index)
+            if track is None:
+                track = _Track(self._next, box.height)
                 self._next += 1
-                self._walks.append(walk)
-            walk.seen.append((time_seconds, *_centre(box)))
-            walk.height = box.height
-            numbers.append(walk.number)
+                self._tracks.append(track)
+            track.seen.append((time_seconds, *_centre(box)))
+            track.height = box.height
+            numbers.append(track.number)
         return numbers
 
     @property
     def live(self) -> set[int]:
-        """Numbers of the walks that may go on."""
-        return {walk.number for walk in self._walks}
+        """Numbers of the tracks that may go on."""
+        return {track.number for track in self._tracks}
 
-    def _assign(self, boxes: Sequence[PersonBox], time: float) -> dict[int, _Walk]:
-        """By index of a box, the walk that it continues."""
+    def _assign(self, boxes: Sequence[PersonBox], time: float) -> dict[int, _Track]:
+        """By index of a box, the track that it continues."""
         from scipy.optimize import linear_sum_assignment
 
-        if not boxes or not self._walks:
+        if not boxes or not self._tracks:
             return {}
         too_far = 1e6
-        costs = np.full((len(boxes), len(self._walks)), too_far)
-        for column, walk in enumerate(self._walks):
+        costs = np.full((len(boxes), len(self._tracks)), too_far)
+        for column, track in enumerate(self._tracks):
             for row, box in enumerate(boxes):
-                costs[row, column] = min(self._cost(walk, box, time), too_far)
+                costs[row, column] = min(self._cost(track, box, time), too_far)
         rows, columns = linear_sum_assignment(costs)
         pairs = zip(rows.tolist(), columns.tolist(), strict=True)
-        return {row: self._walks[column] for row, column in pairs if costs[row, column] < too_far}
+        return {row: self._tracks[column] for row, column in pairs if costs[row, column] < too_far}
 
-    def _cost(self, walk: _Walk, box: PersonBox, time: float) -> float:
+    def _cost(self, track: _Track, box: PersonBox, time: float) -> float:
         """Infinite where it cannot be the same person; otherwise the distance from where it is expected, in heights,
         and how much the height has changed."""
-        elapsed = time - walk.seen[-1][0]
-        known = len(walk.seen) > 1
+        elapsed = time - track.seen[-1][0]
+        known = len(track.seen) > 1
         x, y = _centre(box)
-        expected_x, expected_y = walk.expected(time)
-        height = (walk.height + box.height) / 2
+        expected_x, expected_y = track.expected(time)
+        height = (track.height + box.height) / 2
         distance = math.hypot(x - expected_x, y - expected_y) / height
-        change = abs(math.log(box.height / walk.height))
+        change = abs(math.log(box.height / track.height))
         reach = self.motion.slack + (self.motion.turn if known else self.motion.speed) * elapsed
         if distance > reach or change > math.log(max(_LEAST_GROWTH, self.motion.growth**elapsed)):
             return math.inf

@@ -204,11 +204,11 @@ class _Server:
         start: Annotated[datetime | None, QueryParameter(description="When a video's first frame was taken.")] = None,
         every: Annotated[int, QueryParameter(ge=1)] = 1,
         per_second: Annotated[float | None, QueryParameter(gt=0)] = None,
-        crops_per_walk: Annotated[int, QueryParameter(ge=0, le=100)] = 3,
+        crops_per_track: Annotated[int, QueryParameter(ge=0, le=100)] = 3,
         detect: bool | None = None,
     ) -> JobResponse:
         """Index the body of the request, the content of a video, a picture or a `.tar` of pictures."""
-        options = SourceOptions(detect, every, per_second, crops_per_walk, camera, start)
+        options = SourceOptions(detect, every, per_second, crops_per_track, camera, start)
         try:
             file_name = safe_name(name)
         except ValueError as error:

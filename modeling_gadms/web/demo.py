@@ -45,13 +45,13 @@ THEME = gr.themes.Default(
 )
 CSS = """
 .gradio-container { max-width: 1100px !important; }
-#results .grid-wrap, #walk .grid-wrap {
+#results .grid-wrap, #track .grid-wrap {
   height: auto !important; min-height: 0 !important; max-height: none !important;
 }
-#results .grid-container, #walk .grid-container {
+#results .grid-container, #track .grid-container {
   grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)) !important;
 }
-#results .caption-label, #walk .caption-label { white-space: normal; max-width: 100%; }
+#results .caption-label, #track .caption-label { white-space: normal; max-width: 100%; }
 .caption { font-size: 1.2rem; line-height: 2.2; }
 .token { color: #1c1c1e; padding: 2px 5px; border-radius: 4px; }
 .for-readers { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
@@ -125,12 +125,12 @@ class Demo:
         return self._answer(Query(like=results[chosen].id), _ANY_CAMERA, "", top_k, group)
 
     def look_at(self, results: list[SearchResult], text: str, event: gr.SelectData) -> tuple[Any, ...]:
-        """One result: its frame, its walk, what is known of it, and why it was found."""
+        """One result: its frame, its track, what is known of it, and why it was found."""
         index = int(event.index)
         result = results[index]
         crop = Image.open(io.BytesIO(result.thumbnail))
         frame = frame_with_box(result, self.folders)
-        walk = self.gallery.crops(result.source, result.track) if result.track is not None else []
+        crops = self.gallery.crops(result.source, result.track) if result.track is not None else []
         tokens, heat = "<p>Describe a person to see which words and which parts of the picture count.</p>", ""
         if text and text.strip():
             tokens = tokens_html(explain_caption(self.model, self.processor, crop, text))
@@ -144,7 +144,7 @@ class Demo:
             facts_html(result),
             tokens,
             heat,
-            gr.update(value=[_picture(person, _moment(person)) for person in walk], visible=len(walk) > 1),
+            gr.update(value=[_picture(person, _moment(person)) for person in crops], visible=len(crops) > 1),
         )
 
     def add(self, file: str | None, camera: str, per_second: float) -> tuple[Any, str]:
@@ -247,7 +247,7 @@ class Demo:
                     )
             with gr.Row():
                 top_k = gr.Slider(1, 100, value=12, step=1, label="Results")
-                group = gr.Checkbox(True, label="A walk is one result")
+                group = gr.Checkbox(True, label="One result for each track")
         message = gr.Markdown("Describe a person to begin.", elem_id="message")
         found = _thumbnails("Persons found", "results", visible=False)
         with gr.Column(visible=False, elem_id="detail") as detail:
@@ -260,14 +260,14 @@ class Demo:
             with gr.Row():
                 tokens = gr.HTML(elem_id="tokens")
                 heat = gr.HTML(elem_id="heat")
-            walk = _thumbnails("The same walk", "walk")
+            track = _thumbnails("The same track", "track")
         asked = [text, without, image, camera, where, top_k, group]
         shown = [found, results, message, chosen, detail]
         gr.on([button.click, text.submit], self.search, asked, shown, api_visibility="private")
         found.select(
             self.look_at,
             [results, text],
-            [chosen, detail, frame, facts, tokens, heat, walk],
+            [chosen, detail, frame, facts, tokens, heat, track],
             api_visibility="private",
         )
         like.click(self.more_like, [results, chosen, top_k, group], shown, api_visibility="private")
@@ -275,8 +275,8 @@ class Demo:
 
     def _add_tab(self) -> None:
         gr.Markdown(
-            "A video is searched for persons; each walk is kept once, by its best pictures. A picture, or a `.tar` of "
-            "pictures, is taken for one person each."
+            "A video is searched for persons; each track is kept once, by its best pictures. A picture, or a `.tar` "
+            "of pictures, is taken for one person each."
         )
         file = gr.File(label="Video, picture or .tar", file_types=list(UPLOAD_SUFFIXES), elem_id="file")
         with gr.Row():

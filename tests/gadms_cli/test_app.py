@@ -62,13 +62,13 @@ def test_search_prints_json_that_another_program_reads(gallery, tmp_path):
     result = run("search", "--gallery", gallery, "穿红色外套的人", "--top-k", 2, "--json", "--out", tmp_path / "r.png")
     rows = json.loads(result.stdout)
     assert [row["rank"] for row in rows] == [1, 2]
-    place = {"source", "frame", "time_seconds", "box", "camera", "time", "track", "walk"}
+    place = {"source", "frame", "time_seconds", "box", "camera", "time", "track", "track_summary"}
     assert set(rows[0]) == {"rank", "score", "id", "columns"} | place
 
 
 def test_a_video_is_searched_for_persons_and_every_nth_frame_taken(tmp_path, video, model_folder, red_detector):
     arguments = ["--source", video, "--gallery", tmp_path / "g", "--model", model_folder, "--every", 5]
-    result = run("index", *arguments, "--min-confidence", 0.7, "--crops-per-walk", 0)
+    result = run("index", *arguments, "--min-confidence", 0.7, "--crops-per-track", 0)
     assert result.exit_code == 0, result.output
     assert "2 persons from 2 of 4 images" in result.stdout
     assert "skipped 2: no person found" in result.stdout

@@ -72,7 +72,7 @@ def test_info_tells_what_a_gallery_holds(folder, model_folder):
     for part in ("12 of 12 sources", "gate-0 (6), gate-1 (6)", "price (float), in_stock (boolean)", str(model_folder)):
         assert part in text
     values = found(run("gallery", "info", folder, "--json"))
-    assert (values["persons"], values["walks"], values["cameras"]) == (12, 12, {"gate-0": 6, "gate-1": 6})
+    assert (values["persons"], values["tracks"], values["cameras"]) == (12, 12, {"gate-0": 6, "gate-1": 6})
 
 
 def test_verify_exits_with_one_where_something_is_wrong(folder, opened):

@@ -1,4 +1,4 @@
-"""`gadms index` and `gadms gallery add`: sources, walks, cameras, and columns of one's own."""
+"""`gadms index` and `gadms gallery add`: sources, tracks, cameras, and columns of one's own."""
 
 import json
 
@@ -19,12 +19,12 @@ def shop(tmp_path):
     return tmp_path / "shop.csv"
 
 
-def test_a_walk_is_one_result_with_its_camera_and_time(tmp_path, video, model_folder, red_detector):
+def test_a_track_is_one_result_with_its_camera_and_time(tmp_path, video, model_folder, red_detector):
     common = ["--source", video, "--gallery", tmp_path / "g", "--model", model_folder]
     result = run("index", *common, "--per-second", 5, "--camera", "gate-2", "--start", "2026-11-25 08:00")
     assert result.exit_code == 0, result.output
     assert "1 persons from 5 of 10 images" in result.stdout
-    assert "1 walks, of which 4 lesser crops were passed over" in result.stdout
+    assert "1 tracks, of which 4 crops of lower quality were skipped" in result.stdout
     out = ["--json", "--out", tmp_path / "r.png"]
     found = json.loads(run("search", "--gallery", tmp_path / "g", "a person", *out).stdout)
     assert [(row["camera"], row["track"]) for row in found] == [("gate-2", 10_000)]

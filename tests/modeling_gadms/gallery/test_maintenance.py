@@ -181,7 +181,7 @@ def test_info_says_what_is_there(filled, tmp_path, model_folder):
     filled.add([PersonRecord(picture(77), "a.mp4", 3, 0.5, camera="gate-2", track=1)])
     filled.add([PersonRecord(picture(78), "a.mp4", 4, 0.6, track=1)])
     info = filled.info()
-    assert (info.persons, info.walks, info.dimension, info.indexed_persons) == (22, 1, 16, 0)
+    assert (info.persons, info.tracks, info.dimension, info.indexed_persons) == (22, 1, 16, 0)
     assert info.cameras == {"gate-1": 20, "gate-2": 1} and info.sources["a.mp4"] == 2
     assert info.columns == COLUMNS and info.model.name == str(model_folder.resolve())
     assert info.size_bytes > 22 * 64 and info.location == str(tmp_path / "gallery")

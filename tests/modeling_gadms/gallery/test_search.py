@@ -1,4 +1,4 @@
-"""Queries of every kind, filters and walks, against a full comparison in NumPy."""
+"""Queries of every kind, filters and tracks, against a full comparison in NumPy."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from modeling_gadms.encoders.encoding import encode_captions, encode_images
 from modeling_gadms.gallery import person_gallery as gallery
 from modeling_gadms.gallery import search as gallery_search
 from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord, Query
-from modeling_gadms.gallery.records import WITHOUT_WEIGHT
+from modeling_gadms.gallery.records import WITHOUT_WEIGHT, TrackSummary
 from modeling_gadms.media.detection import PersonBox
 
 
@@ -28,7 +28,7 @@ def picture(seed: int) -> Image.Image:
 
 
 def records(count: int = 60) -> list[PersonRecord]:
-    """Of two videos, in one of which walks were tracked, five crops each."""
+    """Of two videos, in one of which persons were tracked, five crops each."""
     return [
         PersonRecord(
             picture(number),
@@ -98,7 +98,7 @@ def test_others_like_a_person_leave_the_person_out(filled, vectors):
     check(results, vectors @ vectors[20], [row for row in range(60) if row != 20])
 
 
-def test_others_like_a_person_of_a_walk_leave_the_walk_out(filled):
+def test_others_like_a_person_of_a_track_leave_the_track_out(filled):
     (person,) = filled.search(picture(23), 1, group_tracks=False)
     assert person.track == 2
     others = filled.search(Query(like=person.id), 60)
@@ -140,24 +140,24 @@ def test_a_filter_that_nobody_meets_gives_nobody(filled):
 
 
 @pytest.mark.parametrize("top_k", [1, 5, 20, 36, 100])
-def test_a_walk_is_one_result_by_its_best_crop(filled, vectors, model, processor, top_k, monkeypatch):
+def test_a_track_is_one_result_by_its_best_crop(filled, vectors, model, processor, top_k, monkeypatch):
     monkeypatch.setattr(gallery_search, "_CROWD", 2)  # so that one fetch is not enough
     scores = vectors @ text_vector(model, processor, "a green shirt")
-    walks: dict = {}
+    tracks: dict = {}
     for row in sorted(range(60), key=lambda row: -scores[row]):
-        walks.setdefault(("walk", row // 10) if row % 2 else row, row)
-    assert len(walks) == 36
+        tracks.setdefault(("track", row // 10) if row % 2 else row, row)
+    assert len(tracks) == 36
     results = filled.search("a green shirt", top_k)
-    assert frames(results) == list(walks.values())[:top_k]
+    assert frames(results) == list(tracks.values())[:top_k]
     assert [result.rank for result in results] == list(range(1, min(top_k, 36) + 1))
 
 
-def test_a_walk_tells_how_long_it_was_seen_and_lists_its_crops(filled):
+def test_a_track_tells_how_long_it_was_seen_and_lists_its_crops(filled):
     (result,) = filled.search(picture(23), 1)
-    assert (result.walk.persons, result.walk.start_seconds, result.walk.end_seconds) == (5, 2.1, 2.9)
+    assert result.track_summary == TrackSummary(persons=5, start_seconds=2.1, end_seconds=2.9)
     assert frames(filled.crops("tracked.mp4", 2)) == [21, 23, 25, 27, 29]
     (plain,) = filled.search(picture(20), 1)
-    assert plain.walk is None
+    assert plain.track_summary is None
 
 
 def test_a_result_carries_what_its_record_said(filled):
@@ -167,7 +167,7 @@ def test_a_result_carries_what_its_record_said(filled):
     assert result.columns == record.columns
     assert result.id == record.id
     plain = result.to_dict()
-    assert plain["time"] == "2026-11-25T08:31:00+00:00" and plain["walk"]["persons"] == 5
+    assert plain["time"] == "2026-11-25T08:31:00+00:00" and plain["track_summary"]["persons"] == 5
     assert "thumbnail" not in plain and plain["box"] is None
 
 
@@ -225,7 +225,7 @@ def test_a_description_that_says_what_is_missing_is_answered_with_a_warning(fill
         assert filled.search(text, 3)
 
 
-def test_an_indexed_gallery_answers_filters_and_walks_too(tmp_path, model, processor, monkeypatch):
+def test_an_indexed_gallery_answers_filters_and_tracks_too(tmp_path, model, processor, monkeypatch):
     monkeypatch.setattr(gallery, "INDEX_FROM_ROWS", 500)
     generator = torch.Generator().manual_seed(0)
     drawn = torch.nn.functional.normalize(torch.randn(900, 16, generator=generator), dim=-1)
@@ -243,17 +243,17 @@ def test_an_indexed_gallery_answers_filters_and_walks_too(tmp_path, model, proce
     rows = [row for row in range(900) if row % 10 == 3]
     best = sorted(rows, key=lambda row: -scores[row])
     found = frames(made.search("a white hat", 10, where="camera = 'gate-3'"))
-    walks: dict = {}
+    tracks: dict = {}
     for row in best:
-        walks.setdefault(("walk", row // 3) if row < 450 else row, row)
-    assert len(set(found) & set(list(walks.values())[:10])) >= 9
+        tracks.setdefault(("track", row // 3) if row < 450 else row, row)
+    assert len(set(found) & set(list(tracks.values())[:10])) >= 9
 
 
-def test_a_crowded_walk_leaves_room_for_others(tmp_path, model, processor, monkeypatch):
+def test_a_crowded_track_leaves_room_for_others(tmp_path, model, processor, monkeypatch):
     monkeypatch.setattr(gallery_search, "_CROWD", 2)
     made = PersonGallery.create(tmp_path / "gallery", model, processor)
     made.add(PersonRecord(picture(1), "a.mp4", frame, track=0) for frame in range(40))
     made.add(PersonRecord(picture(number), f"{number}.png") for number in (2, 3, 4))
     results = made.search(picture(1), 3)
     assert [result.source == "a.mp4" for result in results] == [True, False, False]
-    assert results[0].walk.persons == 40
+    assert results[0].track_summary.persons == 40

@@ -64,7 +64,7 @@ def test_a_job_waits_runs_and_is_done(gallery, tmp_path):
     detector.allowed.release(100)
     done = until(jobs, first, over)
     assert (done.state, done.source, done.error) == (JobState.DONE, "v.avi", None)
-    assert (done.report.seen, done.report.walks, done.report.persons) == (10, 1, 1)
+    assert (done.report.seen, done.report.tracks, done.report.persons) == (10, 1, 1)
     assert until(jobs, second, over).report.already_there == 1
     assert gone == [video]
     assert [job.id for job in jobs.all()] == [second.id, first.id]

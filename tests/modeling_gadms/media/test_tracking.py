@@ -1,4 +1,4 @@
-"""One walk keeps one number: worked by hand, and on walks whose persons are known."""
+"""One track keeps one number: worked by hand, and on tracks whose persons are known."""
 
 import random
 
@@ -58,7 +58,7 @@ def test_a_box_of_another_size_in_the_same_place_is_another_person():
 
 
 def test_all_are_assigned_at_once_and_not_the_nearest_first():
-    """The nearest pair is box 0 and walk 1; taking it first would leave walk 0 a box out of its reach."""
+    """The nearest pair is box 0 and track 1; taking it first would leave track 0 a box out of its reach."""
     tracker = PersonTracker(Motion(slack=0.25, speed=0.5))
     assert tracker([person(100), person(160)], 0.0) == [0, 1]
     assert tracker([person(150), person(220)], 1.0) == [0, 1]
@@ -114,7 +114,7 @@ def test_persons_on_lanes_of_their_own_are_never_exchanged(seed, every):
     assert not any(numbers_of[a] & numbers_of[b] for a in lanes for b in lanes if a < b)
 
 
-def test_a_crowd_that_turns_and_stops_has_few_walks_too_many():
+def test_a_crowd_that_turns_and_stops_has_few_tracks_too_many():
     """Twenty persons anywhere on a square of 20 heights, five frames a second."""
     chance = random.Random(0)
     crowd = [[chance.uniform(0, 2000), chance.uniform(0, 2000), 0.0, 0.0] for _ in range(20)]

@@ -395,7 +395,7 @@ def test_a_video_that_is_too_long_fails(client, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"every": 0}, {"per_second": -1}, {"start": "yesterday"}, {"crops_per_walk": 101}]
+    "options", [{"every": 0}, {"per_second": -1}, {"start": "yesterday"}, {"crops_per_track": 101}]
 )
 def test_options_that_cannot_be_are_refused(client, options):
     answer = client.post("/index", params={"name": "v.avi", **options}, data=b"x")
