@@ -116,7 +116,7 @@ def compact(
 
         opened = PersonGallery.open(location)
         opened.compact(keep_versions=timedelta(hours=keep_hours))
-        typer.echo(f"{opened.size_bytes / 1e6:,.1f} MB")
+        typer.echo(f"{opened.info().size_bytes / 1e6:,.1f} MB")
 
 
 @gallery.command()

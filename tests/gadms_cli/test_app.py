@@ -102,7 +102,7 @@ def test_explain_prints_a_table_and_writes_a_picture(tmp_path, person_folder, mo
 
 def test_a_second_index_in_one_place_needs_overwrite(gallery, person_folder, model_folder):
     again = ["index", "--source", person_folder, "--gallery", gallery, "--model", model_folder]
-    assert "gallery of 12 persons" in refusal(*again)
+    assert "already a gallery of 12 persons" in refusal(*again)
     assert run(*again, "--overwrite").exit_code == 0
 
 

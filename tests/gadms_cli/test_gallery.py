@@ -104,7 +104,7 @@ def test_persons_are_removed_and_columns_set(folder):
         ("price=cheap", "the column 'price' is of type float"),
         ("in_stock=perhaps", "the column 'in_stock' is of type boolean"),
         ("colour=red", "no column 'colour'"),
-        ("time=soon", "'soon' is no time"),
+        ("time=soon", "'soon' is not a time"),
     ],
 )
 def test_a_setting_that_does_not_fit_is_refused(folder, setting, problem):

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from modeling_gadms import GADMSModel, GADMSProcessor, gallery
+from modeling_gadms import GADMSModel, GADMSProcessor
+from modeling_gadms.gallery import person_gallery as gallery
+from modeling_gadms.gallery import storage
 from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
 
 
@@ -26,7 +28,7 @@ def records(numbers: range) -> Iterator[PersonRecord]:
 
 def main(work: str, location: str, model_folder: str, *numbers: str) -> None:
     gallery.WRITE_ROWS = COMMIT
-    gallery.INDEX_FROM_ROWS = INDEX_FROM[work]
+    storage.INDEX_FROM_ROWS = INDEX_FROM[work]
     model = GADMSModel.from_pretrained(model_folder).eval()
     opened = PersonGallery.open(location, model, GADMSProcessor.from_pretrained(model_folder))
     sys.stdout.write("ready\n")

@@ -11,6 +11,7 @@ from PIL import Image
 from modeling_gadms.encoders.encoding import encode_captions, encode_images
 from modeling_gadms.gallery import person_gallery as gallery
 from modeling_gadms.gallery import search as gallery_search
+from modeling_gadms.gallery import storage
 from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord, Query
 from modeling_gadms.gallery.records import WITHOUT_WEIGHT, TrackSummary
 from modeling_gadms.media.detection import PersonBox
@@ -141,7 +142,7 @@ def test_a_filter_that_nobody_meets_gives_nobody(filled):
 
 @pytest.mark.parametrize("top_k", [1, 5, 20, 36, 100])
 def test_a_track_is_one_result_by_its_best_crop(filled, vectors, model, processor, top_k, monkeypatch):
-    monkeypatch.setattr(gallery_search, "_CROWD", 2)  # so that one fetch is not enough
+    monkeypatch.setattr(gallery_search, "_FETCH_GROWTH", 2)  # so that one fetch is not enough
     scores = vectors @ text_vector(model, processor, "a green shirt")
     tracks: dict = {}
     for row in sorted(range(60), key=lambda row: -scores[row]):
@@ -203,17 +204,17 @@ def test_a_gallery_opened_without_a_model_finds_others_like_a_person_and_no_more
 
 def test_a_query_reads_as_what_it_asks():
     assert str(Query("a red coat")) == "a red coat"
-    assert str(Query("a coat", picture(1), "0f3c", ["a hat"])) == "a coat; like the picture; like 0f3c; without a hat"
+    assert str(Query("a coat", picture(1), "0f3c", ["a hat"])) == "a coat; like the image; like 0f3c; without a hat"
 
 
 def test_an_empty_query_and_what_is_none_are_errors(filled):
     with pytest.raises(ValueError, match="query is empty"):
         Query(without=["a hat"])
-    with pytest.raises(TypeError, match="without is one text"):
+    with pytest.raises(TypeError, match="without is a single string"):
         Query(text="a coat", without="a hat")
-    with pytest.raises(TypeError, match="a query is a text.*not a int"):
+    with pytest.raises(TypeError, match="A query must be a text.*not a int"):
         filled.search(["a coat", 5])
-    with pytest.raises(ValueError, match="Nobody in the gallery has the id"):
+    with pytest.raises(ValueError, match="No person in the gallery has the id"):
         filled.search(Query(like="x'y"))
     with pytest.raises(ValueError, match="no such column"):
         filled.search("a coat", where="colour = 'red'")
@@ -226,7 +227,7 @@ def test_a_description_that_says_what_is_missing_is_answered_with_a_warning(fill
 
 
 def test_an_indexed_gallery_answers_filters_and_tracks_too(tmp_path, model, processor, monkeypatch):
-    monkeypatch.setattr(gallery, "INDEX_FROM_ROWS", 500)
+    monkeypatch.setattr(storage, "INDEX_FROM_ROWS", 500)
     generator = torch.Generator().manual_seed(0)
     drawn = torch.nn.functional.normalize(torch.randn(900, 16, generator=generator), dim=-1)
     remaining = iter(drawn)
@@ -250,7 +251,7 @@ def test_an_indexed_gallery_answers_filters_and_tracks_too(tmp_path, model, proc
 
 
 def test_a_crowded_track_leaves_room_for_others(tmp_path, model, processor, monkeypatch):
-    monkeypatch.setattr(gallery_search, "_CROWD", 2)
+    monkeypatch.setattr(gallery_search, "_FETCH_GROWTH", 2)
     made = PersonGallery.create(tmp_path / "gallery", model, processor)
     made.add(PersonRecord(picture(1), "a.mp4", frame, track=0) for frame in range(40))
     made.add(PersonRecord(picture(number), f"{number}.png") for number in (2, 3, 4))
