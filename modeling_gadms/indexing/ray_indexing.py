@@ -1,4 +1,4 @@
-"""Many sources into one gallery at once, with Ray Data, on one machine or on the cluster that `RAY_ADDRESS` names."""
+"""Index several sources in parallel with Ray Data, on one machine or on the cluster in `RAY_ADDRESS`."""
 
 import json
 import logging
@@ -23,23 +23,23 @@ def index_with_ray(
     options: SourceOptions | None = None,
     plausible: PlausiblePerson | None = None,
 ) -> dict[str, IndexReport | str]:
-    """Index sources in parallel; a source is one worker's work, and workers write beside one another.
+    """Index sources in parallel. Each source is indexed by one worker, and all workers write to the gallery.
 
-    Whoever is in the gallery already is not added again, so a run that was cut off is repeated whole.
+    Existing persons are skipped, so an interrupted run can be repeated.
 
     Args:
-        gallery (`str`): folder or URI of a gallery that is there, which every worker reaches.
-        sources (`Sequence[str]`): videos, folders, archives and tables, which every worker reaches.
-        workers (`int`): processes, each with the model.
-        model (`str`, *optional*): by default the gallery's.
+        gallery (`str`): folder or URI of an existing gallery, accessible to every worker.
+        sources (`Sequence[str]`): videos, folders, archives and tables, accessible to every worker.
+        workers (`int`): number of processes, each with its own model.
+        model (`str`, *optional*): folder or Hub name; by default the model that built the gallery.
         options (`SourceOptions`, *optional*)
-        plausible (`PlausiblePerson`, *optional*): which boxes of the detector to keep.
+        plausible (`PlausiblePerson`, *optional*): selects the boxes of the person detector.
 
     Returns:
-        `dict`: by source what became of it, or why it failed; one that fails does not stop the others.
+        `dict`: for each source its report, or the message of its error. A failed source does not stop the others.
 
     Raises:
-        ImportError: without the extra `ray`.
+        ImportError: if the extra `ray` is not installed.
         ValueError: if `workers` is not positive.
     """
     if workers < 1:
@@ -69,7 +69,7 @@ def index_with_ray(
 
 
 def _worker(gallery: str, model: str | None, options: SourceOptions, plausible: PlausiblePerson) -> type:
-    # A class of its own rather than arguments: Ray warns that arguments of actors may be lost.
+    # A closure, because Ray warns that constructor arguments of actors may be lost.
     class Worker:
         def __init__(self) -> None:
             built_with = gallery_model(gallery)

@@ -61,7 +61,7 @@ def test_further_sources_are_added_with_the_model_of_the_gallery(
     lines = added.stdout.splitlines()
     assert f"{video}: 1 persons from 10 of 20 images" in lines
     assert f"{person_folder}: 0 persons from 12 of 18 images" in lines
-    assert "  12 persons were there already" in lines
+    assert "  12 persons were already in the gallery" in lines
     gallery = PersonGallery.open(tmp_path / "g")
     assert len(gallery) == 13
     assert gallery.info().cameras == {"gate-3": 1}

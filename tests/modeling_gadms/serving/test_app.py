@@ -389,7 +389,7 @@ def test_a_picture_that_unpacks_to_any_size_is_counted_and_not_unpacked(client):
 def test_a_video_that_is_too_long_fails(client, tmp_path):
     answer = client.post("/index", params={"name": "v.avi"}, data=video_of(tmp_path / "v.avi", 60))
     job = finished(client, answer.json())
-    assert (job["state"], "60 frames to be taken, and at most 50 are" in job["error"]) == ("failed", True)
+    assert (job["state"], "60 frames; the maximum is 50" in job["error"]) == ("failed", True)
     answer = client.post("/index", params={"name": "v.avi", "every": 2}, data=(tmp_path / "v.avi").read_bytes())
     assert finished(client, answer.json())["state"] == "done"
 
