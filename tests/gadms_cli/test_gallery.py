@@ -69,7 +69,12 @@ def test_search_refuses_what_it_cannot_answer(folder, tmp_path):
 
 def test_info_tells_what_a_gallery_holds(folder, model_folder):
     text = run("gallery", "info", folder).stdout
-    for part in ("12 of 12 sources", "gate-0 (6), gate-1 (6)", "price (float), in_stock (boolean)", str(model_folder)):
+    for part in (
+        "12 from 12 sources",
+        "gate-0 (6), gate-1 (6)",
+        "price (float), in_stock (boolean)",
+        str(model_folder),
+    ):
         assert part in text
     values = found(run("gallery", "info", folder, "--json"))
     assert (values["persons"], values["tracks"], values["cameras"]) == (12, 12, {"gate-0": 6, "gate-1": 6})
@@ -100,9 +105,9 @@ def test_persons_are_removed_and_columns_set(folder):
 @pytest.mark.parametrize(
     ("setting", "problem"),
     [
-        ("price", "sets nothing: write it as column=value"),
-        ("price=cheap", "the column 'price' is of type float"),
-        ("in_stock=perhaps", "the column 'in_stock' is of type boolean"),
+        ("price", "is not an assignment: write it as column=value"),
+        ("price=cheap", "the type of the column 'price' is float"),
+        ("in_stock=perhaps", "the type of the column 'in_stock' is boolean"),
         ("colour=red", "no column 'colour'"),
         ("time=soon", "'soon' is not a time"),
     ],
@@ -124,7 +129,7 @@ def test_compacting_reports_the_size(folder):
 
 
 def test_exports_go_by_the_ending_of_the_name(folder, tmp_path):
-    assert run("gallery", "export", folder, tmp_path / "persons.csv").stdout.startswith("12 persons in")
+    assert run("gallery", "export", folder, tmp_path / "persons.csv").stdout.startswith("12 persons written to")
     with (tmp_path / "persons.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 12
     assert run("gallery", "export", folder, tmp_path / "all.parquet").exit_code == 0
