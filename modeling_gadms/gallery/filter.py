@@ -17,6 +17,7 @@ MAX_PARTS = 200
 BOX_SIDES = ("left", "top", "right", "bottom")
 """Sides of a person's box, in pixels, in the order of the column `box`. They share one column because each column
 makes a search slower; a filter names them individually."""
+_SIGNS = {"EQ": "=", "NEQ": "<>", "LT": "<", "LTE": "<=", "GT": ">", "GTE": ">="}
 _NOT_FILTERABLE = ("vector", "thumbnail", "box")
 
 
@@ -123,12 +124,7 @@ class _Writer:
             "Or": self._connective,
             "Not": self._not,
             "Paren": lambda node: self.condition(node.this),
-            "EQ": self._comparison,
-            "NEQ": self._comparison,
-            "LT": self._comparison,
-            "LTE": self._comparison,
-            "GT": self._comparison,
-            "GTE": self._comparison,
+            **dict.fromkeys(_SIGNS, self._comparison),
             "Between": self._between,
             "In": self._in,
             "Like": self._like,
@@ -151,7 +147,6 @@ class _Writer:
 
     def _comparison(self, node: Any) -> str:
         self._only(node, "this", "expression")
-        signs = {"EQ": "=", "NEQ": "<>", "LT": "<", "LTE": "<=", "GT": ">", "GTE": ">="}
         mirrored = {"LT": "GT", "LTE": "GTE", "GT": "LT", "GTE": "LTE"}
         kind, column, value = type(node).__name__, node.this, node.expression
         if type(column).__name__ != "Column":
@@ -159,7 +154,7 @@ class _Writer:
         name = self._column(column)
         if pa.types.is_boolean(self.columns[name]) and kind not in ("EQ", "NEQ"):
             raise ValueError(f"{name} is a boolean column, which {node.sql()!r} cannot order: compare it by = or <>")
-        return f"{column_name(name)} {signs[kind]} {self._literal(value, name)}"
+        return f"{column_name(name)} {_SIGNS[kind]} {self._literal(value, name)}"
 
     def _between(self, node: Any) -> str:
         self._only(node, "this", "low", "high")
@@ -225,7 +220,8 @@ class _Writer:
                 return literal(parse_time(node.this))
             if pa.types.is_string(column):
                 return literal(node.this)
-        if kind == "Literal" and not node.is_string and _is_number(column):
+        is_number = pa.types.is_integer(column) or pa.types.is_floating(column)
+        if kind == "Literal" and not node.is_string and is_number:
             return ("-" if negative else "") + str(node.this)
         if kind == "Boolean" and pa.types.is_boolean(column):
             return literal(bool(node.this))
@@ -244,10 +240,6 @@ class _Writer:
             f"The filter {self.where!r} contains {node.sql(comments=True)!r}, which is not allowed: compare a column "
             "with values by =, <>, <, <=, >, >=, BETWEEN, IN, LIKE or IS NULL, and join comparisons by AND, OR and NOT"
         )
-
-
-def _is_number(column: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(column) or pa.types.is_floating(column))
 
 
 def _spelled(column: pa.DataType) -> str:

@@ -76,7 +76,7 @@ class IndexReport:
         if self.already_there:
             lines.append(f"  {self.already_there} persons were already in the gallery")
         if self.tracks:
-            lines.append(f"  {self.tracks} tracks, of which {self.skipped_crops} crops of lower quality were skipped")
+            lines.append(f"  {self.tracks} tracks; {self.skipped_crops} crops of lower quality skipped")
         lines += [f"  skipped {count}: {reason}" for reason, count in sorted(self.skipped.items())]
         if self.lost_frames:
             lines.append(f"  the video is damaged: {self.lost_frames} of its frames do not decode")

@@ -1,4 +1,4 @@
-"""`examples/catalogue.py`: what its gallery takes, what its sheets show, and the whole program as users run it."""
+"""`examples/catalogue.py`: its gallery, its figures, and the whole program."""
 
 import io
 import json

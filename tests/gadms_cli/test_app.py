@@ -1,4 +1,4 @@
-"""`gadms`, as a user meets it."""
+"""The command `gadms`: indexing, searching, and errors for users."""
 
 import json
 import os
@@ -168,7 +168,7 @@ def test_what_is_no_model_of_ours_is_refused(person_folder, tmp_path):
 
 
 def test_a_tokenizer_of_another_model_is_refused(gallery, model_folder, person_folder, tmp_path):
-    """Its tokens would mean other words to the model, and nobody would notice."""
+    """With another tokenizer, the model would silently read other words."""
     other = train_tokenizer(["a man"], vocab_size=520, max_length=24)
     GADMSProcessor.from_tokenizer(other, image_size=(32, 16)).save_pretrained(model_folder)
     model = ["--model", model_folder]

@@ -1,4 +1,4 @@
-"""`gadms search` with queries of every kind, and `gadms gallery`, as a user meets them."""
+"""The commands `gadms search` and `gadms gallery`."""
 
 import csv
 import json

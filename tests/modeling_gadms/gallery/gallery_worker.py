@@ -1,4 +1,4 @@
-"""Works on a gallery in a process of its own, which a test kills; prints `ready` before and `done` after.
+"""Works on a gallery in a separate process that a test kills. Prints `ready` before the work and `done` after it.
 
 python -m tests.modeling_gadms.gallery.gallery_worker <add, compact or index> <gallery> <model> [first] [last]
 """
@@ -16,7 +16,7 @@ from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
 
 
 COMMIT = 20
-"""Rows of a commit, so that a few hundred persons are many."""
+"""Rows in one commit, so few that some hundred persons make many commits."""
 INDEX_FROM = {"add": 40, "index": 100, "compact": sys.maxsize}
 
 

@@ -1,4 +1,4 @@
-"""Filters mean what they say, and let nothing else through."""
+"""Filters select the same rows as a Python function, and refuse everything that is not allowed."""
 
 import fnmatch
 from datetime import UTC, datetime, timedelta
@@ -136,7 +136,7 @@ def test_anything_else_is_refused_by_name(where, problem):
 
 
 def comparisons() -> st.SearchStrategy:
-    """Comparisons as SQL and as functions of a row."""
+    """Comparisons, both as SQL and as functions of a row."""
     signs = {
         "=": lambda a, b: a == b, "<>": lambda a, b: a != b, "<": lambda a, b: a < b, "<=": lambda a, b: a <= b,
         ">": lambda a, b: a > b, ">=": lambda a, b: a >= b,

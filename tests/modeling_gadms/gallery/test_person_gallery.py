@@ -1,4 +1,4 @@
-"""A gallery answers as a full comparison would, to the model that built it and to no other."""
+"""A gallery returns the results of an exhaustive comparison, and accepts only the model that built it."""
 
 import io
 import itertools
@@ -24,7 +24,7 @@ QUERY = "a man in a red coat"
 
 
 def persons(count: int, seed: int = 0) -> list[Image.Image]:
-    """Persons of two flat colours, all different."""
+    """Images of two colours, all different."""
     images = []
     for colours in np.random.default_rng(seed).integers(0, 256, (count, 2, 3)):
         image = Image.new("RGB", (16, 32), tuple(colours[0].tolist()))
@@ -121,14 +121,14 @@ def test_equal_scores_are_ordered_by_source_frame_and_left_side(tmp_path, model,
 
 
 def directions(rows: int, dimension: int = 16) -> torch.Tensor:
-    """Unit vectors that fill the space: a harder case for an index than the embeddings of persons."""
+    """Uniformly distributed unit vectors: harder for an index than embeddings of persons."""
     generator = torch.Generator().manual_seed(0)
     return torch.nn.functional.normalize(torch.randn(rows, dimension, generator=generator), dim=-1)
 
 
 @pytest.fixture
 def embedded(monkeypatch):
-    """Makes galleries take given vectors for the embeddings of the persons added; returns the persons."""
+    """Replaces the embeddings of added persons by given vectors, and returns the persons."""
 
     def prepare(vectors: torch.Tensor) -> list[PersonRecord]:
         remaining = iter(vectors)
@@ -146,7 +146,7 @@ def vector_index(made: PersonGallery) -> list:
 
 
 def found_of_40(made: PersonGallery, vectors: torch.Tensor, model, processor) -> int:
-    """How many of the ten nearest four searches find, each."""
+    """Number of the ten nearest persons that each of four searches finds."""
     hits = 0
     for query in ("a red coat", "a woman with a black bag", "blue jeans", "a green shirt and a hat"):
         expected = (vectors @ encode_captions(model, processor, [query], progress=False)[0]).topk(10).indices

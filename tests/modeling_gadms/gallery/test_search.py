@@ -1,4 +1,4 @@
-"""Queries of every kind, filters and tracks, against a full comparison in NumPy."""
+"""All types of queries, filters and tracks, against an exhaustive comparison in NumPy."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ def picture(seed: int) -> Image.Image:
 
 
 def records(count: int = 60) -> list[PersonRecord]:
-    """Of two videos, in one of which persons were tracked, five crops each."""
+    """Persons of two videos; in one they are tracked, with five crops in each track."""
     return [
         PersonRecord(
             picture(number),
@@ -66,7 +66,7 @@ def frames(results) -> list[int]:
 
 
 def check(results, scores: np.ndarray, rows=range(60)) -> None:
-    """The results are the best of some rows, with these scores."""
+    """Check that the results are the best of the given rows, with the given scores."""
     order = sorted(rows, key=lambda row: -scores[row])[: len(results)]
     assert frames(results) == order
     assert np.allclose([result.score for result in results], scores[order], atol=1e-5)

@@ -1,4 +1,4 @@
-"""Sources are indexed one after another beside searches; each says how far it is and can be stopped."""
+"""Background jobs index one source after another, report their progress and can be cancelled."""
 
 import threading
 from pathlib import Path
@@ -22,7 +22,7 @@ def gallery(tmp_path, model, processor) -> PersonGallery:
 
 
 class HeldDetector:
-    """Finds a person in each frame, but only as many frames at a time as it is allowed."""
+    """Finds a person in each frame; blocks until the test allows the frame."""
 
     def __init__(self, allowed: int = 1_000):
         self.allowed = threading.Semaphore(allowed)

@@ -12,7 +12,7 @@ from tests.command_line import refusal, run
 
 @pytest.fixture
 def folders(tmp_path) -> list[str]:
-    """Three folders of four pictures each."""
+    """Three folders of four images each."""
     rng = np.random.default_rng(0)
     made = []
     for name in ("a", "b", "c"):

@@ -1,4 +1,4 @@
-"""Pictures from archives, tables, `datasets` objects and URLs; what cannot be read is counted by reason."""
+"""Images from archives, tables, `datasets` objects and URLs; unreadable ones are counted by reason."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Of each track the best crops, worked by hand."""
+"""The best crops of each track, on examples worked out by hand."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ def test_quality_is_the_area_nobody_covers_times_the_confidence():
 
 @dataclass
 class Standing:
-    """One person who stands at x = 100 in every fifth frame of 10 a second, as sure as told."""
+    """A person standing at x = 100 in every fifth frame (10 frames per second), with the given confidences."""
 
     confidences: list[float]
 
