@@ -119,7 +119,7 @@ def test_a_folder_in_which_nothing_is_usable_is_an_error_after_its_report(tmp_pa
     folder.mkdir()
     (folder / "empty.jpg").touch()
     arguments = ["index", "--source", folder, "--gallery", tmp_path / "g", "--model", model_folder]
-    assert "no person of" in refusal(*arguments)
+    assert "No person was found in" in refusal(*arguments)
     assert "skipped 1: empty file" in run(*arguments).stdout
 
 
