@@ -1,12 +1,12 @@
-"""Text search in a shop's catalogue: the same model, trainer and gallery, on products instead of persons.
+"""Text search in a shop's catalogue, with the same model, trainer and gallery, on products instead of persons.
 
     python examples/catalogue.py                             # 5 minutes on two cores
-    python examples/catalogue.py --size ci --output runs/ci  # the same program in seconds, to see that it runs
+    python examples/catalogue.py --size ci --output runs/ci  # a test of the program in seconds
 
-Draws a catalogue, trains on it from random weights, measures on products that training never saw, and makes a gallery
-with columns of the shop's own. Then it answers descriptions with filters, "more like this" and "without".
+Draws a catalogue, trains a model from random weights, evaluates it on unseen products, and creates a gallery with
+additional columns. Then it searches with filters, by a similar product, and with attributes to exclude.
 
-Needs `pip install "gadms[gallery]"`. Written: <output>/metrics.json, <output>/gallery, <output>/search-1.png and on.
+Needs `pip install "gadms[gallery]"`. Writes <output>/metrics.json, <output>/gallery, and <output>/search-1.png etc.
 """
 
 import argparse
@@ -42,7 +42,7 @@ SIZES = {
         "training.load_best_model_at_end=false",
     ],
 }
-# What a shop knows of its products; the types are those of `PersonGallery.create`.
+# Additional columns of the gallery; see `PersonGallery.create`.
 COLUMNS = {"title": "string", "brand": "string", "category": "string", "price": "float", "material": "string",
            "sizes": "string", "in_stock": "boolean"}  # fmt: skip
 QUERIES = (
@@ -57,14 +57,14 @@ CARD = (164, 208)
 
 
 def run(*command: str) -> None:
-    """Print a command and run it, with the tools of this Python's environment."""
+    """Print and run a command, with the tools of the current Python environment."""
     print(f"\n$ {shlex.join(command)}", flush=True)
     program = shutil.which(command[0], path=str(Path(sys.executable).parent)) or command[0]
     subprocess.run([program, *command[1:]], check=True)
 
 
 def products(rows: datasets.Dataset) -> Iterator[PersonRecord]:
-    """The pictures of a product share a track, as the crops of a walk do, so that a product is found once."""
+    """The images of a product share a track number, like crops of a video, so that each product is one result."""
     numbers: dict[int, int] = {}
     for row in rows:
         product = row["product_id"]
@@ -75,7 +75,7 @@ def products(rows: datasets.Dataset) -> Iterator[PersonRecord]:
 
 
 def draw_sheet(question: str, results: Sequence[SearchResult]) -> Image.Image:
-    """The products found from left to right, with title, price and score below each."""
+    """Draw the results from left to right, with title, price, score and sizes below each."""
     sheet = Image.new("RGB", (24 + max(len(results), 5) * (CARD[0] + 12), CARD[1] + 128), PAPER)
     draw = ImageDraw.Draw(sheet)
     title, text = font_for(question, 18), font_for("", 12)
@@ -96,26 +96,26 @@ def main(output: Path, size: str, overrides: list[str]) -> None:
     overrides = [f"training.output_dir={output}", *SIZES[size], *overrides]
     data = load_run_config(CONFIG, overrides).data
 
-    # 1. Draw the catalogue. The later steps find it in the cache.
+    # 1. Draw the catalogue. The later steps read it from the cache.
     print("Drawing products and writing captions", flush=True)
     catalogue = open_dataset(data.dataset, **data.dataset_args)["test"]
 
-    # 2. Train from random weights, with the trainer of persons.
+    # 2. Train from random weights.
     run("accelerate", "launch", "--num_processes", "1", "--num_cpu_threads_per_process", str(os.cpu_count()),
         "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
         "examples/train.py", "--config", CONFIG, *overrides)  # fmt: skip
 
-    # 3. Measure on products that training never saw: a hit is any picture of the product that the caption describes.
+    # 3. Evaluate on unseen products. A hit is any image of the product that the caption describes.
     arguments = [f"{key}={json.dumps(value)}" for key, value in data.dataset_args.items()]
     run("python", "examples/evaluate.py", "--model", model_folder, "--dataset", data.dataset, "--dataset-args",
         *arguments, "--person-id", "product_id", "--output", str(output / "metrics.json"))  # fmt: skip
 
-    # 4. The gallery, with columns to filter by.
+    # 4. Create the gallery, with columns to filter by.
     model, processor = load_model_and_processor(model_folder)
     gallery = PersonGallery.create(output / "gallery", model, processor, columns=COLUMNS, overwrite=True)
-    print(f"\n{gallery.add(products(catalogue)).added} pictures in {gallery.location}")
+    print(f"\n{gallery.add(products(catalogue)).added} images in {gallery.location}")
 
-    # 5. Ask: in words, with filters, with what should not be there; then for more like a product, but cheaper.
+    # 5. Search by text, with filters and exclusions; then for products similar to another one, but cheaper.
     questions = [(query, where, f"{query.text}") for query, where in QUERIES]
     chosen = gallery.search("a long blue coat with a belt", top_k=1)[0]
     cheaper = f"price < {chosen.columns['price']} AND in_stock"
@@ -123,7 +123,7 @@ def main(output: Path, size: str, overrides: list[str]) -> None:
     for number, (query, where, name) in enumerate(questions, start=1):
         question = "".join([name, *(f", without {text}" for text in query.without), f"   [{where}]" if where else ""])
         results = gallery.search(query, top_k=6, where=where)
-        print(f"\n{question}" + ("" if results else "\n  nothing that meets the filter"))
+        print(f"\n{question}" + ("" if results else "\n  no product matches the filter"))
         for result in results:
             columns = result.columns
             stock = columns["sizes"] or "sold out"
@@ -135,6 +135,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/catalogue"))
     parser.add_argument("--size", choices=SIZES, default="full", help="ci: two training steps, eight products")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help=f"instead of settings of {CONFIG}")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help=f"override settings of {CONFIG}")
     parsed = parser.parse_args()
     main(parsed.output, parsed.size, parsed.overrides)

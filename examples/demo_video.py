@@ -3,10 +3,11 @@
     python examples/demo_video.py --model runs/demo/model                    # 795 frames of OpenCV's vtest.avi
     python examples/demo_video.py --model my_model --video cctv.mp4 --per-second 1
 
-Detects the persons of two frames a second, follows them, embeds the best crops of each walk, answers three
-descriptions and writes a contact sheet for each under `runs/demo-video/`. Minutes on two CPU cores, nearly all of it
-detection. Without `--video` the video comes from Debian's package `opencv-doc`. Needs
-`pip install "gadms[gallery,detect]"`.
+Detects persons in two frames per second, tracks them, and embeds the best crops of each track. Then it searches for
+three descriptions and writes a contact sheet for each to `runs/demo-video/`. This takes minutes on two CPU cores, most
+of them for detection. Without `--video`, the video is fetched from Debian's package `opencv-doc`.
+
+Needs `pip install "gadms[gallery,detect]"`.
 """
 
 import argparse
@@ -37,22 +38,22 @@ def without_head(thumbnail: bytes) -> bytes:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="runs/demo/model", help="folder or Hub name of a GA-DMS model")
-    parser.add_argument("--video", type=Path, help="a video with persons; by default vtest.avi is fetched")
-    parser.add_argument("--per-second", type=float, default=2, help="frames of each second (default: 2)")
-    parser.add_argument("--hide-heads", action="store_true", help="in the contact sheets, to publish them")
+    parser.add_argument("--video", type=Path, help="video with persons; by default vtest.avi is fetched")
+    parser.add_argument("--per-second", type=float, default=2, help="number of frames to read per second (default: 2)")
+    parser.add_argument("--hide-heads", action="store_true", help="cover the heads in the contact sheets")
     parser.add_argument("--out", type=Path, default=Path("runs/demo-video"))
     arguments = parser.parse_args()
 
-    # 1. Video and model.
+    # 1. Open the video and load the model.
     frames = FrameReader(arguments.video or fetch_vtest(), per_second=arguments.per_second)
     model, processor = load_model_and_processor(arguments.model)
 
-    # 2. Detect, follow, crop and embed the persons.
+    # 2. Detect, track and embed the persons.
     gallery = PersonGallery.create(arguments.out / "gallery", model, processor, overwrite=True)
     report = index_frames(gallery, frames, detector=SsdMobileNetDetector())
     print(report)
 
-    # 3. Ask.
+    # 3. Search.
     for description in DESCRIPTIONS:
         results = gallery.search(description, top_k=10)
         if arguments.hide_heads:
@@ -60,7 +61,7 @@ def main() -> None:
         sheet = arguments.out / f"{description.replace(' ', '_')}.png"
         draw_contact_sheet(description, results).save(sheet)
         best = results[0]
-        print(f"{description}: best {best.score:.3f} at {best.time_seconds:.1f} s of the video; all in {sheet}")
+        print(f"{description}: best score {best.score:.3f} at {best.time_seconds:.1f} s; contact sheet: {sheet}")
 
 
 if __name__ == "__main__":

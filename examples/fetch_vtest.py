@@ -1,8 +1,8 @@
-"""Fetch `vtest.avi`, 795 frames (768x576) of pedestrians, out of the Debian and Ubuntu package `opencv-doc`.
+"""Fetch `vtest.avi`, 795 frames (768x576) of pedestrians, from the Debian and Ubuntu package `opencv-doc`.
 
     python examples/fetch_vtest.py          # prints runs/vtest/vtest.avi; downloads 96 MB once
 
-Nothing is installed: the package is downloaded, the one file taken out of it, and the package thrown away.
+Nothing is installed: the package is downloaded, the video is extracted, and the package is deleted.
 """
 
 import gzip
@@ -14,22 +14,22 @@ from pathlib import Path
 
 
 def fetch_vtest(folder: Path = Path("runs/vtest")) -> Path:
-    """Path of the video in `folder`, fetched if it is not there yet.
+    """Return the path of the video in `folder`, and fetch it if missing.
 
     Raises:
-        RuntimeError: where apt cannot deliver the package; names what apt said and what to do instead.
+        RuntimeError: if apt cannot download the package, with its message and an alternative.
     """
     video = folder / "vtest.avi"
     if video.is_file():
         return video
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise RuntimeError(
-            "vtest.avi comes from the Debian package opencv-doc, and there is no apt-get here: use --video"
+            "vtest.avi comes from the Debian package opencv-doc, but apt-get is not installed: use --video"
         )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as download:
         if _run(["apt-get", "download", "opencv-doc"], download).returncode != 0:
-            # Without package lists (a fresh container) the download cannot work; updating them takes root.
+            # A fresh container has no package lists, and updating them needs root.
             _run(["apt-get", "update"], download)
             if (retry := _run(["apt-get", "download", "opencv-doc"], download)).returncode != 0:
                 complaint = retry.stderr.strip().splitlines()
@@ -39,8 +39,8 @@ def fetch_vtest(folder: Path = Path("runs/vtest")) -> Path:
                 )
         package = next(Path(download).glob("opencv-doc*.deb"))
         unfinished = Path(download, video.name)
-        _take_video_out_of(package, unfinished)
-        unfinished.replace(video)  # atomic: an interrupted download leaves no half a video behind
+        _extract_video(package, unfinished)
+        unfinished.replace(video)  # atomic: an interrupted run leaves no partial video
     return video
 
 
@@ -48,7 +48,7 @@ def _run(command: list[str], folder: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
-def _take_video_out_of(package: Path, target: Path) -> None:
+def _extract_video(package: Path, target: Path) -> None:
     with (
         subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as unpacking,
         tarfile.open(fileobj=unpacking.stdout, mode="r|") as archive,
@@ -60,7 +60,7 @@ def _take_video_out_of(package: Path, target: Path) -> None:
                     shutil.copyfileobj(content, out)
                 unpacking.kill()  # the rest of the 96 MB is not needed
                 return
-    raise RuntimeError(f"{package.name} holds no vtest.avi: use --video with a video of your own")
+    raise RuntimeError(f"{package.name} contains no vtest.avi: use --video with a video of your own")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The commands `gadms gallery ...`, which look after a gallery and need no model."""
+"""The commands `gadms gallery ...`, which maintain a gallery and need no model."""
 
 import json
 from dataclasses import asdict
@@ -12,14 +12,16 @@ from .user_errors import user_errors
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-IdOption = Annotated[list[str] | None, typer.Option("--id", help="Id of a person, as a search prints it; repeatable.")]
+IdOption = Annotated[
+    list[str] | None, typer.Option("--id", help="Id of a person, from gadms search --json; repeatable.")
+]
 
-gallery = typer.Typer(help="Look after a gallery of persons.", no_args_is_help=True)
+gallery = typer.Typer(help="Maintain a gallery: describe, verify, change, compact, export.", no_args_is_help=True)
 
 
 @gallery.command()
 def info(location: GalleryArgument, as_json: JsonOption = False) -> None:
-    """Show what a gallery holds and which model built it.
+    """Show the size, columns and index of a gallery, and which model built it.
 
     \b
     gadms gallery info my_gallery
@@ -32,12 +34,12 @@ def info(location: GalleryArgument, as_json: JsonOption = False) -> None:
             typer.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False, default=str))
             return
         rows = {
-            "persons": f"{found.persons:,} of {len(found.sources):,} sources",
-            "walks": f"{found.walks:,}",
-            "cameras": _counts(found.cameras) or "none named",
-            "columns": ", ".join(f"{name} ({kind})" for name, kind in found.columns.items()) or "none of your own",
+            "persons": f"{found.persons:,} from {len(found.sources):,} sources",
+            "tracks": f"{found.tracks:,}",
+            "cameras": _counts(found.cameras) or "none",
+            "columns": ", ".join(f"{name} ({kind})" for name, kind in found.columns.items()) or "no additional ones",
             "size": f"{found.size_bytes / 1e6:,.1f} MB, without earlier versions",
-            "index": f"{found.indexed_persons:,} persons, the others are scanned",
+            "index": f"{found.indexed_persons:,} persons; the others are scanned",
             "version": f"{found.version}, of {found.changed:%Y-%m-%d %H:%M}",
             "model": str(found.model),
             "embeddings": f"{found.dimension} values",
@@ -48,7 +50,7 @@ def info(location: GalleryArgument, as_json: JsonOption = False) -> None:
 
 @gallery.command()
 def verify(location: GalleryArgument, as_json: JsonOption = False) -> None:
-    """Read all of a gallery and count what is wrong; exits with 1 if anything is.
+    """Read the whole gallery and count damaged persons. The exit code is 1 if there are any.
 
     \b
     gadms gallery verify my_gallery
@@ -64,7 +66,7 @@ def verify(location: GalleryArgument, as_json: JsonOption = False) -> None:
 
 @gallery.command()
 def remove(location: GalleryArgument, where: WhereOption = None, ids: IdOption = None) -> None:
-    """Remove persons by a filter or by their ids. `gadms gallery compact` takes their pictures off the disk.
+    """Remove persons by a filter or by id. Their thumbnails stay on the disk until `gadms gallery compact`.
 
     \b
     gadms gallery remove my_gallery --where "time < '2026-11-01'"
@@ -80,11 +82,16 @@ def remove(location: GalleryArgument, where: WhereOption = None, ids: IdOption =
 @gallery.command("set")
 def set_columns(
     location: GalleryArgument,
-    values: Annotated[list[str], typer.Argument(help="camera=..., time=..., track=... or columns of yours.")],
+    values: Annotated[
+        list[str],
+        typer.Argument(
+            help="Column and new value, such as camera=gate-2: camera, time, track or an additional column."
+        ),
+    ],
     where: WhereOption = None,
     ids: IdOption = None,
 ) -> None:
-    """Set columns of persons chosen by a filter or by their ids.
+    """Set columns of persons selected by a filter or by id.
 
     \b
     gadms gallery set my_gallery camera=gate-2 --where "source = 'cctv.mp4'"
@@ -102,9 +109,11 @@ def set_columns(
 @gallery.command()
 def compact(
     location: GalleryArgument,
-    keep_hours: Annotated[float, typer.Option(help="Age of versions from which they go.", min=0)] = 1.0,
+    keep_hours: Annotated[
+        float, typer.Option(help="Age in hours from which earlier versions are deleted.", min=0)
+    ] = 1.0,
 ) -> None:
-    """Join small files, bring the index up to date, and take removed persons and earlier versions off the disk.
+    """Join small files, update the indexes, and delete removed persons and earlier versions from the disk.
 
     \b
     gadms gallery compact my_gallery
@@ -116,18 +125,19 @@ def compact(
 
         opened = PersonGallery.open(location)
         opened.compact(keep_versions=timedelta(hours=keep_hours))
-        typer.echo(f"{opened.size_bytes / 1e6:,.1f} MB")
+        typer.echo(f"{opened.info().size_bytes / 1e6:,.1f} MB")
 
 
 @gallery.command()
 def export(
     location: GalleryArgument,
-    out: Annotated[Path, typer.Argument(help="File or folder to be written; must not exist.")],
+    out: Annotated[Path, typer.Argument(help="File or folder to write; must not exist.")],
     kind: Annotated[
-        str | None, typer.Option("--format", help="csv, parquet or folder; by default as the name's ending says.")
+        str | None,
+        typer.Option("--format", help="csv, parquet or folder; by default determined by the suffix of OUT."),
     ] = None,
 ) -> None:
-    """Write persons to a CSV file, a Parquet file (with embeddings and thumbnails) or a folder of JPEGs.
+    """Write the persons to a CSV file, a Parquet file (with embeddings and thumbnails) or a folder of JPEGs.
 
     \b
     gadms gallery export my_gallery persons.csv
@@ -137,7 +147,7 @@ def export(
         from modeling_gadms.gallery.person_gallery import PersonGallery
 
         written = PersonGallery.open(location).export(out, kind or out.suffix.lstrip(".").lower() or "folder")
-        typer.echo(f"{written:,} persons in {out}")
+        typer.echo(f"{written:,} persons written to {out}")
 
 
 def _counts(counts: dict[str, int], shown: int = 5) -> str:
@@ -146,10 +156,10 @@ def _counts(counts: dict[str, int], shown: int = 5) -> str:
 
 
 def _value(text: str, columns: dict[str, str]) -> tuple[str, Any]:
-    """A column and its value from `column=value`; nothing after the sign means no value."""
+    """Parse `column=value`; an empty value clears the column."""
     name, sign, value = text.partition("=")
     if not sign:
-        raise ValueError(f"{text!r} sets nothing: write it as column=value, such as camera=gate-2")
+        raise ValueError(f"{text!r} is not an assignment: write it as column=value, such as camera=gate-2")
     if not value:
         return name, None
     kind = columns.get(name)
@@ -159,5 +169,5 @@ def _value(text: str, columns: dict[str, str]) -> tuple[str, Any]:
         if kind == "boolean":
             return name, {"true": True, "false": False}[value.lower()]
     except (ValueError, KeyError) as error:
-        raise ValueError(f"{text!r}: the column {name!r} is of type {kind}") from error
+        raise ValueError(f"{text!r}: the type of the column {name!r} is {kind}") from error
     return name, value

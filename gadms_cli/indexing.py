@@ -1,4 +1,4 @@
-"""The commands `gadms index` and `gadms gallery add`, which put the persons of sources into a gallery."""
+"""The commands `gadms index` and `gadms gallery add`, which add the persons of sources to a gallery."""
 
 import json
 from dataclasses import asdict
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import RUNTIME_HELP, GalleryArgument, GalleryOption, ModelOption
+from .options import RUNTIME_HELP, GalleryArgument, GalleryModelOption, GalleryOption, ModelOption
 from .user_errors import user_errors
 
 
@@ -23,35 +23,37 @@ SourceOption = Annotated[
         "image, url or image_path; repeatable."
     ),
 ]
-EveryOption = Annotated[int, typer.Option(help="Take one frame out of so many.")]
-PerSecondOption = Annotated[float | None, typer.Option(help="Of a video, take so many frames of each second.")]
+EveryOption = Annotated[int, typer.Option(help="Read every n-th image or frame.")]
+PerSecondOption = Annotated[float | None, typer.Option(help="Number of frames of a video to read per second.")]
 DetectOption = Annotated[
     bool | None,
     typer.Option(
         "--detect/--no-detect",
-        help="Find the persons of full frames first, or take every image for one person. By default a video's "
-        "frames are searched for persons, and other images are taken for persons.",
+        help="Detect the persons in full frames, or treat each image as one person. By default persons are detected "
+        "in videos only.",
     ),
 ]
-ConfidenceOption = Annotated[float, typer.Option(help="Of the detector, from 0 to 1.")]
+ConfidenceOption = Annotated[float, typer.Option(help="Minimum confidence of a detected person, from 0 to 1.")]
 CropsOption = Annotated[
     int,
     typer.Option(
-        help="Crops to keep of a person who walks through a video, who is then one result; 0 to follow nobody.", min=0
+        help="Number of crops to keep of each track (one person followed through a video); 0: keep all, no tracking.",
+        min=0,
     ),
 ]
 CameraOption = Annotated[str | None, typer.Option(help="Name of the camera, for filters.")]
 StartOption = Annotated[
     datetime | None,
     typer.Option(
-        help="When the video's first frame was taken, in UTC.",
+        help="Time of the video's first frame, in UTC.",
         formats=["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"],
     ),
 ]
-BatchOption = Annotated[int, typer.Option(help="Persons embedded at once.", min=1)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")]
+BatchOption = Annotated[int, typer.Option(help="Number of persons embedded at once.", min=1)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 WorkersOption = Annotated[
-    int, typer.Option(help="Sources indexed at once, each by a process with the model; more than 1 by Ray.", min=1)
+    int,
+    typer.Option(help="Number of sources indexed in parallel, each by its own process; more than 1 needs Ray.", min=1),
 ]
 
 
@@ -63,18 +65,19 @@ def index(
     per_second: PerSecondOption = None,
     detect: DetectOption = None,
     min_confidence: ConfidenceOption = 0.5,
-    crops_per_walk: CropsOption = 3,
+    crops_per_track: CropsOption = 3,
     camera: CameraOption = None,
     start: StartOption = None,
     column: Annotated[
         list[str] | None,
         typer.Option(
-            help="Column of yours, as price:float; of type string, integer, float, boolean or time; repeatable."
+            help="Additional column as name:type, such as price:float; the type is string, integer, float, boolean or "
+            "time; repeatable."
         ),
     ] = None,
     batch_size: BatchOption = 64,
     workers: WorkersOption = 1,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a gallery that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing gallery.")] = False,
     runtime: Annotated[str, typer.Option(help=RUNTIME_HELP)] = "torch",
     as_json: JsonOption = False,
 ) -> None:
@@ -90,15 +93,15 @@ def index(
         from modeling_gadms.gallery.person_gallery import PersonGallery
         from modeling_gadms.indexing.indexer import SourceOptions
 
-        # What can go wrong with the input goes wrong before an old gallery is replaced.
-        options = SourceOptions(detect, every, per_second, crops_per_walk, camera, start, batch_size)
+        # Invalid sources must fail before an existing gallery is replaced.
+        options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size)
         sources = [options.open(one) for one in source]
-        columns = _declared(column or [])
+        columns = _parse_columns(column or [])
         loaded, processor = load_model_and_processor(model, runtime=runtime)
         made = PersonGallery.create(gallery, loaded, processor, columns=columns, overwrite=overwrite)
         _index(made, source, sources, options, min_confidence, workers, model, as_json)
         if len(made) == 0:
-            raise ValueError(f"no person of {', '.join(source)} was indexed, so {gallery} is empty")
+            raise ValueError(f"No person was found in {', '.join(source)}; the gallery {gallery} is empty")
         if not as_json:
             typer.echo(f'Now try: gadms search --gallery {gallery} "a person in a red jacket"')
 
@@ -106,19 +109,19 @@ def index(
 def add(
     gallery: GalleryArgument,
     source: SourceOption,
-    model: Annotated[str | None, typer.Option(help="By default the model that the gallery was built with.")] = None,
+    model: GalleryModelOption = None,
     every: EveryOption = 1,
     per_second: PerSecondOption = None,
     detect: DetectOption = None,
     min_confidence: ConfidenceOption = 0.5,
-    crops_per_walk: CropsOption = 3,
+    crops_per_track: CropsOption = 3,
     camera: CameraOption = None,
     start: StartOption = None,
     batch_size: BatchOption = 64,
     workers: WorkersOption = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Add the persons of further sources to a gallery, or of one that was cut off: nobody is added twice.
+    """Add the persons of more sources to a gallery, or repeat an interrupted run: existing persons are skipped.
 
     \b
     gadms gallery add my_gallery --source gate3.mp4 --per-second 2 --camera gate-3 --start "2026-11-25 08:00"
@@ -128,7 +131,7 @@ def add(
         from modeling_gadms.gallery.person_gallery import PersonGallery, gallery_model
         from modeling_gadms.indexing.indexer import SourceOptions
 
-        options = SourceOptions(detect, every, per_second, crops_per_walk, camera, start, batch_size)
+        options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size)
         sources = [options.open(one) for one in source]
         built_with = gallery_model(gallery)
         opened = PersonGallery.open(
@@ -155,7 +158,7 @@ def _index(
     if workers == 1:
         indexer = SourceIndexer(gallery, lambda: detection.SsdMobileNetDetector(box_filter=box_filter))
         for name, frames in zip(names, sources, strict=True):
-            _tell(name, indexer(frames, options), len(names), as_json)
+            _print_report(name, indexer(frames, options), len(names), as_json)
         return
     failed = []
     reports = index_with_ray(
@@ -166,20 +169,20 @@ def _index(
         if isinstance(report, str):
             failed.append(f"{name}: {report}")
         else:
-            _tell(name, report, len(names), as_json)
+            _print_report(name, report, len(names), as_json)
     if failed:
         raise ValueError(f"{len(failed)} of {len(names)} sources failed: {'; '.join(failed)}")
 
 
-def _tell(name: str, report: "IndexReport", number: int, as_json: bool) -> None:
+def _print_report(name: str, report: "IndexReport", number: int, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"source": name, **asdict(report)}, ensure_ascii=False))
     else:
         typer.echo(f"{name}: {report}" if number > 1 else str(report))
 
 
-def _declared(columns: list[str]) -> dict[str, str]:
-    """By name the type of each column, from `name:type`."""
+def _parse_columns(columns: list[str]) -> dict[str, str]:
+    """Parse additional columns written as `name:type`."""
     declared = {}
     for text in columns:
         name, colon, kind = text.partition(":")

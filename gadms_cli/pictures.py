@@ -1,4 +1,4 @@
-"""Write the pictures that commands draw."""
+"""Save the figures that commands draw."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +9,6 @@ if TYPE_CHECKING:
 
 
 def save_picture(picture: "Image.Image", out: Path) -> None:
-    """Save a picture, and make the folder it belongs to if there is none."""
+    """Save a figure; its folder is created if missing."""
     out.parent.mkdir(parents=True, exist_ok=True)
     picture.save(out)

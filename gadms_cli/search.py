@@ -6,32 +6,32 @@ from typing import Annotated
 
 import typer
 
-from .options import RUNTIME_HELP, GalleryOption, WhereOption
+from .options import RUNTIME_HELP, GalleryModelOption, GalleryOption, WhereOption
 from .pictures import save_picture
 from .user_errors import user_errors
 
 
 def search(
     gallery: GalleryOption,
-    text: Annotated[str | None, typer.Argument(help="What the person looks like.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Picture of such a person, with or without a text.")] = None,
-    like: Annotated[str | None, typer.Option(help="Id of a person in the gallery, to find others like.")] = None,
+    text: Annotated[str | None, typer.Argument(help="Description of the person.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Image of a similar person, alone or with a text.")] = None,
+    like: Annotated[str | None, typer.Option(help="Id of a person in the gallery, to find similar persons.")] = None,
     without: Annotated[
-        list[str] | None, typer.Option(help='What should not be there, as "a hat"; repeatable.')
+        list[str] | None, typer.Option(help='Attribute to exclude, such as "a hat"; repeatable.')
     ] = None,
     where: WhereOption = None,
     group: Annotated[
-        bool, typer.Option("--group/--no-group", help="Show a walk that was tracked once, or each of its crops.")
+        bool, typer.Option("--group/--no-group", help="Show one result for each track, or all of its crops.")
     ] = True,
-    model: Annotated[str | None, typer.Option(help="By default the model that the gallery was built with.")] = None,
-    top_k: Annotated[int, typer.Option(help="How many persons to show.")] = 10,
-    out: Annotated[Path, typer.Option(help="Picture of the persons found, to be written.")] = Path("result.png"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
+    model: GalleryModelOption = None,
+    top_k: Annotated[int, typer.Option(help="Number of persons to find.")] = 10,
+    out: Annotated[Path, typer.Option(help="Contact sheet to write.")] = Path("result.png"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     runtime: Annotated[
-        str | None, typer.Option(help=f"{RUNTIME_HELP} By default the one that the gallery was built with.")
+        str | None, typer.Option(help=f"{RUNTIME_HELP} By default the one that built the gallery.")
     ] = None,
 ) -> None:
-    """Find persons from a description, a picture, or others like one: prints rows, writes a contact sheet.
+    """Find persons by a description, an image, or a similar person. Prints the results and writes a contact sheet.
 
     \b
     gadms search --gallery my_gallery "a woman in a red coat carrying a black backpack" --top-k 10 --out result.png

@@ -1,4 +1,4 @@
-"""A gallery of persons in one Lance table: write it, search it, look after it."""
+"""A gallery of persons in one Lance table: add, search, update and maintain it."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
-"""Conditions on the columns of a gallery, checked before they reach the table.
+"""Check filters on the columns of a gallery before they reach the table.
 
-A condition may come from a stranger, through a web page or an API. It is parsed, and written anew from what is known
-to be harmless: comparisons of a column with literals, joined by AND, OR and NOT.
+A filter may come from an untrusted user of a web page or an API. It is parsed, and SQL is generated only from known
+safe parts: comparisons of a column with literals, joined by AND, OR and NOT.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,43 +13,44 @@ import pyarrow as pa
 
 MAX_CHARACTERS = 2000
 MAX_PARTS = 200
-"""Comparisons, connectives and literals of a condition."""
+"""Maximum number of nodes in the syntax tree of a filter."""
 BOX_SIDES = ("left", "top", "right", "bottom")
-"""Of a person's box, in pixels, named one by one in conditions; the table has them in one column, `box`, in this
-order, since each column that a search reads costs it a part of a millisecond."""
-_NOT_FOR_FILTERS = ("vector", "thumbnail", "box")
+"""Sides of a person's box, in pixels, in the order of the column `box`. They share one column because each column
+makes a search slower; a filter names them individually."""
+_SIGNS = {"EQ": "=", "NEQ": "<>", "LT": "<", "LTE": "<=", "GT": ">", "GTE": ">="}
+_NOT_FILTERABLE = ("vector", "thumbnail", "box")
 
 
 def check_filter(where: str, schema: pa.Schema) -> str:
-    """A condition in the form that the table takes, made of allowed parts alone.
+    """Check a filter and rewrite it as SQL of the table.
 
     Allowed are `=`, `<>`, `!=`, `<`, `<=`, `>`, `>=`, `BETWEEN`, `IN`, `LIKE`, `ILIKE` and `IS [NOT] NULL` between one
-    column and literals, a boolean column by itself, `AND`, `OR`, `NOT` and parentheses. Times are ISO 8601 in quotes,
-    in UTC where they name no zone.
+    column and literals, a boolean column by itself, `AND`, `OR`, `NOT` and parentheses. Times are quoted ISO 8601;
+    without a time zone they are UTC.
 
     Args:
-        where (`str`): as in `"camera = 'gate-2' AND time > '2026-11-25 08:00'"`.
-        schema (`pyarrow.Schema`): of the table.
+        where (`str`): the filter, such as `"camera = 'gate-2' AND time > '2026-11-25 08:00'"`.
+        schema (`pyarrow.Schema`): schema of the table.
 
     Returns:
         `str`: SQL for LanceDB.
 
     Raises:
-        ValueError: naming what is not allowed, an unknown column, or a literal that does not fit its column.
-        ImportError: without sqlglot.
+        ValueError: if a part is not allowed, a column is unknown, or a literal does not match the type of its column.
+        ImportError: if sqlglot is not installed.
     """
     if len(where) > MAX_CHARACTERS:
-        raise ValueError(f"The filter has {len(where):,} characters, and at most {MAX_CHARACTERS:,} are taken")
-    columns = {field.name: field.type for field in schema if field.name not in _NOT_FOR_FILTERS}
+        raise ValueError(f"The filter has {len(where):,} characters; the maximum is {MAX_CHARACTERS:,}")
+    columns = {field.name: field.type for field in schema if field.name not in _NOT_FILTERABLE}
     columns |= dict.fromkeys(BOX_SIDES, schema.field("box").type.value_type)
     tree = _parse(where)
     if (parts := sum(1 for _ in tree.walk())) > MAX_PARTS:
-        raise ValueError(f"The filter has {parts:,} parts, and at most {MAX_PARTS} are taken: use IN for long lists")
+        raise ValueError(f"The filter has {parts:,} parts; the maximum is {MAX_PARTS}: use IN for long lists")
     return _Writer(where, columns).condition(tree)
 
 
 def literal(value: Any) -> str:
-    """A value as a SQL literal: None, bool, int, float, str or datetime (UTC where it has no zone)."""
+    """A None, bool, int, float, str or datetime as a SQL literal."""
     if value is None:
         return "NULL"
     if isinstance(value, bool):
@@ -62,27 +63,29 @@ def literal(value: Any) -> str:
 
 
 def column_name(name: str) -> str:
-    """A column in SQL, or a side of the box; backticks, since a user's column may be a word of SQL."""
+    """A column or a side of the box in SQL. Backticks, because an additional column may have the name of a keyword."""
     if name in BOX_SIDES:
         return f"`box`[{BOX_SIDES.index(name) + 1}]"  # SQL counts from 1
     return f"`{name}`"
 
 
 def in_utc(time: datetime) -> datetime:
-    """The same time in UTC; one without a zone is in UTC already."""
+    """Convert a time to UTC; a time without a time zone is taken as UTC."""
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 def parse_time(text: str) -> datetime:
-    """A time in ISO 8601, brought to UTC.
+    """Parse a time in ISO 8601 and convert it to UTC.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if the text is not a time.
     """
     try:
         return in_utc(datetime.fromisoformat(text.strip()))
     except ValueError:
-        raise ValueError(f"{text!r} is no time: write it as '2026-11-25 08:00' or '2026-11-25T08:00+01:00'") from None
+        raise ValueError(
+            f"{text!r} is not a time: write it as '2026-11-25 08:00' or '2026-11-25T08:00+01:00'"
+        ) from None
 
 
 def _parse(where: str) -> Any:
@@ -91,22 +94,22 @@ def _parse(where: str) -> Any:
         from sqlglot.errors import SqlglotError
     except ImportError as error:
         raise ImportError('Filters need sqlglot: pip install "gadms[gallery]"') from error
-    problem = f"The filter {where!r} is no condition, such as \"camera = 'gate-2' AND time > '2026-11-25 08:00'\""
+    problem = f"The filter {where!r} is not a condition such as \"camera = 'gate-2' AND time > '2026-11-25 08:00'\""
     try:
         statements = sqlglot.parse(where, read="postgres")
     except (SqlglotError, RecursionError) as error:
         raise ValueError(f"{problem}: {str(error).splitlines()[0]}") from error
     if len(statements) != 1 or statements[0] is None:
-        raise ValueError(f"{problem}: it holds {sum(map(bool, statements))} statements")
+        raise ValueError(f"{problem}: it contains {sum(map(bool, statements))} statements")
     return statements[0]
 
 
 class _Writer:
-    """Writes a parsed condition anew.
+    """Generates SQL from a parsed filter.
 
     Args:
-        where (`str`): for errors.
-        columns (`Mapping[str, pa.DataType]`): that may be named.
+        where (`str`): the filter, for error messages.
+        columns (`Mapping[str, pa.DataType]`): columns that the filter may name, with their types.
     """
 
     def __init__(self, where: str, columns: Mapping[str, pa.DataType]):
@@ -114,19 +117,14 @@ class _Writer:
         self.columns = columns
 
     def condition(self, node: Any) -> str:
-        """SQL of a node that is true or false."""
+        """SQL of a boolean expression."""
         kind = type(node).__name__
         writers: dict[str, Callable[[Any], str]] = {
             "And": self._connective,
             "Or": self._connective,
             "Not": self._not,
             "Paren": lambda node: self.condition(node.this),
-            "EQ": self._comparison,
-            "NEQ": self._comparison,
-            "LT": self._comparison,
-            "LTE": self._comparison,
-            "GT": self._comparison,
-            "GTE": self._comparison,
+            **dict.fromkeys(_SIGNS, self._comparison),
             "Between": self._between,
             "In": self._in,
             "Like": self._like,
@@ -149,15 +147,14 @@ class _Writer:
 
     def _comparison(self, node: Any) -> str:
         self._only(node, "this", "expression")
-        signs = {"EQ": "=", "NEQ": "<>", "LT": "<", "LTE": "<=", "GT": ">", "GTE": ">="}
         mirrored = {"LT": "GT", "LTE": "GTE", "GT": "LT", "GTE": "LTE"}
         kind, column, value = type(node).__name__, node.this, node.expression
         if type(column).__name__ != "Column":
             kind, column, value = mirrored.get(kind, kind), value, column
         name = self._column(column)
         if pa.types.is_boolean(self.columns[name]) and kind not in ("EQ", "NEQ"):
-            raise ValueError(f"{name} is true or false: {node.sql()!r} compares it by size")
-        return f"{column_name(name)} {signs[kind]} {self._literal(value, name)}"
+            raise ValueError(f"{name} is a boolean column, which {node.sql()!r} cannot order: compare it by = or <>")
+        return f"{column_name(name)} {_SIGNS[kind]} {self._literal(value, name)}"
 
     def _between(self, node: Any) -> str:
         self._only(node, "this", "low", "high")
@@ -175,7 +172,7 @@ class _Writer:
         self._only(node, "this", "expression", "negate")
         name = self._column(node.this)
         if not pa.types.is_string(self.columns[name]):
-            raise ValueError(f"{name} is no text: {node.sql()!r} cannot be answered")
+            raise ValueError(f"{name} is not a text column: {node.sql()!r} needs one")
         word = type(node).__name__.upper()
         negated = "NOT " if node.args.get("negate") else ""
         return f"{column_name(name)} {negated}{word} {self._literal(node.expression, name)}"
@@ -194,7 +191,7 @@ class _Writer:
     def _boolean_column(self, node: Any) -> str:
         name = self._column(node)
         if not pa.types.is_boolean(self.columns[name]):
-            raise ValueError(f'{name} is no condition by itself: compare it, as in "{name} = ..."')
+            raise ValueError(f'{name} is not a boolean column: compare it, as in "{name} = ..."')
         return column_name(name)
 
     def _column(self, node: Any) -> str:
@@ -203,13 +200,13 @@ class _Writer:
         self._only(node, "this")
         if node.name not in self.columns:
             raise ValueError(
-                f"The filter {self.where!r} names {node.name!r}, and the gallery has no such column to filter by: it "
-                f"has {', '.join(sorted(self.columns))}. Text is to be in single quotes"
+                f"The filter {self.where!r} names {node.name!r}, but the gallery has no such column. Columns: "
+                f"{', '.join(sorted(self.columns))}. Write text in single quotes"
             )
         return str(node.name)
 
     def _literal(self, node: Any, name: str) -> str:
-        """A literal that fits the column of that name."""
+        """SQL of a literal that matches the type of the column `name`."""
         kind, column = type(node).__name__, self.columns[name]
         if node.comments:
             raise self._refusal(node)
@@ -223,34 +220,31 @@ class _Writer:
                 return literal(parse_time(node.this))
             if pa.types.is_string(column):
                 return literal(node.this)
-        if kind == "Literal" and not node.is_string and _is_number(column):
+        is_number = pa.types.is_integer(column) or pa.types.is_floating(column)
+        if kind == "Literal" and not node.is_string and is_number:
             return ("-" if negative else "") + str(node.this)
         if kind == "Boolean" and pa.types.is_boolean(column):
             return literal(bool(node.this))
-        if kind in ("Literal", "Boolean", "Null", "Column"):  # of the last, double quotes were meant for text
+        if kind in ("Literal", "Boolean", "Null", "Column"):  # a Column: double quotes, meant for text
             what = "IS NULL" if kind == "Null" else _spelled(column)
-            raise ValueError(f"The filter {self.where!r} compares {name} with {node.sql()}: it is compared by {what}")
+            raise ValueError(f"The filter {self.where!r} compares {name} with {node.sql()}: use {what}")
         raise self._refusal(node)
 
     def _only(self, node: Any, *known: str) -> None:
-        """Refuse what a later version of the parser may add to a node."""
+        """Refuse properties that a later version of the parser may add to a node."""
         if any(value for key, value in node.args.items() if key not in known):
             raise self._refusal(node)
 
     def _refusal(self, node: Any) -> ValueError:
         return ValueError(
-            f"The filter {self.where!r} holds {node.sql(comments=True)!r}, which is not allowed: compare a column "
+            f"The filter {self.where!r} contains {node.sql(comments=True)!r}, which is not allowed: compare a column "
             "with values by =, <>, <, <=, >, >=, BETWEEN, IN, LIKE or IS NULL, and join comparisons by AND, OR and NOT"
         )
 
 
-def _is_number(column: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(column) or pa.types.is_floating(column))
-
-
 def _spelled(column: pa.DataType) -> str:
     if pa.types.is_timestamp(column):
-        return "times in quotes, as '2026-11-25 08:00'"
+        return "a time in quotes, such as '2026-11-25 08:00'"
     if pa.types.is_string(column):
         return "text in single quotes"
     return "true or false" if pa.types.is_boolean(column) else "numbers without quotes"

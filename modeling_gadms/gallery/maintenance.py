@@ -1,4 +1,4 @@
-"""Look after a gallery: what it holds, whether it is sound, and its persons as files."""
+"""Describe, verify, export and copy the table of a gallery."""
 
 import csv
 import io
@@ -21,33 +21,32 @@ from .schema import columns_without, indexed_rows, model_of, user_columns
 
 
 EXPORTS = ("csv", "parquet", "folder")
-"""Kinds of files that persons are exported to."""
+"""Formats of `export_table`."""
 _BATCH_ROWS = 1024
 _UNIT_TOLERANCE = 1e-3
-"""Of the length of an embedding: models in half precision give 1 to three digits."""
+"""Allowed deviation of an embedding's norm from 1. Models in half precision reach three digits."""
 
 
 @dataclass(frozen=True)
 class GalleryInfo:
-    """What a gallery is.
+    """Description of a gallery.
 
     Attributes:
-        location (`str`)
-        persons (`int`)
-        walks (`int`): tracked ones.
-        size_bytes (`int`): of its rows, without earlier versions.
-        version (`int`): rises with every change.
-        changed (`datetime`): when it last did.
-        dimension (`int`): of its embeddings.
-        model (`GalleryModel`): that made them.
-        columns (`dict[str, str]`): the user's, by name the type.
-        indexed_persons (`int`): in the index of embeddings; the others are scanned.
-        sources, cameras (`dict[str, int]`): persons of each.
+        location (`str`): folder or URI.
+        persons, tracks (`int`): number of persons (rows) and of tracks.
+        size_bytes (`int`): size of the current rows, without earlier versions.
+        version (`int`): version of the table; increases with every change.
+        changed (`datetime`): time of the last change.
+        dimension (`int`): number of values in an embedding.
+        model (`GalleryModel`): the model that built it.
+        columns (`dict[str, str]`): additional columns, from name to type.
+        indexed_persons (`int`): persons in the index of embeddings; a search scans the others.
+        sources, cameras (`dict[str, int]`): number of persons for each source and camera.
     """
 
     location: str
     persons: int
-    walks: int
+    tracks: int
     size_bytes: int
     version: int
     changed: datetime
@@ -61,12 +60,12 @@ class GalleryInfo:
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """What is wrong with a gallery, counted.
+    """Result of the verification of a gallery.
 
     Attributes:
-        persons (`int`): read.
-        problems (`dict[str, int]`): persons by what is wrong with them; empty if nothing is.
-        examples (`dict[str, str]`): by problem, the id of the first such person.
+        persons (`int`): number of persons read.
+        problems (`dict[str, int]`): number of persons with each problem; empty for a sound gallery.
+        examples (`dict[str, str]`): for each problem, the id of the first person with it.
     """
 
     persons: int
@@ -81,26 +80,26 @@ class VerificationReport:
         if self.sound:
             return f"{self.persons} persons, all sound"
         lines = [f"{self.persons} persons, {sum(self.problems.values())} problems"]
-        lines += [f"  {count}: {what} (as {self.examples[what]})" for what, count in sorted(self.problems.items())]
+        lines += [f"  {count}: {what} (e.g. {self.examples[what]})" for what, count in sorted(self.problems.items())]
         return "\n".join(lines)
 
 
 def table_info(location: str, table: Table) -> GalleryInfo:
-    """What the gallery of a table is; reads its columns of sources, cameras and tracks."""
+    """Describe a gallery. Reads the columns with sources, cameras and tracks."""
     sources: Counter[str] = Counter()
     cameras: Counter[str] = Counter()
-    walks: set[tuple[str, int]] = set()
+    tracks: set[tuple[str, int]] = set()
     for batch in _batches(table, ["source", "camera", "track"]):
         rows = batch.to_pylist()
         sources.update(row["source"] for row in rows)
         cameras.update(row["camera"] for row in rows if row["camera"] is not None)
-        walks.update((row["source"], row["track"]) for row in rows if row["track"] is not None)
+        tracks.update((row["source"], row["track"]) for row in rows if row["track"] is not None)
     versions = table.list_versions()
     return GalleryInfo(
         location=location,
         persons=table.count_rows(),
-        walks=len(walks),
-        size_bytes=size_of(table),
+        tracks=len(tracks),
+        size_bytes=int(cast(Any, table.stats())["total_bytes"]),
         version=table.version,
         changed=versions[-1]["timestamp"],
         dimension=table.schema.field("vector").type.list_size,
@@ -112,16 +111,11 @@ def table_info(location: str, table: Table) -> GalleryInfo:
     )
 
 
-def size_of(table: Table) -> int:
-    """Bytes of a table's rows, without earlier versions."""
-    return int(cast(Any, table.stats())["total_bytes"])
-
-
 def verify_table(table: Table) -> VerificationReport:
-    """Read every row: ids must be there once, thumbnails must decode, embeddings be of length 1."""
+    """Read every row: ids must be unique, thumbnails must decode, and embeddings must have norm 1."""
     problems: Counter[str] = Counter()
     examples: dict[str, str] = {}
-    met: set[str] = set()
+    seen: set[str] = set()
     persons = 0
 
     def note(what: str, person: str) -> None:
@@ -134,37 +128,37 @@ def verify_table(table: Table) -> VerificationReport:
         vectors = batch["vector"].flatten().to_numpy().reshape(len(batch), -1)
         lengths = np.linalg.norm(vectors, axis=1)
         for row, person in enumerate(ids):
-            if person in met:
-                note("the id is there more than once", person)
-            met.add(person)
-            if not abs(lengths[row] - 1) <= _UNIT_TOLERANCE:  # also what is not a number
-                note("the embedding is not of length 1", person)
+            if person in seen:
+                note("duplicate id", person)
+            seen.add(person)
+            if not abs(lengths[row] - 1) <= _UNIT_TOLERANCE:  # also NaN
+                note("the norm of the embedding is not 1", person)
             if not _decodes(batch["thumbnail"][row].as_py()):
                 note("the thumbnail does not decode", person)
     return VerificationReport(persons, dict(problems), examples)
 
 
 def export_table(table: Table, path: Path, kind: str) -> int:
-    """Write persons to files.
+    """Write the persons of a gallery to files.
 
     Args:
-        table (`Table`): of the gallery.
-        path (`Path`): must not exist yet.
-        kind (`str`): `"csv"`, all columns but embedding and thumbnail, each side of the box in one; `"parquet"`, the
-            table's columns; `"folder"`, a JPEG of each person and a CSV as above, `metadata.csv`, which
-            `load_dataset("imagefolder")` reads.
+        table (`Table`)
+        path (`Path`): file or folder to write; must not exist.
+        kind (`str`): `"csv"` writes all columns except embedding and thumbnail, with one column for each side of the
+            box. `"parquet"` writes all columns of the table. `"folder"` writes a JPEG for each person and a
+            `metadata.csv` with the columns of `"csv"`, readable by `load_dataset("imagefolder")`.
 
     Returns:
-        `int`: how many persons were written.
+        `int`: number of persons written.
 
     Raises:
         FileExistsError: if `path` exists.
-        ValueError: if the kind is unknown.
+        ValueError: if `kind` is unknown.
     """
     if kind not in EXPORTS:
-        raise ValueError(f"{kind!r} is no kind of export: give one of {', '.join(EXPORTS)}")
+        raise ValueError(f"Unknown export format {kind!r}: give one of {', '.join(EXPORTS)}")
     if path.exists():
-        raise FileExistsError(f"{path} exists: give another name")
+        raise FileExistsError(f"{path} already exists: give another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     writers = {"csv": _export_csv, "parquet": _export_parquet, "folder": _export_folder}
     return writers[kind](table, path)
@@ -204,7 +198,7 @@ def _names_with_sides(columns: list[str]) -> list[str]:
 
 
 def _with_sides(row: dict[str, Any]) -> dict[str, Any]:
-    """A row whose box is a value for each side."""
+    """Replace the box of a row by one value for each side."""
     sides = row.pop("box") or [None] * len(BOX_SIDES)
     return {**row, **dict(zip(BOX_SIDES, sides, strict=True))}
 
@@ -221,7 +215,7 @@ def _write_csv(path: Path, columns: list[str], rows: Iterator[dict[str, Any]]) -
 
 
 def copy_rows(source: Table, target: Table) -> None:
-    """Add the rows of a table to another one of the same columns."""
+    """Append the rows of a table to another table with the same columns."""
     for batch in _batches(source, source.schema.names):
         target.add(pa.Table.from_batches([batch.cast(target.schema)]))
 
@@ -232,8 +226,8 @@ def _batches(table: Table, columns: list[str]) -> Iterator[pa.RecordBatch]:
 
 def _decodes(content: bytes) -> bool:
     try:
-        with Image.open(io.BytesIO(content), formats=["JPEG"]) as picture:
-            picture.load()
-    except Exception:  # decoders raise many kinds
+        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+            image.load()
+    except Exception:  # decoders raise many types
         return False
     return True

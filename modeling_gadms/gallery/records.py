@@ -1,32 +1,35 @@
-"""What goes into a gallery of persons and what comes out of it."""
+"""The records of a gallery: persons to add, queries, results, and the model that built it."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from ..encoders.onnx_model import RUNTIMES
+from ..encoders.fingerprint import model_fingerprint, preprocessing_fingerprint
+from ..encoders.onnx_model import RUNTIMES, RetrievalModel, runtime_of
 from ..media.detection import PersonBox
+from ..processing_gadms import GADMSProcessor
 
 
 @dataclass(frozen=True)
 class PersonRecord:
-    """A person to put into a gallery.
+    """A person to add to a gallery.
 
     Attributes:
-        image (`PIL.Image.Image`): the person, cropped.
-        source (`str`): the image file, the video, the URL, or the place in an archive.
-        frame (`int`, *optional*): number of the video's frame.
-        time_seconds (`float`, *optional*): when the video shows it.
-        box (`PersonBox`, *optional*): where the detector found the person in the frame.
-        camera (`str`, *optional*): that saw the person.
-        time (`datetime`, *optional*): when that was; UTC where it has no zone.
-        track (`int`, *optional*): one walk of one person through the source; its crops share the number.
-        columns (`Mapping[str, Any]`): values of columns that the gallery was made with.
+        image (`PIL.Image.Image`): the crop of the person.
+        source (`str`): path of the image file or video, URL, or member of an archive.
+        frame (`int`, *optional*): frame number in the video.
+        time_seconds (`float`, *optional*): time of the frame in the video.
+        box (`PersonBox`, *optional*): box of the person in the frame, from the detector.
+        camera (`str`, *optional*): name of the camera.
+        time (`datetime`, *optional*): time of the recording; without a time zone it is UTC.
+        track (`int`, *optional*): number of the track. The crops of one person followed through a video share it.
+        columns (`Mapping[str, Any]`): values of the additional columns of the gallery.
     """
 
     image: Image.Image
@@ -41,22 +44,22 @@ class PersonRecord:
 
     @property
     def id(self) -> str:
-        """The same for the same box of the same frame of the same source, so that nobody is added twice."""
+        """A digest of source, frame and box, so that adding the same person twice stores one row."""
         box = None
         if self.box is not None:
-            # Tenths of a pixel: the last digits depend on who does the detector's arithmetic.
+            # Tenths of a pixel: further digits depend on the hardware that runs the detector.
             box = [round(float(side), 1) for side in (self.box.left, self.box.top, self.box.right, self.box.bottom)]
         place = json.dumps([self.source, self.frame, box])
         return hashlib.blake2b(place.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 @dataclass(frozen=True)
-class Walk:
-    """The track that a result belongs to.
+class TrackSummary:
+    """Summary of the track that a result belongs to.
 
     Attributes:
-        persons (`int`): crops of it in the gallery.
-        start_seconds, end_seconds (`float`, *optional*): of the first and the last of them in the video.
+        persons (`int`): number of its crops in the gallery.
+        start_seconds, end_seconds (`float`, *optional*): times of its first and last crop in the video.
     """
 
     persons: int
@@ -66,14 +69,14 @@ class Walk:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A person found.
+    """A person found by a search.
 
     Attributes:
-        rank (`int`): from 1.
-        score (`float`): cosine similarity to the query; see [`Query`] for queries of several parts.
-        id (`str`): of the person in the gallery.
+        rank (`int`): position among the results, from 1.
+        score (`float`): cosine similarity to the query; for queries with several parts see [`Query`].
+        id (`str`): id of the person in the gallery.
         thumbnail (`bytes`): a JPEG.
-        walk (`Walk`, *optional*): where the source was tracked.
+        track_summary (`TrackSummary`, *optional*): for a person with a track.
         source, frame, time_seconds, box, camera, time, track, columns: as in [`PersonRecord`].
     """
 
@@ -89,33 +92,34 @@ class SearchResult:
     track: int | None
     columns: dict[str, Any]
     thumbnail: bytes
-    walk: Walk | None = None
+    track_summary: TrackSummary | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the thumbnail, as JSON can hold it."""
-        fields = {name: value for name, value in vars(self).items() if name not in ("thumbnail", "box", "walk")}
+        """All fields except the thumbnail, as values that JSON supports."""
+        nested = ("thumbnail", "box", "track_summary")
+        fields = {name: value for name, value in vars(self).items() if name not in nested}
         columns = {name: plain(value) for name, value in self.columns.items()}
         return {
             **fields,
             "time": plain(self.time),
             "box": None if self.box is None else vars(self.box).copy(),
-            "walk": None if self.walk is None else vars(self.walk).copy(),
+            "track_summary": None if self.track_summary is None else vars(self.track_summary).copy(),
             "columns": columns,
         }
 
 
 @dataclass(frozen=True)
 class Query:
-    """What to search for; one part at least of the first three.
+    """A query with a text, an image, a person of the gallery, or several of these.
+
+    The score is the mean of the cosine similarities to the given parts, minus `WITHOUT_WEIGHT` times the mean of the
+    similarities to the texts in `without`.
 
     Attributes:
-        text (`str`, *optional*): a description.
-        image (`PIL.Image.Image`, *optional*): a picture of such a person.
-        like (`str`, *optional*): id of a person of the gallery, whom the results leave out.
-        without (`Sequence[str]`): descriptions of what should not be there, as "a hat".
-
-    The score is the mean of the cosine similarities to the parts that are given, less `WITHOUT_WEIGHT` times the mean
-    of those to `without`.
+        text (`str`, *optional*): a description of the person.
+        image (`PIL.Image.Image`, *optional*): an image of a similar person.
+        like (`str`, *optional*): id of a similar person of the gallery, who is excluded from the results.
+        without (`Sequence[str]`): descriptions of attributes to exclude, such as "a hat".
     """
 
     text: str | None = None
@@ -125,28 +129,29 @@ class Query:
 
     def __post_init__(self) -> None:
         if self.text is None and self.image is None and self.like is None:
-            raise ValueError("The query is empty: give a text, an image, or the id of a person to find others like")
+            raise ValueError("The query is empty: give a text, an image, or the id of a similar person (like)")
         if isinstance(self.without, str):
-            raise TypeError(f"without is one text ({self.without!r}): give a list of texts")
+            raise TypeError(f"without is a single string ({self.without!r}): give a list of strings")
 
     def __str__(self) -> str:
-        """For headings."""
-        parts = [self.text, self.image and "like the picture", self.like and f"like {self.like}"]
+        """A heading for contact sheets."""
+        parts = [self.text, self.image and "like the image", self.like and f"like {self.like}"]
         parts += [f"without {text}" for text in self.without]
         return "; ".join(str(part) for part in parts if part)
 
 
 WITHOUT_WEIGHT = 0.25
-"""More excludes more, and finds fewer of those that are wanted (`benchmarks/without.py`)."""
+"""Weight of `Query.without` in the score. A larger weight excludes more, but also loses more of the wanted persons
+(`benchmarks/without.py`)."""
 
 
 @dataclass(frozen=True)
 class AddReport:
-    """What became of the persons given to a gallery.
+    """Counts of one call of `add`.
 
     Attributes:
-        added (`int`)
-        already_there (`int`): left alone, because the gallery holds the same box of the same frame of the same source.
+        added (`int`): persons added.
+        already_there (`int`): persons skipped because the gallery already contains their id.
     """
 
     added: int
@@ -155,14 +160,14 @@ class AddReport:
 
 @dataclass(frozen=True)
 class GalleryModel:
-    """The model a gallery was built with, as stored in the table.
+    """The model that built a gallery, as stored in the table.
 
     Attributes:
-        name (`str`): where it was loaded from.
-        fingerprint (`str`): of [`~modeling_gadms.encoders.fingerprint.model_fingerprint`].
-        runtime (`str`): what ran it.
-        revision (`str`, *optional*): commit of the Hub repository, where it came from one.
-        preprocessing (`str`, *optional*): of [`~modeling_gadms.encoders.fingerprint.preprocessing_fingerprint`].
+        name (`str`): folder or Hub name that it was loaded from.
+        fingerprint (`str`): from [`~modeling_gadms.encoders.fingerprint.model_fingerprint`].
+        runtime (`str`): the runtime, such as `"torch"`.
+        revision (`str`, *optional*): commit of the Hub repository.
+        preprocessing (`str`, *optional*): from [`~modeling_gadms.encoders.fingerprint.preprocessing_fingerprint`].
     """
 
     name: str
@@ -175,7 +180,38 @@ class GalleryModel:
         revision = f" at {self.revision[:12]}" if self.revision else ""
         return f"{self.name}{revision} ({self.fingerprint}, run by {self.runtime})"
 
+    @classmethod
+    def describe(cls, model: RetrievalModel, processor: GADMSProcessor) -> "GalleryModel":
+        """Describe a loaded model. The path of a folder is stored as an absolute one, valid from any directory."""
+        name = model.name_or_path
+        return cls(
+            str(Path(name).resolve()) if name and Path(name).is_dir() else name or "(not loaded from anywhere)",
+            model_fingerprint(model, processor),
+            runtime_of(model),
+            getattr(model.config, "_commit_hash", None),
+            preprocessing_fingerprint(processor),
+        )
+
+    def check_same(self, given: "GalleryModel", location: str) -> None:
+        """Check that a model is the one that built the gallery in `location`.
+
+        Raises:
+            ValueError: if the fingerprints differ; says whether runtime, preprocessing or weights differ.
+        """
+        if given.fingerprint == self.fingerprint:
+            return
+        what = "weights"
+        if given.runtime != self.runtime:
+            what = "runtime"
+        elif self.preprocessing and given.preprocessing != self.preprocessing:
+            what = "preprocessing (tokenizer, image size or normalisation)"
+        raise ValueError(
+            f"The gallery in {location} was built by the model {self}; the given model is {given} and differs in its "
+            f"{what}, so their embeddings cannot be compared. Give the model and runtime that built the gallery, or "
+            "build a new gallery"
+        )
+
 
 def plain(value: Any) -> Any:
-    """A value of a column as JSON and CSV can hold it."""
+    """Convert a column value to one that JSON and CSV support: times become ISO 8601."""
     return value.isoformat() if isinstance(value, datetime) else value

@@ -1,4 +1,4 @@
-"""The table of a gallery: its columns, and rows to and from records."""
+"""The schema of a gallery's table, and the conversion between rows and records."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from lancedb.table import Table
 
 from ..media.detection import PersonBox
 from .filter import BOX_SIDES, in_utc, parse_time
-from .records import GalleryModel, PersonRecord, SearchResult, Walk
+from .records import GalleryModel, PersonRecord, SearchResult, TrackSummary
 
 
 COLUMN_TYPES = {
@@ -22,12 +22,12 @@ COLUMN_TYPES = {
     "boolean": pa.bool_(),
     "time": pa.timestamp("us", "UTC"),
 }
-"""Types that a user's column may have."""
+"""Types of additional columns."""
 UPDATABLE = {"camera": "string", "time": "time", "track": "integer"}
-"""Columns of every gallery that may be changed later, by name the type; the others say which person it is."""
+"""Standard columns that may be updated, with their types. The other standard columns identify the person."""
 _METADATA_KEY = b"gadms"
 _COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-_OWN_COLUMNS = (
+_STANDARD_COLUMNS = (
     pa.field("id", pa.string(), nullable=False),
     pa.field("thumbnail", pa.binary(), nullable=False),
     pa.field("source", pa.string(), nullable=False),
@@ -42,98 +42,104 @@ _OWN_COLUMNS = (
 
 
 def gallery_schema(dimension: int, model: GalleryModel, columns: Mapping[str, str]) -> pa.Schema:
-    """The schema of a gallery.
+    """The schema of a gallery's table.
 
     Args:
-        dimension (`int`): of its embeddings.
-        model (`GalleryModel`): that makes them.
-        columns (`Mapping[str, str]`): the user's, by name the type, one of `COLUMN_TYPES`.
+        dimension (`int`): of the embeddings.
+        model (`GalleryModel`): stored in the metadata.
+        columns (`Mapping[str, str]`): additional columns, from name to type (one of `COLUMN_TYPES`).
 
     Raises:
-        ValueError: if a column's name is taken or cannot be one, or its type is unknown.
+        ValueError: if the name of a column is reserved or malformed, or its type is unknown.
     """
-    own = {"vector", "walk", "rank", "score", *BOX_SIDES, *(field.name for field in _OWN_COLUMNS)}
+    reserved = {"vector", "track_summary", "rank", "score", *BOX_SIDES, *(field.name for field in _STANDARD_COLUMNS)}
     for name, kind in columns.items():
-        if name in own:
-            raise ValueError(f"The column {name!r} is the gallery's own: give yours another name")
+        if name in reserved:
+            raise ValueError(f"The column name {name!r} is reserved: choose another name")
         if not _COLUMN_NAME.fullmatch(name):
-            raise ValueError(f"The column {name!r} is not named in small letters, digits and _, as in 'shop_floor'")
+            raise ValueError(f"The column name {name!r} is invalid: use lower-case letters, digits and _")
         if kind not in COLUMN_TYPES:
-            raise ValueError(f"The column {name!r} is of type {kind!r}: types are {', '.join(COLUMN_TYPES)}")
+            raise ValueError(f"The column {name!r} has an unknown type, {kind!r}: use {', '.join(COLUMN_TYPES)}")
     vector = pa.field("vector", pa.list_(pa.float32(), dimension), nullable=False)
-    users = [pa.field(name, COLUMN_TYPES[kind]) for name, kind in columns.items()]
-    return pa.schema([vector, *_OWN_COLUMNS, *users], metadata={_METADATA_KEY: json.dumps(asdict(model))})
+    additional = [pa.field(name, COLUMN_TYPES[kind]) for name, kind in columns.items()]
+    return pa.schema([vector, *_STANDARD_COLUMNS, *additional], metadata={_METADATA_KEY: json.dumps(asdict(model))})
 
 
 def model_of(schema: pa.Schema) -> GalleryModel:
-    """The model that a table's metadata names."""
+    """The model stored in a table's metadata."""
     return GalleryModel(**json.loads(schema.metadata[_METADATA_KEY]))
 
 
 def user_columns(schema: pa.Schema) -> dict[str, str]:
-    """By name the type of each column that the user declared."""
-    own = {"vector", *(field.name for field in _OWN_COLUMNS)}
+    """The additional columns of a table, from name to type."""
+    standard = {"vector", *(field.name for field in _STANDARD_COLUMNS)}
     kinds = {kind: name for name, kind in COLUMN_TYPES.items()}
-    return {field.name: kinds[field.type] for field in schema if field.name not in own}
+    return {field.name: kinds[field.type] for field in schema if field.name not in standard}
 
 
 def columns_without(schema: pa.Schema, *names: str) -> list[str]:
-    """The names of a table's columns but some."""
+    """The column names of a table, except the given ones."""
     return [name for name in schema.names if name not in names]
 
 
 def indexed_rows(table: Table, column: str) -> int:
-    """How many rows are in the index of a column; 0 where there is none."""
+    """Number of rows in the index of a column; 0 without an index."""
     names = [index.name for index in table.list_indices() if index.columns == [column]]  # one or none
     statistics = [table.index_stats(name) for name in names]
     return sum(index.num_indexed_rows for index in statistics if index)
 
 
 def check_values(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """Values for columns of these types, times brought to UTC.
+    """Check values against the types of their columns, and convert times to UTC.
 
     Raises:
-        ValueError: if a column is unknown, or a value of another type.
+        ValueError: if a column is unknown, or a value has the wrong type.
     """
     checked = {}
     for name, value in values.items():
         if name not in columns:
-            known = ", ".join(columns) or "none; declare them when the gallery is made"
-            raise ValueError(f"The gallery has no column {name!r} for the value {value!r}: its columns are {known}")
+            known = ", ".join(columns) or "none; declare columns when you create the gallery"
+            raise ValueError(f"The gallery has no column {name!r} for the value {value!r}; its columns: {known}")
         checked[name] = _checked(name, value, columns[name])
     return checked
 
 
 def to_row(record: PersonRecord, columns: Mapping[str, str]) -> dict[str, Any]:
-    """A record as a row without vector and thumbnail.
-
-    Args:
-        record (`PersonRecord`)
-        columns (`Mapping[str, str]`): the user's, with their types.
+    """Convert a record to a row, without vector and thumbnail; `columns` are the additional columns.
 
     Raises:
         ValueError: as [`check_values`].
     """
-    time = None if record.time is None else in_utc(record.time)
-    where = {"id": record.id, "source": record.source, "frame": record.frame, "time_seconds": record.time_seconds}
-    seen = {"camera": record.camera, "time": time, "track": record.track}
     box = record.box
-    sides = [getattr(box, side) for side in BOX_SIDES] if box else None
-    found = {"box": sides, "confidence": box.confidence if box else None}
-    return {**where, **seen, **found, **check_values(record.columns, columns)}
+    return {
+        "id": record.id,
+        "source": record.source,
+        "frame": record.frame,
+        "time_seconds": record.time_seconds,
+        "box": [getattr(box, side) for side in BOX_SIDES] if box else None,
+        "confidence": box.confidence if box else None,
+        "camera": record.camera,
+        "time": None if record.time is None else in_utc(record.time),
+        "track": record.track,
+        **check_values(record.columns, columns),
+    }
 
 
 def to_result(
-    rank: int, score: float, row: Mapping[str, Any], columns: Mapping[str, str], walk: Walk | None
+    rank: int, score: float, row: Mapping[str, Any], columns: Mapping[str, str], track_summary: TrackSummary | None
 ) -> SearchResult:
-    """A row that was found."""
+    """Convert a row to a search result; `columns` are the additional columns."""
     box = None
     if row["box"] is not None:
         box = PersonBox(**dict(zip(BOX_SIDES, row["box"], strict=True)), confidence=row["confidence"])
     same = ("id", "source", "frame", "time_seconds", "camera", "time", "track", "thumbnail")
-    users = {name: row[name] for name in columns}
     return SearchResult(
-        rank=rank, score=score, box=box, columns=users, walk=walk, **{name: row[name] for name in same}
+        rank=rank,
+        score=score,
+        box=box,
+        columns={name: row[name] for name in columns},
+        track_summary=track_summary,
+        **{name: row[name] for name in same},
     )
 
 
@@ -149,4 +155,4 @@ def _checked(name: str, value: Any, kind: str) -> Any:
         return float(value)
     elif type(value) is {"string": str, "integer": int, "float": float, "boolean": bool}[kind]:
         return value
-    raise ValueError(f"The value {value!r} of the column {name!r} is a {type(value).__name__}, and not of type {kind}")
+    raise ValueError(f"The value {value!r} of the column {name!r} is a {type(value).__name__}, but its type is {kind}")

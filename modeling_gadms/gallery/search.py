@@ -1,6 +1,6 @@
-"""Search in the table of a gallery: the rows nearest to a vector, and persons by what is known of them."""
+"""Search in the table of a gallery: encode queries, find the nearest rows, and read rows by a condition."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -8,30 +8,37 @@ import pyarrow as pa
 import torch
 from lancedb.query import LanceVectorQueryBuilder
 from lancedb.table import Table
+from PIL import Image
 
+from ..encoders.encoding import encode_captions, encode_images
+from ..encoders.onnx_model import RetrievalModel
+from ..encoders.query_checks import check_query
+from ..processing_gadms import GADMSProcessor
 from .filter import literal
-from .records import SearchResult, Walk
+from .records import WITHOUT_WEIGHT, Query, SearchResult, TrackSummary
 from .schema import columns_without, to_result, user_columns
 
 
-_CROWD = 4
-"""How many times as many rows are fetched, where crops of the same walks leave room for too few."""
-_PARTS_SEARCHED = 80
-"""Of the index, which has a part for about 4,096 rows: all of them up to 330,000 rows. At a million the nearest 80
-have recall@10 of 0.989, and 64 of them 0.98 (`benchmarks/gallery.py`)."""
+AnyQuery = str | Image.Image | Query
+
+_FETCH_GROWTH = 4
+"""Factor by which the number of fetched rows grows when they belong to too few tracks."""
+_PARTITIONS_SEARCHED = 80
+"""Partitions of the index to search. A partition has about 4,096 rows, so up to 330,000 rows all are searched. At a
+million rows, 80 partitions have a recall@10 of 0.989 and 64 of 0.98 (`benchmarks/gallery.py`)."""
 _REFINE_FACTOR = 4
-"""Rows compared exactly, by their whole vectors, for each row wanted. Directions that fill the space, the worst case,
-need 4 for recall@10 of 0.99, persons 2."""
+"""Rows compared exactly, by their full vectors, for each row wanted. For a recall@10 of 0.99, uniformly distributed
+vectors (the worst case) need 4 and persons need 2."""
 
 
 @dataclass(frozen=True)
 class LikedPerson:
-    """A person of a gallery, to find others like.
+    """A person of the gallery whose neighbours are searched.
 
     Attributes:
         id (`str`)
         vector (`torch.FloatTensor` of shape `(projection_dim,)`)
-        source (`str`), track (`int`, *optional*): the walk that it belongs to.
+        source (`str`), track (`int`, *optional*): the track that the person belongs to.
     """
 
     id: str
@@ -42,88 +49,142 @@ class LikedPerson:
 
 @dataclass(frozen=True)
 class EncodedQuery:
-    """A query as [`~modeling_gadms.gallery.person_gallery.PersonGallery.encode`] makes it.
+    """The embedding of a query, from [`~modeling_gadms.gallery.person_gallery.PersonGallery.encode`].
 
     Attributes:
-        vector (`torch.FloatTensor` of shape `(projection_dim,)`): its products with embeddings are the scores.
-        like (`LikedPerson`, *optional*): whom the results leave out.
+        vector (`torch.FloatTensor` of shape `(projection_dim,)`): its dot products with embeddings are the scores; not
+            normalised.
+        like (`LikedPerson`, *optional*): the person to exclude from the results.
     """
 
     vector: torch.Tensor
     like: LikedPerson | None = None
 
 
-def nearest_persons(
+def encode_queries(
     table: Table,
-    schema: pa.Schema,
-    vector: torch.Tensor,
-    top_k: int,
-    condition: str | None,
-    like: LikedPerson | None,
-    *,
-    group_tracks: bool,
-) -> list[SearchResult]:
-    """The persons whose embeddings have the largest products with a vector, best first.
+    encoders: Callable[[], tuple[RetrievalModel, GADMSProcessor]],
+    queries: Sequence[AnyQuery],
+) -> list[EncodedQuery]:
+    """Encode queries with one call of each encoder.
 
     Args:
-        table (`Table`), schema (`pa.Schema`): the table's, which to ask it for takes longer than to keep.
-        vector (`torch.FloatTensor` of shape `(projection_dim,)`): need not be of length 1.
-        top_k (`int`)
-        condition (`str`, *optional*): in the table's SQL.
-        like (`LikedPerson`, *optional*): to leave out, where walks are one result with the whole walk.
-        group_tracks (`bool`): whether a walk is one result, by its best crop.
+        table (`Table`): where the persons in `like` are looked up.
+        encoders (`Callable`): returns model and processor; not called if all queries consist of `like`.
+        queries (`Sequence[AnyQuery]`)
+
+    Warns:
+        UserWarning: if a text is longer than the model reads, or contains a negation.
+    Raises:
+        ValueError: if a text is empty, or an id is unknown.
+    """
+    parsed = [_as_query(query) for query in queries]
+    texts = [text for query in parsed for text in _texts_of(query)]
+    images = [query.image for query in parsed if query.image is not None]
+    text_vectors = iter(_encode_texts(*encoders(), texts) if texts else ())
+    image_vectors = iter(encode_images(*encoders(), images, progress=False) if images else ())
+    encoded = []
+    for query in parsed:
+        like = None if query.like is None else liked_person(table, query.like)
+        parts = [] if query.text is None else [next(text_vectors)]
+        parts += [] if query.image is None else [next(image_vectors)]
+        parts += [] if like is None else [like.vector]
+        vector = torch.stack(parts).mean(dim=0)
+        if query.without:
+            excluded = torch.stack([next(text_vectors) for _ in query.without])
+            vector = vector - WITHOUT_WEIGHT * excluded.mean(dim=0)
+        encoded.append(EncodedQuery(vector, like))
+    return encoded
+
+
+def nearest_persons(
+    table: Table, schema: pa.Schema, query: EncodedQuery, top_k: int, condition: str | None, *, group_tracks: bool
+) -> list[SearchResult]:
+    """Find the persons whose embeddings have the largest dot products with a query, best first.
+
+    Args:
+        table (`Table`)
+        schema (`pa.Schema`): of the table; asking the table for it on every search would be slower.
+        query (`EncodedQuery`): its person in `like` is excluded, with `group_tracks` its whole track.
+        top_k (`int`): maximum number of results.
+        condition (`str`, *optional*): SQL of the table.
+        group_tracks (`bool`): whether a track is one result, represented by its best crop.
     """
     columns = columns_without(schema, "vector")
-    condition = _all_of(condition, _another(like, group_tracks) if like else None)
+    conditions = (condition, _excluding(query.like, group_tracks) if query.like else None)
+    condition = " AND ".join(f"({each})" for each in conditions if each) or None
     limit = top_k
     while True:
-        rows = _scored(table, columns, vector, limit, condition)
-        best = _best_of_walks(rows) if group_tracks else rows
-        # Enough walks, whose best crops come before all that was not fetched; or all that the table has.
+        rows = _nearest_rows(table, columns, query.vector, limit, condition)
+        best = _best_of_tracks(rows) if group_tracks else rows
+        # Rows come best first, so a track among them has its best crop among them too.
         if len(best) >= top_k or len(rows) < limit:
             break
-        limit *= _CROWD
-    scale = float(vector.norm())
+        limit *= _FETCH_GROWTH
+    scale = float(query.vector.norm())
     return _results(table, schema, [(row, (1 - row["_distance"]) * scale) for row in best[:top_k]])
 
 
 def read_persons(table: Table, schema: pa.Schema, condition: str) -> list[SearchResult]:
-    """The persons that meet a condition in the table's SQL, in the order of source, frame and id; their score is 1."""
+    """Read the persons that meet a condition, in the order of source, frame and id. Their score is 1.
+
+    Args:
+        condition (`str`): SQL of the table.
+    """
     rows = table.search().where(condition).select(columns_without(schema, "vector")).to_list()
     rows.sort(key=lambda row: (row["source"], row["frame"] or 0, row["id"]))
     return _results(table, schema, [(row, 1.0) for row in rows])
 
 
 def liked_person(table: Table, person: str) -> LikedPerson:
-    """The person of an id.
+    """Look up a person by id.
 
     Raises:
-        ValueError: if nobody has it.
+        ValueError: if the id is unknown.
     """
     rows = table.search().where(of_ids([person])).select(["id", "vector", "source", "track"]).limit(1).to_list()
     if not rows:
-        raise ValueError(f"Nobody in the gallery has the id {person!r}")
+        raise ValueError(f"No person in the gallery has the id {person!r}")
     return LikedPerson(person, torch.tensor(rows[0]["vector"]), rows[0]["source"], rows[0]["track"])
 
 
-def of_walk(source: str, track: int) -> str:
-    """A condition for the crops of a walk."""
+def of_track(source: str, track: int) -> str:
+    """The condition that selects the crops of a track."""
     return f"(source = {literal(source)} AND track = {literal(track)})"
 
 
 def of_ids(ids: Sequence[str]) -> str:
-    """A condition for the persons of some ids."""
+    """The condition that selects persons by id."""
     if isinstance(ids, str):
-        raise TypeError(f"ids is one text ({ids!r}): give a list")
+        raise TypeError(f"ids is a single string ({ids!r}): give a list")
     return f"id IN ({', '.join(map(literal, ids))})" if ids else "FALSE"
 
 
-def _scored(
+def _as_query(query: AnyQuery) -> Query:
+    if isinstance(query, str):
+        return Query(text=query)
+    if isinstance(query, Image.Image):
+        return Query(image=query)
+    if isinstance(query, Query):
+        return query
+    raise TypeError(f"A query must be a text, a PIL image or a Query, not a {type(query).__name__}: {query!r}")
+
+
+def _texts_of(query: Query) -> list[str]:
+    return [*([] if query.text is None else [query.text]), *query.without]
+
+
+def _encode_texts(model: RetrievalModel, processor: GADMSProcessor, texts: Sequence[str]) -> torch.Tensor:
+    checked = [check_query(processor, text) for text in texts]
+    return encode_captions(model, processor, checked, progress=False)
+
+
+def _nearest_rows(
     table: Table, columns: Sequence[str], vector: torch.Tensor, limit: int, condition: str | None
 ) -> list[dict[str, Any]]:
     nearest = cast(LanceVectorQueryBuilder, table.search(vector.numpy(), vector_column_name="vector"))
-    # Both matter to an indexed gallery alone: how much of the index to visit, and how many to compare exactly.
-    nearest = nearest.distance_type("cosine").nprobes(_PARTS_SEARCHED).refine_factor(_REFINE_FACTOR)
+    # The last two only matter to a gallery with an index.
+    nearest = nearest.distance_type("cosine").nprobes(_PARTITIONS_SEARCHED).refine_factor(_REFINE_FACTOR)
     if condition:
         nearest = nearest.where(condition, prefilter=True)
     found = nearest.select([*columns, "_distance"]).limit(limit).to_list()
@@ -133,47 +194,43 @@ def _scored(
 
 def _results(table: Table, schema: pa.Schema, scored: Sequence[tuple[Mapping[str, Any], float]]) -> list[SearchResult]:
     columns = user_columns(schema)
-    walks = _walks(table, [row for row, _ in scored])
+    tracks = _track_summaries(table, [row for row, _ in scored])
     return [
-        to_result(rank, score, row, columns, walks.get((row["source"], row["track"])))
+        to_result(rank, score, row, columns, tracks.get((row["source"], row["track"])))
         for rank, (row, score) in enumerate(scored, start=1)
     ]
 
 
-def _walks(table: Table, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], Walk]:
-    """The walks that rows belong to, by source and track."""
-    places = sorted({(row["source"], row["track"]) for row in rows if row["track"] is not None})
-    if not places:
+def _track_summaries(table: Table, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], TrackSummary]:
+    """The summaries of the tracks that rows belong to, by source and track."""
+    tracks = sorted({(row["source"], row["track"]) for row in rows if row["track"] is not None})
+    if not tracks:
         return {}
-    condition = " OR ".join(of_walk(*place) for place in places)
+    condition = " OR ".join(of_track(*track) for track in tracks)
     crops = table.search().where(condition).select(["source", "track", "time_seconds"]).to_list()
-    times: dict[tuple[str, int], list[float | None]] = {place: [] for place in places}
+    times: dict[tuple[str, int], list[float | None]] = {track: [] for track in tracks}
     for crop in crops:
         times[crop["source"], crop["track"]].append(crop["time_seconds"])
-    walks = {}
-    for place, of_walk_times in times.items():
-        known = [time for time in of_walk_times if time is not None]
-        walks[place] = Walk(len(of_walk_times), min(known, default=None), max(known, default=None))
-    return walks
+    summaries = {}
+    for track, of_crops in times.items():
+        known = [time for time in of_crops if time is not None]
+        summaries[track] = TrackSummary(len(of_crops), min(known, default=None), max(known, default=None))
+    return summaries
 
 
-def _best_of_walks(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first row of each walk; rows that belong to none are kept."""
-    best, met = [], set()
+def _best_of_tracks(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first row of each track, and all rows without a track."""
+    best, seen = [], set()
     for row in rows:
-        place = (row["source"], row["track"])
-        if row["track"] is None or place not in met:
+        track = (row["source"], row["track"])
+        if row["track"] is None or track not in seen:
             best.append(row)
-            met.add(place)
+            seen.add(track)
     return best
 
 
-def _another(person: LikedPerson, group_tracks: bool) -> str:
-    """A condition for all but a person, and where walks are one result for all but that walk."""
+def _excluding(person: LikedPerson, group_tracks: bool) -> str:
+    """The condition that excludes a person, with `group_tracks` the whole track."""
     if group_tracks and person.track is not None:
-        return f"(track IS NULL OR NOT {of_walk(person.source, person.track)})"
+        return f"(track IS NULL OR NOT {of_track(person.source, person.track)})"
     return f"id <> {literal(person.id)}"
-
-
-def _all_of(*conditions: str | None) -> str | None:
-    return " AND ".join(f"({condition})" for condition in conditions if condition) or None

@@ -1,4 +1,4 @@
-"""From a source of pictures to the rows of a gallery."""
+"""Index a source: add the persons of its images or frames to a gallery."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,22 +15,22 @@ from ..gallery.schema import check_values
 from ..media.detection import PersonDetector, crop_person
 from ..media.video import Frame
 from .sources import FrameSource, open_source
-from .tracks import CROPS_PER_WALK, WalkCrops
+from .tracks import CROPS_PER_TRACK, TrackCropSelector
 
 
 NO_PERSON = "no person found"
-_OWN_FIELDS = {"camera": "string", "time": "time"}
-"""Fields of a source that go into a gallery's own columns."""
+_STANDARD_FIELDS = {"camera": "string", "time": "time"}
+"""Fields of a source that set standard columns of a gallery, with their types."""
 
 
 @dataclass(frozen=True)
 class IndexProgress:
-    """How far indexing is.
+    """Progress of indexing a source.
 
     Attributes:
-        seen (`int`): pictures or frames met.
-        expected (`int`, *optional*): how many there are; none where the source does not say.
-        found (`int`): persons seen in them.
+        seen (`int`): number of images or frames read so far.
+        expected (`int`, *optional*): number of all images or frames, if known in advance.
+        found (`int`): number of persons found so far.
     """
 
     seen: int
@@ -40,21 +40,23 @@ class IndexProgress:
 
 @dataclass(frozen=True)
 class IndexReport:
-    """What became of the pictures: `seen` = `used` + the sum of `skipped`; and of the persons:
-    `found` = `persons` + `already_there` + `passed_over`.
+    """Counts of the images and persons of an indexed source.
+
+    For images, `seen` is the sum of `used` and `skipped`. For persons, `found` is the sum of `persons`,
+    `already_there` and `skipped_crops`.
 
     Attributes:
-        seen (`int`): pictures or frames met.
-        used (`int`): those that gave at least one person.
-        skipped (`dict[str, int]`): the others, by reason.
-        persons (`int`): rows added to the gallery.
-        lost_frames (`int`): frames that a video announces and that do not decode, also those not to be taken.
-        found (`int`): persons seen.
-        already_there (`int`): those that the gallery held before.
-        passed_over (`int`): those of a walk of which better crops were taken.
-        walks (`int`): that were tracked; 0 where nothing was.
-        cancelled (`bool`): whether it was stopped before its end.
-        unused_fields (`tuple[str, ...]`): what the source says of its pictures and the gallery has no column for.
+        seen (`int`): images or frames read.
+        used (`int`): images or frames with at least one person.
+        skipped (`dict[str, int]`): the other images or frames, by reason.
+        persons (`int`): persons added to the gallery.
+        lost_frames (`int`): frames announced by the header of a video that do not decode, including unsampled ones.
+        found (`int`): persons found.
+        already_there (`int`): persons that were already in the gallery.
+        skipped_crops (`int`): crops that are not among the best of their track.
+        tracks (`int`): tracks in a video; 0 without tracking.
+        cancelled (`bool`): whether indexing was stopped before the end.
+        unused_fields (`tuple[str, ...]`): fields of the source for which the gallery has no column.
     """
 
     seen: int
@@ -64,24 +66,24 @@ class IndexReport:
     lost_frames: int
     found: int = 0
     already_there: int = 0
-    passed_over: int = 0
-    walks: int = 0
+    skipped_crops: int = 0
+    tracks: int = 0
     cancelled: bool = False
     unused_fields: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{self.persons} persons from {self.used} of {self.seen} images"]
         if self.already_there:
-            lines.append(f"  {self.already_there} persons were there already")
-        if self.walks:
-            lines.append(f"  {self.walks} walks, of which {self.passed_over} lesser crops were passed over")
+            lines.append(f"  {self.already_there} persons were already in the gallery")
+        if self.tracks:
+            lines.append(f"  {self.tracks} tracks; {self.skipped_crops} crops of lower quality skipped")
         lines += [f"  skipped {count}: {reason}" for reason, count in sorted(self.skipped.items())]
         if self.lost_frames:
             lines.append(f"  the video is damaged: {self.lost_frames} of its frames do not decode")
         if self.unused_fields:
             lines.append(f"  fields that the gallery has no column for: {', '.join(self.unused_fields)}")
         if self.cancelled:
-            lines.append("  stopped before the end; what was found until then is in the gallery")
+            lines.append("  stopped before the end; the persons found so far are in the gallery")
         return "\n".join(lines)
 
 
@@ -90,7 +92,7 @@ def index_frames(
     frames: FrameSource,
     *,
     detector: PersonDetector | None = None,
-    crops_per_walk: int = CROPS_PER_WALK,
+    crops_per_track: int = CROPS_PER_TRACK,
     camera: str | None = None,
     start: datetime | None = None,
     batch_size: int = 64,
@@ -98,35 +100,36 @@ def index_frames(
     progress: bool | Callable[[IndexProgress], None] = True,
     cancelled: Callable[[], bool] | None = None,
 ) -> IndexReport:
-    """Add the persons of a source of pictures to a gallery; what cannot be read is counted, not raised.
+    """Add the persons of a source to a gallery. Unreadable images are skipped and counted.
 
-    A run that was cut off can be repeated: who is there already is not added again.
+    An interrupted run can be repeated: persons that are already in the gallery are skipped.
 
     Args:
-        frames (`FrameSource`): a folder, a video, archives, a table; see
-            [`~modeling_gadms.indexing.sources.open_source`].
-        detector (`PersonDetector`, *optional*): finds the persons of full frames; without it an image is one person.
-        crops_per_walk (`int`): of a person who walks through a video, how many crops to keep, each of another second;
-            0 to keep every crop and to follow nobody. Only where there is a detector.
-        camera (`str`, *optional*): that took the pictures, where they do not say so themselves.
-        start (`datetime`, *optional*): of a video, when its first frame was taken; UTC where it has no zone.
-        batch_size (`int`): persons that are embedded at once.
-        max_frames (`int`, *optional*): above which the source is refused.
-        progress (`bool` or a function of [`IndexProgress`]): whether to show a bar, or what to call for each picture.
-        cancelled (`Callable[[], bool]`, *optional*): asked after each picture; what was found until then is kept.
+        gallery (`PersonGallery`): opened with its model.
+        frames (`FrameSource`): a source from [`~modeling_gadms.indexing.sources.open_source`].
+        detector (`PersonDetector`, *optional*): finds the persons in full frames; by default each image is one person.
+        crops_per_track (`int`): number of crops to keep of each track, each from another second; with 0 all are kept
+            and persons are not tracked. Only for videos with a detector.
+        camera (`str`, *optional*): name of the camera, for images whose source does not give one.
+        start (`datetime`, *optional*): time of a video's first frame; without a time zone it is UTC.
+        batch_size (`int`): number of persons embedded at once.
+        max_frames (`int`, *optional*): sources with more images or frames are refused.
+        progress (`bool` or `Callable[[IndexProgress], None]`): whether to show a progress bar, or a function to call
+            after each image.
+        cancelled (`Callable[[], bool]`, *optional*): called after each image; if true, indexing stops and the persons
+            found so far are added.
 
     Raises:
-        ValueError: if not one frame of a video decodes, if there are more than `max_frames`, or if `start` is given
-            for what is not a video.
+        ValueError: if no frame of a video decodes, the source has more than `max_frames` frames, or `start` is given
+            for a source that is not a video.
     """
     if start is not None and not frames.is_video:
-        raise ValueError(f"start ({start}) is the time of a video's first frame, and {frames.source} is not a video")
-    if crops_per_walk < 0:
-        raise ValueError(f"crops_per_walk must be 0 or more, not {crops_per_walk}")
+        raise ValueError(f"start ({start}) is the time of a video's first frame, but {frames.source} is not a video")
+    if crops_per_track < 0:
+        raise ValueError(f"crops_per_track must be 0 or more, not {crops_per_track}")
     if max_frames is not None and (frames.expected or 0) > max_frames:
         raise ValueError(_too_many(frames, f"{frames.expected:,}", max_frames))
-    finder = _PersonFinder(gallery, frames, detector, crops_per_walk, camera, start)
-    shown = progress if callable(progress) else None
+    finder = _PersonFinder(gallery, frames, detector, crops_per_track, camera, start)
     stopped = False
 
     def watched() -> Iterator[Frame]:
@@ -136,8 +139,8 @@ def index_frames(
             if max_frames is not None and number > max_frames:
                 raise ValueError(_too_many(frames, f"more than {max_frames:,}", max_frames))
             yield frame
-            if shown is not None:
-                shown(IndexProgress(frames.seen, frames.expected, finder.found))
+            if callable(progress):
+                progress(IndexProgress(frames.seen, frames.expected, finder.found))
             if stopped := cancelled is not None and cancelled():
                 return
 
@@ -152,8 +155,8 @@ def index_frames(
         lost_frames=frames.undecodable,
         found=finder.found,
         already_there=added.already_there,
-        passed_over=finder.found - added.added - added.already_there,
-        walks=finder.walks,
+        skipped_crops=finder.found - added.added - added.already_there,
+        tracks=finder.tracks,
         cancelled=stopped,
         unused_fields=tuple(sorted(finder.unused_fields)),
     )
@@ -161,33 +164,33 @@ def index_frames(
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What a person may want of a source; see [`index_frames`] and [`~modeling_gadms.indexing.sources.open_source`].
+    """Options for indexing a source; see [`index_frames`] and [`~modeling_gadms.indexing.sources.open_source`].
 
     Attributes:
-        detect (`bool`, *optional*): whether to search pictures for persons; by default those of videos.
-        every (`int`), per_second (`float`, *optional*): of a video, how many frames to take.
-        crops_per_walk (`int`), camera (`str`, *optional*), start (`datetime`, *optional*), batch_size (`int`)
+        detect (`bool`, *optional*): whether to run the person detector; by default only for videos.
+        every (`int`), per_second (`float`, *optional*): which frames of a video to read.
+        crops_per_track (`int`), camera (`str`, *optional*), start (`datetime`, *optional*), batch_size (`int`)
     """
 
     detect: bool | None = None
     every: int = 1
     per_second: float | None = None
-    crops_per_walk: int = CROPS_PER_WALK
+    crops_per_track: int = CROPS_PER_TRACK
     camera: str | None = None
     start: datetime | None = None
     batch_size: int = 64
 
     def open(self, source: str | Path, *, root: Path | None = None) -> FrameSource:
-        """The frames of a source, so many as are wanted."""
+        """Open a source with the options for sampling frames."""
         return open_source(source, self.every, per_second=self.per_second, root=root)
 
 
 class SourceIndexer:
-    """Indexes one source after another, with one detector, which is made when it is first needed.
+    """Indexes one source after another with the same person detector.
 
     Args:
         gallery ([`~modeling_gadms.gallery.person_gallery.PersonGallery`]): opened with its model.
-        detector (`Callable[[], PersonDetector]`): makes it.
+        detector (`Callable[[], PersonDetector]`): called once, when a source first needs the person detector.
     """
 
     def __init__(self, gallery: PersonGallery, detector: Callable[[], PersonDetector]):
@@ -200,7 +203,7 @@ class SourceIndexer:
         Args:
             frames (`FrameSource`)
             options (`SourceOptions`)
-            further: `max_frames`, `progress` and `cancelled` of [`index_frames`].
+            further: `max_frames`, `progress` and `cancelled`, passed to [`index_frames`].
         """
         wanted = frames.is_video if options.detect is None else options.detect
         if wanted and self._detector is None:
@@ -209,7 +212,7 @@ class SourceIndexer:
             self._gallery,
             frames,
             detector=self._detector if wanted else None,
-            crops_per_walk=options.crops_per_walk,
+            crops_per_track=options.crops_per_track,
             camera=options.camera,
             start=options.start,
             batch_size=options.batch_size,
@@ -218,14 +221,14 @@ class SourceIndexer:
 
 
 class _PersonFinder:
-    """The persons of frames, and what is to be counted on the way."""
+    """Iterates over the persons of frames and counts them."""
 
     def __init__(
         self,
         gallery: PersonGallery,
         frames: FrameSource,
         detector: PersonDetector | None,
-        crops_per_walk: int,
+        crops_per_track: int,
         camera: str | None,
         start: datetime | None,
     ):
@@ -234,24 +237,24 @@ class _PersonFinder:
         self._columns = gallery.columns
         self._detector, self._camera = detector, camera
         self._start = None if start is None else in_utc(start)
-        follows = crops_per_walk and detector is not None and frames.is_video
-        self._crops = WalkCrops(crops_per_walk) if follows else None
+        tracked = crops_per_track and detector is not None and frames.is_video
+        self._selector = TrackCropSelector(crops_per_track) if tracked else None
 
     @property
-    def walks(self) -> int:
-        return self._crops.walks if self._crops else 0
+    def tracks(self) -> int:
+        return self._selector.tracks if self._selector else 0
 
     def records(self, frames: Iterator[Frame]) -> Iterator[PersonRecord]:
         for frame in frames:
             persons = self._persons(frame)
             self.found += len(persons)
             self.without_person += not persons
-            if self._crops is None:
+            if self._selector is None:
                 yield from persons
             else:
-                yield from self._crops.add(persons, cast(int, frame.index), cast(float, frame.time_seconds))
-        if self._crops is not None:
-            yield from self._crops.rest()
+                yield from self._selector.add(persons, cast(int, frame.index), cast(float, frame.time_seconds))
+        if self._selector is not None:
+            yield from self._selector.rest()
 
     def _persons(self, frame: Frame) -> list[PersonRecord]:
         whole = self._record(frame)
@@ -261,16 +264,17 @@ class _PersonFinder:
         return [replace(whole, image=crop_person(frame.image, box), box=box) for box in boxes]
 
     def _record(self, frame: Frame) -> PersonRecord:
-        own = check_values({name: frame.fields[name] for name in _OWN_FIELDS if name in frame.fields}, _OWN_FIELDS)
+        given = {name: frame.fields[name] for name in _STANDARD_FIELDS if name in frame.fields}
+        standard = check_values(given, _STANDARD_FIELDS)
         columns = {name: frame.fields[name] for name in self._columns if name in frame.fields}
-        self.unused_fields |= frame.fields.keys() - own.keys() - columns.keys()
+        self.unused_fields |= frame.fields.keys() - standard.keys() - columns.keys()
         return PersonRecord(
             frame.image,
             frame.source,
             frame.index,
             frame.time_seconds,
-            camera=own.get("camera") or self._camera,
-            time=own.get("time") or self._time_of(frame),
+            camera=standard.get("camera") or self._camera,
+            time=standard.get("time") or self._time_of(frame),
             columns=columns,
         )
 
@@ -281,5 +285,5 @@ class _PersonFinder:
 
 
 def _too_many(frames: FrameSource, number: str, limit: int) -> str:
-    what = "frames" if frames.is_video else "pictures"
-    return f"{frames.source} has {number} {what} to be taken, and at most {limit:,} are: take fewer of each second"
+    what = "frames" if frames.is_video else "images"
+    return f"{frames.source} has {number} {what}; the maximum is {limit:,}: read fewer frames per second"

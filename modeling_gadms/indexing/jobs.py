@@ -1,4 +1,4 @@
-"""Indexing in the background, one source after another, for programs that answer searches meanwhile."""
+"""Index sources in a background thread, for programs that serve searches at the same time."""
 
 import logging
 import os
@@ -20,11 +20,11 @@ from .indexer import IndexProgress, IndexReport, SourceIndexer, SourceOptions
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 UPLOAD_SUFFIXES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, ".tar")
-"""Of files that strangers may send. Compressed archives are not among them: a small one unpacks to any size."""
+"""File types accepted from untrusted users. Compressed archives are excluded: a small one may unpack to any size."""
 MAX_WAITING = 16
-"""Jobs that may wait; one more is refused."""
+"""Default maximum number of waiting jobs."""
 KEPT_JOBS = 200
-"""Finished jobs that are remembered."""
+"""Number of finished jobs whose results are kept."""
 _UNSAFE = re.compile(r"[^\w.\- ]+")
 _MAX_NAME = 100
 
@@ -32,13 +32,13 @@ logger = logging.getLogger(__name__)
 
 
 class JobState(StrEnum):
-    """How far a job is."""
+    """State of a job."""
 
     WAITING = "waiting"
     RUNNING = "running"
     DONE = "done"
     CANCELLED = "cancelled"
-    """What was found until then is in the gallery."""
+    """Persons found before the cancellation are in the gallery."""
     FAILED = "failed"
 
     @property
@@ -48,15 +48,15 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True)
 class IndexJob:
-    """A source that is to be indexed, and what became of it.
+    """A source to index, with its state and result.
 
     Attributes:
-        id (`str`): hard to guess.
-        source (`str`): as the gallery calls it.
+        id (`str`): random, so that it cannot be guessed.
+        source (`str`): name of the source in the gallery.
         state (`JobState`)
-        progress (`IndexProgress`, *optional*): while it runs.
-        report (`IndexReport`, *optional*): once it is over.
-        error (`str`, *optional*): why it failed.
+        progress (`IndexProgress`, *optional*): progress of a running job.
+        report (`IndexReport`, *optional*): result of a finished job.
+        error (`str`, *optional*): why the job failed.
         created (`datetime`)
     """
 
@@ -70,7 +70,7 @@ class IndexJob:
 
 
 class JobsFullError(RuntimeError):
-    """So many jobs wait that another one is refused."""
+    """Raised by `submit` if too many jobs are waiting."""
 
 
 @dataclass
@@ -83,13 +83,13 @@ class _Work:
 
 
 class IndexJobs:
-    """Indexes sources in a thread, in the order they come.
+    """Indexes sources in one thread, in the order of submission.
 
     Args:
         gallery ([`~modeling_gadms.gallery.person_gallery.PersonGallery`]): opened with its model.
-        detector (`Callable[[], PersonDetector]`): makes the detector when it is first needed.
-        max_frames (`int`, *optional*): to be taken of a source; larger ones fail.
-        max_waiting (`int`): jobs that may wait.
+        detector (`Callable[[], PersonDetector]`): called once, when a source first needs the person detector.
+        max_frames (`int`, *optional*): maximum number of frames of a source; larger sources fail.
+        max_waiting (`int`): maximum number of waiting jobs.
     """
 
     def __init__(
@@ -121,19 +121,19 @@ class IndexJobs:
         """Queue a source.
 
         Args:
-            path (`Path`): of a video, a folder, an archive or a table.
+            path (`Path`): a video, a folder, an archive or a table.
             options ([`~modeling_gadms.indexing.indexer.SourceOptions`], *optional*)
-            root (`Path`, *optional*): folder that it is named relative to in the gallery.
-            finished (`Callable[[Path], None]`, *optional*): called with the path when the job is over, in any state.
+            root (`Path`, *optional*): folder that the source is named relative to in the gallery.
+            finished (`Callable[[Path], None]`, *optional*): called with the path when the job ends, in any state.
 
         Raises:
-            JobsFullError: if too many jobs wait.
+            JobsFullError: if too many jobs are waiting, or the jobs are closed.
         """
         job = IndexJob(secrets.token_urlsafe(12), str(path.relative_to(root) if root else path))
         with self._lock:
             waiting = sum(other.state == JobState.WAITING for other in self._jobs.values())
             if self._closing or waiting >= self._max_waiting:
-                raise JobsFullError(f"{waiting} sources wait to be indexed already: try again when some are done")
+                raise JobsFullError(f"{waiting} sources are already waiting to be indexed: try again later")
             self._jobs[job.id] = job
             self._work[job.id] = _Work(path, options or SourceOptions(), root, finished)
             self._forget_old()
@@ -141,21 +141,21 @@ class IndexJobs:
         return job
 
     def get(self, job_id: str) -> IndexJob:
-        """How far a job is.
+        """Look up a job.
 
         Raises:
-            KeyError: if there is none of that id, or it was over long ago.
+            KeyError: if the id is unknown, or the job ended long ago (see `KEPT_JOBS`).
         """
         with self._lock:
             return self._jobs[job_id]
 
     def all(self) -> list[IndexJob]:
-        """The newest first."""
+        """All jobs, newest first."""
         with self._lock:
             return list(reversed(self._jobs.values()))
 
     def cancel(self, job_id: str) -> IndexJob:
-        """Stop a job before its next picture; nothing happens to one that is over.
+        """Stop a job before its next image. A finished job is unchanged.
 
         Raises:
             KeyError: as `get`.
@@ -167,7 +167,7 @@ class IndexJobs:
             return job
 
     def close(self, timeout: float | None = None) -> None:
-        """Cancel all jobs and wait, at most `timeout` seconds, until what was found is in the gallery."""
+        """Cancel all jobs, and wait at most `timeout` seconds until the persons found are in the gallery."""
         with self._lock:
             self._closing = True
             for work in self._work.values():
@@ -180,11 +180,11 @@ class IndexJobs:
             work = self._work[job_id]
             try:
                 self._index(job_id, work)
-            except Exception as error:  # whatever a stranger's file provokes: the next source is not to suffer for it
+            except Exception as error:  # an untrusted file may raise anything; the thread must go on
                 logger.warning(
                     "Indexing %s failed: %s", work.path.name, error, exc_info=not isinstance(error, ValueError)
                 )
-                self._change(job_id, state=JobState.FAILED, error=_for_the_user(error, work.root))
+                self._change(job_id, state=JobState.FAILED, error=_public_message(error, work.root))
             finally:
                 if work.finished is not None:
                     work.finished(work.path)
@@ -216,25 +216,25 @@ class IndexJobs:
 
 
 def safe_name(name: str) -> str:
-    """A file name of a stranger without what could lead elsewhere: no folders, no control characters, not hidden.
+    """Sanitise an untrusted file name: no folders, no control characters, no leading dot.
 
     >>> safe_name("../../etc/cctv 2.mp4"), safe_name("C:\\\\gate.avi"), safe_name("<b>.png")
     ('cctv 2.mp4', 'gate.avi', '_b_.png')
 
     Raises:
-        ValueError: if the ending is none of `UPLOAD_SUFFIXES`.
+        ValueError: if the suffix is not in `UPLOAD_SUFFIXES`.
     """
     last = name.replace("\\", "/").rpartition("/")[2]
     cleaned = _UNSAFE.sub("_", last).lstrip(". ")
-    stem, dot, ending = cleaned.rpartition(".")
-    if f".{ending.lower()}" not in UPLOAD_SUFFIXES or not dot:
-        raise ValueError(f"The file {last[:_MAX_NAME]!r} is of no kind that is taken: {', '.join(UPLOAD_SUFFIXES)}")
-    return f"{stem[:_MAX_NAME] or 'upload'}.{ending}"
+    stem, dot, suffix = cleaned.rpartition(".")
+    if f".{suffix.lower()}" not in UPLOAD_SUFFIXES or not dot:
+        raise ValueError(f"The file {last[:_MAX_NAME]!r} is not accepted: use {', '.join(UPLOAD_SUFFIXES)}")
+    return f"{stem[:_MAX_NAME] or 'upload'}.{suffix}"
 
 
-def _for_the_user(error: Exception, root: Path | None) -> str:
-    """Without the folder that an upload lies in, which is no business of who sent it."""
+def _public_message(error: Exception, root: Path | None) -> str:
+    """The message of an error without the path of the upload folder, which users must not see."""
     if isinstance(error, (ValueError, OSError, ImportError)):
         text = " ".join(str(error).split())
         return text.replace(f"{root}{os.sep}", "") if root else text
-    return f"an error of the program ({type(error).__name__}); see its log"
+    return f"internal error ({type(error).__name__}); see the log"

@@ -1,4 +1,4 @@
-"""Many sources into one gallery at once, with Ray Data, on one machine or on the cluster that `RAY_ADDRESS` names."""
+"""Index several sources in parallel with Ray Data, on one machine or on the cluster in `RAY_ADDRESS`."""
 
 import json
 import logging
@@ -23,23 +23,23 @@ def index_with_ray(
     options: SourceOptions | None = None,
     box_filter: PersonBoxFilter | None = None,
 ) -> dict[str, IndexReport | str]:
-    """Index sources in parallel; a source is one worker's work, and workers write beside one another.
+    """Index sources in parallel. Each source is indexed by one worker, and all workers write to the gallery.
 
-    Whoever is in the gallery already is not added again, so a run that was cut off is repeated whole.
+    Existing persons are skipped, so an interrupted run can be repeated.
 
     Args:
-        gallery (`str`): folder or URI of a gallery that is there, which every worker reaches.
-        sources (`Sequence[str]`): videos, folders, archives and tables, which every worker reaches.
-        workers (`int`): processes, each with the model.
-        model (`str`, *optional*): by default the gallery's.
+        gallery (`str`): folder or URI of an existing gallery, accessible to every worker.
+        sources (`Sequence[str]`): videos, folders, archives and tables, accessible to every worker.
+        workers (`int`): number of processes, each with its own model.
+        model (`str`, *optional*): folder or Hub name; by default the model that built the gallery.
         options (`SourceOptions`, *optional*)
-        box_filter (`PersonBoxFilter`, *optional*): which boxes of the detector to keep.
+        box_filter (`PersonBoxFilter`, *optional*): selects the boxes of the person detector.
 
     Returns:
-        `dict`: by source what became of it, or why it failed; one that fails does not stop the others.
+        `dict`: for each source its report, or the message of its error. A failed source does not stop the others.
 
     Raises:
-        ImportError: without the extra `ray`.
+        ImportError: if the extra `ray` is not installed.
         ValueError: if `workers` is not positive.
     """
     if workers < 1:
@@ -57,11 +57,8 @@ def index_with_ray(
         rows = ray.data.from_items([{"source": source} for source in sources], override_num_blocks=len(sources))
         rows.context.enable_progress_bars = False
         pool = ActorPoolStrategy(size=min(workers, len(sources)))
-        done = rows.map_batches(
-            _worker(gallery, model, options or SourceOptions(), box_filter or PersonBoxFilter()),
-            batch_size=1,
-            compute=pool,
-        )
+        worker = _worker(gallery, model, options or SourceOptions(), box_filter or PersonBoxFilter())
+        done = rows.map(worker, compute=pool)
         return {row["source"]: _report(row) for row in done.iter_rows()}
     finally:
         if started_here:
@@ -69,7 +66,7 @@ def index_with_ray(
 
 
 def _worker(gallery: str, model: str | None, options: SourceOptions, box_filter: PersonBoxFilter) -> type:
-    # A class of its own rather than arguments: Ray warns that arguments of actors may be lost.
+    # A closure, because Ray warns that constructor arguments of actors may be lost.
     class Worker:
         def __init__(self) -> None:
             built_with = gallery_model(gallery)
@@ -77,18 +74,13 @@ def _worker(gallery: str, model: str | None, options: SourceOptions, box_filter:
             detector = partial(SsdMobileNetDetector, box_filter=box_filter)
             self._index = SourceIndexer(PersonGallery.open(gallery, *loaded), detector)
 
-        def __call__(self, batch: dict[str, Any]) -> dict[str, list[str | None]]:
-            reports: list[str | None] = []
-            errors: list[str | None] = []
-            for source in batch["source"]:
-                try:
-                    counts = self._index(options.open(str(source)), options, progress=False)
-                    report, error = json.dumps(asdict(counts)), None
-                except (ValueError, OSError, ImportError) as caught:
-                    report, error = None, " ".join(str(caught).split())
-                reports.append(report)
-                errors.append(error)
-            return {"source": [str(source) for source in batch["source"]], "report": reports, "error": errors}
+        def __call__(self, row: dict[str, Any]) -> dict[str, str | None]:
+            report = error = None
+            try:
+                report = json.dumps(asdict(self._index(options.open(row["source"]), options, progress=False)))
+            except (ValueError, OSError, ImportError) as caught:
+                error = " ".join(str(caught).split())
+            return {"source": row["source"], "report": report, "error": error}
 
     return Worker
 

@@ -1,4 +1,4 @@
-"""The best crops of each walk through a video."""
+"""Select the best crops of each track in a video."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,88 +9,87 @@ from ..media.detection import PersonBox, intersection_area
 from ..media.tracking import PersonTracker
 
 
-CROPS_PER_WALK = 3
+CROPS_PER_TRACK = 3
 TRACKS_PER_FRAME = 1_000
-"""A walk is numbered by the frame in which it begins, times so many, and its place there: the number is the same
-whenever the video is indexed, and tells where to look."""
-_APART_SECONDS = 1.0
-"""Crops of a walk that are kept show different moments: two of the same second look alike."""
+"""A track's number is its first frame times this constant, plus its position among the persons of that frame. So the
+number is the same whenever the video is indexed."""
+_INTERVAL_SECONDS = 1.0
+"""At most one crop is kept for each interval, because crops of the same moment look alike."""
 
 
 @dataclass
-class _Walk:
-    track: int
-    kept: dict[int, tuple[float, PersonRecord]] = field(default_factory=dict)
-    """By the second, the best crop of it and its quality."""
+class _Track:
+    number: int
+    best: dict[int, tuple[float, PersonRecord]] = field(default_factory=dict)
+    """For each interval, the quality of its best crop and the crop."""
 
 
-class WalkCrops:
-    """Follows the persons of a video, and of each walk keeps the crops that show most.
+class TrackCropSelector:
+    """Tracks the persons of a video and keeps the best crops of each track.
 
-    A walk's crops are given out when it is over, since only then are they known.
+    The crops of a track are returned after it has ended, because only then the best ones are known.
 
     Args:
-        crops (`int`): of a walk, at most; each of another second.
-        tracker ([`~modeling_gadms.media.tracking.PersonTracker`], *optional*)
+        crops (`int`): maximum number of crops of a track, each from another second.
 
     Attributes:
-        walks (`int`): begun so far.
+        tracks (`int`): number of tracks so far.
 
     Raises:
         ValueError: if `crops` is not positive.
     """
 
-    def __init__(self, crops: int = CROPS_PER_WALK, tracker: PersonTracker | None = None):
+    def __init__(self, crops: int = CROPS_PER_TRACK):
         if crops < 1:
             raise ValueError(f"crops must be 1 or more, not {crops}")
         self.crops = crops
-        self.walks = 0
-        self._tracker = tracker or PersonTracker()
-        self._walks: dict[int, _Walk] = {}
+        self.tracks = 0
+        self._tracker = PersonTracker()
+        self._tracks: dict[int, _Track] = {}
 
     def add(self, persons: Sequence[PersonRecord], frame: int, time_seconds: float) -> Iterator[PersonRecord]:
-        """Take the persons of the next frame; gives the crops of walks that are over.
+        """Add the persons of the next frame, and return the crops of tracks that have ended.
 
         Args:
-            persons (`Sequence[PersonRecord]`): with their boxes.
-            frame (`int`), time_seconds (`float`): of the frame.
+            persons (`Sequence[PersonRecord]`): with boxes.
+            frame (`int`), time_seconds (`float`): number and time of the frame.
 
         Raises:
-            ValueError: if the frame is not later than the one before.
+            ValueError: if the frame is not later than the previous one, or a person has no box.
         """
         boxes = [_box_of(person) for person in persons]
         numbers = self._tracker(boxes, time_seconds)
         for place, (person, number) in enumerate(zip(persons, numbers, strict=True)):
-            if number not in self._walks:
-                self.walks += 1
-                self._walks[number] = _Walk(frame * TRACKS_PER_FRAME + place)
+            if number not in self._tracks:
+                self.tracks += 1
+                self._tracks[number] = _Track(frame * TRACKS_PER_FRAME + place)
             others = boxes[:place] + boxes[place + 1 :]
-            self._keep(self._walks[number], person, crop_quality(boxes[place], others), time_seconds)
-        for number in sorted(self._walks.keys() - self._tracker.live):
-            yield from self._crops_of(self._walks.pop(number))
+            self._keep(self._tracks[number], person, crop_quality(boxes[place], others), time_seconds)
+        for number in sorted(self._tracks.keys() - self._tracker.live):
+            yield from self._crops_of(self._tracks.pop(number))
 
     def rest(self) -> Iterator[PersonRecord]:
-        """The crops of walks that go on when the video ends."""
-        walks, self._walks = self._walks, {}
-        for walk in walks.values():
-            yield from self._crops_of(walk)
+        """Return the crops of the tracks that are still active at the end of the video."""
+        tracks, self._tracks = self._tracks, {}
+        for track in tracks.values():
+            yield from self._crops_of(track)
 
-    def _keep(self, walk: _Walk, person: PersonRecord, quality: float, time_seconds: float) -> None:
-        second = math.floor(time_seconds / _APART_SECONDS)
-        if second in walk.kept and walk.kept[second][0] >= quality:
+    def _keep(self, track: _Track, person: PersonRecord, quality: float, time_seconds: float) -> None:
+        interval = math.floor(time_seconds / _INTERVAL_SECONDS)
+        if interval in track.best and track.best[interval][0] >= quality:
             return
-        walk.kept[second] = (quality, person)
-        if len(walk.kept) > self.crops:
-            del walk.kept[min(walk.kept, key=lambda second: (walk.kept[second][0], -second))]
+        track.best[interval] = (quality, person)
+        if len(track.best) > self.crops:
+            del track.best[min(track.best, key=lambda each: (track.best[each][0], -each))]
 
-    def _crops_of(self, walk: _Walk) -> list[PersonRecord]:
-        return [replace(person, track=walk.track) for _, (_, person) in sorted(walk.kept.items())]
+    def _crops_of(self, track: _Track) -> list[PersonRecord]:
+        return [replace(person, track=track.number) for _, (_, person) in sorted(track.best.items())]
 
 
 def crop_quality(box: PersonBox, others: Sequence[PersonBox]) -> float:
-    """How much a crop shows: the pixels of its box that no other person's box covers, times the detector's confidence.
+    """Quality of a crop: the area of its box that no other box covers, times the confidence of the detector.
 
-    Not from the paper. Others are taken as if they did not cover each other.
+    Not from the paper. Overlaps among the other boxes are counted twice.
     """
     covered = sum(intersection_area(box, other) for other in others)
     return box.confidence * max(0.0, box.width * box.height - covered)
@@ -98,5 +97,5 @@ def crop_quality(box: PersonBox, others: Sequence[PersonBox]) -> float:
 
 def _box_of(person: PersonRecord) -> PersonBox:
     if person.box is None:
-        raise ValueError(f"A person of {person.source} has no box: only what a detector found can be tracked")
+        raise ValueError(f"A person of {person.source} has no box: only persons from a detector can be tracked")
     return person.box

@@ -192,11 +192,11 @@ class _Server:
         start: Annotated[datetime | None, QueryParameter(description="Time of a video's first frame.")] = None,
         every: Annotated[int, QueryParameter(ge=1)] = 1,
         per_second: Annotated[float | None, QueryParameter(gt=0)] = None,
-        crops_per_walk: Annotated[int, QueryParameter(ge=0, le=100)] = 3,
+        crops_per_track: Annotated[int, QueryParameter(ge=0, le=100)] = 3,
         detect: bool | None = None,
     ) -> IndexJob:
         """Index the body of the request: a video, an image or a `.tar` archive of images."""
-        options = SourceOptions(detect, every, per_second, crops_per_walk, camera, start)
+        options = SourceOptions(detect, every, per_second, crops_per_track, camera, start)
         try:
             file_name = safe_name(name)
         except ValueError as error:

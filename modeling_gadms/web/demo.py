@@ -45,13 +45,13 @@ THEME = gr.themes.Default(
 )
 CSS = """
 .gradio-container { max-width: 1100px !important; }
-#results .grid-wrap, #walk .grid-wrap {
+#results .grid-wrap, #track .grid-wrap {
   height: auto !important; min-height: 0 !important; max-height: none !important;
 }
-#results .grid-container, #walk .grid-container {
+#results .grid-container, #track .grid-container {
   grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)) !important;
 }
-#results .caption-label, #walk .caption-label { white-space: normal; max-width: 100%; }
+#results .caption-label, #track .caption-label { white-space: normal; max-width: 100%; }
 .caption { font-size: 1.2rem; line-height: 2.2; }
 .token { color: #1c1c1e; padding: 2px 5px; border-radius: 4px; }
 .for-readers { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
@@ -130,7 +130,7 @@ class Demo:
         result = results[index]
         crop = Image.open(io.BytesIO(result.thumbnail))
         frame = frame_with_box(result, self.folders)
-        walk = self.gallery.crops(result.source, result.track) if result.track is not None else []
+        crops = self.gallery.crops(result.source, result.track) if result.track is not None else []
         tokens, heat = "<p>Enter a description to see which words and image regions are relevant.</p>", ""
         if text and text.strip():
             tokens = tokens_html(explain_caption(self.model, self.processor, crop, text))
@@ -146,7 +146,7 @@ class Demo:
             facts_html(result),
             tokens,
             heat,
-            gr.update(value=[_thumbnail(person, _time_label(person)) for person in walk], visible=len(walk) > 1),
+            gr.update(value=[_thumbnail(person, _time_label(person)) for person in crops], visible=len(crops) > 1),
         )
 
     def add(self, file: str | None, camera: str, per_second: float) -> tuple[Any, str]:
@@ -260,14 +260,14 @@ class Demo:
             with gr.Row():
                 tokens = gr.HTML(elem_id="tokens")
                 heat = gr.HTML(elem_id="heat")
-            walk = _thumbnail_grid("The same track", "walk")
+            track = _thumbnail_grid("The same track", "track")
         inputs = [text, without, image, camera, where, top_k, group]
         outputs = [found, results, message, chosen, detail]
         gr.on([button.click, text.submit], self.search, inputs, outputs, api_visibility="private")
         found.select(
             self.show_details,
             [results, text],
-            [chosen, detail, frame, facts, tokens, heat, walk],
+            [chosen, detail, frame, facts, tokens, heat, track],
             api_visibility="private",
         )
         like.click(self.more_like, [results, chosen, top_k, group], outputs, api_visibility="private")

@@ -31,14 +31,14 @@ def result_label(result: SearchResult) -> str:
 
 def facts_html(result: SearchResult) -> str:
     """Render all data of a result as a table."""
-    walk = result.walk
+    track = result.track_summary
     facts = {
         "Score": f"{result.score:.3f}",
         "Camera": result.camera,
         "Time": f"{result.time:%Y-%m-%d %H:%M:%S} UTC" if result.time else None,
         "Source": result.source,
         "Place": place_and_time(result) or None,
-        "Walk": f"{walk.persons} crops" + _span(walk.start_seconds, walk.end_seconds) if walk else None,
+        "Track": f"{track.persons} crops" + _span(track.start_seconds, track.end_seconds) if track else None,
         "Detector": f"{result.box.confidence:.2f}" if result.box else None,
         **result.columns,
         "Id": result.id,
@@ -92,7 +92,7 @@ def status_html(info: GalleryInfo) -> str:
     return _table(
         {
             "Persons": f"{info.persons:,}",
-            "Walks": f"{info.walks:,}",
+            "Tracks": f"{info.tracks:,}",
             "Sources": f"{len(info.sources):,}",
             "Cameras": cameras or "none named",
             "Size": f"{info.size_bytes / 1e6:,.1f} MB",

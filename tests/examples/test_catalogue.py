@@ -1,4 +1,4 @@
-"""`examples/catalogue.py`: what its gallery takes, what its sheets show, and the whole program as users run it."""
+"""`examples/catalogue.py`: its gallery, its figures, and the whole program."""
 
 import io
 import json
@@ -104,7 +104,7 @@ def test_the_program_trains_measures_and_answers(tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics["dataset"]["name"] == "synthetic_garments" and 0 <= metrics["text_to_image"]["r1"] <= 100
-    assert "24 pictures in" in result.stdout
+    assert "24 images in" in result.stdout
     assert "a red jacket with a hood   [price < 80 AND category = 'jacket']" in result.stdout
     assert "a yellow tote bag, without a dotted tote bag, without a striped tote bag" in result.stdout
     for number in range(1, 8):

@@ -174,7 +174,7 @@ def test_a_description_gives_ranked_persons_and_a_click_shows_why(page, served):
     expect(page.locator("#frame figcaption")).to_contain_text("Frame with the person's box")
     assert page.locator("#frame img").evaluate("image => [image.naturalWidth, image.naturalHeight]") == [160, 120]
     expect(page.locator("#heat figcaption")).to_contain_text("Grad-ECLIP")
-    expect(page.locator("#walk button img")).to_have_count(3)
+    expect(page.locator("#track button img")).to_have_count(3)
     assert not serious(page)
 
 

@@ -1,4 +1,4 @@
-"""The search examples run as their headers say."""
+"""The search examples run with the commands in their headers."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""`gadms`, as a user meets it."""
+"""The command `gadms`: indexing, searching, and errors for users."""
 
 import json
 import os
@@ -62,13 +62,13 @@ def test_search_prints_json_that_another_program_reads(gallery, tmp_path):
     result = run("search", "--gallery", gallery, "穿红色外套的人", "--top-k", 2, "--json", "--out", tmp_path / "r.png")
     rows = json.loads(result.stdout)
     assert [row["rank"] for row in rows] == [1, 2]
-    place = {"source", "frame", "time_seconds", "box", "camera", "time", "track", "walk"}
+    place = {"source", "frame", "time_seconds", "box", "camera", "time", "track", "track_summary"}
     assert set(rows[0]) == {"rank", "score", "id", "columns"} | place
 
 
 def test_a_video_is_searched_for_persons_and_every_nth_frame_taken(tmp_path, video, model_folder, red_detector):
     arguments = ["--source", video, "--gallery", tmp_path / "g", "--model", model_folder, "--every", 5]
-    result = run("index", *arguments, "--min-confidence", 0.7, "--crops-per-walk", 0)
+    result = run("index", *arguments, "--min-confidence", 0.7, "--crops-per-track", 0)
     assert result.exit_code == 0, result.output
     assert "2 persons from 2 of 4 images" in result.stdout
     assert "skipped 2: no person found" in result.stdout
@@ -102,7 +102,7 @@ def test_explain_prints_a_table_and_writes_a_picture(tmp_path, person_folder, mo
 
 def test_a_second_index_in_one_place_needs_overwrite(gallery, person_folder, model_folder):
     again = ["index", "--source", person_folder, "--gallery", gallery, "--model", model_folder]
-    assert "gallery of 12 persons" in refusal(*again)
+    assert "already a gallery of 12 persons" in refusal(*again)
     assert run(*again, "--overwrite").exit_code == 0
 
 
@@ -119,7 +119,7 @@ def test_a_folder_in_which_nothing_is_usable_is_an_error_after_its_report(tmp_pa
     folder.mkdir()
     (folder / "empty.jpg").touch()
     arguments = ["index", "--source", folder, "--gallery", tmp_path / "g", "--model", model_folder]
-    assert "no person of" in refusal(*arguments)
+    assert "No person was found in" in refusal(*arguments)
     assert "skipped 1: empty file" in run(*arguments).stdout
 
 
@@ -168,7 +168,7 @@ def test_what_is_no_model_of_ours_is_refused(person_folder, tmp_path):
 
 
 def test_a_tokenizer_of_another_model_is_refused(gallery, model_folder, person_folder, tmp_path):
-    """Its tokens would mean other words to the model, and nobody would notice."""
+    """With another tokenizer, the model would silently read other words."""
     other = train_tokenizer(["a man"], vocab_size=520, max_length=24)
     GADMSProcessor.from_tokenizer(other, image_size=(32, 16)).save_pretrained(model_folder)
     model = ["--model", model_folder]

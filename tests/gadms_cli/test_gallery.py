@@ -1,4 +1,4 @@
-"""`gadms search` with queries of every kind, and `gadms gallery`, as a user meets them."""
+"""The commands `gadms search` and `gadms gallery`."""
 
 import csv
 import json
@@ -62,17 +62,22 @@ def test_search_refuses_what_it_cannot_answer(folder, tmp_path):
     assert "query is empty: give a text, an image" in refusal(*options)
     assert "no such column" in refusal(*options, "a coat", "--where", "colour = 'red'")
     assert "2 statements" in refusal(*options, "a coat", "--where", "camera = 'x'; drop table persons")
-    assert "Nobody in the gallery has the id 'x'" in refusal(*options, "--like", "x")
+    assert "No person in the gallery has the id 'x'" in refusal(*options, "--like", "x")
     assert "missing" in refusal(*options, "--image", tmp_path / "none.png")
     assert not (tmp_path / "r.png").exists()
 
 
 def test_info_tells_what_a_gallery_holds(folder, model_folder):
     text = run("gallery", "info", folder).stdout
-    for part in ("12 of 12 sources", "gate-0 (6), gate-1 (6)", "price (float), in_stock (boolean)", str(model_folder)):
+    for part in (
+        "12 from 12 sources",
+        "gate-0 (6), gate-1 (6)",
+        "price (float), in_stock (boolean)",
+        str(model_folder),
+    ):
         assert part in text
     values = found(run("gallery", "info", folder, "--json"))
-    assert (values["persons"], values["walks"], values["cameras"]) == (12, 12, {"gate-0": 6, "gate-1": 6})
+    assert (values["persons"], values["tracks"], values["cameras"]) == (12, 12, {"gate-0": 6, "gate-1": 6})
 
 
 def test_verify_exits_with_one_where_something_is_wrong(folder, opened):
@@ -81,7 +86,7 @@ def test_verify_exits_with_one_where_something_is_wrong(folder, opened):
     row = opened._table.search().limit(1).to_list()[0]
     opened._table.add([{**row, "id": "new", "thumbnail": b"no JPEG"}])
     result = run("gallery", "verify", folder)
-    assert result.exit_code == 1 and "1: the thumbnail does not decode (as new)" in result.stdout
+    assert result.exit_code == 1 and "1: the thumbnail does not decode (e.g. new)" in result.stdout
     assert json.loads(run("gallery", "verify", folder, "--json").stdout)["persons"] == 13
 
 
@@ -100,11 +105,11 @@ def test_persons_are_removed_and_columns_set(folder):
 @pytest.mark.parametrize(
     ("setting", "problem"),
     [
-        ("price", "sets nothing: write it as column=value"),
-        ("price=cheap", "the column 'price' is of type float"),
-        ("in_stock=perhaps", "the column 'in_stock' is of type boolean"),
+        ("price", "is not an assignment: write it as column=value"),
+        ("price=cheap", "the type of the column 'price' is float"),
+        ("in_stock=perhaps", "the type of the column 'in_stock' is boolean"),
         ("colour=red", "no column 'colour'"),
-        ("time=soon", "'soon' is no time"),
+        ("time=soon", "'soon' is not a time"),
     ],
 )
 def test_a_setting_that_does_not_fit_is_refused(folder, setting, problem):
@@ -124,13 +129,13 @@ def test_compacting_reports_the_size(folder):
 
 
 def test_exports_go_by_the_ending_of_the_name(folder, tmp_path):
-    assert run("gallery", "export", folder, tmp_path / "persons.csv").stdout.startswith("12 persons in")
+    assert run("gallery", "export", folder, tmp_path / "persons.csv").stdout.startswith("12 persons written to")
     with (tmp_path / "persons.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 12
     assert run("gallery", "export", folder, tmp_path / "all.parquet").exit_code == 0
     assert run("gallery", "export", folder, tmp_path / "pictures").exit_code == 0
     assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 12
-    assert "'xlsx' is no kind of export" in refusal("gallery", "export", folder, tmp_path / "persons.xlsx")
+    assert "Unknown export format 'xlsx'" in refusal("gallery", "export", folder, tmp_path / "persons.xlsx")
 
 
 def test_a_place_without_a_gallery_is_refused(tmp_path):

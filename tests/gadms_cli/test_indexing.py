@@ -1,4 +1,4 @@
-"""`gadms index` and `gadms gallery add`: sources, walks, cameras, and columns of one's own."""
+"""`gadms index` and `gadms gallery add`: sources, tracks, cameras, and additional columns."""
 
 import json
 
@@ -11,7 +11,7 @@ from tests.command_line import refusal, run
 
 @pytest.fixture
 def shop(tmp_path):
-    """A table of three products, of which one has no picture."""
+    """A table of three products, one of them without an image."""
     for number, colour in enumerate(("red", "green")):
         Image.new("RGB", (32, 64), colour).save(tmp_path / f"{number}.png")
     rows = ["image_path,price,brand", "0.png,2.5,Acme", "1.png,4.0,Acme", "2.png,1.0,Other"]
@@ -19,12 +19,12 @@ def shop(tmp_path):
     return tmp_path / "shop.csv"
 
 
-def test_a_walk_is_one_result_with_its_camera_and_time(tmp_path, video, model_folder, red_detector):
+def test_a_track_is_one_result_with_its_camera_and_time(tmp_path, video, model_folder, red_detector):
     common = ["--source", video, "--gallery", tmp_path / "g", "--model", model_folder]
     result = run("index", *common, "--per-second", 5, "--camera", "gate-2", "--start", "2026-11-25 08:00")
     assert result.exit_code == 0, result.output
     assert "1 persons from 5 of 10 images" in result.stdout
-    assert "1 walks, of which 4 lesser crops were passed over" in result.stdout
+    assert "1 tracks; 4 crops of lower quality skipped" in result.stdout
     out = ["--json", "--out", tmp_path / "r.png"]
     found = json.loads(run("search", "--gallery", tmp_path / "g", "a person", *out).stdout)
     assert [(row["camera"], row["track"]) for row in found] == [("gate-2", 10_000)]
@@ -61,7 +61,7 @@ def test_further_sources_are_added_with_the_model_of_the_gallery(
     lines = added.stdout.splitlines()
     assert f"{video}: 1 persons from 10 of 20 images" in lines
     assert f"{person_folder}: 0 persons from 12 of 18 images" in lines
-    assert "  12 persons were there already" in lines
+    assert "  12 persons were already in the gallery" in lines
     gallery = PersonGallery.open(tmp_path / "g")
     assert len(gallery) == 13
     assert gallery.info().cameras == {"gate-3": 1}

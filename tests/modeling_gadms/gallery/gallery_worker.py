@@ -1,4 +1,4 @@
-"""Works on a gallery in a process of its own, which a test kills; prints `ready` before and `done` after.
+"""Works on a gallery in a separate process that a test kills. Prints `ready` before the work and `done` after it.
 
 python -m tests.modeling_gadms.gallery.gallery_worker <add, compact or index> <gallery> <model> [first] [last]
 """
@@ -9,12 +9,14 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from modeling_gadms import GADMSModel, GADMSProcessor, gallery
+from modeling_gadms import GADMSModel, GADMSProcessor
+from modeling_gadms.gallery import person_gallery as gallery
+from modeling_gadms.gallery import storage
 from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
 
 
 COMMIT = 20
-"""Rows of a commit, so that a few hundred persons are many."""
+"""Rows in one commit, so few that some hundred persons make many commits."""
 INDEX_FROM = {"add": 40, "index": 100, "compact": sys.maxsize}
 
 
@@ -26,7 +28,7 @@ def records(numbers: range) -> Iterator[PersonRecord]:
 
 def main(work: str, location: str, model_folder: str, *numbers: str) -> None:
     gallery.WRITE_ROWS = COMMIT
-    gallery.INDEX_FROM_ROWS = INDEX_FROM[work]
+    storage.INDEX_FROM_ROWS = INDEX_FROM[work]
     model = GADMSModel.from_pretrained(model_folder).eval()
     opened = PersonGallery.open(location, model, GADMSProcessor.from_pretrained(model_folder))
     sys.stdout.write("ready\n")

@@ -1,4 +1,4 @@
-"""Galleries survive processes that are killed, full disks, and others who write at the same time."""
+"""Galleries survive killed processes, full disks, and concurrent writers."""
 
 import os
 import random
@@ -19,7 +19,7 @@ from tests.modeling_gadms.gallery.gallery_worker import COMMIT, records
 ROOT = Path(__file__).parents[3]
 PERSONS = 240
 FEW, MANY = 2, 20
-"""Random moments at which a process is killed, in the suite and in `make torture`."""
+"""Number of random moments at which a process is killed: in the suite and in `make torture`."""
 MOMENTS = [pytest.param(FEW, id="few"), pytest.param(MANY, id="many", marks=pytest.mark.torture)]
 
 
@@ -35,7 +35,7 @@ def opened(place, model, processor) -> PersonGallery:
 
 
 def start(work: str, place: Path, model_folder: Path, *numbers: int) -> subprocess.Popen:
-    """A worker that is about to begin."""
+    """Start a worker and wait until it is ready."""
     command = [
         sys.executable,
         "-m",
@@ -128,7 +128,7 @@ def test_killed_while_compacting_or_indexing_every_answer_stays(place, opened, m
 
 @pytest.mark.integration
 def test_two_processes_that_add_at_once_both_succeed(place, model_folder):
-    """They share a third of their persons."""
+    """A third of the persons is added by both."""
     one = start("add", place, model_folder, 0, 120)
     two = start("add", place, model_folder, 80, 200)
     for worker in (one, two):

@@ -1,4 +1,4 @@
-"""Filters mean what they say, and let nothing else through."""
+"""Filters select the same rows as a Python function, and refuse everything that is not allowed."""
 
 import fnmatch
 from datetime import UTC, datetime, timedelta
@@ -93,7 +93,7 @@ def test_a_filter_keeps_the_rows_that_it_says(table, where, condition):
 @pytest.mark.parametrize(
     ("where", "problem"),
     [
-        ("colour = 'red'", "no such column .*camera, confidence, frame"),
+        ("colour = 'red'", "no such column. Columns: .*camera, confidence, frame"),
         ("vector = 1", "no such column"),
         ("thumbnail is null", "no such column"),
         ('camera = "gate-1"', "text in single quotes"),
@@ -116,14 +116,14 @@ def test_a_filter_keeps_the_rows_that_it_says(table, where, condition):
         ("price = '5'", "numbers without quotes"),
         ("camera = 5", "text in single quotes"),
         ("in_stock = 1", "true or false"),
-        ("in_stock > true", "by size"),
-        ("frame like '1%'", "is no text"),
-        ("camera", "no condition by itself"),
+        ("in_stock > true", "cannot order"),
+        ("frame like '1%'", "is not a text column"),
+        ("camera", "not a boolean column"),
         ("camera = null", "IS NULL"),
-        ("time > 'yesterday'", "'yesterday' is no time"),
-        ("time > 5", "times in quotes"),
-        ("camera = ", "is no condition"),
-        ("", "is no condition"),
+        ("time > 'yesterday'", "'yesterday' is not a time"),
+        ("time > 5", "a time in quotes"),
+        ("camera = ", "is not a condition"),
+        ("", "is not a condition"),
         ("drop table persons", "not allowed"),
         ("x" * (MAX_CHARACTERS + 1), "characters"),
         (" or ".join(f"size = {number}" for number in range(100)), "parts.*IN for long lists"),
@@ -136,7 +136,7 @@ def test_anything_else_is_refused_by_name(where, problem):
 
 
 def comparisons() -> st.SearchStrategy:
-    """Comparisons as SQL and as functions of a row."""
+    """Comparisons, both as SQL and as functions of a row."""
     signs = {
         "=": lambda a, b: a == b, "<>": lambda a, b: a != b, "<": lambda a, b: a < b, "<=": lambda a, b: a <= b,
         ">": lambda a, b: a > b, ">=": lambda a, b: a >= b,

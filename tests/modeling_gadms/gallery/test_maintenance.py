@@ -1,4 +1,4 @@
-"""Galleries are added to twice, changed, cleaned up, checked and exported."""
+"""Repeated additions, updates, removal, compaction, verification, export and copies of galleries."""
 
 import csv
 import threading
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from modeling_gadms.gallery import person_gallery as gallery
+from modeling_gadms.gallery import storage
 from modeling_gadms.gallery.person_gallery import AddReport, PersonGallery, PersonRecord
 from modeling_gadms.media.detection import PersonBox
 
@@ -55,9 +56,9 @@ def test_who_is_there_already_is_left_alone_and_not_embedded_again(filled, monke
 
 
 def test_a_second_gallery_object_adds_nobody_twice(filled, tmp_path, model, processor, monkeypatch):
-    """As if both had looked before either wrote: the table itself leaves one of them out."""
+    """As if both looked up the ids before either wrote: the primary key of the table excludes the second row."""
     other = PersonGallery.open(tmp_path / "gallery", model, processor)
-    monkeypatch.setattr(PersonGallery, "_known", lambda self, ids: set())
+    monkeypatch.setattr(PersonGallery, "_existing_ids", lambda self, ids: set())
     assert other.add(records(range(18, 23))) == AddReport(added=3, already_there=2)
     assert len(PersonGallery.open(tmp_path / "gallery", model, processor)) == 23
 
@@ -92,12 +93,12 @@ def test_columns_keep_their_types(filled):
 @pytest.mark.parametrize(
     ("columns", "problem"),
     [
-        ({"colour": "red"}, "no column 'colour' for the value 'red': its columns are brand, price"),
-        ({"price": "cheap"}, "'cheap' of the column 'price' is a str, and not of type float"),
+        ({"colour": "red"}, "no column 'colour' for the value 'red'; its columns: brand, price"),
+        ({"price": "cheap"}, "'cheap' of the column 'price' is a str, but its type is float"),
         ({"price": True}, "is a bool"),
-        ({"sold": 1.5}, "is a float, and not of type integer"),
-        ({"brand": 5}, "is a int, and not of type string"),
-        ({"since": "soon"}, "'soon' is no time"),
+        ({"sold": 1.5}, "is a float, but its type is integer"),
+        ({"brand": 5}, "is a int, but its type is string"),
+        ({"since": "soon"}, "'soon' is not a time"),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_before_anything_is_added(filled, columns, problem):
@@ -109,11 +110,11 @@ def test_a_value_that_does_not_fit_is_refused_before_anything_is_added(filled, c
 @pytest.mark.parametrize(
     ("columns", "problem"),
     [
-        ({"source": "string"}, "'source' is the gallery's own"),
-        ({"score": "float"}, "'score' is the gallery's own"),
-        ({"Brand": "string"}, "'Brand' is not named in small letters"),
-        ({"a`b": "string"}, "not named"),
-        ({"brand": "text"}, "type 'text': types are string, integer"),
+        ({"source": "string"}, "'source' is reserved"),
+        ({"score": "float"}, "'score' is reserved"),
+        ({"Brand": "string"}, "'Brand' is invalid: use lower-case letters"),
+        ({"a`b": "string"}, "is invalid"),
+        ({"brand": "text"}, "unknown type, 'text': use string, integer"),
     ],
 )
 def test_a_column_that_cannot_be_is_refused(tmp_path, model, processor, columns, problem):
@@ -146,9 +147,9 @@ def test_what_says_who_it_is_cannot_be_changed(filled):
             filled.update(values, where="price > 0")
     with pytest.raises(ValueError, match="No value is given"):
         filled.update({}, where="price > 0")
-    with pytest.raises(ValueError, match="one of the two"):
+    with pytest.raises(ValueError, match="give one of the two"):
         filled.update({"price": 1})
-    with pytest.raises(ValueError, match="one of the two"):
+    with pytest.raises(ValueError, match="give one of the two"):
         filled.remove(where="price > 0", ids=["x"])
     with pytest.raises(ValueError, match="not allowed"):
         filled.remove(where="1 = 1")
@@ -181,7 +182,7 @@ def test_info_says_what_is_there(filled, tmp_path, model_folder):
     filled.add([PersonRecord(picture(77), "a.mp4", 3, 0.5, camera="gate-2", track=1)])
     filled.add([PersonRecord(picture(78), "a.mp4", 4, 0.6, track=1)])
     info = filled.info()
-    assert (info.persons, info.walks, info.dimension, info.indexed_persons) == (22, 1, 16, 0)
+    assert (info.persons, info.tracks, info.dimension, info.indexed_persons) == (22, 1, 16, 0)
     assert info.cameras == {"gate-1": 20, "gate-2": 1} and info.sources["a.mp4"] == 2
     assert info.columns == COLUMNS and info.model.name == str(model_folder.resolve())
     assert info.size_bytes > 22 * 64 and info.location == str(tmp_path / "gallery")
@@ -201,12 +202,12 @@ def test_a_sound_gallery_is_verified_and_a_damaged_one_counted(filled):
     report = filled.verify()
     assert report.persons == 21 and not report.sound
     assert report.problems == {
-        "the embedding is not of length 1": 2,
+        "the norm of the embedding is not 1": 2,
         "the thumbnail does not decode": 2,
-        "the id is there more than once": 1,
+        "duplicate id": 1,
     }
-    assert report.examples["the embedding is not of length 1"] in [records([0])[0].id, records([1])[0].id]
-    assert "2: the embedding is not of length 1 (as " in str(report)
+    assert report.examples["the norm of the embedding is not 1"] in [records([0])[0].id, records([1])[0].id]
+    assert "2: the norm of the embedding is not 1 (e.g. " in str(report)
 
 
 def files_of(made: PersonGallery) -> int:
@@ -214,7 +215,7 @@ def files_of(made: PersonGallery) -> int:
 
 
 def test_the_files_of_many_small_additions_are_joined(filled, monkeypatch):
-    monkeypatch.setattr(gallery, "_LOOSE_FILES", 5)
+    monkeypatch.setattr(storage, "_MAX_SMALL_FILES", 5)
     counts = []
     for number in range(20, 40):
         assert filled.add(records([number])) == AddReport(1, 0)
@@ -224,7 +225,7 @@ def test_the_files_of_many_small_additions_are_joined(filled, monkeypatch):
 
 
 def test_files_that_cannot_be_joined_now_cost_no_addition(filled, monkeypatch, caplog):
-    monkeypatch.setattr(gallery, "_LOOSE_FILES", 1)
+    monkeypatch.setattr(storage, "_MAX_SMALL_FILES", 1)
     table = filled._table
 
     def busy(**options):
@@ -267,9 +268,9 @@ def test_an_exported_csv_has_a_column_for_each_side_of_a_box(tmp_path, model, pr
 
 def test_an_export_replaces_nothing_and_knows_its_kinds(filled, tmp_path):
     (tmp_path / "there.csv").write_text("mine")
-    with pytest.raises(FileExistsError, match="there.csv exists"):
+    with pytest.raises(FileExistsError, match="there.csv already exists"):
         filled.export(tmp_path / "there.csv", "csv")
-    with pytest.raises(ValueError, match="'xlsx' is no kind of export: give one of csv, parquet, folder"):
+    with pytest.raises(ValueError, match="Unknown export format 'xlsx': give one of csv, parquet, folder"):
         filled.export(tmp_path / "new.xlsx", "xlsx")
 
 
@@ -281,7 +282,7 @@ def test_an_empty_gallery_is_sound_and_exports_nothing(tmp_path, model, processo
 
 def test_another_preprocessing_is_told_from_other_weights(filled, tmp_path, model, processor):
     processor.image_processor.image_mean = [0.1, 0.2, 0.3]
-    with pytest.raises(ValueError, match="of another preprocessing"):
+    with pytest.raises(ValueError, match="differs in its preprocessing"):
         PersonGallery.open(tmp_path / "gallery", model, processor)
 
 
@@ -305,8 +306,8 @@ def test_a_copy_answers_alike_and_holds_nothing_of_who_was_removed(filled, tmp_p
     copy.add(records(range(18, 22)))
     assert (len(copy), len(filled)) == (21, 19)
 
-    with pytest.raises(FileExistsError, match="There is a gallery of 21 persons"):
+    with pytest.raises(FileExistsError, match="There is already a gallery of 21 persons"):
         filled.copy_to(place, model, processor)
-    with pytest.raises(ValueError, match="of another weights"):
+    with pytest.raises(ValueError, match="differs in its weights"):
         filled.copy_to(tmp_path / "other", tiny_model(seed=5).base_model.eval(), processor)
     assert not (tmp_path / "other").exists()

@@ -1,4 +1,4 @@
-"""Galleries on an object store, which a server on this machine plays."""
+"""Galleries in an object store, simulated by a local server."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ from tests.modeling_gadms.gallery.gallery_worker import records
 
 @pytest.fixture(scope="module")
 def storage_options(tmp_path_factory):
-    """Of a store with an empty bucket named `bucket`."""
+    """Storage options of a store with an empty bucket named `bucket`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""A gallery answers as a full comparison would, to the model that built it and to no other."""
+"""A gallery returns the results of an exhaustive comparison, and accepts only the model that built it."""
 
 import io
 import itertools
@@ -11,8 +11,10 @@ import torch
 from lancedb.index import BTree, IvfRq
 from PIL import Image
 
-from modeling_gadms import GADMSModel, gallery
+from modeling_gadms import GADMSModel
 from modeling_gadms.encoders.encoding import encode_captions, encode_images
+from modeling_gadms.gallery import person_gallery as gallery
+from modeling_gadms.gallery import storage
 from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord, SearchResult, gallery_model
 from modeling_gadms.gallery.schema import indexed_rows
 from modeling_gadms.media.detection import PersonBox
@@ -22,7 +24,7 @@ QUERY = "a man in a red coat"
 
 
 def persons(count: int, seed: int = 0) -> list[Image.Image]:
-    """Persons of two flat colours, all different."""
+    """Images of two colours, all different."""
     images = []
     for colours in np.random.default_rng(seed).integers(0, 256, (count, 2, 3)):
         image = Image.new("RGB", (16, 32), tuple(colours[0].tolist()))
@@ -119,14 +121,14 @@ def test_equal_scores_are_ordered_by_source_frame_and_left_side(tmp_path, model,
 
 
 def directions(rows: int, dimension: int = 16) -> torch.Tensor:
-    """Unit vectors that fill the space: a harder case for an index than the embeddings of persons."""
+    """Uniformly distributed unit vectors: harder for an index than embeddings of persons."""
     generator = torch.Generator().manual_seed(0)
     return torch.nn.functional.normalize(torch.randn(rows, dimension, generator=generator), dim=-1)
 
 
 @pytest.fixture
 def embedded(monkeypatch):
-    """Makes galleries take given vectors for the embeddings of the persons added; returns the persons."""
+    """Replaces the embeddings of added persons by given vectors, and returns the persons."""
 
     def prepare(vectors: torch.Tensor) -> list[PersonRecord]:
         remaining = iter(vectors)
@@ -144,7 +146,7 @@ def vector_index(made: PersonGallery) -> list:
 
 
 def found_of_40(made: PersonGallery, vectors: torch.Tensor, model, processor) -> int:
-    """How many of the ten nearest four searches find, each."""
+    """Number of the ten nearest persons that each of four searches finds."""
     hits = 0
     for query in ("a red coat", "a woman with a black bag", "blue jeans", "a green shirt and a hat"):
         expected = (vectors @ encode_captions(model, processor, [query], progress=False)[0]).topk(10).indices
@@ -154,7 +156,7 @@ def found_of_40(made: PersonGallery, vectors: torch.Tensor, model, processor) ->
 
 
 def test_a_large_gallery_is_indexed_by_itself_with_high_recall(tmp_path, model, processor, monkeypatch, embedded):
-    monkeypatch.setattr(gallery, "INDEX_FROM_ROWS", 600)
+    monkeypatch.setattr(storage, "INDEX_FROM_ROWS", 600)
     vectors = directions(900)
     rows = embedded(vectors)
     made = PersonGallery.create(tmp_path / "gallery", model, processor)
@@ -169,7 +171,7 @@ def test_a_large_gallery_is_indexed_by_itself_with_high_recall(tmp_path, model, 
 
 
 def test_while_many_are_added_few_ids_are_outside_of_the_index(tmp_path, model, processor, monkeypatch, embedded):
-    monkeypatch.setattr(gallery, "INDEX_FROM_ROWS", 60)
+    monkeypatch.setattr(storage, "INDEX_FROM_ROWS", 60)
     monkeypatch.setattr(gallery, "WRITE_ROWS", 20)
     made = PersonGallery.create(tmp_path / "gallery", model, processor)
     outside = []
@@ -190,8 +192,8 @@ def test_while_many_are_added_few_ids_are_outside_of_the_index(tmp_path, model, 
 def test_no_part_of_the_index_of_half_a_million_is_left_out_of_a_search(
     tmp_path, model, processor, monkeypatch, embedded
 ):
-    monkeypatch.setattr(gallery, "INDEX_FROM_ROWS", 600)
-    monkeypatch.setattr(gallery, "IvfRq", partial(IvfRq, num_partitions=120))  # as many as half a million has
+    monkeypatch.setattr(storage, "INDEX_FROM_ROWS", 600)
+    monkeypatch.setattr(storage, "IvfRq", partial(IvfRq, num_partitions=120))  # as many as half a million has
     vectors = directions(2000)
     made = PersonGallery.create(tmp_path / "gallery", model, processor)
     made.add(embedded(vectors))
@@ -199,7 +201,7 @@ def test_no_part_of_the_index_of_half_a_million_is_left_out_of_a_search(
 
 
 def test_an_index_of_another_column_does_not_count(tmp_path, model, processor, monkeypatch, embedded):
-    monkeypatch.setattr(gallery, "INDEX_FROM_ROWS", 300)
+    monkeypatch.setattr(storage, "INDEX_FROM_ROWS", 300)
     rows = embedded(directions(600))
     made = PersonGallery.create(tmp_path / "gallery", model, processor)
     made.add(rows[:299])
@@ -212,7 +214,7 @@ def test_an_index_of_another_column_does_not_count(tmp_path, model, processor, m
 def test_a_large_gallery_of_a_width_that_cannot_be_indexed_is_scanned(
     tmp_path, tiny_model, processor, monkeypatch, embedded
 ):
-    monkeypatch.setattr(gallery, "INDEX_FROM_ROWS", 100)
+    monkeypatch.setattr(storage, "INDEX_FROM_ROWS", 100)
     model = tiny_model(projection_dim=20).base_model.eval()
     vectors = directions(200, dimension=20)
     made = PersonGallery.create(tmp_path / "gallery", model, processor)
@@ -244,12 +246,12 @@ def test_a_query_before_any_index_says_how_to_index(tmp_path, model, processor):
     with pytest.raises(FileNotFoundError, match="no gallery"):
         PersonGallery.open(missing, model, processor)
     empty = PersonGallery.create(missing, model, processor)
-    with pytest.raises(ValueError, match="holds no person yet.*gadms index"):
+    with pytest.raises(ValueError, match="is empty.*gadms index"):
         empty.search(QUERY)
 
 
 def test_a_filled_gallery_is_replaced_only_on_request(filled, tmp_path, model, processor):
-    with pytest.raises(FileExistsError, match="gallery of 40 persons.*--overwrite"):
+    with pytest.raises(FileExistsError, match="already a gallery of 40 persons.*--overwrite"):
         PersonGallery.create(tmp_path / "gallery", model, processor)
     assert len(filled) == 40
     replaced = PersonGallery.create(tmp_path / "gallery", model, processor, overwrite=True)

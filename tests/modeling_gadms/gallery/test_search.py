@@ -1,4 +1,4 @@
-"""Queries of every kind, filters and walks, against a full comparison in NumPy."""
+"""All types of queries, filters and tracks, against an exhaustive comparison in NumPy."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -11,8 +11,9 @@ from PIL import Image
 from modeling_gadms.encoders.encoding import encode_captions, encode_images
 from modeling_gadms.gallery import person_gallery as gallery
 from modeling_gadms.gallery import search as gallery_search
+from modeling_gadms.gallery import storage
 from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord, Query
-from modeling_gadms.gallery.records import WITHOUT_WEIGHT
+from modeling_gadms.gallery.records import WITHOUT_WEIGHT, TrackSummary
 from modeling_gadms.media.detection import PersonBox
 
 
@@ -28,7 +29,7 @@ def picture(seed: int) -> Image.Image:
 
 
 def records(count: int = 60) -> list[PersonRecord]:
-    """Of two videos, in one of which walks were tracked, five crops each."""
+    """Persons of two videos; in one they are tracked, with five crops in each track."""
     return [
         PersonRecord(
             picture(number),
@@ -65,7 +66,7 @@ def frames(results) -> list[int]:
 
 
 def check(results, scores: np.ndarray, rows=range(60)) -> None:
-    """The results are the best of some rows, with these scores."""
+    """Check that the results are the best of the given rows, with the given scores."""
     order = sorted(rows, key=lambda row: -scores[row])[: len(results)]
     assert frames(results) == order
     assert np.allclose([result.score for result in results], scores[order], atol=1e-5)
@@ -98,7 +99,7 @@ def test_others_like_a_person_leave_the_person_out(filled, vectors):
     check(results, vectors @ vectors[20], [row for row in range(60) if row != 20])
 
 
-def test_others_like_a_person_of_a_walk_leave_the_walk_out(filled):
+def test_others_like_a_person_of_a_track_leave_the_track_out(filled):
     (person,) = filled.search(picture(23), 1, group_tracks=False)
     assert person.track == 2
     others = filled.search(Query(like=person.id), 60)
@@ -140,24 +141,24 @@ def test_a_filter_that_nobody_meets_gives_nobody(filled):
 
 
 @pytest.mark.parametrize("top_k", [1, 5, 20, 36, 100])
-def test_a_walk_is_one_result_by_its_best_crop(filled, vectors, model, processor, top_k, monkeypatch):
-    monkeypatch.setattr(gallery_search, "_CROWD", 2)  # so that one fetch is not enough
+def test_a_track_is_one_result_by_its_best_crop(filled, vectors, model, processor, top_k, monkeypatch):
+    monkeypatch.setattr(gallery_search, "_FETCH_GROWTH", 2)  # so that one fetch is not enough
     scores = vectors @ text_vector(model, processor, "a green shirt")
-    walks: dict = {}
+    tracks: dict = {}
     for row in sorted(range(60), key=lambda row: -scores[row]):
-        walks.setdefault(("walk", row // 10) if row % 2 else row, row)
-    assert len(walks) == 36
+        tracks.setdefault(("track", row // 10) if row % 2 else row, row)
+    assert len(tracks) == 36
     results = filled.search("a green shirt", top_k)
-    assert frames(results) == list(walks.values())[:top_k]
+    assert frames(results) == list(tracks.values())[:top_k]
     assert [result.rank for result in results] == list(range(1, min(top_k, 36) + 1))
 
 
-def test_a_walk_tells_how_long_it_was_seen_and_lists_its_crops(filled):
+def test_a_track_tells_how_long_it_was_seen_and_lists_its_crops(filled):
     (result,) = filled.search(picture(23), 1)
-    assert (result.walk.persons, result.walk.start_seconds, result.walk.end_seconds) == (5, 2.1, 2.9)
+    assert result.track_summary == TrackSummary(persons=5, start_seconds=2.1, end_seconds=2.9)
     assert frames(filled.crops("tracked.mp4", 2)) == [21, 23, 25, 27, 29]
     (plain,) = filled.search(picture(20), 1)
-    assert plain.walk is None
+    assert plain.track_summary is None
 
 
 def test_a_result_carries_what_its_record_said(filled):
@@ -167,7 +168,7 @@ def test_a_result_carries_what_its_record_said(filled):
     assert result.columns == record.columns
     assert result.id == record.id
     plain = result.to_dict()
-    assert plain["time"] == "2026-11-25T08:31:00+00:00" and plain["walk"]["persons"] == 5
+    assert plain["time"] == "2026-11-25T08:31:00+00:00" and plain["track_summary"]["persons"] == 5
     assert "thumbnail" not in plain and plain["box"] is None
 
 
@@ -203,17 +204,17 @@ def test_a_gallery_opened_without_a_model_finds_others_like_a_person_and_no_more
 
 def test_a_query_reads_as_what_it_asks():
     assert str(Query("a red coat")) == "a red coat"
-    assert str(Query("a coat", picture(1), "0f3c", ["a hat"])) == "a coat; like the picture; like 0f3c; without a hat"
+    assert str(Query("a coat", picture(1), "0f3c", ["a hat"])) == "a coat; like the image; like 0f3c; without a hat"
 
 
 def test_an_empty_query_and_what_is_none_are_errors(filled):
     with pytest.raises(ValueError, match="query is empty"):
         Query(without=["a hat"])
-    with pytest.raises(TypeError, match="without is one text"):
+    with pytest.raises(TypeError, match="without is a single string"):
         Query(text="a coat", without="a hat")
-    with pytest.raises(TypeError, match="a query is a text.*not a int"):
+    with pytest.raises(TypeError, match="A query must be a text.*not a int"):
         filled.search(["a coat", 5])
-    with pytest.raises(ValueError, match="Nobody in the gallery has the id"):
+    with pytest.raises(ValueError, match="No person in the gallery has the id"):
         filled.search(Query(like="x'y"))
     with pytest.raises(ValueError, match="no such column"):
         filled.search("a coat", where="colour = 'red'")
@@ -225,8 +226,8 @@ def test_a_description_that_says_what_is_missing_is_answered_with_a_warning(fill
         assert filled.search(text, 3)
 
 
-def test_an_indexed_gallery_answers_filters_and_walks_too(tmp_path, model, processor, monkeypatch):
-    monkeypatch.setattr(gallery, "INDEX_FROM_ROWS", 500)
+def test_an_indexed_gallery_answers_filters_and_tracks_too(tmp_path, model, processor, monkeypatch):
+    monkeypatch.setattr(storage, "INDEX_FROM_ROWS", 500)
     generator = torch.Generator().manual_seed(0)
     drawn = torch.nn.functional.normalize(torch.randn(900, 16, generator=generator), dim=-1)
     remaining = iter(drawn)
@@ -243,17 +244,17 @@ def test_an_indexed_gallery_answers_filters_and_walks_too(tmp_path, model, proce
     rows = [row for row in range(900) if row % 10 == 3]
     best = sorted(rows, key=lambda row: -scores[row])
     found = frames(made.search("a white hat", 10, where="camera = 'gate-3'"))
-    walks: dict = {}
+    tracks: dict = {}
     for row in best:
-        walks.setdefault(("walk", row // 3) if row < 450 else row, row)
-    assert len(set(found) & set(list(walks.values())[:10])) >= 9
+        tracks.setdefault(("track", row // 3) if row < 450 else row, row)
+    assert len(set(found) & set(list(tracks.values())[:10])) >= 9
 
 
-def test_a_crowded_walk_leaves_room_for_others(tmp_path, model, processor, monkeypatch):
-    monkeypatch.setattr(gallery_search, "_CROWD", 2)
+def test_a_crowded_track_leaves_room_for_others(tmp_path, model, processor, monkeypatch):
+    monkeypatch.setattr(gallery_search, "_FETCH_GROWTH", 2)
     made = PersonGallery.create(tmp_path / "gallery", model, processor)
     made.add(PersonRecord(picture(1), "a.mp4", frame, track=0) for frame in range(40))
     made.add(PersonRecord(picture(number), f"{number}.png") for number in (2, 3, 4))
     results = made.search(picture(1), 3)
     assert [result.source == "a.mp4" for result in results] == [True, False, False]
-    assert results[0].walk.persons == 40
+    assert results[0].track_summary.persons == 40

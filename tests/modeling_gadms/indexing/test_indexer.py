@@ -1,4 +1,4 @@
-"""What is indexed and what is not adds up."""
+"""Counts of indexed and skipped images and persons add up."""
 
 import io
 from datetime import UTC, datetime, timedelta
@@ -66,7 +66,7 @@ def test_full_frames_give_their_persons_cropped_and_frames_without_are_counted(g
     assert "  skipped 2: no person found" in str(report)
 
 
-def write_walk(path, *, frames: int = 40, seen=range(40)) -> None:
+def write_track(path, *, frames: int = 40, seen=range(40)) -> None:
     """A red person of 40 x 100 pixels who walks to the right by 4 pixels a frame, 10 frames a second."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"FFV1"), 10, (320, 160))
     for index in range(frames):
@@ -77,39 +77,39 @@ def write_walk(path, *, frames: int = 40, seen=range(40)) -> None:
     writer.release()
 
 
-def test_one_walk_is_one_result_with_its_best_crops(gallery, tmp_path):
-    write_walk(tmp_path / "v.avi")
+def test_one_track_is_one_result_with_its_best_crops(gallery, tmp_path):
+    write_track(tmp_path / "v.avi")
     report = index_frames(gallery, FrameReader(tmp_path / "v.avi"), detector=red_detector, progress=False)
-    assert (report.found, report.walks, report.persons, report.passed_over) == (40, 1, 3, 37)
-    assert "1 walks, of which 37 lesser crops were passed over" in str(report)
+    assert (report.found, report.tracks, report.persons, report.skipped_crops) == (40, 1, 3, 37)
+    assert "1 tracks; 37 crops of lower quality skipped" in str(report)
     (result,) = gallery.search("a person in red")
-    assert (result.track, result.walk.persons) == (0, 3)
+    assert (result.track, result.track_summary.persons) == (0, 3)
     assert [crop.frame // 10 for crop in gallery.crops(result.source, result.track)] == [0, 1, 2]
 
 
-def test_two_walks_are_two_results(gallery, tmp_path):
-    write_walk(tmp_path / "v.avi", frames=60, seen=[*range(10), *range(35, 60)])
+def test_two_tracks_are_two_results(gallery, tmp_path):
+    write_track(tmp_path / "v.avi", frames=60, seen=[*range(10), *range(35, 60)])
     report = index_frames(gallery, FrameReader(tmp_path / "v.avi"), detector=red_detector, progress=False)
-    assert report.walks == 2
+    assert report.tracks == 2
     assert sorted(result.track for result in gallery.search("a person in red")) == [0, 35_000]
 
 
 def test_nobody_is_followed_on_request(gallery, tmp_path):
-    write_walk(tmp_path / "v.avi", frames=5)
+    write_track(tmp_path / "v.avi", frames=5)
     frames = FrameReader(tmp_path / "v.avi")
-    report = index_frames(gallery, frames, detector=red_detector, crops_per_walk=0, progress=False)
-    assert (report.persons, report.walks, report.passed_over) == (5, 0, 0)
+    report = index_frames(gallery, frames, detector=red_detector, crops_per_track=0, progress=False)
+    assert (report.persons, report.tracks, report.skipped_crops) == (5, 0, 0)
     assert {result.track for result in gallery.search("a person in red")} == {None}
 
 
 def test_camera_and_time_of_each_person(gallery, tmp_path):
-    write_walk(tmp_path / "v.avi", frames=10)
+    write_track(tmp_path / "v.avi", frames=10)
     start = datetime(2026, 11, 25, 8, 0, tzinfo=UTC)
     index_frames(
         gallery,
         FrameReader(tmp_path / "v.avi", every=5),
         detector=red_detector,
-        crops_per_walk=0,
+        crops_per_track=0,
         camera="gate-2",
         start=start,
         progress=False,
@@ -149,7 +149,7 @@ def test_progress_is_told_for_each_picture(gallery, person_folder):
 
 
 def test_a_run_that_is_stopped_keeps_what_it_found_and_can_be_repeated(gallery, tmp_path):
-    write_walk(tmp_path / "v.avi")
+    write_track(tmp_path / "v.avi")
     frames = FrameReader(tmp_path / "v.avi")
     asked = iter(range(100))
     stopped = index_frames(gallery, frames, detector=red_detector, progress=False, cancelled=lambda: next(asked) >= 14)
@@ -158,16 +158,16 @@ def test_a_run_that_is_stopped_keeps_what_it_found_and_can_be_repeated(gallery, 
     assert "stopped before the end" in str(stopped)
     again = index_frames(gallery, frames, detector=red_detector, progress=False)
     assert not again.cancelled
-    assert again.found == again.persons + again.already_there + again.passed_over
+    assert again.found == again.persons + again.already_there + again.skipped_crops
     assert again.already_there == 2
 
 
 def test_more_frames_than_allowed_are_refused_before_or_as_they_come(gallery, tmp_path, monkeypatch):
-    write_walk(tmp_path / "v.avi")
+    write_track(tmp_path / "v.avi")
     frames = FrameReader(tmp_path / "v.avi")
-    with pytest.raises(ValueError, match="has 40 frames to be taken, and at most 39 are"):
+    with pytest.raises(ValueError, match="has 40 frames; the maximum is 39"):
         index_frames(gallery, frames, detector=red_detector, max_frames=39, progress=False)
     monkeypatch.setattr(frames, "expected", None)  # as of a file that does not say how long it is
-    with pytest.raises(ValueError, match="has more than 39 frames to be taken"):
+    with pytest.raises(ValueError, match="has more than 39 frames; the maximum is"):
         index_frames(gallery, frames, detector=red_detector, max_frames=39, progress=False)
     assert index_frames(gallery, frames, detector=red_detector, max_frames=40, progress=False).seen == 40

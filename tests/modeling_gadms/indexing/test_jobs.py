@@ -1,4 +1,4 @@
-"""Sources are indexed one after another beside searches; each says how far it is and can be stopped."""
+"""Background jobs index one source after another, report their progress and can be cancelled."""
 
 import threading
 from pathlib import Path
@@ -22,7 +22,7 @@ def gallery(tmp_path, model, processor) -> PersonGallery:
 
 
 class HeldDetector:
-    """Finds a person in each frame, but only as many frames at a time as it is allowed."""
+    """Finds a person in each frame; blocks until the test allows the frame."""
 
     def __init__(self, allowed: int = 1_000):
         self.allowed = threading.Semaphore(allowed)
@@ -64,7 +64,7 @@ def test_a_job_waits_runs_and_is_done(gallery, tmp_path):
     detector.allowed.release(100)
     done = until(jobs, first, over)
     assert (done.state, done.source, done.error) == (JobState.DONE, "v.avi", None)
-    assert (done.report.seen, done.report.walks, done.report.persons) == (10, 1, 1)
+    assert (done.report.seen, done.report.tracks, done.report.persons) == (10, 1, 1)
     assert until(jobs, second, over).report.already_there == 1
     assert gone == [video]
     assert [job.id for job in jobs.all()] == [second.id, first.id]
@@ -107,7 +107,7 @@ def test_a_source_that_fails_says_why_and_the_next_one_runs(gallery, tmp_path):
     assert until(jobs, good, over).report.persons == 1
     assert (jobs.get(bad.id).state, jobs.get(long.id).state) == (JobState.FAILED, JobState.FAILED)
     assert "letter.avi does not open as a video" in jobs.get(bad.id).error
-    assert "10 frames to be taken, and at most 5 are" in jobs.get(long.id).error
+    assert "10 frames; the maximum is 5" in jobs.get(long.id).error
     jobs.close(30)
 
 
@@ -117,7 +117,7 @@ def test_an_error_of_the_program_is_not_told_to_strangers(gallery, tmp_path, cap
 
     jobs = IndexJobs(gallery, broken)
     job = until(jobs, jobs.submit(write_video(tmp_path / "v.avi")), over)
-    assert job.error == "an error of the program (RuntimeError); see its log"
+    assert job.error == "internal error (RuntimeError); see the log"
     assert "secret path /root" in caplog.text
     jobs.close(30)
 
@@ -130,7 +130,7 @@ def test_so_many_may_wait_and_a_closed_one_takes_none(gallery, tmp_path):
     until(jobs, running, lambda job: job.state == JobState.RUNNING)
     for _ in range(2):
         jobs.submit(video)
-    with pytest.raises(JobsFullError, match="2 sources wait"):
+    with pytest.raises(JobsFullError, match="2 sources are already waiting"):
         jobs.submit(video)
     detector.allowed.release(100)
     jobs.close(30)
@@ -187,5 +187,5 @@ def test_names_of_strangers_lead_nowhere(given, safe):
     "name", ["script.py", "...mp4", "archive.tar.gz", "mp4", "", "../..", "a.mp4/", "a.svg", "a.mp4\x00.exe"]
 )
 def test_other_kinds_of_files_are_not_taken(name):
-    with pytest.raises(ValueError, match="of no kind that is taken"):
+    with pytest.raises(ValueError, match="is not accepted"):
         safe_name(name)

@@ -12,7 +12,7 @@ from tests.command_line import refusal, run
 
 @pytest.fixture
 def folders(tmp_path) -> list[str]:
-    """Three folders of four pictures each."""
+    """Three folders of four images each."""
     rng = np.random.default_rng(0)
     made = []
     for name in ("a", "b", "c"):
@@ -44,7 +44,7 @@ def test_workers_write_one_gallery_and_one_that_fails_does_not_stop_the_others(t
     common = [part for folder in folders for part in ("--source", folder)]
     result = run("gallery", "add", tmp_path / "parallel", *common, "--workers", 2)
     assert result.exit_code == 0, result.output
-    assert result.stdout.count("4 persons were there already") == 3
+    assert result.stdout.count("4 persons were already in the gallery") == 3
     assert len(PersonGallery.open(tmp_path / "parallel")) == 12
 
 

@@ -1,4 +1,4 @@
-"""Of each walk the best crops, worked by hand."""
+"""The best crops of each track, on examples worked out by hand."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from modeling_gadms.gallery.records import PersonRecord
-from modeling_gadms.indexing.tracks import WalkCrops, crop_quality
+from modeling_gadms.indexing.tracks import TrackCropSelector, crop_quality
 from modeling_gadms.media.detection import PersonBox
 
 
@@ -24,35 +24,35 @@ def test_quality_is_the_area_nobody_covers_times_the_confidence():
 
 
 @dataclass
-class Walker:
-    """One person who stands at x = 100 in every fifth frame of 10 a second, as sure as told."""
+class Standing:
+    """A person standing at x = 100 in every fifth frame (10 frames per second), with the given confidences."""
 
     confidences: list[float]
 
     def crops(self, keep: int) -> list[tuple[int, float]]:
-        crops = WalkCrops(keep)
+        crops = TrackCropSelector(keep)
         out: list[PersonRecord] = []
         for place, confidence in enumerate(self.confidences):
             out += crops.add([record(100, place * 5, confidence=confidence)], place * 5, place * 0.5)
-        assert not out, "a walk that goes on gives nothing yet"
+        assert not out, "a track that goes on gives nothing yet"
         return [(person.frame, person.box.confidence) for person in crops.rest()]
 
 
 def test_the_best_crop_of_each_second_and_the_best_seconds_in_their_order():
     #          second 0: 0.6 0.7 | second 1: 0.9 0.8 | second 2: 0.5 0.55 | second 3: 0.65 0.6
-    walker = Walker([0.6, 0.7, 0.9, 0.8, 0.5, 0.55, 0.65, 0.6])
-    assert walker.crops(1) == [(10, 0.9)]
-    assert walker.crops(2) == [(5, 0.7), (10, 0.9)]
-    assert walker.crops(3) == [(5, 0.7), (10, 0.9), (30, 0.65)]
-    assert walker.crops(9) == [(5, 0.7), (10, 0.9), (25, 0.55), (30, 0.65)]
+    standing = Standing([0.6, 0.7, 0.9, 0.8, 0.5, 0.55, 0.65, 0.6])
+    assert standing.crops(1) == [(10, 0.9)]
+    assert standing.crops(2) == [(5, 0.7), (10, 0.9)]
+    assert standing.crops(3) == [(5, 0.7), (10, 0.9), (30, 0.65)]
+    assert standing.crops(9) == [(5, 0.7), (10, 0.9), (25, 0.55), (30, 0.65)]
 
 
 def test_of_seconds_that_are_equally_good_the_first_are_kept():
-    assert Walker([0.7] * 8).crops(2) == [(0, 0.7), (10, 0.7)]
+    assert Standing([0.7] * 8).crops(2) == [(0, 0.7), (10, 0.7)]
 
 
-def test_a_walk_is_given_out_when_it_is_over_and_is_numbered_by_where_it_began():
-    crops = WalkCrops(3)
+def test_a_track_is_given_out_when_it_is_over_and_is_numbered_by_where_it_began():
+    crops = TrackCropSelector(3)
     assert not list(crops.add([], 0, 0.0))
     assert not list(crops.add([record(100, 10), record(500, 10)], 10, 1.0))
     out: list[PersonRecord] = []
@@ -62,22 +62,22 @@ def test_a_walk_is_given_out_when_it_is_over_and_is_numbered_by_where_it_began()
     rest = list(crops.rest())
     assert {person.track for person in rest} == {10_001}
     assert len(rest) == 3
-    assert crops.walks == 2
+    assert crops.tracks == 2
     assert not list(crops.rest())
 
 
-def test_the_number_of_a_walk_does_not_depend_on_walks_before_it():
-    late = WalkCrops(1)
+def test_the_number_of_a_track_does_not_depend_on_tracks_before_it():
+    late = TrackCropSelector(1)
     list(late.add([record(100, 20)], 20, 2.0))
-    early = WalkCrops(1)
+    early = TrackCropSelector(1)
     list(early.add([record(700, 0)], 0, 0.0))
     list(early.add([record(100, 20)], 20, 2.0))
     assert [person.track for person in late.rest()] == [20_000]
     assert {person.track for person in early.rest()} == {0, 20_000}
 
 
-def test_a_person_without_a_box_cannot_be_followed_and_a_walk_keeps_a_crop_at_least():
+def test_a_person_without_a_box_cannot_be_followed_and_a_track_keeps_a_crop_at_least():
     with pytest.raises(ValueError, match=r"a.jpg has no box"):
-        list(WalkCrops().add([PersonRecord(Image.new("RGB", (4, 8)), "a.jpg")], 0, 0.0))
+        list(TrackCropSelector().add([PersonRecord(Image.new("RGB", (4, 8)), "a.jpg")], 0, 0.0))
     with pytest.raises(ValueError, match="crops must be 1 or more, not 0"):
-        WalkCrops(0)
+        TrackCropSelector(0)

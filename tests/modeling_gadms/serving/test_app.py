@@ -389,13 +389,13 @@ def test_a_picture_that_unpacks_to_any_size_is_counted_and_not_unpacked(client):
 def test_a_video_that_is_too_long_fails(client, tmp_path):
     answer = client.post("/index", params={"name": "v.avi"}, data=video_of(tmp_path / "v.avi", 60))
     job = finished(client, answer.json())
-    assert (job["state"], "60 frames to be taken, and at most 50 are" in job["error"]) == ("failed", True)
+    assert (job["state"], "60 frames; the maximum is 50" in job["error"]) == ("failed", True)
     answer = client.post("/index", params={"name": "v.avi", "every": 2}, data=(tmp_path / "v.avi").read_bytes())
     assert finished(client, answer.json())["state"] == "done"
 
 
 @pytest.mark.parametrize(
-    "options", [{"every": 0}, {"per_second": -1}, {"start": "yesterday"}, {"crops_per_walk": 101}]
+    "options", [{"every": 0}, {"per_second": -1}, {"start": "yesterday"}, {"crops_per_track": 101}]
 )
 def test_options_that_cannot_be_are_refused(client, options):
     answer = client.post("/index", params={"name": "v.avi", **options}, data=b"x")

@@ -1,8 +1,7 @@
-"""A saved model and a folder of persons, for the tests of search."""
+"""A saved model, a folder of persons, a video and a detector, for tests of galleries and commands."""
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -28,7 +27,7 @@ def model(model_folder) -> GADMSModel:
 
 @pytest.fixture
 def person_folder(tmp_path) -> Path:
-    """Twelve sound images, six files that cannot be used, one for each reason, and a text file."""
+    """Twelve readable images, six unusable files (one for each reason), and a text file."""
     folder = tmp_path / "persons"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -46,8 +45,10 @@ def person_folder(tmp_path) -> Path:
 
 
 @pytest.fixture
-def video(tmp_path):
+def video(tmp_path) -> Path:
     """Twenty frames; a red person walks through those from the tenth on."""
+    import cv2
+
     path = tmp_path / "walk.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (160, 120))
     for index in range(20):
@@ -61,7 +62,7 @@ def video(tmp_path):
 
 @pytest.fixture
 def red_detector(monkeypatch):
-    """Stands in for the real detector; keeps what it was made with."""
+    """Replaces the person detector by one that finds red pixels; `made_with` is its argument."""
 
     class RedDetector:
         made_with: detection.PersonBoxFilter
