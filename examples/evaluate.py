@@ -27,7 +27,7 @@ from typing import Any
 import datasets
 from safetensors import SafetensorError
 
-from dataset_scripts.loading import BENCHMARKS, choose_split, dataset_arguments, find_benchmarks, open_dataset
+from dataset_scripts.loading import BENCHMARKS, choose_split, dataset_arguments, find_benchmarks, load_splits
 from modeling_gadms.encoders.atomic_files import write_json
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.evaluation.reports import Record, make_record
@@ -103,7 +103,7 @@ def matrix(cells: list[Record]) -> str:
 
 def load_split(name: str, split: str, builder_arguments: dict[str, Any]) -> datasets.Dataset:
     try:
-        splits = open_dataset(name, **builder_arguments)
+        splits = load_splits(name, **builder_arguments)
     except TypeError as error:  # an argument that the builder does not have
         raise ValueError(f"--dataset-args of {name}: {error}") from error
     return choose_split(name, splits, split)

@@ -27,7 +27,7 @@ from dataclasses import replace
 from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
-from dataset_scripts.loading import choose_split, open_dataset
+from dataset_scripts.loading import choose_split, load_splits
 from modeling_gadms.training.adapters import add_adapter
 from modeling_gadms.training.data import ImageCaptionPairs, PersonAugmentation, cache_pixels
 from modeling_gadms.training.footprint import describe_parameters
@@ -49,7 +49,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     # 2. The data; one process prepares it, the others wait and read it
     with run.training.main_process_first(desc="data set"):
-        splits = open_dataset(run.data.dataset, **run.data.dataset_args)
+        splits = load_splits(run.data.dataset, **run.data.dataset_args)
     train_rows = choose_split(run.data.dataset, splits, run.data.train_split)
     validation_rows = None
     if run.data.validation_split and run.training.eval_strategy != "no":

@@ -42,7 +42,7 @@ from dataset_scripts.construction.template_mining.text_embedding import (
     TransformersEmbedder,
     TransformersEmbedderSettings,
 )
-from dataset_scripts.loading import choose_split, dataset_arguments, open_dataset
+from dataset_scripts.loading import choose_split, dataset_arguments, load_splits
 from modeling_gadms.training.data import DatasetColumns
 
 
@@ -58,7 +58,7 @@ def mine(arguments: argparse.Namespace) -> None:
     # 2. The captions: of training alone
     forbidden: set[str] = set()
     for name, split, column in arguments.forbid:
-        forbidden |= hash_captions(choose_split(f"--forbid {name}", open_dataset(name), split), [column])
+        forbidden |= hash_captions(choose_split(f"--forbid {name}", load_splits(name), split), [column])
     captions, source = training_captions(
         arguments.dataset,
         arguments.split,

@@ -28,7 +28,7 @@ import sys
 from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
-from dataset_scripts.loading import choose_split, open_dataset, open_parquet_split, parquet_files
+from dataset_scripts.loading import choose_split, load_parquet_split, load_splits, parquet_files
 from modeling_gadms.training.adapters import add_adapter
 from modeling_gadms.training.data import ImageCaptionPairs, PersonAugmentation, cache_pixels
 from modeling_gadms.training.footprint import describe_parameters
@@ -54,10 +54,10 @@ def main(arguments: argparse.Namespace) -> None:
         captions = rows.captions()
         if validation_split:
             with run.training.main_process_first(desc="validation split"):
-                validation_rows = open_parquet_split(data.dataset, validation_split, **data.dataset_args)
+                validation_rows = load_parquet_split(data.dataset, validation_split, **data.dataset_args)
     else:
         with run.training.main_process_first(desc="data set"):
-            splits = open_dataset(data.dataset, **data.dataset_args)
+            splits = load_splits(data.dataset, **data.dataset_args)
         train_rows = choose_split(data.dataset, splits, data.train_split)
         captions = columns.captions_of(train_rows)
         if validation_split:

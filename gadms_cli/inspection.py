@@ -31,10 +31,10 @@ def inspect_dataset(
 
         from dataset_scripts.inspection.sample_sheet import draw_sample_sheet
         from dataset_scripts.inspection.splits import choose_columns, inspect_splits
-        from dataset_scripts.loading import dataset_arguments, open_dataset
+        from dataset_scripts.loading import dataset_arguments, load_splits
         from modeling_gadms.encoders.atomic_files import write_json
 
-        splits = open_dataset(dataset, **dataset_arguments(dataset_args or ()))
+        splits = load_splits(dataset, **dataset_arguments(dataset_args or ()))
         columns = choose_columns(next(iter(splits.values())).column_names, image, captions or (), person_id)
         found = inspect_splits(splits, columns, AutoTokenizer.from_pretrained(tokenizer) if tokenizer else None)
         typer.echo(found.to_text())

@@ -23,7 +23,7 @@ from modeling_gadms.publishing.upload_folder import (
 from modeling_gadms.training.data import DatasetColumns
 
 from ..inspection.splits import Inspection, choose_columns, inspect_splits
-from ..loading import BENCHMARKS, open_dataset
+from ..loading import BENCHMARKS, load_splits
 from .dataset_card import SYNTHETIC, DatasetCardSettings, DatasetFacts, render_dataset_card
 from .parquet_shards import SHARD_BYTES, check_shards, write_shards
 from .private_traces import find_trace
@@ -59,13 +59,13 @@ def publish_dataset(
     """Push a data set to the Hub in one commit, or write the folder that would be pushed.
 
     The folder of a finished construction run (`gadms build-webperson`) is pushed unchanged, with its own card and
-    pipeline report. Any other data set that [`open_dataset`] loads is inspected row by row and written as Parquet with
+    pipeline report. Any other data set that [`load_splits`] loads is inspected row by row and written as Parquet with
     the images inside. Other files in the repository are kept.
 
     Args:
-        source (`str`): the folder of a run, or a name or folder that `open_dataset` takes.
+        source (`str`): the folder of a run, or a name or folder that `load_splits` takes.
         repo_id (`str`): `namespace/name`.
-        dataset_args (`dict`, *optional*): arguments of `open_dataset`.
+        dataset_args (`dict`, *optional*): arguments of `load_splits`.
         card ([`DatasetCardSettings`], *optional*): licence and other statements of the publisher. The card of a run
             takes them from section `card` of the run's configuration instead.
         image (`str`), captions (`Sequence[str]`), person_id (`str`), *optional*: columns, as in `gadms inspect`.
@@ -173,7 +173,7 @@ def _load(source: str, arguments: dict[str, Any], may_redistribute: bool) -> tup
     """Returns: the splits, and whether they are a benchmark with restricted redistribution."""
     by_name = _refuse_benchmarks(source, {source, Path(source).resolve().name}, may_redistribute)
     try:
-        splits = open_dataset(source, **arguments)
+        splits = load_splits(source, **arguments)
     except TypeError as error:  # an argument that the builder does not have
         raise ValueError(f"arguments of {source}: {error}") from error
     if not isinstance(splits, datasets.DatasetDict) or not splits:

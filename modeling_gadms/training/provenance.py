@@ -167,7 +167,7 @@ def dataset_name(name: str, arguments: dict[str, Any], near: Path) -> DatasetNam
     """How to call a data set.
 
     Args:
-        name (`str`), arguments (`dict`): as `open_dataset` of the data package takes them.
+        name (`str`), arguments (`dict`): as `load_splits` of the data package takes them.
         near (`Path`): a folder that lies near where `name` was typed, to tell folders from names of the Hub.
     """
     text = public_name(name, near)

@@ -13,7 +13,7 @@ import datasets
 
 from modeling_gadms.training.data import DatasetColumns
 
-from ...loading import open_dataset
+from ...loading import load_splits
 from ..captions.words import COMMAND, MARKUP, folded, is_foreign_letter
 
 
@@ -143,7 +143,7 @@ def training_captions(
     """The different captions of a training split that are fit to be mined.
 
     Args:
-        name (`str`): as for `open_dataset`.
+        name (`str`): as for `load_splits`.
         split (`str`, *optional*, defaults to `"train"`): `train`, or slices of it such as `train[:1%]`.
         columns ([`DatasetColumns`], *optional*): only the columns of captions are read, images need not exist.
         revision (`str`, *optional*): commit, tag or branch of a data set on the Hub.
@@ -161,7 +161,7 @@ def training_captions(
     columns = columns or DatasetColumns()
     arguments = dict(arguments or {})
     _refuse_held_out_names(name, split, arguments)
-    splits = open_dataset(name, **arguments, **({"revision": revision} if revision else {}))
+    splits = load_splits(name, **arguments, **({"revision": revision} if revision else {}))
     if "train" not in splits:
         found = ", ".join(map(str, splits))
         raise ValueError(f"{name} has no split `train`, and only that is mined; it has {found}")

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from dataset_scripts.construction.captions.chat.types import ChatSettings
 from dataset_scripts.construction.run.pipeline import build_webperson
-from dataset_scripts.loading import open_dataset
+from dataset_scripts.loading import load_splits
 from dataset_scripts.publishing.dataset import publish_dataset
 from dataset_scripts.publishing.dataset_card import DatasetCardSettings
 from dataset_scripts.publishing.parquet_shards import check_shards, write_shards
@@ -257,7 +257,7 @@ def test_drawn_persons_have_a_licence_and_show_nobody(tmp_path):
     out, card, _ = dry("synthetic_persons", tmp_path, card=None, dataset_args=arguments)
     assert card.data.license == "apache-2.0" and "They show nobody" in card.text
     assert "num_train_persons=2" in card.text and str(tmp_path) not in str(card)
-    opened, drawn = datasets.load_dataset(str(out)), open_dataset("synthetic_persons", **arguments)
+    opened, drawn = datasets.load_dataset(str(out)), load_splits("synthetic_persons", **arguments)
     assert opened["test"].features == drawn["test"].features
     for split in drawn:
         # Of an image's path the file's name is kept.
@@ -349,7 +349,7 @@ def test_benchmarks_are_not_passed_on(tmp_path):
     with pytest.raises(ValueError, match="cuhk_pedes is CUHK-PEDES, whose authors do not allow"):
         dry("cuhk_pedes", tmp_path, dataset_args=arguments)
     # Nor from a copy that still tells what it was read with.
-    open_dataset("cuhk_pedes", **arguments).save_to_disk(tmp_path / "copy")
+    load_splits("cuhk_pedes", **arguments).save_to_disk(tmp_path / "copy")
     with pytest.raises(ValueError, match="copy is CUHK-PEDES, whose authors do not allow"):
         dry(tmp_path / "copy", tmp_path)
     _, card, _ = dry("cuhk_pedes", tmp_path, dataset_args=arguments, may_redistribute=True)
