@@ -60,8 +60,8 @@ def register(name: str, module: str) -> None:
         if not _is_compatible(original):
             raise ImportError(
                 f"datasets {datasets.__version__} resolves names in another way than the tested versions ({TESTED}): "
-                f"load_dataset({name!r}) does not work. Install a tested version, or use the builder class in {module}: "
-                "call its `download_and_prepare()` and `as_dataset()`"
+                f"load_dataset({name!r}) does not work. Install a tested version, or use the builder class in {module}"
+                ": call its `download_and_prepare()` and `as_dataset()`"
             )
         modules = {}
         datasets.load.dataset_module_factory = datasets.inspect.dataset_module_factory = _wrap(original, modules)

@@ -24,7 +24,7 @@ class DrawnConfig(datasets.BuilderConfig):
 
 
 def whole_number(name: str, value: Any, *, least: int) -> int:
-    """Check an integer of a configuration. Raises ValueError: naming it, if it is not an integer of at least `least`."""
+    """Check a field of a configuration. Raises ValueError: if it is not an integer of at least `least`."""
     try:
         number = operator.index(value)
     except TypeError:

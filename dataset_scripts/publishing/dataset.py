@@ -197,8 +197,8 @@ def _refuse_benchmarks(source: str, names: set[str], may_redistribute: bool) -> 
     known = sorted(restricted[name.lower()] for name in names if name.lower() in restricted)
     if known and not may_redistribute:
         raise ValueError(
-            f"{source} is {known[0]}, whose authors do not allow redistribution: link to their release instead. If you "
-            "have their permission, state it with --i-may-redistribute"
+            f"{source} is {known[0]}, whose authors do not allow redistribution: link to their release instead. If "
+            "you have their permission, state it with --i-may-redistribute"
         )
     return bool(known)
 

@@ -16,7 +16,7 @@ from .clothes import (
     SLEEVE_EASE,
     SOLE,
     UPPER_PAINTS,
-    Wardrobe,
+    Clothes,
     creased,
     denim,
     paint_print,
@@ -51,7 +51,7 @@ def draw_person(person: Person, view: View, size: tuple[int, int], rng: np.rando
 def draw_figure(canvas: Canvas, person: Person, view: View, rng: np.random.Generator) -> None:
     """Draw a person onto a canvas whose (0, 0) is the top of the head."""
     body = Body(person, view, rng)
-    clothes = Wardrobe(person, body)
+    clothes = Clothes(person, body)
     draw_hair_behind(canvas, person, body)
     draw_bag_behind(canvas, person, body)
     far = [arm for arm in body.arms if arm.depth < -0.035]
@@ -69,7 +69,7 @@ def draw_figure(canvas: Canvas, person: Person, view: View, rng: np.random.Gener
         _draw_arm(canvas, person, body, clothes, arm)
 
 
-def _draw_leg(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe, leg: Limb) -> None:
+def _draw_leg(canvas: Canvas, person: Person, body: Body, clothes: Clothes, leg: Limb) -> None:
     hip, knee, ankle = leg.start.point, leg.middle.point, leg.end.point
     girth = body.style.girth
     thigh, calf, thin = 0.060 * girth, 0.043 * girth, 0.026
@@ -107,7 +107,7 @@ def _draw_leg(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe, leg
         _draw_shoe(canvas, person, body, clothes, leg)
 
 
-def _draw_shoe(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe, leg: Limb) -> None:
+def _draw_shoe(canvas: Canvas, person: Person, body: Body, clothes: Clothes, leg: Limb) -> None:
     ankle = leg.end
     out = 0.18 * leg.side
     forward = (np.sin(out), np.cos(out))
@@ -139,7 +139,7 @@ def _draw_shoe(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe, le
             canvas.limb((x - across, y + 0.008), (x + across, y), 0.008, 0.008, cloth)
 
 
-def _draw_pelvis(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe) -> None:
+def _draw_pelvis(canvas: Canvas, person: Person, body: Body, clothes: Clothes) -> None:
     if person.lower == "none":
         return
     ys, centers, halves = body.torso(0.006, 0.520)
@@ -164,7 +164,7 @@ def _leg_reach(body: Body, y: float) -> float:
     return reach
 
 
-def _draw_torso(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe) -> None:
+def _draw_torso(canvas: Canvas, person: Person, body: Body, clothes: Clothes) -> None:
     kind = person.upper
     if kind in ("tank top", "dress"):
         ys, centers, halves = body.torso(0.0, 0.30)
@@ -192,7 +192,7 @@ def _draw_torso(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe) -
     canvas.tube(ys, centers, halves, colored, hem=0.010 if bottom > 0.6 else 0.006)
 
 
-def _draw_arm(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe, arm: Limb) -> None:
+def _draw_arm(canvas: Canvas, person: Person, body: Body, clothes: Clothes, arm: Limb) -> None:
     shoulder, elbow, wrist = arm.start.point, arm.middle.point, arm.end.point
     slim = 0.88 if body.woman else 1.0
     girth = 0.5 + 0.5 * body.style.girth
