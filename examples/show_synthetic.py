@@ -1,4 +1,4 @@
-"""Draw a sheet of synthetic persons with their captions; planted caption noise is underlined.
+"""Draw a contact sheet of synthetic persons with their captions. Caption noise is underlined.
 
     python examples/show_synthetic.py --noise 0.15 --out docs/images/synthetic_persons.png
 
@@ -20,7 +20,7 @@ NOISE_INK = (200, 30, 30)
 
 
 def draw_caption(draw: ImageDraw.ImageDraw, left: int, top: int, words: list[str], noisy: set[int]) -> None:
-    """Wrap the words; those planted as noise are red and underlined."""
+    """Draw wrapped words. Noisy words are red and underlined."""
     font = font_for("", 12)
     space = font.getlength(" ")
     x, y = float(left), top

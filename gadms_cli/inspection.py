@@ -10,18 +10,29 @@ from .user_errors import user_errors
 
 
 def inspect_dataset(
-    dataset: Annotated[str, typer.Option(help="A name or folder that load_dataset takes, or one of save_to_disk.")],
+    dataset: Annotated[
+        str, typer.Option(help="A name or folder that load_dataset takes, or a folder written by save_to_disk.")
+    ],
     dataset_args: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the data set, such as data_dir=data/CUHK-PEDES.")
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="Argument of the data set, such as data_dir=data/CUHK-PEDES; repeatable."
+        ),
     ] = None,
     image: Annotated[str, typer.Option(help="Column of images.")] = "image",
-    captions: Annotated[list[str] | None, typer.Option(help="Column of captions; the usual ones are found.")] = None,
-    person_id: Annotated[str | None, typer.Option(help="Column of person ids; `person_id` is found.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Folder or Hub name of the model that will read them.")] = None,
-    out: Annotated[Path, typer.Option(help="Sample sheet, to be written.")] = Path("inspect.png"),
-    json_out: Annotated[Path | None, typer.Option(help="The same numbers as JSON, to be written.")] = None,
+    captions: Annotated[
+        list[str] | None, typer.Option(help="Column of captions; by default the usual ones; repeatable.")
+    ] = None,
+    person_id: Annotated[
+        str | None, typer.Option(help="Column of person ids; by default person_id, if it exists.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or Hub name of the model whose tokenizer counts tokens.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Output file of the contact sheet.")] = Path("inspect.png"),
+    json_out: Annotated[Path | None, typer.Option(help="Output file of the counts as JSON.")] = None,
 ) -> None:
-    """Count what a data set holds, and find what would spoil a training or a test.
+    """Inspect a data set: counts, caption lengths, faulty rows, overlaps between splits.
 
     \b
     gadms inspect --dataset cuhk_pedes --dataset-args data_dir=data/CUHK-PEDES --tokenizer my_model --out sample.png
@@ -39,7 +50,7 @@ def inspect_dataset(
         found = inspect_splits(splits, columns, AutoTokenizer.from_pretrained(tokenizer) if tokenizer else None)
         typer.echo(found.to_text())
         save_picture(draw_sample_sheet(f"{dataset}: {', '.join(columns.captions)}", found.samples), out)
-        typer.echo(f"\nSample sheet: {out}")
+        typer.echo(f"\nContact sheet: {out}")
         if json_out:
             write_json(json_out, found.to_dict())
-            typer.echo(f"Numbers: {json_out}")
+            typer.echo(f"Counts: {json_out}")

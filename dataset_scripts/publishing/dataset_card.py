@@ -13,7 +13,7 @@ from modeling_gadms.training.data import DatasetColumns
 from modeling_gadms.training.provenance import dataset_name, public_arguments
 
 from ..inspection.splits import SHARED, Inspection
-from ..webperson import COLUMNS as WEBPERSON_COLUMNS
+from ..loading import WEBPERSON_COLUMNS
 from .parquet_shards import WrittenSplit
 
 

@@ -69,7 +69,7 @@ def finetune(folder, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:.*entries repeat an earlier one:UserWarning")
-@pytest.mark.filterwarnings("ignore:.*Their rows are left out:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*Their rows are skipped:UserWarning")
 def test_a_benchmark_with_its_faults_is_tuned_on_and_measured(finetune, folder, monkeypatch, capsys):
     finetune()
     record = json.loads((folder / "out" / "model" / "run.json").read_text())

@@ -123,8 +123,8 @@ def test_mine_review_and_finish(data, server):
     assert (templates.origin.data_set, templates.origin.split) == (str(data), "train")
     assert len(templates.templates) == len(review["templates"]) - 1
     assert templates.templates[-1].text == "A [gender] on a [vehicle]."
-    account = json.loads((data.parent / "runs/templates/templates.account.json").read_text(encoding="utf-8"))
-    assert account["steps"][0]["dropped"] == {"forbidden": 1} and account["reviewed"]
+    record = json.loads((data.parent / "runs/templates/templates.record.json").read_text(encoding="utf-8"))
+    assert record["steps"][0]["dropped"] == {"forbidden": 1} and record["reviewed"]
 
 
 def test_mining_again_asks_nothing_twice_and_writes_the_same_file(run, data, server):

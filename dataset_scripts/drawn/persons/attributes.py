@@ -1,7 +1,7 @@
 """Attributes of drawn persons: colours, clothes and accessories, and the sampling of identities and views.
 
-Identities come in families of `FAMILY_SIZE`. Members of a family wear the same outfit with two to four changes, so that
-a gallery contains persons who are hard to tell apart.
+Identities come in families of `FAMILY_SIZE`. Members of a family wear the same outfit with two to four changes. A
+gallery therefore contains persons who are hard to distinguish.
 """
 
 from collections.abc import Mapping
@@ -165,7 +165,7 @@ class View:
         yaw (`float`): radians; 0 faces the camera, pi/2 faces the right edge of the image, pi shows the back.
         pose (`str`): `"walking"` or `"standing"`.
         phase (`float`): phase of the step of a walking person, in `[-1, 1]`.
-        occluder (`str`): object in front of the person: `"none"`, `"pole"`, `"person"`, `"hood"` (of a car) or `"plant"`.
+        occluder (`str`): `"none"` or what hides part of the person: `"pole"`, `"person"`, `"hood"` (of a car), `"plant"`.
     """
 
     yaw: float

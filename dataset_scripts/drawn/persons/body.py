@@ -159,7 +159,7 @@ class Body:
             ankle_x = hip_x + side * (spread if view.pose == "standing" else -0.012)
             ankle = (ankle_x, knee[1] + 0.222 * np.cos(shank), knee[2] + 0.222 * np.sin(shank))
             legs.append(Limb(self.project(hip_x, 0.505, 0.0), self.project(*knee), self.project(*ankle), side))
-        # The ground is where the lower foot is: a stride lowers the body.
+        # The lower foot stands on the ground, so a stride lowers the body.
         drop = 0.957 - max(leg.end.y - PITCH * leg.end.depth for leg in legs)
 
         def lowered(joint: Joint) -> Joint:

@@ -1,4 +1,4 @@
-"""Draw one person: clothes on a posed body, from the shoes up and from the back to the front."""
+"""Draw one person: clothes on a posed body, from the shoes up and from back to front."""
 
 from dataclasses import replace
 
@@ -27,16 +27,16 @@ from .head import draw_hair_behind, draw_head
 
 
 def draw_person(person: Person, view: View, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Draw a person alone.
+    """Draw a person without a background.
 
     Args:
-        person (`Person`): who.
-        view (`View`): from where, in which pose; its occluder is not drawn.
-        size (`tuple[int, int]`): (height, width) of the picture in pixels.
-        rng (`np.random.Generator`): draws what differs between two pictures of one view.
+        person (`Person`): the person.
+        view (`View`): angle and pose. The occluder is not drawn.
+        size (`tuple[int, int]`): (height, width) of the image in pixels.
+        rng (`np.random.Generator`): draws the differences between two images of one view.
 
     Returns:
-        `PIL.Image.Image`: RGBA, transparent around the person, who stands in the middle and fills most of the height.
+        `PIL.Image.Image`: RGBA, transparent around the person, who is centred and fills most of the height.
     """
     height, width = size
     zoom = 2 if height < 200 else 1
@@ -99,7 +99,7 @@ def _draw_leg(canvas: Canvas, person: Person, body: Body, clothes: Clothes, leg:
         stripe = Cloth(RUBBER if cloth.color.mean() < 0.6 else SOLE)
         canvas.limb(_between(knee, ankle, 0.90), end, 0.030, 0.028, replace(cloth, color=cloth.color * 0.8),
                     flat_end=True, flat_start=True)  # fmt: skip
-        if body.sin * leg.side <= 0.45:  # the outer seam is turned to the camera
+        if body.sin * leg.side <= 0.45:  # the outer seam faces the camera
             out = leg.side * body.cos * 0.8
             canvas.limb(_shift(hip, out * thigh), _shift(knee, out * calf), 0.0055, 0.0055, stripe, ambient=0.8)
             canvas.limb(_shift(knee, out * calf), _shift(ankle, out * 0.028), 0.0055, 0.0045, stripe, ambient=0.8)
@@ -156,7 +156,7 @@ def _draw_pelvis(canvas: Canvas, person: Person, body: Body, clothes: Clothes) -
 
 
 def _leg_reach(body: Body, y: float) -> float:
-    """Returns: how far the legs reach from the middle at height `y`, with their flesh."""
+    """Returns: the distance of the legs' outer edge from the middle at height `y`."""
     reach = 0.0
     for leg in body.legs:
         x = np.interp(y, [leg.start.y, leg.middle.y, leg.end.y], [leg.start.x, leg.middle.x, leg.end.x])
@@ -203,7 +203,7 @@ def _draw_arm(canvas: Canvas, person: Person, body: Body, clothes: Clothes, arm:
     if clothes.sleeve.pattern == "two-tone":
         sleeve = replace(sleeve, pattern="plain")
     skin = clothes.skin
-    if arm.depth > -0.02:  # the arm shades what is behind it
+    if arm.depth > -0.02:  # shadow of the arm
         shift = 0.010 if canvas.light < 0 else -0.010
         outline = big + ease + 0.004
         canvas.polygon(

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .attributes import Person, View, pick, sample_person, sample_view
+from .attributes import Person, View, pick
 from .drawing import Array, Canvas, Cloth, fold_field
 from .figure import draw_figure
 
@@ -328,44 +328,3 @@ def _apply_camera(picture: Array, rng: np.random.Generator) -> Image.Image:
     grain = float(rng.uniform(0.003, 0.020))
     values = values + rng.standard_normal((height, width, 1), dtype=np.float32) * np.float32(grain)
     return Image.fromarray(np.clip(values * 255.0 + 0.5, 0, 255).astype(np.uint8))
-
-
-def draw_scene(
-    num_persons: int, size: tuple[int, int], rng: np.random.Generator
-) -> tuple[Image.Image, list[tuple[int, int, int, int]], list[dict[str, str]]]:
-    """Draw a wide frame with several persons side by side.
-
-    Args:
-        num_persons (`int`): number of persons, at least 1.
-        size (`tuple[int, int]`): (height, width) in pixels.
-        rng (`np.random.Generator`): source of all random numbers.
-
-    Returns:
-        The RGB frame; for each person from left to right a box `(left, top, right, bottom)` in pixels; and the
-        attributes of each person.
-
-    Raises:
-        ValueError: if `num_persons` is below 1.
-    """
-    if num_persons < 1:
-        raise ValueError(f"num_persons must be 1 or more, got {num_persons}")
-    height, width = size
-    backdrop = _background(height, width, 0.9, rng)
-    boxes, attributes = [], []
-    slot = width / num_persons
-    for index in range(num_persons):
-        person = sample_person(rng, rng, changes=0)
-        view = sample_view(rng)
-        scale = min(height * rng.uniform(0.55, 0.85), slot * 2.4)
-        left = slot * (index + 0.5) + slot * rng.uniform(-0.12, 0.12)
-        top = height * 0.95 - scale
-        canvas = Canvas(height, width, scale, left, top, float(rng.uniform(-0.5, 0.5)))
-        draw_figure(canvas, person, view, rng)
-        ground = Canvas(height, width, scale, left, top, canvas.light)
-        ground.color = backdrop
-        _ground_shadow(ground)
-        backdrop = backdrop * (1.0 - canvas.alpha[..., None]) + canvas.color
-        rows, columns = np.nonzero(canvas.alpha.max(axis=1) > 0.5)[0], np.nonzero(canvas.alpha.max(axis=0) > 0.5)[0]
-        boxes.append((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
-        attributes.append(person.attributes())
-    return _apply_camera(backdrop, rng), boxes, attributes

@@ -16,7 +16,7 @@ from dataset_scripts.construction.template_mining.mining import (
 from dataset_scripts.construction.template_mining.review import (
     finish_templates,
     read_review,
-    review_account,
+    review_record,
     write_review,
 )
 
@@ -119,10 +119,10 @@ def test_edits_removals_and_additions_are_counted(path):
     ]
     assert counts.seen == 6 and counts.kept == 4
     assert counts.dropped == {"keep is false": 1, "removed from the file": 1, "more than wanted": 0}
-    account = review_account(read_review(path), counts)
-    assert account["edited"] == 1 and account["kept_by_origin"] == {"added": 1, "mined": 1, "variant": 2}
-    assert [step["step"] for step in account["steps"]] == ["captions", "placeholders", "review"]
-    assert account["origin"]["revision"] == "abc" and json.dumps(account)
+    record = review_record(read_review(path), counts)
+    assert record["edited"] == 1 and record["kept_by_origin"] == {"added": 1, "mined": 1, "variant": 2}
+    assert [step["step"] for step in record["steps"]] == ["captions", "placeholders", "review"]
+    assert record["origin"]["revision"] == "abc" and json.dumps(record)
 
 
 def test_templates_are_taken_evenly_from_clusters_mined_ones_first(path):
