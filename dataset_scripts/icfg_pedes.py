@@ -52,8 +52,8 @@ class IcfgPedes(RawRelease):
 def choose_held_out(train_ids: set[int]) -> set[int]:
     """Choose the validation persons of `holdout`: those whose ids have the smallest SHA-256 digests.
 
-    The choice is the same on every machine, and nearly the same if a copy lacks some persons. Smaller releases hold out
-    the same share.
+    The choice is the same on every machine, and nearly the same if a copy lacks some persons. Smaller releases hold
+    out the same share.
 
     Raises:
         ValueError: if there are fewer than two training persons.

@@ -111,8 +111,8 @@ class WebPerson(Parquet):
     def _create_builder_config(
         self, config_name: str | None = None, custom_features: datasets.Features | None = None, **options: Any
     ) -> tuple[WebPersonConfig, str]:
-        # `datasets` passes `repo_id` to the builder only, not to the configuration. An explicit option, even None, also
-        # makes it copy the configuration, whose files would otherwise be found only once per process.
+        # `datasets` passes `repo_id` to the builder only, not to the configuration. An explicit option, even None,
+        # also makes it copy the configuration, whose files would otherwise be found only once per process.
         if self.repo_id and options.get("data_dir") is not None:
             raise ValueError(f"give repo_id={self.repo_id!r} or data_dir={options['data_dir']!r}, not both")
         return super()._create_builder_config(config_name, custom_features, repo_id=self.repo_id, **options)

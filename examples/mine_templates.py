@@ -6,7 +6,7 @@ r"""Mine caption templates from training captions, let a person review them, and
     python examples/mine_templates.py finish --version 2026.1
 
 `mine` lets a language model replace details of captions by placeholders, clusters the templates, lets the model write
-variants of each cluster's examples, and writes a review file. Only splits named `train` are accepted. Captions named by
+variants of each cluster's examples, and writes a review file. Only splits named `train` are accepted. Captions of
 `--forbid` are excluded. Without `--url` the model runs in-process. A journal of replies beside the review file lets an
 interrupted run resume without repeating requests.
 
@@ -52,9 +52,7 @@ EXPECTED = (OSError, ValueError, TypeError, ImportError, ChatConfigurationError,
 def mine(arguments: argparse.Namespace) -> None:
     # 1. Check the arguments first: an edited review file is never overwritten
     if arguments.review.exists():
-        raise FileExistsError(
-            f"{arguments.review} exists and may contain edits: give another --review, or move it away"
-        )
+        raise FileExistsError(f"{arguments.review} exists and may contain edits: use another --review or move it")
     settings = MiningSettings(clusters=arguments.clusters, variants=arguments.variants, seed=arguments.seed)
 
     # 2. Training captions

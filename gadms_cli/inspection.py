@@ -10,25 +10,15 @@ from .user_errors import user_errors
 
 
 def inspect_dataset(
-    dataset: Annotated[
-        str, typer.Option(help="A name or folder that load_dataset takes, or a folder written by save_to_disk.")
-    ],
+    dataset: Annotated[str, typer.Option(help="A name or folder for load_dataset, or a save_to_disk folder.")],
     dataset_args: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE", help="Argument of the data set, such as data_dir=data/CUHK-PEDES; repeatable."
-        ),
+        typer.Option(metavar="KEY=VALUE", help="Argument, such as data_dir=data/CUHK-PEDES; repeatable."),
     ] = None,
     image: Annotated[str, typer.Option(help="Column of images.")] = "image",
-    captions: Annotated[
-        list[str] | None, typer.Option(help="Column of captions; by default the usual ones; repeatable.")
-    ] = None,
-    person_id: Annotated[
-        str | None, typer.Option(help="Column of person ids; by default person_id, if it exists.")
-    ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Folder or Hub name of the model whose tokenizer counts tokens.")
-    ] = None,
+    captions: Annotated[list[str] | None, typer.Option(help="Column of captions; repeatable.")] = None,
+    person_id: Annotated[str | None, typer.Option(help="Column of person ids (default: person_id).")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or Hub name of a tokenizer, to count tokens.")] = None,
     out: Annotated[Path, typer.Option(help="Output file of the contact sheet.")] = Path("inspect.png"),
     json_out: Annotated[Path | None, typer.Option(help="Output file of the counts as JSON.")] = None,
 ) -> None:

@@ -94,7 +94,7 @@ class RawReleaseConfig(datasets.BuilderConfig):
     on_missing_images: Literal["error", "skip"] = "error"
     check_counts: bool = True
     annotations_digest: str = ""
-    """Set by the builder: digest of the JSON file. Part of the cache's name, like all options except `check_counts`."""
+    """Set by the builder: digest of the JSON file. All options except `check_counts` are part of the cache's name."""
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
         """Returns: a name made of the options that affect rows."""

@@ -67,9 +67,7 @@ def find_published_files(repo_id: str, commit: str, download_config: datasets.Do
         files = DataFilesDict.from_patterns({"train": [pattern]}, base_path, download_config=download_config)
         if files["train"]:
             return files
-    raise FileNotFoundError(
-        f"{repo_id} has no Parquet files at commit {commit}: choose another repository with `repo_id`"
-    )
+    raise FileNotFoundError(f"{repo_id} has no Parquet files at commit {commit}: set another `repo_id`")
 
 
 def download_files(

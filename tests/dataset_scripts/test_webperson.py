@@ -382,7 +382,7 @@ def test_missing_images_of_the_authors_form_are_named_or_left_out(authors_copy, 
         (lambda rows: [*rows, {"../x.jpg": {"caption1": "one", "caption2": "two"}}], "leaves the folder"),
         (
             lambda rows: [*rows, {"web/000.jpg": {"caption1": "one", "caption2": "two"}}],
-            "different captions in an earlier",
+            "different captions in an",
         ),
     ],
 )

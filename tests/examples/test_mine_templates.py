@@ -141,7 +141,7 @@ def test_a_file_that_may_hold_edits_is_not_written_over(run, data, server):
     file.parent.mkdir(parents=True)
     file.write_text("edited")
     code, _, errors = run(*mining(data, server))
-    assert code == 2 and "may hold edits" in errors
+    assert code == 2 and "may contain edits" in errors
     assert file.read_text() == "edited" and server.log == []
 
 

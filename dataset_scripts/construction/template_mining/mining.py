@@ -1,8 +1,8 @@
 """Mine caption templates: training captions -> placeholders -> clusters -> variants by a language model.
 
 Steps of the paper (GA-DMS, section 3.1): a language model replaces details in the captions of existing data sets by
-placeholders. The templates are embedded and clustered by k-means. From each cluster, the template nearest to the centre
-and five random ones are the examples from which a language model writes variants. Prompts, numbers and checks are not
+placeholders. The templates are embedded and clustered by k-means. The template nearest to the centre of a cluster and
+five random ones are the examples from which a language model writes variants. Prompts, numbers and checks are not
 stated: chosen.
 """
 

@@ -52,7 +52,7 @@ class TransformersEmbedderSettings:
 class TransformersEmbedder:
     """Embeds a text as the normalised mean of a transformer's last hidden states.
 
-    Texts are processed one at a time, in float32 and on one thread. Without padding, a vector depends only on its text.
+    Texts are processed one at a time, in float32 and on one thread, so that a vector depends only on its text.
     On a CPU, batches would not be faster.
 
     Args:
@@ -101,7 +101,7 @@ class TransformersEmbedder:
     def _mean_state(self, text: str) -> np.ndarray:
         tokens = self._tokenizer(text, truncation=True, max_length=self.settings.max_tokens, return_tensors="pt")
         states = self._model(**tokens.to(self.settings.device)).last_hidden_state  # (1, tokens, dim)
-        return states[0].mean(dim=0).cpu().numpy()  # every token is of the text: nothing is padded
+        return states[0].mean(dim=0).cpu().numpy()  # no padding
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,12 @@ class OpenAIEmbedderSettings:
     """A server with OpenAI's `/v1/embeddings`, such as vLLM.
 
     Args:
-        name (`str`): the model to ask for.
-        base_url (`str`): such as `http://localhost:8000/v1`.
-        revision (`str`, *optional*): what the server runs, for the record alone: it is not asked.
-        api_key_env (`str`, *optional*): name of the environment variable that holds the server's key.
-        batch_size (`int`, *optional*, defaults to 64): texts of one request.
-        timeout (`float`, *optional*, defaults to 60): seconds for a request.
+        name (`str`): name of the model.
+        base_url (`str`): address, such as `http://localhost:8000/v1`.
+        revision (`str`, *optional*): revision of the model, only recorded, not sent to the server.
+        api_key_env (`str`, *optional*): environment variable with the key of the server.
+        batch_size (`int`, *optional*, defaults to 64): texts per request.
+        timeout (`float`, *optional*, defaults to 60): seconds per request.
     """
 
     name: str

@@ -165,7 +165,7 @@ class View:
         yaw (`float`): radians; 0 faces the camera, pi/2 faces the right edge of the image, pi shows the back.
         pose (`str`): `"walking"` or `"standing"`.
         phase (`float`): phase of the step of a walking person, in `[-1, 1]`.
-        occluder (`str`): `"none"` or what hides part of the person: `"pole"`, `"person"`, `"hood"` (of a car), `"plant"`.
+        occluder (`str`): `"none"`, or an object in front: `"pole"`, `"person"`, `"hood"` (of a car), `"plant"`.
     """
 
     yaw: float

@@ -53,7 +53,7 @@ def test_slices_of_train_are_accepted(folder):
 
 @pytest.mark.parametrize("split", ["test", "validation", "val", "all", "test[:1%]", "train+test", "train[:5]+val", ""])
 def test_any_other_split_is_refused_before_anything_is_opened(split):
-    with pytest.raises(ValueError, match="is not mined, only `train` and its slices are: the captions of a benchmark"):
+    with pytest.raises(ValueError, match="is not mined, only `train` and its slices are: a model must not be trained"):
         training_captions("nowhere", split, COLUMNS)
 
 

@@ -79,7 +79,7 @@ def test_equal_results_give_equal_files(path, tmp_path):
 def test_a_file_that_may_hold_edits_is_not_written_over(path):
     edit_entry(path, 0, keep=False)
     before = path.read_bytes()
-    with pytest.raises(FileExistsError, match="may hold edits"):
+    with pytest.raises(FileExistsError, match="may contain edits"):
         write_review(RESULT, path)
     assert path.read_bytes() == before
 
@@ -160,10 +160,10 @@ def test_added_templates_come_first(path):
         ({"keep": "no"}, "`keep` is 'no', it must be true or false"),
         ({"kept": True}, "unknown key `kept`"),
         ({"id": 12}, "`id` is 12, it must be a text, in quotes"),
-        ({"id": "my id"}, "the id may have letters"),
-        ({"id": TEMPLATES[0].id}, "id, origin and cluster are not those of mining"),
+        ({"id": "my id"}, "the id can contain only letters"),
+        ({"id": TEMPLATES[0].id}, "id, origin and cluster are not from mining"),
         ({"id": TEMPLATES[3].id, "cluster": 1, "origin": "mined"}, "the id is also on line"),
-        ({"cluster": 5}, "id, origin and cluster are not those of mining"),
+        ({"cluster": 5}, "id, origin and cluster are not from mining"),
         ({"cluster": "5"}, "`cluster` is '5'"),
         ({"origin": "found"}, "`origin` is 'found'"),
         ({"notes": 5}, "`notes` is 5"),
@@ -194,11 +194,11 @@ def test_copies_of_mined_templates_need_ids_of_their_own(path):
     ("content", "message"),
     [
         ("a: [", "is not YAML"),
-        ("- a", "is no review file of format 1"),
-        ("format: 2", "is no review file of format 1"),
+        ("- a", "is not a review file of format 1"),
+        ("format: 2", "is not a review file of format 1"),
         ("{format: 1, reviewed: maybe}", "`reviewed` is 'maybe'"),
         ("{format: 1, reviewed: true, templates: x}", "`templates` must be a list"),
-        ("{format: 1, reviewed: true, templates: [5]}", r"line 1 \(no id\): 5 is no entry"),
+        ("{format: 1, reviewed: true, templates: [5]}", r"line 1 \(no id\): 5 is not an entry"),
         ("{format: 1, reviewed: true, templates: []}", "`mining` is not as the command `mine` wrote it"),
     ],
 )
@@ -210,7 +210,7 @@ def test_a_file_that_is_no_review_file_is_refused(tmp_path, content, message):
 
 
 def test_a_missing_file_says_who_writes_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match="the command `mine` writes one"):
+    with pytest.raises(FileNotFoundError, match="the command `mine` writes it"):
         read_review(tmp_path / "review.yaml")
 
 
