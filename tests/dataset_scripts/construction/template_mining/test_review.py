@@ -68,7 +68,7 @@ def test_what_is_written_is_read(path):
 
 
 def test_the_file_begins_with_what_to_do(path):
-    assert path.read_text(encoding="utf-8").startswith("# Templates to be reviewed.")
+    assert path.read_text(encoding="utf-8").startswith("# Templates to review.")
 
 
 def test_equal_results_give_equal_files(path, tmp_path):
