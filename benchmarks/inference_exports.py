@@ -28,7 +28,7 @@ from measuring import in_turn, ratio, spread, spread_text, table, write_section
 from PIL import Image
 from transformers import CLIPTokenizer
 
-from dataset_scripts.loading import choose_split, open_dataset
+from dataset_scripts.loading import choose_split, load_splits
 from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor
 from modeling_gadms.conversion.onnx_export import export_onnx
 from modeling_gadms.encoders.encoding import encode_captions, encode_images
@@ -58,7 +58,7 @@ class Persons:
 
 def read_persons(name: str, builder_arguments: dict[str, Any], split: str) -> Persons:
     """The rows of a split, with the captions of both of WebPerson's columns."""
-    rows = choose_split(name, open_dataset(name, **builder_arguments), split)
+    rows = choose_split(name, load_splits(name, **builder_arguments), split)
     columns = DatasetColumns("image", ("caption1", "caption2"), "person_id")
     columns.validate(rows.column_names)
     captions, caption_ids = [], []

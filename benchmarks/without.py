@@ -20,7 +20,7 @@ import numpy as np
 from measuring import ROOT, machine, provenance, save, table
 from sklearn.metrics import average_precision_score
 
-from dataset_scripts.loading import open_dataset
+from dataset_scripts.loading import load_splits
 from modeling_gadms.encoders.encoding import encode_captions, encode_images
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.gallery.records import WITHOUT_WEIGHT
@@ -107,7 +107,7 @@ def report(results: dict[str, Any]) -> str:
 
 def main(arguments: argparse.Namespace) -> None:
     data = load_run_config(CONFIG, []).data
-    rows = open_dataset(data.dataset, **data.dataset_args)["test"]
+    rows = load_splits(data.dataset, **data.dataset_args)["test"]
     model, processor = load_model_and_processor(arguments.model)
     pairs = list(make_pairs(rows["attributes"]))
     said = sorted({said for pair in pairs for said in (pair.wanted, pair.unwanted, one_sentence(pair))})

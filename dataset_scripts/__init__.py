@@ -1,11 +1,14 @@
-"""Data sets for text-based person retrieval, one builder a module.
+"""Data sets for text-based person retrieval, one builder per module.
 
-Importing this package lets `datasets.load_dataset` know `webperson`, `cuhk_pedes`, `icfg_pedes`, `rstpreid` and
-`synthetic_garments`.
+Importing this package registers `webperson`, `cuhk_pedes`, `icfg_pedes`, `rstpreid` and `synthetic_garments` with
+`datasets.load_dataset`. If the installed version of `datasets` is incompatible, the import only warns. `load_splits`
+then raises an error with advice for these names; everything else works.
 """
 
-from .registration import register
+import lazy_loader
+
+from .registration import register_builders
 
 
-for _name in ("webperson", "cuhk_pedes", "icfg_pedes", "rstpreid", "synthetic_garments"):
-    register(_name, f"{__name__}.{_name}")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+register_builders()

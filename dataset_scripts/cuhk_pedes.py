@@ -1,12 +1,12 @@
 """CUHK-PEDES from its raw release: `reid_raw.json` and `imgs/`.
 
 ```python
-import dataset_scripts  # makes the bare name known
+import dataset_scripts  # registers the name
 
 datasets.load_dataset("cuhk_pedes", data_dir="datasets/CUHK-PEDES")
 ```
 
-Source: "Person Search with Natural Language Description" (CVPR 2017). Identities begin with 1; most images have two
+Source: "Person Search with Natural Language Description" (CVPR 2017). Identities start at 1. Most images have two
 captions, a few up to nine.
 """
 
@@ -14,7 +14,7 @@ from .releases.raw import RawRelease, ReleaseFormat, SplitCounts
 
 
 class CuhkPedes(RawRelease):
-    """Builder of CUHK-PEDES: splits `train`, `validation` and `test`; see [`RawReleaseConfig`] for its options."""
+    """Builder of CUHK-PEDES: splits `train`, `validation` and `test`. See [`RawReleaseConfig`] for options."""
 
     RELEASE = ReleaseFormat(
         title="CUHK-PEDES",

@@ -1,4 +1,4 @@
-"""Open a data set by name: one of ours, a folder on disk, or whatever `load_dataset` knows."""
+"""Load a data set by name: one of ours, a folder on disk, or anything that `datasets.load_dataset` takes."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -7,24 +7,28 @@ from typing import Any, TypeVar
 import datasets
 import yaml
 
+from .registration import BUILDERS, register
+
 
 Split = TypeVar("Split")
 
 BENCHMARKS = {"cuhk_pedes": "CUHK-PEDES", "icfg_pedes": "ICFG-PEDES", "rstpreid": "RSTPReid"}
-"""The benchmarks by the name of their builder, with that of their folder in a data root."""
+"""Names of the benchmarks' builders, and of their folders in a data root."""
+WEBPERSON_COLUMNS = ("image", "image_path", "caption1", "caption2")
+"""Columns of WebPerson as published."""
 
 
 def find_benchmarks(root: Path) -> dict[str, Path]:
-    """The benchmarks that a data root holds, as those who train on them lay it out.
+    """Find the benchmarks in a data root.
 
     Args:
-        root (`Path`): a folder with `CUHK-PEDES`, `ICFG-PEDES` and `RSTPReid`, or some of them.
+        root (`Path`): a folder with one or more of the folders `CUHK-PEDES`, `ICFG-PEDES` and `RSTPReid`.
 
     Returns:
         `dict[str, Path]`: their folders by the names of their builders.
 
     Raises:
-        FileNotFoundError: if it holds none.
+        FileNotFoundError: if there are none.
     """
     found = {name: root / folder for name, folder in BENCHMARKS.items() if (root / folder).is_dir()}
     if not found:
@@ -33,19 +37,19 @@ def find_benchmarks(root: Path) -> dict[str, Path]:
 
 
 def dataset_arguments(texts: Iterable[str]) -> dict[str, Any]:
-    """Arguments of a data set as people type them, for [`open_dataset`].
+    """Parse the values of `--dataset-args` into arguments of [`load_splits`].
 
     >>> dataset_arguments(["seed=1", "data_dir=data/CUHK-PEDES", "check_counts=false"])
     {'seed': 1, 'data_dir': 'data/CUHK-PEDES', 'check_counts': False}
 
     Raises:
-        ValueError: for one that is no key and value, the value in YAML.
+        ValueError: if a text is not `KEY=VALUE` with a value in YAML.
     """
     arguments = {}
     for text in texts:
         key, separator, value = text.partition("=")
         if not (key and separator):
-            raise ValueError(f"--dataset-args {text!r} must read KEY=VALUE, as seed=1")
+            raise ValueError(f"--dataset-args {text!r} must read KEY=VALUE, such as seed=1")
         try:
             arguments[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
@@ -53,28 +57,26 @@ def dataset_arguments(texts: Iterable[str]) -> dict[str, Any]:
     return arguments
 
 
-def open_dataset(dataset: str, /, **builder_arguments: Any) -> datasets.DatasetDict:
-    """All splits of a data set of persons.
+def load_splits(dataset: str, /, **builder_arguments: Any) -> datasets.DatasetDict:
+    """Load all splits of a data set.
 
     Args:
-        dataset (`str`): `synthetic_persons`, a folder written by `save_to_disk`, or anything `load_dataset` takes
+        dataset (`str`): `synthetic_persons`, a folder written by `save_to_disk`, or anything that `load_dataset` takes
             (`webperson`, `cuhk_pedes`, `icfg_pedes`, `rstpreid`, a Hub id, a folder of Parquet files, ...).
-        builder_arguments: fields of the synthetic set, or arguments of `load_dataset`.
+        builder_arguments: fields of the configuration of `synthetic_persons`, or arguments of `load_dataset`.
 
     Returns:
         [`~datasets.DatasetDict`]
 
     Raises:
-        ValueError: for an argument that is unknown or of the wrong type, or given for a folder that takes none.
-        FileNotFoundError: if nothing of that name is found.
+        ValueError: if an argument is unknown or has a wrong value, or the folder takes no arguments.
+        FileNotFoundError: if the data set is not found.
+        ImportError: for a name of ours, if this version of `datasets` is incompatible.
     """
     if dataset == "synthetic_persons":
-        from .synthetic_persons import load_synthetic_persons  # drawing is not loaded for anybody else's data
+        from .synthetic_persons import load_synthetic_persons  # the drawing code is only imported if it is used
 
-        try:
-            return load_synthetic_persons(**builder_arguments)
-        except TypeError as error:  # from here on the arguments are values that a person wrote
-            raise ValueError(str(error)) from error
+        return load_synthetic_persons(**builder_arguments)
     if _is_saved(dataset):
         if builder_arguments:
             raise ValueError(
@@ -82,24 +84,20 @@ def open_dataset(dataset: str, /, **builder_arguments: Any) -> datasets.DatasetD
             )
         saved = datasets.load_from_disk(dataset)
         return saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict(train=saved)
+    _check_registered(dataset)
     return datasets.load_dataset(dataset, **builder_arguments)
 
 
-def _is_saved(dataset: str) -> bool:
-    """Whether it is a folder that `save_to_disk` wrote."""
-    return any((Path(dataset) / name).is_file() for name in ("dataset_dict.json", "state.json"))
-
-
 def choose_split(dataset: str, splits: Mapping[Any, Split], split: str) -> Split:
-    """One of the splits of a data set, whatever stands for them.
+    """Return one split of a data set.
 
     Args:
-        dataset (`str`): its name, for the error.
-        splits (`Mapping`): by name.
-        split (`str`): the name.
+        dataset (`str`): name of the data set, for the error message.
+        splits (`Mapping`): anything that maps names of splits to splits.
+        split (`str`): name of the split.
 
     Raises:
-        ValueError: if there is no such split, naming those that there are.
+        ValueError: if there is no such split. The message lists the existing ones.
     """
     if split not in splits:
         raise ValueError(f"{dataset} has no split `{split}`; it has {', '.join(map(str, splits))}")
@@ -107,15 +105,15 @@ def choose_split(dataset: str, splits: Mapping[Any, Split], split: str) -> Split
 
 
 def load_split(dataset: str, split: str, /, **builder_arguments: Any) -> datasets.Dataset:
-    """Load one split of a data set. Arguments and errors are those of [`open_dataset`] and [`choose_split`]."""
-    return choose_split(dataset, open_dataset(dataset, **builder_arguments), split)
+    """Load one split of a data set. Arguments and errors are those of [`load_splits`] and [`choose_split`]."""
+    return choose_split(dataset, load_splits(dataset, **builder_arguments), split)
 
 
 def parquet_files(dataset: str, split: str, /, **builder_arguments: Any) -> list[str]:
-    """The Parquet files of a split, to be streamed from; nothing of them is downloaded.
+    """List the Parquet files of a split, for streaming. Downloads none of them.
 
     Args:
-        dataset (`str`): a data set that `load_dataset` takes and that is made of Parquet files.
+        dataset (`str`): a data set of Parquet files that `load_dataset` takes.
         split (`str`): name of the split.
         builder_arguments: arguments of `load_dataset_builder`.
 
@@ -123,27 +121,40 @@ def parquet_files(dataset: str, split: str, /, **builder_arguments: Any) -> list
         `list[str]`: paths or URLs.
 
     Raises:
-        ValueError: if the data set is not made of Parquet files or has no such split.
-        FileNotFoundError: if nothing of that name is found.
+        ValueError: if the data set is not made of Parquet files, or has no such split.
+        FileNotFoundError: if the data set is not found.
+        ImportError: for a name of ours, if this version of `datasets` is incompatible.
     """
     advice = "load it without streaming, or write it with `Dataset.to_parquet` first"
     if dataset == "synthetic_persons" or _is_saved(dataset):
-        raise ValueError(f"{dataset} is not made of Parquet files, which streaming reads; {advice}")
+        raise ValueError(f"{dataset} is not made of Parquet files, which streaming needs: {advice}")
+    _check_registered(dataset)
     builder = datasets.load_dataset_builder(dataset, **builder_arguments)
     files = builder.config.data_files or {}
     chosen = [str(file) for file in choose_split(dataset, files, split)] if files else []
     other = next((file for file in chosen if not file.endswith(".parquet")), None)
     if other or not chosen:
         raise ValueError(
-            f"{dataset} is not made of Parquet files, which streaming reads ({other or 'none found'}); {advice}"
+            f"{dataset} is not made of Parquet files, which streaming needs ({other or 'none found'}): {advice}"
         )
     return chosen
 
 
-def open_parquet_split(dataset: str, split: str, /, **builder_arguments: Any) -> datasets.Dataset:
-    """One split of a data set that is made of Parquet files, without fetching the others.
+def load_parquet_split(dataset: str, split: str, /, **builder_arguments: Any) -> datasets.Dataset:
+    """Load one split of a data set of Parquet files without downloading the others.
 
-    Args, Raises: as of [`parquet_files`].
+    Args, Raises: see [`parquet_files`].
     """
     files = parquet_files(dataset, split, **builder_arguments)
     return datasets.load_dataset("parquet", data_files={split: files}, split=split)
+
+
+def _is_saved(dataset: str) -> bool:
+    """Whether `save_to_disk` wrote this folder."""
+    return any((Path(dataset) / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def _check_registered(dataset: str) -> None:
+    """Raises ImportError: if it is a name of ours that could not be registered. `load_dataset` would not find it."""
+    if dataset in BUILDERS:
+        register(dataset, BUILDERS[dataset])

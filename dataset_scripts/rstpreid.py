@@ -1,20 +1,20 @@
 """RSTPReid from its raw release: `data_captions.json` and `imgs/`.
 
 ```python
-import dataset_scripts  # makes the bare name known
+import dataset_scripts  # registers the name
 
 datasets.load_dataset("rstpreid", data_dir="datasets/RSTPReid")
 ```
 
 Source: "DSSL: Deep Surroundings-person Separation Learning for Text-based Person Retrieval" (ACM MM 2021). Five images
-a person, two captions an image.
+per person, two captions per image.
 """
 
 from .releases.raw import RawRelease, ReleaseFormat, SplitCounts
 
 
 class RstpReid(RawRelease):
-    """Builder of RSTPReid: splits `train`, `validation` and `test`; see [`RawReleaseConfig`] for its options."""
+    """Builder of RSTPReid: splits `train`, `validation` and `test`. See [`RawReleaseConfig`] for options."""
 
     RELEASE = ReleaseFormat(
         title="RSTPReid",

@@ -1,22 +1,21 @@
-"""Drawn garments, bags and shoes as a shop's catalogue has them: photographs, captions and product fields.
+"""A drawn catalogue of a clothes shop: garments, bags and shoes with images, captions and product fields.
 
 ```python
-import dataset_scripts  # makes the bare name known
+import dataset_scripts  # registers the name
 from datasets import load_dataset
 
 catalogue = load_dataset("synthetic_garments", num_train_products=500, image_size=(96, 72), num_proc=2)
 catalogue["train"][0]  # image, caption1, caption2, product_id, title, brand, category, price, sizes, material, ...
 ```
 
-Every row is a function of (seed, split, product, image) alone: neither the number of processes, nor the number of
-products, nor another split changes it. No picture holds text, so that none depends on a platform's fonts.
+Every row depends only on (seed, split, product, image), not on the number of processes or products or on other splits.
+Images contain no text, so they do not depend on installed fonts.
 
-As in a shop, some products look alike: the 300 of the test split have 253 looks, so that a reader who makes no mistake
-finds the right one first at most 84 times in 100.
+As in a real shop, some products look alike: the 300 products of the test split have 253 distinct appearances. The
+highest possible R@1 is therefore 84 %.
 """
 
-import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,29 +28,29 @@ from modeling_gadms.media.images import to_jpeg
 from .drawn.garments.attributes import ATTRIBUTE_NAMES, Product, sample_product, sample_shot
 from .drawn.garments.captions import write_caption
 from .drawn.garments.scene import draw_product
-from .drawn.rows import SPLITS, DrawnConfig, row_generator, split_generators
+from .drawn.rows import SPLITS, DrawnConfig, height_and_width, row_generator, split_generators, whole_number
 
 
-VERSION = "1.0.0"  # raise it whenever a row changes: it is part of the cache's name
+VERSION = "1.0.0"  # raise it if any row changes: it is part of the cache's name
 PRODUCTS_PER_SHARD = 64
 MIN_HEIGHT, MAX_HEIGHT = 32, 1024
-# What the random numbers of a row are for: each use has its own stream, so that none shifts another.
+# Keys of the random generators of a row. Numbers drawn for one purpose do not affect another.
 _PRODUCT, _SHOT, _PICTURE, _CAPTION = range(4)
 
 
 @dataclass
 class SyntheticGarmentsConfig(DrawnConfig):
-    """What to draw. Every field is part of the cache's name.
+    """Configuration of `synthetic_garments`.
 
     Args:
-        num_train_products (`int`), num_validation_products (`int`), num_test_products (`int`): products of each split,
-            at least 1; no product is in two splits.
+        num_train_products (`int`), num_validation_products (`int`), num_test_products (`int`): products per split, at
+            least 1. No product is in two splits.
         images_per_product (`int`): at least 1.
-        image_size (`tuple[int, int]`): (height, width) in pixels, the height 1 to 2 times the width.
+        image_size (`tuple[int, int]`): (height, width) in pixels. The height is 1 to 2 times the width.
         seed (`int`): at least 0.
 
     Raises:
-        ValueError: if a field is of the wrong type or out of its range.
+        ValueError: if a value has the wrong type or is out of range.
     """
 
     version: str = VERSION
@@ -65,38 +64,26 @@ class SyntheticGarmentsConfig(DrawnConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in (*(f"num_{split}_products" for split in SPLITS), "images_per_product"):
-            setattr(self, name, _whole(name, getattr(self, name), least=1))
-        self.seed = _whole("seed", self.seed, least=0)
-        self.image_size = _size(self.image_size)
+            setattr(self, name, whole_number(name, getattr(self, name), least=1))
+        self.seed = whole_number("seed", self.seed, least=0)
+        self.image_size = _image_size(self.image_size)
 
     def products(self, split: str) -> int:
         return getattr(self, f"num_{split}_products")
 
 
-def _whole(name: str, value: Any, *, least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be a whole number, got {value!r}") from None
-    if number < least:
-        raise ValueError(f"{name} must be {least} or more, got {number}")
-    return number
-
-
-def _size(value: Any) -> tuple[int, int]:
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence) or len(value) != 2:
-        raise ValueError(f"image_size must be a pair (height, width), got {value!r}")
-    height, width = _whole("image_size[0]", value[0], least=1), _whole("image_size[1]", value[1], least=1)
+def _image_size(value: Any) -> tuple[int, int]:
+    height, width = height_and_width(value)
     if not (MIN_HEIGHT <= height <= MAX_HEIGHT and 1.0 <= height / width <= 2.0):
         raise ValueError(
-            f"image_size is (height, width): {MIN_HEIGHT} to {MAX_HEIGHT} pixels high and the height 1 to 2 times the "
-            f"width, got {value!r}"
+            f"image_size is (height, width): the height must be {MIN_HEIGHT} to {MAX_HEIGHT} pixels and 1 to 2 times "
+            f"the width, got {value!r}"
         )
-    return (height, width)
+    return height, width
 
 
 class ProductSampler:
-    """All products and pictures of one seed and split, by number.
+    """Sample the products, images and captions of one seed and split by their numbers.
 
     Args:
         seed (`int`): the data set's seed.
@@ -114,26 +101,26 @@ class ProductSampler:
         return sample_product(self._rng(_PRODUCT, index))
 
     def captions(self, index: int, image: int) -> tuple[str, str]:
-        """Returns: the two captions of picture number `image`, drawn independently of one another."""
+        """Returns: two independent captions of image number `image`."""
         product = self.product(index)
         first, second = (write_caption(product, self._rng(_CAPTION, index, image, which)) for which in range(2))
         return first, second
 
     def draw(self, index: int, image: int, size: tuple[int, int]) -> Image.Image:
-        """Returns: picture number `image` of product number `index`, RGB, of `size` (height, width)."""
+        """Returns: image number `image` of product number `index`, RGB, of `size` (height, width)."""
         shot = sample_shot(self._rng(_SHOT, index, image))
         return draw_product(self.product(index), shot, size, self._rng(_PICTURE, index, image))
 
 
 class SyntheticGarments(datasets.GeneratorBasedBuilder):
-    """Builder of the `synthetic_garments` data set, which `load_dataset` knows by that name."""
+    """Builder of the `synthetic_garments` data set."""
 
     BUILDER_CONFIG_CLASS = SyntheticGarmentsConfig
     config: SyntheticGarmentsConfig
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
-            description="Drawn products of a shop with exact captions and product fields.",
+            description="Drawn products of a clothes shop with exact captions and product fields.",
             features=datasets.Features(
                 {
                     "image": datasets.Image(),
@@ -167,7 +154,7 @@ class SyntheticGarments(datasets.GeneratorBasedBuilder):
                     path = f"{split}/{first_id + index:06d}_{image:02d}.jpg"
                     caption1, caption2 = sampler.captions(index, image)
                     picture = sampler.draw(index, image, self.config.image_size)
-                    # With half the colour resolution, a small pattern would lose the colours that captions name.
+                    # Chroma subsampling would blur the colours of small patterns, which the captions name.
                     content = to_jpeg(picture, 92, full_colour=True)
                     row: dict[str, Any] = {
                         "image": {"bytes": content, "path": path},

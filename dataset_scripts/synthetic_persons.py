@@ -1,4 +1,4 @@
-"""Drawn persons with exact captions and planted caption noise: the data set that needs no download.
+"""Drawn persons with exact captions and optional caption noise: a data set that needs no download.
 
 ```python
 from dataset_scripts.synthetic_persons import load_synthetic_persons
@@ -7,13 +7,12 @@ persons = load_synthetic_persons(num_train_persons=2000, image_size=(96, 32), ca
 persons["train"][0]  # image, image_path, caption1, caption2, person_id, caption1_noise, ...
 ```
 
-Every row is a function of (seed, split, identity, image) alone: neither the number of processes, nor the number of
-identities, nor another split changes it. A caption at noise rate 0.3 is the caption at rate 0 with some words
-exchanged, place for place, and holds every error of the same caption at rate 0.1.
+Every row depends only on (seed, split, identity, image), not on the number of processes or identities or on other
+splits. A caption at noise rate 0.3 is the caption at rate 0 with some words exchanged, and contains every error of the
+same caption at rate 0.1.
 """
 
-import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -26,33 +25,32 @@ from modeling_gadms.media.images import to_jpeg
 from .drawn.persons.attributes import ATTRIBUTE_NAMES, FAMILY_SIZE, Person, View, sample_person, sample_view
 from .drawn.persons.captions import Caption, write_caption
 from .drawn.persons.scene import draw_image
-from .drawn.rows import SPLITS, DrawnConfig, row_generator, split_generators
+from .drawn.rows import SPLITS, DrawnConfig, height_and_width, row_generator, split_generators, whole_number
 
 
-VERSION = "1.6.0"  # raise it whenever a row changes: it is part of the cache's name
+VERSION = "1.6.0"  # raise it if any row changes: it is part of the cache's name
 PERSONS_PER_SHARD = 64
 MIN_SIZE, MAX_SIZE = (32, 12), (1024, 512)
-# What the random numbers of a row are for: each use has its own stream, so that none shifts another.
+# Keys of the random generators of a row. Numbers drawn for one purpose do not affect another.
 _FAMILY, _PERSON, _VIEW, _PICTURE, _CAPTION, _NOISE = range(6)
 
 
 @dataclass
 class SyntheticPersonsConfig(DrawnConfig):
-    """What to draw. Every field is part of the cache's name.
+    """Configuration of `synthetic_persons`.
 
     Args:
-        num_train_persons (`int`), num_validation_persons (`int`), num_test_persons (`int`): identities of each split,
-            at least 1; no identity is in two splits.
+        num_train_persons (`int`), num_validation_persons (`int`), num_test_persons (`int`): identities per split, at
+            least 1. No identity is in two splits.
         train_images_per_person (`int`), validation_images_per_person (`int`), test_images_per_person (`int`): images
-            of each identity, at least 1.
-        image_size (`tuple[int, int]`): (height, width) in pixels, the height 1.5 to 5 times the width.
-        caption_noise (`float`): probability, in [0, 1], that an attribute in a training caption is told wrong.
+            per identity, at least 1.
+        image_size (`tuple[int, int]`): (height, width) in pixels. The height is 1.5 to 5 times the width.
+        caption_noise (`float`): probability, in [0, 1], that an attribute in a training caption is wrong.
         evaluation_caption_noise (`float`): the same for validation and test captions.
         seed (`int`): at least 0.
 
     Raises:
-        TypeError: if a field is of the wrong type.
-        ValueError: if a field is out of its range.
+        ValueError: if a value has the wrong type or is out of range.
     """
 
     version: str = VERSION
@@ -71,11 +69,14 @@ class SyntheticPersonsConfig(DrawnConfig):
         super().__post_init__()
         for split in SPLITS:
             for name in (f"num_{split}_persons", f"{split}_images_per_person"):
-                setattr(self, name, _whole(name, getattr(self, name), least=1))
-        self.seed = _whole("seed", self.seed, least=0)
+                setattr(self, name, whole_number(name, getattr(self, name), least=1))
+        self.seed = whole_number("seed", self.seed, least=0)
         for name in ("caption_noise", "evaluation_caption_noise"):
-            setattr(self, name, _share(name, getattr(self, name)))
-        self.image_size = _size(self.image_size)
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:  # or NaN
+                raise ValueError(f"{name} is a probability: it must be a number from 0 to 1, got {value!r}")
+            setattr(self, name, float(value))
+        self.image_size = _image_size(self.image_size)
 
     def persons(self, split: str) -> int:
         return getattr(self, f"num_{split}_persons")
@@ -84,60 +85,18 @@ class SyntheticPersonsConfig(DrawnConfig):
         return getattr(self, f"{split}_images_per_person")
 
 
-def _whole(name: str, value: Any, *, least: int) -> int:
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
-    if number < least:
-        raise ValueError(f"{name} must be {least} or more, got {number}")
-    return number
-
-
-def _share(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number from 0 to 1, got {value!r}")
-    if not 0.0 <= value <= 1.0:  # also refuses NaN
-        raise ValueError(f"{name} is a probability: give a number from 0 to 1, got {value!r}")
-    return float(value)
-
-
-def _size(value: Any) -> tuple[int, int]:
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence) or len(value) != 2:
-        raise TypeError(f"image_size must be a pair (height, width), got {value!r}")
-    height, width = _whole("image_size[0]", value[0], least=1), _whole("image_size[1]", value[1], least=1)
+def _image_size(value: Any) -> tuple[int, int]:
+    height, width = height_and_width(value)
     for name, pixels, low, high in zip(("height", "width"), (height, width), MIN_SIZE, MAX_SIZE, strict=True):
         if not low <= pixels <= high:
-            raise ValueError(
-                f"image_size is (height, width): its {name} must be {low} to {high} pixels, got {value!r}"
-            )
+            raise ValueError(f"image_size is (height, width): {name} must be {low} to {high} pixels, got {value!r}")
     if not 1.5 <= height / width <= 5.0:
-        raise ValueError(
-            f"image_size is (height, width) of an upright person, the height 1.5 to 5 times the width, got {value!r}"
-        )
-    return (height, width)
-
-
-@dataclass(frozen=True)
-class SyntheticImage:
-    """One image of one identity, with its two captions.
-
-    Args:
-        person (`Person`), view (`View`): who, and from where.
-        image (`PIL.Image.Image`): RGB.
-        captions (`tuple[Caption, Caption]`): drawn independently of one another.
-    """
-
-    person: Person
-    view: View
-    image: Image.Image
-    captions: tuple[Caption, Caption]
+        raise ValueError(f"image_size is (height, width): the height must be 1.5 to 5 times the width, got {value!r}")
+    return height, width
 
 
 class PersonSampler:
-    """All identities and images of one seed and split, by number.
+    """Sample the identities, images and captions of one seed and split by their numbers.
 
     Args:
         seed (`int`): the data set's seed.
@@ -151,17 +110,17 @@ class PersonSampler:
         return row_generator(self.seed, self.split_index, *key)
 
     def person(self, index: int) -> Person:
-        """Returns: identity number `index`. The first of each family wears the family's outfit unchanged."""
+        """Returns: identity number `index`. The first one of each family wears the family's outfit unchanged."""
         rng = self._rng(_PERSON, index)
         changes = int(rng.integers(2, 5)) if index % FAMILY_SIZE else 0
         return sample_person(self._rng(_FAMILY, index // FAMILY_SIZE), rng, changes=changes)
 
     def view(self, index: int, image: int) -> View:
-        """Returns: how image number `image` shows identity number `index`."""
+        """Returns: the view of identity number `index` in image number `image`."""
         return sample_view(self._rng(_VIEW, index, image))
 
     def captions(self, index: int, image: int, *, noise: float) -> tuple[Caption, Caption]:
-        """Returns: the two captions of an image, with noise at that rate."""
+        """Returns: the two captions of an image, at this noise rate."""
         person, view = self.person(index), self.view(index, image)
         first, second = (
             write_caption(
@@ -176,14 +135,14 @@ class PersonSampler:
         return first, second
 
     def draw(self, index: int, image: int, size: tuple[int, int]) -> tuple[Image.Image, int]:
-        """Returns: the image, and the JPEG quality its camera stores it with."""
+        """Returns: the image and its JPEG quality."""
         rng = self._rng(_PICTURE, index, image)
         quality = int(rng.integers(62, 96))
         return draw_image(self.person(index), self.view(index, image), size, rng), quality
 
 
 class SyntheticPersons(datasets.GeneratorBasedBuilder):
-    """Builder of the `synthetic_persons` data set; `load_synthetic_persons` is the short way to it."""
+    """Builder of the `synthetic_persons` data set. `load_synthetic_persons` builds and loads it."""
 
     BUILDER_CONFIG_CLASS = SyntheticPersonsConfig
     config: SyntheticPersonsConfig
@@ -191,7 +150,7 @@ class SyntheticPersons(datasets.GeneratorBasedBuilder):
     def _info(self) -> datasets.DatasetInfo:
         positions = datasets.List(datasets.Value("int32"))
         return datasets.DatasetInfo(
-            description="Drawn persons with exact captions and planted caption noise.",
+            description="Drawn persons with exact captions and optional caption noise.",
             features=datasets.Features(
                 {
                     "image": datasets.Image(),
@@ -223,7 +182,7 @@ class SyntheticPersons(datasets.GeneratorBasedBuilder):
                 attributes = sampler.person(index).attributes()
                 for image in range(images):
                     picture, quality = sampler.draw(index, image, config.image_size)
-                    # Halving the colour resolution of a picture 32 pixels wide would wash out what the captions name.
+                    # Chroma subsampling would blur the colours of small images, which the captions name.
                     content = to_jpeg(picture, quality, full_colour=picture.height < 256)
                     path = f"{split}/{first_id + index:06d}_{image:02d}.jpg"
                     view = sampler.view(index, image)
@@ -243,25 +202,24 @@ class SyntheticPersons(datasets.GeneratorBasedBuilder):
 def load_synthetic_persons(
     *, num_proc: int | None = None, cache_dir: str | None = None, **config_fields: Any
 ) -> datasets.DatasetDict:
-    """Draw the data set, or find it in the cache.
+    """Draw the data set, or load it from the cache.
 
     Args:
-        num_proc (`int`, *optional*): processes to draw with. The rows do not depend on it.
-        cache_dir (`str`, *optional*): where to keep it; by default where `datasets` keeps everything.
-        config_fields: the fields of `SyntheticPersonsConfig`.
+        num_proc (`int`, *optional*): number of processes. The rows do not depend on it.
+        cache_dir (`str`, *optional*): cache folder; by default that of `datasets`.
+        config_fields: fields of [`SyntheticPersonsConfig`].
 
     Returns:
         `datasets.DatasetDict`: splits `train`, `validation` and `test`.
 
     Raises:
-        TypeError: if a field does not exist or is of the wrong type.
-        ValueError: if a field is out of its range.
+        ValueError: if a field does not exist, or its value has the wrong type or is out of range.
     """
     inherited = {field.name for field in fields(datasets.BuilderConfig)}
     known = [field.name for field in fields(SyntheticPersonsConfig) if field.name not in inherited]
     for name in config_fields:
         if name not in known:
-            raise TypeError(f"synthetic_persons has no field {name!r}; its fields are {', '.join(known)}")
+            raise ValueError(f"synthetic_persons has no field {name!r}; its fields are {', '.join(known)}")
     builder = SyntheticPersons(cache_dir=cache_dir, **config_fields)
     builder.download_and_prepare(num_proc=num_proc)
     loaded = builder.as_dataset()

@@ -1,4 +1,4 @@
-"""Drawn persons as the releases that researchers have on disk: WebPerson and three benchmarks, in four domains.
+"""Write drawn persons in the file formats of WebPerson and three benchmarks, each with its own visual domain.
 
 ```python
 from dataset_scripts.synthetic_releases import ReleaseSizes, write_synthetic_releases
@@ -7,13 +7,12 @@ write_synthetic_releases("releases", sizes=ReleaseSizes(webperson_images=2000), 
 datasets.load_dataset("cuhk_pedes", data_dir="releases/CUHK-PEDES")
 ```
 
-The files are named, nested and keyed as in the releases, with their quirks: identities from 1 or from 0, folders that
-look like splits and are none, a set without validation. A domain differs from another as a benchmark does from the
-next: other persons in other clothes, seen by cameras of another tint and resolution.
+Files, folders and JSON keys are those of the real releases, including their quirks: identities from 1 or from 0,
+folders named like splits that are not the split, a benchmark without validation. Domains differ like real benchmarks:
+other persons, other clothes, and cameras of another tint and resolution.
 """
 
 import json
-import operator
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,37 +35,37 @@ from modeling_gadms.media.images import to_jpeg
 
 from .cuhk_pedes import CuhkPedes
 from .drawn.persons.attributes import FAMILY_SIZE, Person
-from .drawn.rows import row_generator
+from .drawn.rows import row_generator, whole_number
 from .icfg_pedes import IcfgPedes
 from .releases.raw import IMAGES
 from .rstpreid import RstpReid
 from .synthetic_persons import SPLITS, PersonSampler, SyntheticPersonsConfig
 
 
-VERSION = 1  # raise it whenever a file changes
+VERSION = 1  # raise it if any file changes
 MARKER = "synthetic_releases.json"
-"""File of a data root that says what was drawn there."""
-ROW_GROUP = 16  # rows; small, so that a shard of the smallest WebPerson has several
-# First keys of the random numbers drawn here; the sampler's own begin with the number of a split.
+"""File in a data root that records the arguments it was drawn with."""
+ROW_GROUP = 16  # rows; small, so that even the smallest WebPerson has several row groups per shard
+# First keys of the random generators used here. Those of `PersonSampler` begin with the index of a split.
 _CHOICE, _CAMERA = len(SPLITS), len(SPLITS) + 1
 
 
 @dataclass(frozen=True)
 class Domain:
-    """What sets one release apart from the others. No source states such numbers for drawn persons: all are chosen.
+    """How the images and captions of one release differ from the others. Not stated by any source: all are chosen.
 
     Args:
-        images_per_person (`tuple[int, ...]`): images of an identity, taken in turn by the identities.
+        images_per_person (`tuple[int, ...]`): numbers of images per identity, used in turn.
         captions_per_image (`int`): 1 or 2.
-        caption_noise (`float`): probability that an attribute in a caption is told wrong.
-        tint (`tuple[float, float, float]`): factors of red, green and blue: the colour cast of the cameras.
-        tint_spread (`float`): standard deviation of the logarithm of each image's own factors.
-        gamma (`float`): exponent of the pixels in [0, 1]; above 1 is darker.
-        contrast (`float`): factor about middle grey.
-        resolution (`float`): share of the pixels that the camera had, in each direction; the image is scaled up again.
-        jpeg_quality (`int`): of the stored file.
-        shares (`Mapping[str, float]`): of the identities in such a garment, or in such a colour above or below, the
-            share that the domain has; 1 where none is named.
+        caption_noise (`float`): probability that an attribute in a caption is wrong.
+        tint (`tuple[float, float, float]`): colour cast of the cameras, as factors of red, green and blue.
+        tint_spread (`float`): standard deviation of the logarithm of the factors between images.
+        gamma (`float`): exponent of pixel values in [0, 1]. Above 1 is darker.
+        contrast (`float`): factor of the distance from middle grey.
+        resolution (`float`): resolution of the camera in each direction, relative to the image.
+        jpeg_quality (`int`): quality of the stored file.
+        shares (`Mapping[str, float]`): share of the identities with a garment type or a colour that the domain keeps.
+            1 by default.
     """
 
     images_per_person: tuple[int, ...]
@@ -81,12 +80,12 @@ class Domain:
     shares: Mapping[str, float] = field(default_factory=dict)
 
     def share(self, person: Person) -> float:
-        """Returns: the share of identities dressed like `person` that the domain has."""
+        """Returns: the probability of keeping an identity that is dressed like `person`."""
         worn = (person.upper, person.lower, person.upper_color, person.lower_color)
         return float(np.prod([self.shares.get(value, 1.0) for value in worn]))
 
-    def photograph(self, image: Image.Image, rng: np.random.Generator) -> bytes:
-        """Returns: the content of a JPEG file of the drawn `image` as the domain's cameras store it."""
+    def to_jpeg(self, image: Image.Image, rng: np.random.Generator) -> bytes:
+        """Returns: the drawn `image` as a JPEG file of the domain's cameras."""
         height, width = image.height, image.width
         if self.resolution < 1:
             small = (max(1, round(width * self.resolution)), max(1, round(height * self.resolution)))
@@ -99,7 +98,7 @@ class Domain:
 
 
 DOMAINS: dict[str, Domain] = {
-    # Everybody's cameras and everybody's clothes.
+    # Many cameras, all clothes.
     "webperson": Domain(images_per_person=(1,), captions_per_image=2, caption_noise=0.2, tint_spread=0.08),
     # A grey winter.
     "cuhk_pedes": Domain(
@@ -140,21 +139,20 @@ DOMAINS: dict[str, Domain] = {
 
 @dataclass(frozen=True)
 class ReleaseSizes:
-    """Identities of each release and split; the defaults are for tests and drawn in about 4 s.
+    """Number of identities per release and split. The defaults are for tests and take about 4 s to draw.
 
-    A hundred times that many (`ReleaseSizes(webperson_images=10_000, webperson_shards=8, cuhk_pedes_train=1600, ...)`)
-    can be learnt from: 40,000 images, about 6 minutes on one core at 96 x 32 pixels.
+    A hundred times as many (`ReleaseSizes(webperson_images=10_000, webperson_shards=8, cuhk_pedes_train=1600, ...)`)
+    are enough for training: 40,000 images, drawn in about 6 minutes on one core at 96 x 32 pixels.
 
     Args:
-        webperson_images (`int`): images of WebPerson, each of another person.
-        webperson_shards (`int`): its Parquet files, at most as many as images.
+        webperson_images (`int`): images of WebPerson, each of a different person.
+        webperson_shards (`int`): Parquet files of WebPerson, at most one per image.
         cuhk_pedes_train (`int`), cuhk_pedes_validation (`int`), cuhk_pedes_test (`int`): with 3 or 4 images each.
         icfg_pedes_train (`int`), icfg_pedes_test (`int`): with 3 to 5 images each; the release has no validation.
         rstpreid_train (`int`), rstpreid_validation (`int`), rstpreid_test (`int`): with 5 images each.
 
     Raises:
-        TypeError: if a field is no whole number.
-        ValueError: if a field is below 1, or there are more shards than images.
+        ValueError: if a field is not an integer of at least 1, or there are more shards than images.
     """
 
     webperson_images: int = 96
@@ -170,10 +168,7 @@ class ReleaseSizes:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be a whole number, got {value!r}")
-            if value < 1:
-                raise ValueError(f"{name} must be 1 or more, got {value}")
+            whole_number(name, value, least=1)
         if self.webperson_shards > self.webperson_images:
             raise ValueError(
                 f"webperson_shards = {self.webperson_shards} is more than webperson_images = "
@@ -181,7 +176,7 @@ class ReleaseSizes:
             )
 
     def persons(self, domain: str) -> dict[str, int]:
-        """Returns: identities by split, in the order of `SPLITS`; splits that the release lacks are left out."""
+        """Returns: number of identities of each split of the release, in the order of `SPLITS`."""
         if domain == "webperson":
             return {"train": self.webperson_images}
         names = {split: f"{domain}_{split}" for split in SPLITS}
@@ -189,8 +184,8 @@ class ReleaseSizes:
 
 
 @dataclass(frozen=True)
-class _Sitter:
-    """One identity that is to be drawn: `number` among its domain's, `index` among those of the sampler."""
+class _Identity:
+    """An identity to draw. `number` counts within the domain; `index` is its number in the sampler."""
 
     domain: str
     split: str
@@ -201,12 +196,12 @@ class _Sitter:
 
 
 @dataclass(frozen=True)
-class _Shot:
-    """One image of an identity, with the content of its file."""
+class _DrawnImage:
+    """One image of an identity, as the content of a JPEG file."""
 
     split: str
     identity: int
-    image: int
+    number: int
     captions: tuple[str, ...]
     content: bytes
 
@@ -219,29 +214,27 @@ def write_synthetic_releases(
     seed: int = 0,
     num_proc: int | None = None,
 ) -> None:
-    """Draw the four releases into a data root, or find there that they were drawn before.
+    """Draw the four releases into a data root, or reuse a root with the same arguments.
 
     The root holds `WebPerson` (`data/train-*.parquet`), `CUHK-PEDES`, `ICFG-PEDES` and `RSTPReid` (annotations and
-    `imgs`). It appears when all is drawn, in one step. Every image is a function of (seed, domain, split, identity,
-    image) alone: neither the number of processes nor the size of anything else changes it. No identity is in two
-    domains or in two splits.
+    `imgs`). It is written atomically. Every image depends only on (seed, domain, split, identity, image), not on the
+    number of processes or on other sizes. No identity is in two domains or in two splits.
 
     Args:
-        root (`str` or `Path`): a new or empty folder, or one that an earlier call made.
-        sizes ([`ReleaseSizes`], *optional*): by default those of tests.
+        root (`str` or `Path`): a new or empty folder, or one that an earlier call wrote.
+        sizes ([`ReleaseSizes`], *optional*): by default small sizes for tests.
         image_size (`tuple[int, int]`, *optional*, defaults to `(96, 32)`): (height, width) in pixels.
         seed (`int`, *optional*, defaults to 0)
-        num_proc (`int`, *optional*): processes to draw with; by default this one.
+        num_proc (`int`, *optional*): number of processes; by default the current one only.
 
     Raises:
-        TypeError: if an argument is of the wrong type.
-        ValueError: if one is out of its range, or the root was drawn with others.
-        FileExistsError: if the root holds anything else.
+        ValueError: if an argument has the wrong type or is out of range, or the root was drawn with other arguments.
+        FileExistsError: if the root contains other files.
     """
     sizes = sizes or ReleaseSizes()
     checked = SyntheticPersonsConfig(image_size=image_size, seed=seed)
-    if num_proc is not None and operator.index(num_proc) < 1:
-        raise ValueError(f"num_proc must be 1 or more, got {num_proc}")
+    if num_proc is not None:
+        whole_number("num_proc", num_proc, least=1)
     arguments = {
         "version": VERSION,
         "image_size": list(checked.image_size),
@@ -255,17 +248,17 @@ def write_synthetic_releases(
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".part-{root.name}-") as part:
         folder = Path(part) / "root"
         for domain in DOMAINS:
-            sitters = list(_sitters(domain, sizes.persons(domain), checked.seed, checked.image_size))
-            shots = _photograph(sitters, num_proc)
+            identities = list(_identities(domain, sizes.persons(domain), checked.seed, checked.image_size))
+            images = _draw(identities, num_proc)
             if domain == "webperson":
-                _write_webperson(folder / "WebPerson", list(shots), sizes.webperson_shards)
+                _write_webperson(folder / "WebPerson", list(images), sizes.webperson_shards)
             else:
-                _write_benchmark(folder, domain, shots)
+                _write_benchmark(folder, domain, images)
         (folder / MARKER).write_text(json.dumps(arguments, indent=1) + "\n", encoding="utf-8")
         try:
-            folder.rename(root)  # onto nothing, or onto an empty folder
+            folder.rename(root)  # also replaces an empty folder
         except OSError:
-            if not _is_drawn(root, arguments):  # else another process was faster, and drew the same
+            if not _is_drawn(root, arguments):  # another process may have written the same root meanwhile
                 raise
 
 
@@ -277,12 +270,12 @@ def _is_drawn(root: Path, arguments: dict[str, Any]) -> bool:
             raise ValueError(f"{root} was drawn with {drawn}, not with {arguments}: name another folder")
         return True
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise FileExistsError(f"{root} holds something else than drawn releases: name a new or empty folder")
+        raise FileExistsError(f"{root} contains other files than drawn releases: name a new or empty folder")
     return False
 
 
-def _sitters(domain: str, persons: dict[str, int], seed: int, image_size: tuple[int, int]) -> Iterator[_Sitter]:
-    """Who is drawn. Each family of similar persons belongs to one domain, which takes those dressed for it."""
+def _identities(domain: str, persons: dict[str, int], seed: int, image_size: tuple[int, int]) -> Iterator[_Identity]:
+    """Choose the identities of a domain. Each family of similar persons belongs to one domain."""
     place, number = list(DOMAINS).index(domain), 0
     for split, wanted in persons.items():
         sampler = PersonSampler(seed, split)
@@ -293,7 +286,7 @@ def _sitters(domain: str, persons: dict[str, int], seed: int, image_size: tuple[
             if _rng(seed, _CHOICE, domain, split, index).random() < DOMAINS[domain].share(sampler.person(index))
         )
         for index in islice(fitting, wanted):
-            yield _Sitter(domain, split, number, index, seed, image_size)
+            yield _Identity(domain, split, number, index, seed, image_size)
             number += 1
 
 
@@ -302,103 +295,101 @@ def _rng(seed: int, use: int, domain: str, split: str, *key: int) -> np.random.G
     return row_generator(seed, *spawn_key)
 
 
-def _photograph(sitters: Sequence[_Sitter], num_proc: int | None) -> Iterator[_Shot]:
-    """All images of all sitters, in order."""
+def _draw(identities: Sequence[_Identity], num_proc: int | None) -> Iterator[_DrawnImage]:
+    """Draw all images of all identities, in order."""
     with ExitStack() as stack:
-        shots: Iterable[list[_Shot]]
+        drawn: Iterable[list[_DrawnImage]]
         if (num_proc or 1) > 1:
-            shots = stack.enter_context(ProcessPoolExecutor(num_proc, get_context("spawn"))).map(
-                _shoot, sitters, chunksize=16
-            )
+            pool = stack.enter_context(ProcessPoolExecutor(num_proc, get_context("spawn")))
+            drawn = pool.map(_draw_identity, identities, chunksize=16)
         else:
-            shots = map(_shoot, sitters)
-        name = sitters[0].domain
-        for taken in tqdm(shots, desc=f"Drawing {name}", total=len(sitters), unit="person"):
-            yield from taken
+            drawn = map(_draw_identity, identities)
+        for images in tqdm(drawn, desc=f"Drawing {identities[0].domain}", total=len(identities), unit="person"):
+            yield from images
 
 
-def _shoot(sitter: _Sitter) -> list[_Shot]:
-    domain = DOMAINS[sitter.domain]
-    sampler = PersonSampler(sitter.seed, sitter.split)
-    shots = []
-    for image in range(domain.images_per_person[sitter.number % len(domain.images_per_person)]):
-        picture, _ = sampler.draw(sitter.index, image, sitter.image_size)
-        rng = _rng(sitter.seed, _CAMERA, sitter.domain, sitter.split, sitter.index, image)
-        captions = sampler.captions(sitter.index, image, noise=domain.caption_noise)
-        shots.append(
-            _Shot(
-                split=sitter.split,
-                identity=sitter.number,
-                image=image,
+def _draw_identity(identity: _Identity) -> list[_DrawnImage]:
+    domain = DOMAINS[identity.domain]
+    sampler = PersonSampler(identity.seed, identity.split)
+    images = []
+    for number in range(domain.images_per_person[identity.number % len(domain.images_per_person)]):
+        image, _ = sampler.draw(identity.index, number, identity.image_size)
+        rng = _rng(identity.seed, _CAMERA, identity.domain, identity.split, identity.index, number)
+        captions = sampler.captions(identity.index, number, noise=domain.caption_noise)
+        images.append(
+            _DrawnImage(
+                split=identity.split,
+                identity=identity.number,
+                number=number,
                 captions=tuple(caption.text for caption in captions[: domain.captions_per_image]),
-                content=domain.photograph(picture, rng),
+                content=domain.to_jpeg(image, rng),
             )
         )
-    return shots
+    return images
 
 
-def _write_webperson(folder: Path, shots: Sequence[_Shot], num_shards: int) -> None:
-    """Parquet as published: no identities."""
+def _write_webperson(folder: Path, images: Sequence[_DrawnImage], num_shards: int) -> None:
+    """Parquet files as published, without identities."""
     (folder / "data").mkdir(parents=True)
     texts = dict.fromkeys(("image_path", "caption1", "caption2"), datasets.Value("string"))
     schema = datasets.Features({"image": datasets.Image(), **texts}).arrow_schema
-    for number, shard in enumerate(np.array_split(np.arange(len(shots)), num_shards)):
+    for number, shard in enumerate(np.array_split(np.arange(len(images)), num_shards)):
         rows = []
         for index in shard:
-            path, shot = f"{index // 1000:05d}/{index:09d}.jpg", shots[index]
-            captions = {f"caption{place}": caption for place, caption in enumerate(shot.captions, start=1)}
-            rows.append({"image": {"bytes": shot.content, "path": path}, "image_path": path, **captions})
+            path, image = f"{index // 1000:05d}/{index:09d}.jpg", images[index]
+            captions = {f"caption{place}": caption for place, caption in enumerate(image.captions, start=1)}
+            rows.append({"image": {"bytes": image.content, "path": path}, "image_path": path, **captions})
         name = f"train-{number:05d}-of-{num_shards:05d}.parquet"
         pq.write_table(pa.Table.from_pylist(rows, schema), folder / "data" / name, row_group_size=ROW_GROUP)
 
 
-def _write_benchmark(root: Path, domain: str, shots: Iterable[_Shot]) -> None:
+def _write_benchmark(root: Path, domain: str, images: Iterable[_DrawnImage]) -> None:
     release, path_of, first_id, entry_of = _RELEASES[domain]
     folder = root / release.title
     entries = []
-    for shot in shots:
-        identity = first_id + shot.identity
-        path = path_of(shot, identity)
+    for image in images:
+        identity = first_id + image.identity
+        path = path_of(image, identity)
         file = folder / IMAGES / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(shot.content)
-        entries.append(entry_of(shot, identity, path))
+        file.write_bytes(image.content)
+        entries.append(entry_of(image, identity, path))
     (folder / release.annotations[0]).write_text(json.dumps(entries), encoding="utf-8")
 
 
-def _cuhk_pedes_path(shot: _Shot, identity: int) -> str:
-    return f"cam_{'ab'[shot.image % 2]}/{identity:05d}_{shot.image:03d}.jpg"
+def _cuhk_pedes_path(image: _DrawnImage, identity: int) -> str:
+    return f"cam_{'ab'[image.number % 2]}/{identity:05d}_{image.number:03d}.jpg"
 
 
-def _icfg_pedes_path(shot: _Shot, identity: int) -> str:
-    # Folders that are not the split.
-    return f"{'test' if shot.image % 2 else 'train'}/{identity:04d}/{identity:04d}_{shot.image:03d}.jpg"
+def _icfg_pedes_path(image: _DrawnImage, identity: int) -> str:
+    # As in the real release, these folders are not the split.
+    return f"{'test' if image.number % 2 else 'train'}/{identity:04d}/{identity:04d}_{image.number:03d}.jpg"
 
 
-def _rstpreid_path(shot: _Shot, identity: int) -> str:
-    return f"{identity:04d}_c{shot.image + 1}_0000.jpg"
+def _rstpreid_path(image: _DrawnImage, identity: int) -> str:
+    return f"{identity:04d}_c{image.number + 1}_0000.jpg"
 
 
-def _raw_split(shot: _Shot) -> str:
-    return "val" if shot.split == "validation" else shot.split
+def _raw_split(image: _DrawnImage) -> str:
+    return "val" if image.split == "validation" else image.split
 
 
-def _pedes_entry(shot: _Shot, identity: int, path: str) -> dict[str, Any]:
-    words = [re.findall(r"\w+", caption.lower()) for caption in shot.captions]
+def _pedes_entry(image: _DrawnImage, identity: int, path: str) -> dict[str, Any]:
+    words = [re.findall(r"\w+", caption.lower()) for caption in image.captions]
     return {
-        "split": _raw_split(shot),
-        "captions": list(shot.captions),
+        "split": _raw_split(image),
+        "captions": list(image.captions),
         "file_path": path,
         "processed_tokens": words,
         "id": identity,
     }
 
 
-def _rstpreid_entry(shot: _Shot, identity: int, path: str) -> dict[str, Any]:
-    return {"id": identity, "img_path": path, "captions": list(shot.captions), "split": _raw_split(shot)}
+def _rstpreid_entry(image: _DrawnImage, identity: int, path: str) -> dict[str, Any]:
+    return {"id": identity, "img_path": path, "captions": list(image.captions), "split": _raw_split(image)}
 
 
-# Of each benchmark: its format, the path of an image, the first identity and the form of an entry.
+# Of each benchmark: its format, the function for image paths, the first identity, the function for JSON entries.
 _RELEASES = {
     "cuhk_pedes": (CuhkPedes.RELEASE, _cuhk_pedes_path, 1, _pedes_entry),
     "icfg_pedes": (IcfgPedes.RELEASE, _icfg_pedes_path, 0, _pedes_entry),

@@ -1,17 +1,17 @@
-"""WebPerson: five million persons of the web with two captions each, as published or from a copy on disk.
+"""WebPerson: five million images of persons from the web with two captions each, from the Hub or a copy on disk.
 
 ```python
-import dataset_scripts  # makes the bare name known
+import dataset_scripts  # registers the name
 from datasets import load_dataset
 
-load_dataset("webperson")  # all of it, from the Hub
-load_dataset("webperson", "1m", split="train", streaming=True)  # one million; nothing is stored
-load_dataset("webperson", revision="main")  # or a tag or commit: the rows of that moment, whatever is pushed later
-load_dataset("webperson", data_dir="datasets/WebPerson")  # a copy, the authors' JSON, or what the pipeline wrote
+load_dataset("webperson")  # five million rows from the Hub
+load_dataset("webperson", "1m", split="train", streaming=True)  # one million rows, without storing files
+load_dataset("webperson", revision="main")  # or a tag or commit
+load_dataset("webperson", data_dir="datasets/WebPerson")  # a copy, the authors' JSON, or output of the pipeline
 ```
 
-Splits: `train` alone. Columns: `image`, `image_path`, `caption1`, `caption2`; the output of the construction pipeline
-keeps those that it has. Source: the data card of `Kaichengalex/WebPerson-5M`.
+The only split is `train`. Columns are `image`, `image_path`, `caption1`, `caption2`; output of the construction
+pipeline keeps its additional columns. Source: the card of `Kaichengalex/WebPerson-5M`.
 """
 
 from collections.abc import Iterator
@@ -25,6 +25,7 @@ from datasets.builder import Key
 from datasets.fingerprint import Hasher
 from datasets.packaged_modules.parquet.parquet import Parquet, ParquetConfig
 
+from .loading import WEBPERSON_COLUMNS
 from .releases.missing_images import check_on_missing_images
 from .releases.webperson_files import (
     download_files,
@@ -35,31 +36,29 @@ from .releases.webperson_files import (
 )
 
 
-VERSION = "1.0.0"  # raise it whenever a row changes: it is part of the cache's name
-COLUMNS = ("image", "image_path", "caption1", "caption2")
-_PIPELINE_COLUMN = "row_id"  # which the construction pipeline writes, and nobody else
+VERSION = "1.0.0"  # raise it if any row changes: it is part of the cache's name
+_PIPELINE_COLUMN = "row_id"  # only in output of the construction pipeline
 
 
 @dataclass
 class WebPersonConfig(ParquetConfig):
-    """Which rows to read, from where. The options of `datasets`' Parquet builder (`columns`, `filters`, ...) hold too.
+    """Configuration of `webperson`, which also has the options of the Parquet builder (`columns`, `filters`, ...).
 
     Args:
-        repo_id (`str`): the Hub repository; give another to read a mirror.
-        revision (`str`, *optional*, defaults to `"main"`): its branch, tag or commit. The commit that it stands for at
-            the time of loading is part of the cache's name.
-        data_dir (`str`, *optional*): a folder to read instead of the Hub, with one of:
-            Parquet files, as published or as the construction pipeline writes them (`data/train-*.parquet`, else all
-            below the folder but for the pipeline's `work`);
-            or one JSON file, the authors' list of `{"<path>": {"caption1": ..., "caption2": ...}}`, and the images
-            under `images`. The file is read into memory.
-            The name of the configuration, `1m` or `5m`, then chooses nothing.
-        on_missing_images (`str`, *optional*, defaults to `"error"`): what to do where images of the JSON file are not
-            on disk. `"skip"` leaves their rows out, with a warning that counts them; once they are there, load with
+        repo_id (`str`): the Hub repository, for example a mirror.
+        revision (`str`, *optional*, defaults to `"main"`): branch, tag or commit. It is resolved to a commit at the
+            time of loading, which is part of the cache's name.
+        data_dir (`str`, *optional*): a folder to read instead of the Hub. It contains either Parquet files, as
+            published or as written by the construction pipeline (`data/train-*.parquet`, or else all files below the
+            folder except in the pipeline's `work`), or one JSON file, the authors' list of
+            `{"<path>": {"caption1": ..., "caption2": ...}}`, with the images in `images`. The JSON file is read into
+            memory. The name of the configuration, `1m` or `5m`, then has no effect.
+        on_missing_images (`str`, *optional*, defaults to `"error"`): what to do if images of the JSON file are missing
+            on disk. `"skip"` skips their rows with a warning. After adding the images, load with
             `download_mode="force_redownload"`.
 
     Raises:
-        ValueError: for an unknown `on_missing_images`.
+        ValueError: if `on_missing_images` is unknown.
     """
 
     version: str = VERSION
@@ -67,22 +66,22 @@ class WebPersonConfig(ParquetConfig):
     revision: str | None = None
     on_missing_images: str = "error"
     commit: str | None = None
-    """Filled in: what `revision` stands for."""
+    """Set by the builder: the commit of `revision`."""
 
     def _resolve_data_files(self, base_path: str, download_config: datasets.DownloadConfig) -> None:
         if self.data_files is not None:  # type: ignore[has-type]
-            raise ValueError("webperson finds its files itself: give `data_dir`, not `data_files`")
+            raise ValueError("webperson finds its files itself: use `data_dir` instead of `data_files`")
         check_on_missing_images(self.on_missing_images)
         if self.data_dir is not None:
             if self.revision is not None:
-                raise ValueError(f"a folder has no revisions: leave out revision={self.revision!r} or `data_dir`")
+                raise ValueError(f"a folder has no revisions: remove revision={self.revision!r} or `data_dir`")
             self.data_files = find_local_files(self.data_dir)
         else:
             self.commit = resolve_commit(self.repo_id, self.revision, download_config.token)
             self.data_files = find_published_files(self.repo_id, self.commit, download_config)
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
-        """Returns: a name made of the options and of the commit, or of the files and their times of change."""
+        """Returns: a name made of the options and the commit, or the files with their modification times."""
         origin = ("repo_id", "revision", "data_dir")
         options = {key: value for key, value in config_kwargs.items() if key not in origin and value is not None}
         name: str = super().create_config_id(options, custom_features)
@@ -90,15 +89,15 @@ class WebPersonConfig(ParquetConfig):
 
 
 class WebPerson(Parquet):
-    """Builder of WebPerson; see [`WebPersonConfig`].
+    """Builder of WebPerson. See [`WebPersonConfig`] for its options.
 
-    `config.data_files["train"]` are the Parquet files, as paths or as `hf://` addresses of one commit, for a training
-    stream that reads row groups straight from them.
+    `config.data_files["train"]` lists the Parquet files, as paths or as `hf://` addresses of one commit. Streaming in
+    training reads their row groups directly.
 
     Raises:
-        FileNotFoundError: if the repository, the revision or the folder does not exist, or holds no such data.
+        FileNotFoundError: if the repository, the revision or the folder does not exist, or contains no such data.
         ConnectionError: if the Hub cannot be reached.
-        ValueError: for options that exclude one another.
+        ValueError: if options exclude each other.
     """
 
     BUILDER_CONFIG_CLASS = WebPersonConfig
@@ -112,8 +111,8 @@ class WebPerson(Parquet):
     def _create_builder_config(
         self, config_name: str | None = None, custom_features: datasets.Features | None = None, **options: Any
     ) -> tuple[WebPersonConfig, str]:
-        # Every builder has a `repo_id` of its own, which would not reach the configuration. An option that is there
-        # (even None) also makes `datasets` copy the configuration, whose files would be found but once otherwise.
+        # `datasets` passes `repo_id` to the builder only, not to the configuration. An explicit option, even None,
+        # also makes it copy the configuration, whose files would otherwise be found only once per process.
         if self.repo_id and options.get("data_dir") is not None:
             raise ValueError(f"give repo_id={self.repo_id!r} or data_dir={options['data_dir']!r}, not both")
         return super()._create_builder_config(config_name, custom_features, repo_id=self.repo_id, **options)
@@ -121,25 +120,25 @@ class WebPerson(Parquet):
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         file = self.config.data_files["train"][0]
         if file.endswith(".json"):
-            self._choose_features(datasets.Features({"image": datasets.Image()} | _texts(COLUMNS[1:])), file)
+            self._choose_features(datasets.Features({"image": datasets.Image()} | _texts(WEBPERSON_COLUMNS[1:])), file)
             tables = list(read_annotations(file, self.config.on_missing_images))
             return [datasets.SplitGenerator(name="train", gen_kwargs={"tables": tables})]
-        with open(file, "rb") as content:  # `datasets` lets this open addresses, before anything is downloaded
+        with open(file, "rb") as content:  # `datasets` patches `open` to read from addresses
             features = datasets.Features.from_arrow_schema(pq.read_schema(content))
         self._choose_features(features, file)
         if self.config.commit and not dl_manager.is_streaming:
             asked = dl_manager.download_config
             shards = self.config.data_files["train"]
             download_files(shards, self.token, force=asked.force_download, num_threads=asked.num_proc)
-            asked.force_download = False  # they are new
+            asked.force_download = False  # already done
         return super()._split_generators(dl_manager)
 
     def _choose_features(self, features: datasets.Features, file: str) -> None:
-        published = COLUMNS if _PIPELINE_COLUMN not in features else COLUMNS[:2]
+        published = WEBPERSON_COLUMNS if _PIPELINE_COLUMN not in features else WEBPERSON_COLUMNS[:2]
         for name in [*published, *(self.config.columns or ())]:
             if name not in features:
                 raise ValueError(f"{file} has no column `{name}`; it has {', '.join(features)}")
-        # Whoever writes the files anew without `datasets` loses the note that these bytes are an image.
+        # Files rewritten without `datasets` have lost the metadata that marks these bytes as an image.
         features["image"] = datasets.Image()
         if self.info.features is None:
             chosen = self.config.columns or features

@@ -9,7 +9,7 @@ the persons are found, since no captioner comes with this package: see `examples
 The third is the paper's pipeline; it wants a GPU and two captioners. Whatever is cut off goes on when it is run again.
 
 It prints what each step saw, kept and dropped, and writes into the output folder: `data/` with the data set, its card
-and `funnel.png`, and in `work/` every rejected row with its reason, and `review.png`.
+and `report.png`, and in `work/` every rejected row with its reason, and `review.png`.
 """
 
 import argparse

@@ -22,7 +22,7 @@ from pathlib import Path
 import datasets
 from PIL import Image, ImageDraw
 
-from dataset_scripts.loading import open_dataset
+from dataset_scripts.loading import load_splits
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord, Query, SearchResult
 from modeling_gadms.media.drawing import FAINT_INK, INK, PAPER, font_for, paste_on_card, printable, shorten
@@ -98,7 +98,7 @@ def main(output: Path, size: str, overrides: list[str]) -> None:
 
     # 1. Draw the catalogue. The later steps read it from the cache.
     print("Drawing products and writing captions", flush=True)
-    catalogue = open_dataset(data.dataset, **data.dataset_args)["test"]
+    catalogue = load_splits(data.dataset, **data.dataset_args)["test"]
 
     # 2. Train from random weights.
     run("accelerate", "launch", "--num_processes", "1", "--num_cpu_threads_per_process", str(os.cpu_count()),

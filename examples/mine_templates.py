@@ -5,12 +5,12 @@ r"""Mine caption templates from training captions, let a person review them, and
     # edit runs/templates/review.yaml
     python examples/mine_templates.py finish --version 2026.1
 
-`mine` lets a language model put placeholders into captions, clusters what comes out, lets the model write variants of
-each cluster's examples, and writes a file to review. Only splits called `train` are accepted, and the captions that
-`--forbid` names are left out of them. Without `--url` the model runs in this process. Replies are kept in a journal
-beside the review file: a run that was killed, begun again, asks nothing twice.
+`mine` lets a language model replace details of captions by placeholders, clusters the templates, lets the model write
+variants of each cluster's examples, and writes a review file. Only splits named `train` are accepted. Captions of
+`--forbid` are excluded. Without `--url` the model runs in-process. A journal of replies beside the review file lets an
+interrupted run resume without repeating requests.
 
-`finish` turns the reviewed file into JSON for `TemplateSet.load`, with a full account beside it.
+`finish` turns the reviewed file into JSON for `TemplateSet.load`, with a full record beside it.
 
 Expected time: an hour for 68,000 captions at 20 replies a second. Needs `pip install "gadms[construction]"`.
 """
@@ -32,7 +32,7 @@ from dataset_scripts.construction.template_mining.mining import MiningSettings, 
 from dataset_scripts.construction.template_mining.review import (
     finish_templates,
     read_review,
-    review_account,
+    review_record,
     write_review,
 )
 from dataset_scripts.construction.template_mining.text_embedding import (
@@ -42,7 +42,7 @@ from dataset_scripts.construction.template_mining.text_embedding import (
     TransformersEmbedder,
     TransformersEmbedderSettings,
 )
-from dataset_scripts.loading import choose_split, dataset_arguments, open_dataset
+from dataset_scripts.loading import choose_split, dataset_arguments, load_splits
 from modeling_gadms.training.data import DatasetColumns
 
 
@@ -50,15 +50,15 @@ EXPECTED = (OSError, ValueError, TypeError, ImportError, ChatConfigurationError,
 
 
 def mine(arguments: argparse.Namespace) -> None:
-    # 1. What can be refused at once: a file that somebody has edited is never written over
+    # 1. Check the arguments first: an edited review file is never overwritten
     if arguments.review.exists():
-        raise FileExistsError(f"{arguments.review} exists and may hold edits; give another --review, or move it away")
+        raise FileExistsError(f"{arguments.review} exists and may contain edits: use another --review or move it")
     settings = MiningSettings(clusters=arguments.clusters, variants=arguments.variants, seed=arguments.seed)
 
-    # 2. The captions: of training alone
+    # 2. Training captions
     forbidden: set[str] = set()
     for name, split, column in arguments.forbid:
-        forbidden |= hash_captions(choose_split(f"--forbid {name}", open_dataset(name), split), [column])
+        forbidden |= hash_captions(choose_split(f"--forbid {name}", load_splits(name), split), [column])
     captions, source = training_captions(
         arguments.dataset,
         arguments.split,
@@ -70,7 +70,7 @@ def mine(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
 
-    # 3. The models: the embedder before a language model has worked for an hour
+    # 3. Models. Load the embedder first, so that errors do not cost an hour of captioning
     embedder: TextEmbedder = (
         OpenAIEmbedder(OpenAIEmbedderSettings(arguments.embedder, arguments.embedder_url))
         if arguments.embedder_url
@@ -83,12 +83,12 @@ def mine(arguments: argparse.Namespace) -> None:
         base_url=arguments.url,
         api_key_env=arguments.api_key_env,
         concurrency=arguments.concurrency,
-        max_tokens=128 * max(arguments.variants, 4),  # the variants of a cluster come in one reply
+        max_tokens=128 * max(arguments.variants, 4),  # one reply contains all variants of a cluster
     )
     sampling = f"{chat_settings.max_tokens} {chat_settings.temperature} {chat_settings.top_p}"
     chat = JournalledChat(build_chat(chat_settings), arguments.review.with_suffix(".journal.jsonl"), sampling)
 
-    # 4. The steps
+    # 4. Mine
     result = mine_templates(captions, source, chat, embedder, settings)
     write_review(result, arguments.review)
     print(*result.steps, sep="\n")
@@ -99,19 +99,22 @@ def finish(arguments: argparse.Namespace) -> None:
     review = read_review(arguments.review)
     templates, counts = finish_templates(review, arguments.version, arguments.count)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    account = json.dumps(review_account(review, counts), indent=2, ensure_ascii=False)
-    arguments.output.with_suffix(".account.json").write_text(account + "\n", encoding="utf-8")
+    record = json.dumps(review_record(review, counts), indent=2, ensure_ascii=False)
+    arguments.output.with_suffix(".record.json").write_text(record + "\n", encoding="utf-8")
     templates.save(arguments.output)
     print(counts)
     if not review.reviewed:
-        print(f"Not reviewed: `reviewed` is false in {arguments.review}, and the version says so.", file=sys.stderr)
+        print(
+            f"Not reviewed: `reviewed` is false in {arguments.review}, so the version ends in -unreviewed.",
+            file=sys.stderr,
+        )
     print(f"{len(templates.templates)} templates, version {templates.version}: {arguments.output}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="{mine,finish}")
-    command = commands.add_parser("mine", help="captions to a file to review")
+    command = commands.add_parser("mine", help="mine templates and write a review file")
     command.set_defaults(run=mine)
     option = command.add_argument
     option("--dataset", required=True, help="synthetic_persons, a save_to_disk folder, or a name load_dataset takes")
@@ -120,23 +123,23 @@ if __name__ == "__main__":
     option("--revision", help="commit of a data set on the Hub")
     option("--captions", nargs="+", default=["caption1", "caption2"], help="columns (default: caption1 caption2)")
     option("--forbid", nargs=3, action="append", default=[], metavar=("SET", "SPLIT", "COLUMN"), help="test captions")
-    option("--max-captions", type=int, help="draw so many at most (default: all)")
-    option("--url", help="OpenAI-compatible server (default: none, the model runs here)")
+    option("--max-captions", type=int, help="maximum number of captions, sampled (default: all)")
+    option("--url", help="OpenAI-compatible server (default: none, the model runs in-process)")
     option("--model", required=True, help="the language model, such as Qwen/Qwen2.5-7B-Instruct")
     option("--model-revision", help="its commit, for the record")
     option("--api-key-env", help="environment variable with the key of --url")
-    option("--concurrency", type=int, default=8, help="questions at once (default: 8)")
+    option("--concurrency", type=int, default=8, help="parallel requests (default: 8)")
     option("--embedder", default=TransformersEmbedderSettings.name, help="default: all-MiniLM-L6-v2")
-    option("--embedder-url", help="server with /v1/embeddings, without a key (default: none, it runs here)")
+    option("--embedder-url", help="server with /v1/embeddings, without a key (default: none, it runs in-process)")
     option("--clusters", type=int, default=100, help="default: 100")
-    option("--variants", type=int, default=8, help="templates to write after each cluster's examples (default: 8)")
+    option("--variants", type=int, default=8, help="variants to write per cluster (default: 8)")
     option("--seed", type=int, default=0)
     option("--review", type=Path, default=Path("runs/templates/review.yaml"))
-    command = commands.add_parser("finish", help="a reviewed file to a set of templates")
+    command = commands.add_parser("finish", help="make a set of templates from a reviewed file")
     command.set_defaults(run=finish)
     command.add_argument("--review", type=Path, default=Path("runs/templates/review.yaml"))
-    command.add_argument("--version", required=True, help="of the set, recorded with every caption")
-    command.add_argument("--count", type=int, default=1000, help="templates at most (default: 1000)")
+    command.add_argument("--version", required=True, help="version of the set, recorded with every caption")
+    command.add_argument("--count", type=int, default=1000, help="maximum number of templates (default: 1000)")
     command.add_argument("--output", type=Path, default=Path("runs/templates/templates.json"))
     try:
         arguments = parser.parse_args()

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoProcessor
 
 import modeling_gadms  # noqa: F401  registers the model with transformers
-from dataset_scripts.loading import open_dataset
+from dataset_scripts.loading import load_splits
 from modeling_gadms.training.run_config import load_run_config
 
 
@@ -49,7 +49,7 @@ def main(output: Path, overrides: list[str]) -> None:
 
     # 1. Draw the data set. The later steps find it in the cache.
     print("Drawing persons and writing captions", flush=True)
-    test_split = open_dataset(data.dataset, **data.dataset_args)["test"]
+    test_split = load_splits(data.dataset, **data.dataset_args)["test"]
 
     # 2. Train from random weights. By default accelerate uses one CPU thread.
     run("accelerate", "launch", "--num_processes", "1", "--num_cpu_threads_per_process", str(os.cpu_count()),

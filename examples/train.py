@@ -36,7 +36,7 @@ import sys
 from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
-from dataset_scripts.loading import load_split, open_parquet_split, parquet_files
+from dataset_scripts.loading import load_parquet_split, load_split, parquet_files
 from modeling_gadms.training.adapters import add_adapter
 from modeling_gadms.training.data import PersonAugmentation
 from modeling_gadms.training.footprint import describe_parameters
@@ -53,7 +53,7 @@ def main(arguments: argparse.Namespace) -> None:
     set_seed(run.training.seed)
 
     # 2. The data: rows in memory or on disk, or a stream of Parquet files
-    loader = open_parquet_split if run.data.streaming else load_split
+    loader = load_parquet_split if run.data.streaming else load_split
     data = load_run_data(run, load_split=loader, parquet_files=parquet_files)
     if run.model.identity_classifier:
         run = run.with_identities(data.count_identities())

@@ -9,19 +9,17 @@ from .user_errors import user_errors
 
 
 def build_webperson(
-    config: Annotated[Path, typer.Option(help="YAML file, such as examples/configs/build_webperson.yaml.")],
+    config: Annotated[Path, typer.Option(help="YAML configuration, such as examples/configs/build_webperson.yaml.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Settings that replace the file's.")
+        list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Settings that override the file.")
     ] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="local (datasets) or ray (Ray Data), instead of the file's.")
-    ] = None,
-    push: Annotated[str | None, typer.Option(help="Upload the finished data set to this Hub name.")] = None,
+    engine: Annotated[str | None, typer.Option(help="local (datasets) or ray (Ray Data); overrides the file.")] = None,
+    push: Annotated[str | None, typer.Option(help="Push the finished data set to this repository on the Hub.")] = None,
     private: Annotated[
-        bool, typer.Option("--private", help="Make a new repository on the Hub private; refuse a public one.")
+        bool, typer.Option("--private", help="Create the repository as private; refuse an existing public one.")
     ] = False,
 ) -> None:
-    """Turn images into a data set of captioned persons; run it again to go on where it was cut off.
+    """Build a data set of captioned persons from images. Run it again to resume an interrupted run.
 
     \b
     gadms build-webperson --config examples/configs/build_webperson.yaml sources.crawl.path=images run.output=webperson
@@ -32,23 +30,27 @@ def build_webperson(
         from dataset_scripts.construction.run.config import load_build_config
         from dataset_scripts.construction.run.pipeline import REVIEW_FILE
         from dataset_scripts.construction.run.pipeline import build_webperson as build
-        from dataset_scripts.publishing.construction import push_dataset
+        from dataset_scripts.publishing.dataset import REPORT_FIGURE, publish_dataset
         from modeling_gadms.publishing.hub import check_push_target
 
         settings = load_build_config(config, [*(overrides or []), *([f"run.engine={engine}"] if engine else [])])
         if push and not settings.captioners:
-            raise ValueError(f"{config} names no captioners: there will be no captioned persons to push to {push}")
+            raise ValueError(f"{config} names no captioners, so there would be no captioned persons to push to {push}")
         if push:
             check_push_target(push, repo_type="dataset", private=private)
         report = build(settings)
         typer.echo(format_funnel(report.stages))
-        typer.echo(f"Rejected rows, with their reasons: {report.root / 'work' / 'rejects'}")
-        typer.echo(f"Persons kept and dropped, as a picture: {report.root / REVIEW_FILE}")
+        typer.echo(f"Rejected rows with their reasons: {report.root / 'work' / 'rejects'}")
+        typer.echo(f"Contact sheet of kept and dropped persons: {report.root / REVIEW_FILE}")
         if not settings.captioners:
-            typer.echo(f"{report.persons:,} persons in {report.root}. Name `captioners` and run again to caption them")
+            typer.echo(
+                f"{report.persons:,} persons in {report.root}. Add section `captioners` and run again to caption them"
+            )
             return
-        typer.echo(f"{report.persons:,} captioned persons in {report.root}; the account: {report.root / 'funnel.png'}")
+        typer.echo(f"{report.persons:,} captioned persons in {report.root}")
+        typer.echo(f"Pipeline report: {report.root / REPORT_FIGURE}")
         if push:
-            typer.echo(f"Pushed: {push_dataset(report.root, push, private=private)}")
+            pushed = publish_dataset(str(report.root), push, private=private).pushed
+            typer.echo(f"Pushed: {pushed.url if pushed else push}")
         else:
-            typer.echo(f'Now try: datasets.load_dataset("{report.root.resolve()}", split="train")')
+            typer.echo(f'Load it: datasets.load_dataset("{report.root.resolve()}", split="train")')

@@ -10,18 +10,19 @@ from .user_errors import user_errors
 
 
 def inspect_dataset(
-    dataset: Annotated[str, typer.Option(help="A name or folder that load_dataset takes, or one of save_to_disk.")],
+    dataset: Annotated[str, typer.Option(help="A name or folder for load_dataset, or a save_to_disk folder.")],
     dataset_args: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the data set, such as data_dir=data/CUHK-PEDES.")
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Argument, such as data_dir=data/CUHK-PEDES; repeatable."),
     ] = None,
     image: Annotated[str, typer.Option(help="Column of images.")] = "image",
-    captions: Annotated[list[str] | None, typer.Option(help="Column of captions; the usual ones are found.")] = None,
-    person_id: Annotated[str | None, typer.Option(help="Column of person ids; `person_id` is found.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Folder or Hub name of the model that will read them.")] = None,
-    out: Annotated[Path, typer.Option(help="Sample sheet, to be written.")] = Path("inspect.png"),
-    json_out: Annotated[Path | None, typer.Option(help="The same numbers as JSON, to be written.")] = None,
+    captions: Annotated[list[str] | None, typer.Option(help="Column of captions; repeatable.")] = None,
+    person_id: Annotated[str | None, typer.Option(help="Column of person ids (default: person_id).")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or Hub name of a tokenizer, to count tokens.")] = None,
+    out: Annotated[Path, typer.Option(help="Output file of the contact sheet.")] = Path("inspect.png"),
+    json_out: Annotated[Path | None, typer.Option(help="Output file of the counts as JSON.")] = None,
 ) -> None:
-    """Count what a data set holds, and find what would spoil a training or a test.
+    """Inspect a data set: counts, caption lengths, faulty rows, overlaps between splits.
 
     \b
     gadms inspect --dataset cuhk_pedes --dataset-args data_dir=data/CUHK-PEDES --tokenizer my_model --out sample.png
@@ -31,15 +32,15 @@ def inspect_dataset(
 
         from dataset_scripts.inspection.sample_sheet import draw_sample_sheet
         from dataset_scripts.inspection.splits import choose_columns, inspect_splits
-        from dataset_scripts.loading import dataset_arguments, open_dataset
+        from dataset_scripts.loading import dataset_arguments, load_splits
         from modeling_gadms.encoders.atomic_files import write_json
 
-        splits = open_dataset(dataset, **dataset_arguments(dataset_args or ()))
+        splits = load_splits(dataset, **dataset_arguments(dataset_args or ()))
         columns = choose_columns(next(iter(splits.values())).column_names, image, captions or (), person_id)
         found = inspect_splits(splits, columns, AutoTokenizer.from_pretrained(tokenizer) if tokenizer else None)
         typer.echo(found.to_text())
         save_picture(draw_sample_sheet(f"{dataset}: {', '.join(columns.captions)}", found.samples), out)
-        typer.echo(f"\nSample sheet: {out}")
+        typer.echo(f"\nContact sheet: {out}")
         if json_out:
             write_json(json_out, found.to_dict())
-            typer.echo(f"Numbers: {json_out}")
+            typer.echo(f"Counts: {json_out}")

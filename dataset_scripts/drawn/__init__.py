@@ -1,1 +1,1 @@
-"""What the drawn data sets share, and a folder for each of the things that are drawn."""
+"""Draw data sets with a program: persons in their clothes, and the garments of a shop's catalogue."""

@@ -1,6 +1,7 @@
-"""What builders of drawn data sets share: splits, random numbers of a row, and the name in the cache."""
+"""Shared by the builders of drawn data sets: configuration, splits, and random numbers for each row."""
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -12,31 +13,51 @@ SPLITS = ("train", "validation", "test")
 
 
 class DrawnConfig(datasets.BuilderConfig):
-    """What to draw; every field is part of the cache's name."""
+    """Configuration of a drawn data set. Every field is part of the cache's name."""
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
-        """Returns: a name made of every field's value, whether it was given or is the default."""
+        """Returns: a name made of the values of all fields, including defaults."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values = {name: value for name, value in values.items() if name not in ("name", "version", "description")}
         name: str = super().create_config_id(values, custom_features)
         return name
 
 
+def whole_number(name: str, value: Any, *, least: int) -> int:
+    """Check a field of a configuration. Raises ValueError: if it is not an integer of at least `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    if number < least:
+        raise ValueError(f"{name} must be {least} or more, got {number}")
+    return number
+
+
+def height_and_width(value: Any) -> tuple[int, int]:
+    """Check an `image_size`. Raises ValueError: if it is not a pair of positive integers."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence) or len(value) != 2:
+        raise ValueError(f"image_size must be a pair (height, width), got {value!r}")
+    return whole_number("image_size[0]", value[0], least=1), whole_number("image_size[1]", value[1], least=1)
+
+
 def row_generator(seed: int, *key: int) -> np.random.Generator:
-    """Random numbers of their own for each key: what is drawn from one shifts no other."""
+    """A random generator for each key. Numbers drawn from one do not affect another."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def split_generators(counts: Mapping[str, int], per_shard: int) -> list[datasets.SplitGenerator]:
-    """The splits of a data set, in shards that processes share out.
+    """The splits of a data set, in shards that can be distributed over processes.
 
     Args:
-        counts (`Mapping[str, int]`): by split, how many identities it has; they are numbered through all splits.
-        per_shard (`int`): identities of a shard.
+        counts (`Mapping[str, int]`): number of identities of each split. They are numbered across all splits.
+        per_shard (`int`): identities per shard.
 
     Returns:
-        `list`: each with `split`; `first_id`, its first identity's number; and `shards`, pairs
-        of the first index in the split and the one after the last.
+        `list`: generators with the arguments `split`, `first_id` (number of the first identity), and `shards` (pairs
+        of the first index in the split and the index after the last).
     """
     generators, first_id = [], 0
     for split, count in counts.items():

@@ -1,4 +1,4 @@
-"""A few persons of each split with their captions, as one picture."""
+"""Draw a contact sheet of sample images and captions of each split."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -11,7 +11,7 @@ from .splits import Sample
 
 
 _CELL_WIDTH = 220
-_PICTURE_HEIGHT = 240
+_IMAGE_HEIGHT = 240
 _LINE = 17
 _CAPTION_LINES = 9
 _GAP = 18
@@ -20,18 +20,18 @@ _HEAD = 34
 
 
 def draw_sample_sheet(title: str, samples: Sequence[Sample]) -> Image.Image:
-    """A row of persons for each split, with row number, person id and captions.
+    """Draw a row of samples for each split, with row number, person id and captions.
 
     Args:
-        title (`str`): above all.
-        samples (`Sequence[Sample]`): those of a split stand beside each other.
+        title (`str`): title of the sheet.
+        samples (`Sequence[Sample]`): samples, grouped by split.
 
     Returns:
         `PIL.Image.Image` in mode RGB.
     """
     by_split = {split: list(row) for split, row in groupby(samples, key=lambda sample: sample.split)}
     columns = max((len(row) for row in by_split.values()), default=1)
-    cell_height = _PICTURE_HEIGHT + (_CAPTION_LINES + 2) * _LINE
+    cell_height = _IMAGE_HEIGHT + (_CAPTION_LINES + 2) * _LINE
     width = 2 * _MARGIN + max(columns, 2) * (_CELL_WIDTH + _GAP) - _GAP
     height = 2 * _MARGIN + _HEAD + len(by_split) * (_HEAD + cell_height + _GAP)
     sheet = Image.new("RGB", (width, height), PAPER)
@@ -49,11 +49,11 @@ def draw_sample_sheet(title: str, samples: Sequence[Sample]) -> Image.Image:
 
 def _draw_sample(sheet: Image.Image, sample: Sample, left: int, top: int) -> None:
     draw = ImageDraw.Draw(sheet)
-    paste_on_card(sheet, sample.content, left, top, (_CELL_WIDTH, _PICTURE_HEIGHT))
+    paste_on_card(sheet, sample.content, left, top, (_CELL_WIDTH, _IMAGE_HEIGHT))
     text = " | ".join(sample.captions)
     font = font_for(text, 13)
     name = f"row {sample.row}" + (f", person {sample.person}" if sample.person else "")
-    below = top + _PICTURE_HEIGHT + 6
+    below = top + _IMAGE_HEIGHT + 6
     draw.text((left, below), name, font=font_for("", 14), fill=INK)
     for number, line in enumerate(wrap(printable(text, font), font, _CELL_WIDTH, _CAPTION_LINES), start=1):
         draw.text((left, below + number * _LINE + 4), line, font=font, fill=FAINT_INK)

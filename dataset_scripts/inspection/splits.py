@@ -1,4 +1,4 @@
-"""Look at a data set before training on it: counts, captions, image sizes, what cannot be read, what leaks."""
+"""Inspect a data set: counts, caption lengths, image sizes, unreadable images, overlaps between splits."""
 
 import hashlib
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from modeling_gadms.training.data import DatasetColumns
 
 
 CAPTION_COLUMNS = (("captions",), ("caption1", "caption2"), ("caption1",), ("caption",), ("text",))
-"""Where captions are looked for, if nobody names their columns."""
+"""Usual caption columns, tried in order."""
 SHARED = {
     "path": "the same `image_path`",
     "file": "files of the same content",
@@ -24,15 +24,15 @@ SHARED = {
     "caption": "the same caption",
     "person": "the same person id",
 }
-"""What two splits should not have in common. Captions may: many persons are dressed alike."""
-_NAMED = 10  # of many places, as many are named
+"""Kinds of overlaps between splits. Equal captions are no problem: many persons are dressed alike."""
+_MAX_NAMED = 10  # rows that a list contains
 _SAMPLES = 6
-_TOKENISED_TOGETHER = 1000
+_TOKENIZER_BATCH = 1000
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Of some numbers: the least, the median, the 95th percentile and the greatest."""
+    """Minimum, median, 95th percentile and maximum of some numbers."""
 
     minimum: float
     median: float
@@ -41,7 +41,7 @@ class Distribution:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Distribution | None":
-        """Returns `None` of no numbers."""
+        """Returns: `None` if there are no numbers."""
         if not len(values):
             return None
         array = np.asarray(values, dtype=float)
@@ -53,17 +53,17 @@ class Distribution:
 
 @dataclass(frozen=True)
 class SplitInspection:
-    """What one split holds.
+    """Counts and statistics of one split.
 
     Attributes:
-        images (`int`), captions (`int`): of all rows.
-        identities (`int`, *optional*): distinct person ids, where there is such a column.
+        images (`int`), captions (`int`): counts over all rows.
+        identities (`int`, *optional*): distinct person ids, if there is such a column.
         images_per_identity, captions_per_image, words, tokens ([`Distribution`], *optional*):
-            Tokens with both special ones, before captions are cut; only with a tokenizer.
-        heights, widths, aspects ([`Distribution`], *optional*): in pixels; height over width.
+            Tokens include special tokens and are counted before truncation, if a tokenizer is given.
+        heights, widths, aspects ([`Distribution`], *optional*): in pixels; height divided by width.
         truncated (`int`, *optional*): captions longer than the tokenizer's limit.
-        unreadable (`dict[int, str]`): by row, why its image cannot be used.
-        without_caption (`dict[int, str]`): by row, what is wrong with its captions.
+        unreadable (`dict[int, str]`): rows with unreadable images, and the reasons.
+        without_caption (`dict[int, str]`): rows with missing or empty captions, and the reasons.
     """
 
     images: int
@@ -83,11 +83,11 @@ class SplitInspection:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What several splits have in common.
+    """Values that occur in more than one split.
 
     Attributes:
-        count (`int`): distinct values that are in more than one split.
-        examples (`tuple[str, ...]`): the first of them, each as two places.
+        count (`int`): number of distinct values.
+        examples (`tuple[str, ...]`): the first ones, each as a pair of rows.
     """
 
     count: int
@@ -96,7 +96,7 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Sample:
-    """A row for the sample sheet: the split, the person, its captions and the content of its image file."""
+    """A row of the contact sheet: split, person, captions and the content of the image file."""
 
     split: str
     row: int
@@ -107,13 +107,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All splits of a data set.
+    """Inspection of all splits of a data set.
 
     Attributes:
         splits (`dict[str, SplitInspection]`): by name.
-        overlaps (`dict[str, Overlap]`): by the keys of `SHARED`; only what can be looked at.
-        token_limit (`int`, *optional*): of the tokenizer.
-        samples (`tuple[Sample, ...]`): rows of each split, evenly spaced.
+        overlaps (`dict[str, Overlap]`): by the keys of `SHARED`, as far as the columns allow.
+        token_limit (`int`, *optional*): maximum length of the tokenizer.
+        samples (`tuple[Sample, ...]`): evenly spaced rows of each split.
     """
 
     splits: dict[str, SplitInspection]
@@ -122,7 +122,7 @@ class Inspection:
     samples: tuple[Sample, ...] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the inspection for JSON, without samples."""
+        """Return the inspection as plain values for JSON, without samples."""
         return {
             "splits": {name: asdict(split) for name, split in self.splits.items()},
             "overlaps": {key: asdict(overlap) for key, overlap in self.overlaps.items()},
@@ -130,30 +130,30 @@ class Inspection:
         }
 
     def to_text(self) -> str:
-        """Return the inspection for people."""
-        lines = ["least / median / 95 % / greatest"]
+        """Return the inspection as text."""
+        lines = ["minimum / median / 95th percentile / maximum"]
         for name, split in self.splits.items():
             lines.append(f"\n{name}: {split.images:,} images, {split.captions:,} captions")
             if split.identities is not None:
                 lines.append(f"  persons              {split.identities:,}")
-                lines.append(f"  images a person      {split.images_per_identity}")
-            lines.append(f"  captions an image    {split.captions_per_image}")
-            lines.append(f"  words a caption      {split.words}")
+                lines.append(f"  images per person    {split.images_per_identity}")
+            lines.append(f"  captions per image   {split.captions_per_image}")
+            lines.append(f"  words per caption    {split.words}")
             if split.tokens is None:
-                lines.append("  tokens a caption     not counted: name a model with --tokenizer")
+                lines.append("  tokens per caption   not counted: name a model with --tokenizer")
             else:
-                lines.append(f"  tokens a caption     {split.tokens}")
+                lines.append(f"  tokens per caption   {split.tokens}")
                 if split.truncated is not None:
-                    lines.append(f"  cut at {self.token_limit} tokens     {split.truncated:,} captions")
-            lines.append(f"  height, pixels       {split.heights}")
-            lines.append(f"  width, pixels        {split.widths}")
-            lines.append(f"  height over width    {split.aspects}")
+                    lines.append(f"  over {self.token_limit} tokens       {split.truncated:,} captions")
+            lines.append(f"  height in pixels     {split.heights}")
+            lines.append(f"  width in pixels      {split.widths}")
+            lines.append(f"  height / width       {split.aspects}")
             for what, faults in (
                 ("unreadable images", split.unreadable),
                 ("without a caption", split.without_caption),
             ):
                 lines.append(f"  {what:<20} {len(faults):,}")
-                lines += [f"    row {row}: {reason}" for row, reason in list(faults.items())[:_NAMED]]
+                lines += [f"    row {row}: {reason}" for row, reason in list(faults.items())[:_MAX_NAMED]]
         if len(self.splits) > 1:
             lines.append("\nacross splits")
             for key, overlap in self.overlaps.items():
@@ -163,7 +163,7 @@ class Inspection:
 
 
 class _Overlaps:
-    """Digests of what was seen, and in which split first."""
+    """Digests of values, and the row where each was first seen."""
 
     def __init__(self) -> None:
         self.seen: dict[str, dict[bytes, tuple[str, int]]] = {}
@@ -177,16 +177,16 @@ class _Overlaps:
 
     def to_overlaps(self) -> dict[str, Overlap]:
         found = {kind: self.shared.get(kind, {}) for kind in SHARED if kind in self.seen}
-        return {kind: Overlap(len(pairs), tuple(pairs.values())[:_NAMED]) for kind, pairs in found.items()}
+        return {kind: Overlap(len(pairs), tuple(pairs.values())[:_MAX_NAMED]) for kind, pairs in found.items()}
 
 
 def choose_columns(
     column_names: Sequence[str], image: str, captions: Sequence[str], person_id: str | None
 ) -> DatasetColumns:
-    """The columns that were named or, of those that were not, the usual ones.
+    """Choose the columns: the given ones, or else the usual ones.
 
     Raises:
-        ValueError: if there is no such column, or none of the usual names.
+        ValueError: if a column is missing, or no usual caption column exists.
     """
     usual = next((names for names in CAPTION_COLUMNS if set(names) <= set(column_names)), None)
     if not captions and usual is None:
@@ -205,19 +205,19 @@ def inspect_splits(
     *,
     progress: bool = True,
 ) -> Inspection:
-    """Go once over all rows of all splits.
+    """Inspect all rows of all splits in one pass.
 
     Args:
-        splits ([`~datasets.DatasetDict`]): by name.
-        columns ([`DatasetColumns`]): where images, captions and person ids are.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): counts tokens, and captions over its `model_max_length`.
+        splits ([`~datasets.DatasetDict`]): the splits.
+        columns ([`DatasetColumns`]): columns of images, captions and person ids.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): counts tokens and captions over its `model_max_length`.
         progress (`bool`, *optional*, defaults to `True`): show a progress bar for each split.
 
     Returns:
         [`Inspection`]
 
     Raises:
-        ValueError: for a missing column or a missing person id, naming the row.
+        ValueError: if a column or a person id is missing.
     """
     overlaps, inspected = _Overlaps(), {}
     samples: list[Sample] = []
@@ -246,7 +246,7 @@ def _inspect(
     without_caption: dict[int, str] = {}
     shown = set(np.linspace(0, len(split) - 1, min(_SAMPLES, len(split)), dtype=int).tolist())
     rows = split.with_format(None).cast_column(columns.image, datasets.Image(decode=False))
-    for number, row in enumerate(tqdm(rows, desc=f"Looking at {name}", unit="row", disable=not progress)):
+    for number, row in enumerate(tqdm(rows, desc=f"Inspecting {name}", unit="row", disable=not progress)):
         own: list[str] = []
         try:
             own = columns.row_captions(row, number)
@@ -292,7 +292,7 @@ def _inspect(
 
 
 class _Lengths:
-    """Words and tokens of captions, which are not kept."""
+    """Counts words and tokens of captions without storing the captions."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase | None):
         self.tokenizer = tokenizer
@@ -305,29 +305,29 @@ class _Lengths:
         self.words.append(len(caption.split()))
         if self.tokenizer is not None:
             self.waiting.append(caption)
-            if len(self.waiting) == _TOKENISED_TOGETHER:
-                self._tokenise()
+            if len(self.waiting) == _TOKENIZER_BATCH:
+                self._tokenize()
 
     def counts(self) -> tuple[list[int], list[int] | None]:
-        """Words of each caption, and tokens where there is a tokenizer."""
+        """Return the words of each caption and, with a tokenizer, its tokens."""
         if self.tokenizer is None:
             return self.words, None
-        self._tokenise()
+        self._tokenize()
         return self.words, self.tokens
 
-    def _tokenise(self) -> None:
+    def _tokenize(self) -> None:
         if self.waiting and self.tokenizer is not None:
             self.tokens += self.tokenizer(self.waiting, return_length=True, verbose=False)["length"]
             self.waiting = []
 
 
 def _limit(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The most tokens, or `None`: transformers writes a very large number where a tokenizer has no limit."""
+    """The maximum length, or `None`: transformers uses a very large number for tokenizers without a limit."""
     return int(tokenizer.model_max_length) if tokenizer.model_max_length < 10**9 else None
 
 
 def _content(value: Any) -> bytes:
-    """The content of an image file, as `datasets` stores it: inside the row, or at a path."""
+    """Return the content of an image file, which `datasets` stores in the row or at a path."""
     if value is None:
         raise TypeError("there is no image")
     return value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()

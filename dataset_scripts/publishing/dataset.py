@@ -1,4 +1,4 @@
-"""Publish a data set: Parquet that `load_dataset` opens with no import of ours, and a card of what it holds."""
+"""Publish a data set: Parquet files that `load_dataset` loads without code of ours, and a data set card."""
 
 import os
 import re
@@ -22,16 +22,20 @@ from modeling_gadms.publishing.upload_folder import (
 from modeling_gadms.training.data import DatasetColumns
 
 from ..inspection.splits import Inspection, choose_columns, inspect_splits
-from ..loading import BENCHMARKS, open_dataset
-from .construction import PUBLISHED
-from .dataset_card import DRAWN, DatasetCardSettings, DatasetFacts, render_dataset_card
+from ..loading import BENCHMARKS, load_splits
+from .dataset_card import SYNTHETIC, DatasetCardSettings, DatasetFacts, render_dataset_card
 from .parquet_shards import SHARD_BYTES, check_shards, write_shards
 from .private_traces import find_trace
 
 
-_DRAWN_LICENSE = "apache-2.0"  # of the program that draws them
-_NAMED = 3  # of many faults, as many are named
-_SHARD = re.compile(r"(?P<split>[\w.]+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.parquet")
+REPORT, REPORT_FIGURE = "report.json", "report.png"
+"""Files of the pipeline report in the folder of a construction run."""
+_RUN_FILES = (CARD, REPORT, REPORT_FIGURE)
+_REPLACED = ("data/*", REPORT, REPORT_FIGURE)
+"""Files of an earlier version that a push deletes. A reader would load old shards along with the new ones."""
+_SYNTHETIC_LICENSE = "apache-2.0"  # the licence of the program that draws the images
+_MAX_NAMED = 3  # faults that an error message lists
+_SHARD = re.compile(r"(?P<split>[\w.]+)-\d{5,}-of-\d{5,}\.parquet")
 
 
 def publish_dataset(
@@ -51,32 +55,33 @@ def publish_dataset(
     dry_run: str | Path | None = None,
     progress: bool = True,
 ) -> PublishReport:
-    """Push a data set to the Hub in one commit, or make the folder that would be pushed.
+    """Push a data set to the Hub in one commit, or write the folder that would be pushed.
 
-    A finished folder of `gadms build-webperson` goes as it is, with the card and the account that it has. Anything
-    else that [`open_dataset`] opens is looked through, row by row, and written as Parquet with the images inside.
+    The folder of a finished construction run (`gadms build-webperson`) is pushed unchanged, with its own card and
+    pipeline report. Any other data set that [`load_splits`] loads is inspected row by row and written as Parquet with
+    the images inside. Other files in the repository are kept.
 
     Args:
-        source (`str`): such a folder, or a name or folder that `open_dataset` takes.
+        source (`str`): the folder of a run, or a name or folder that `load_splits` takes.
         repo_id (`str`): `namespace/name`.
-        dataset_args (`dict`, *optional*): of `open_dataset`.
-        card ([`DatasetCardSettings`], *optional*): licence and what else only the publisher knows.
-        image (`str`), captions (`Sequence[str]`), person_id (`str`), *optional*: columns, as `gadms inspect` takes
-            them.
-        may_redistribute (`bool`, *optional*, defaults to `False`): that the publisher has the right to pass on a
-            benchmark whose licence forbids that.
-        shard_bytes (`int`, *optional*, defaults to 400 MB): of each file, before compression.
+        dataset_args (`dict`, *optional*): arguments of `load_splits`.
+        card ([`DatasetCardSettings`], *optional*): licence and other statements of the publisher. The card of a run
+            takes them from section `card` of the run's configuration instead.
+        image (`str`), captions (`Sequence[str]`), person_id (`str`), *optional*: columns, as in `gadms inspect`.
+        may_redistribute (`bool`, *optional*, defaults to `False`): whether the publisher has the right to redistribute
+            a benchmark whose licence forbids it.
+        shard_bytes (`int`, *optional*, defaults to 400 MB): size of a Parquet file before compression.
         revision (`str`, *optional*), tag (`str`, *optional*), private (`bool`), dry_run (`str` or `Path`, *optional*):
-            as of `publish_model`.
+            as in `publish_model`.
         progress (`bool`, *optional*, defaults to `True`): show progress bars.
 
     Returns:
         [`~modeling_gadms.publishing.upload_folder.PublishReport`]
 
     Raises:
-        ValueError: if the licence is missing or forbids it, rows lack a readable image or a caption, rows tell
-            of places on this machine or of where a picture was taken, a split is empty, or a run is not finished.
-        OSError: if nothing is found under the name, or the Hub cannot be reached or refuses.
+        ValueError: if the licence is missing or forbids publishing, rows lack a readable image or a caption, rows
+            contain paths on this machine or the GPS position of an image, a split is empty, or a run is not finished.
+        OSError: if the source is not found, or the Hub cannot be reached or refuses.
     """
     dry_run = None if dry_run is None else Path(dry_run)
     validate_repo_id(repo_id)
@@ -84,177 +89,167 @@ def publish_dataset(
         raise ValueError(f"{repo_id!r} must be a name on the Hub, namespace/name")
     if dry_run is None:
         check_push_target(repo_id, repo_type="dataset", revision=revision, tag=tag, private=private)
-    arguments, card, run = dataset_args or {}, card or DatasetCardSettings(), Path(source)
-    is_run = (run / "funnel.json").is_file() or (run / "work" / "markers").is_dir()
+    arguments, card, folder = dataset_args or {}, card or DatasetCardSettings(), Path(source)
+    is_run = (folder / REPORT).is_file() or (folder / "work" / "markers").is_dir()
     excluded: list[Excluded] = []
-    with new_upload_folder(dry_run, beside=run if is_run else None) as staging:
+    with new_upload_folder(dry_run, beside=folder if is_run else None) as staging:
         if is_run:
             if arguments or captions or person_id or card != DatasetCardSettings():
                 raise ValueError(
-                    f"{source} is a run of the pipeline, which has written its card: what it is to say goes into "
-                    "section `card` of the run's file"
+                    f"{source} is a construction run, which has its own card: change section `card` of its "
+                    "configuration and run the pipeline again"
                 )
-            excluded = _stage_run(run, repo_id, staging)
+            excluded = _copy_run(folder, repo_id, staging)
         else:
-            # What can be refused is, before rows are read.
-            splits, is_benchmark = _open(source, arguments, may_redistribute)
+            # Check everything that needs no rows before reading them.
+            splits, is_benchmark = _load(source, arguments, may_redistribute)
             columns = choose_columns(next(iter(splits.values())).column_names, image, captions, person_id)
+            license = _license(source, card)
+            found = _inspect(source, splits, columns, progress)
+            written = {
+                str(name): write_shards(split, str(name), staging / "data", shard_bytes=shard_bytes, progress=progress)
+                for name, split in splits.items()
+            }
             facts = DatasetFacts(
                 repo_id=repo_id,
-                source=source,
-                arguments=arguments,
-                license=_license(source, card),
-                by_permission=is_benchmark,
+                license=license,
                 columns=columns,
                 features=next(iter(splits.values())).features,
-                found=_look_through(source, splits, columns, progress),
-                written={
-                    str(name): write_shards(
-                        split, str(name), staging / "data", shard_bytes=shard_bytes, progress=progress
-                    )
-                    for name, split in splits.items()
-                },
+                written=written,
+                captions=sum(split.captions for split in found.splits.values()),
                 settings=card,
+                source=source,
+                arguments=arguments,
+                by_permission=is_benchmark,
+                found=found,
             )
             (staging / CARD).write_text(render_dataset_card(facts), encoding="utf-8", newline="\n")
-        _check_that_it_opens(staging)
+        _check_loading(staging)
         return publish_upload_folder(
             staging,
             repo_id,
             repo_type="dataset",
-            sources=[run] if run.exists() else [],
+            sources=[folder] if folder.exists() else [],
             excluded=excluded,
             revision=revision,
             tag=tag,
             private=private,
             dry_run=dry_run,
+            replace=_REPLACED,
         )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# A run of the construction pipeline.
-# ---------------------------------------------------------------------------------------------------------------------
-def _stage_run(root: Path, repo_id: str, staging: Path) -> list[Excluded]:
-    missing = [name for name in PUBLISHED[:3] if not (root / name).is_file()]
-    if missing or not list((root / "data").glob("train-*.parquet")):
-        raise ValueError(
-            f"{root} holds no finished run, as it has no {missing[0] if missing else 'data'}: run the pipeline to its "
-            "end first"
-        )
-    published = {file for pattern in PUBLISHED for file in root.glob(pattern)}
-    for file in sorted(published):
-        place = staging / file.relative_to(root)
-        place.parent.mkdir(exist_ok=True)
-        if file.suffix == ".parquet":
-            _link_or_copy(file, place)
-        else:
-            shutil.copyfile(file, place)
-    # The card was written before anybody knew where it would go.
+def _copy_run(root: Path, repo_id: str, staging: Path) -> list[Excluded]:
+    """Copy what a construction run publishes. Returns: the entries of its folder that are not published."""
+    shards = sorted((root / "data").glob("train-*.parquet"))
+    missing = [name for name in _RUN_FILES if not (root / name).is_file()] + ([] if shards else ["data"])
+    if missing:
+        raise ValueError(f"{root} is not a finished run: {missing[0]} is missing. Run the pipeline to its end first")
+    (staging / "data").mkdir()
+    for shard in shards:
+        _link_or_copy(shard, staging / "data" / shard.name)
+    for name in _RUN_FILES:
+        shutil.copyfile(root / name, staging / name)
+    # The card names the folder of the run, as it was written before the name on the Hub was known.
     text = (staging / CARD).read_text(encoding="utf-8")
-    text = re.sub(r'load_dataset\("[^"]*", split="train"\)', f'load_dataset("{repo_id}", split="train")', text)
+    text = re.sub(r'load_dataset\("[^"]*", split="train"', f'load_dataset("{repo_id}", split="train"', text)
     (staging / CARD).write_text(text, encoding="utf-8", newline="\n")
-    others = [path for path in sorted(root.iterdir()) if path not in published and path.name != "data"]
+    others = [path for path in sorted(root.iterdir()) if path.name not in (*_RUN_FILES, "data")]
     return [Excluded(f"{path.name}/" if path.is_dir() else path.name, "not what a run publishes") for path in others]
 
 
-def _link_or_copy(file: Path, place: Path) -> None:
-    """Five million pictures need not be there twice where they lie on one disk."""
+def _link_or_copy(file: Path, target: Path) -> None:
+    """Hard links save the disk space of a copy, which can be hundreds of gigabytes."""
     try:
-        os.link(file.resolve(), place)
+        os.link(file.resolve(), target)
     except OSError:
-        shutil.copyfile(file, place)
+        shutil.copyfile(file, target)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Any other data set.
-# ---------------------------------------------------------------------------------------------------------------------
-def _open(source: str, arguments: dict[str, Any], may_redistribute: bool) -> tuple[datasets.DatasetDict, bool]:
-    """Returns: the splits, and whether they are a benchmark that is not everybody's to pass on."""
+def _load(source: str, arguments: dict[str, Any], may_redistribute: bool) -> tuple[datasets.DatasetDict, bool]:
+    """Returns: the splits, and whether they are a benchmark with restricted redistribution."""
     by_name = _refuse_benchmarks(source, {source, Path(source).resolve().name}, may_redistribute)
     try:
-        splits = open_dataset(source, **arguments)
+        splits = load_splits(source, **arguments)
     except TypeError as error:  # an argument that the builder does not have
         raise ValueError(f"arguments of {source}: {error}") from error
     if not isinstance(splits, datasets.DatasetDict) or not splits:
-        raise ValueError(f"{source} opens as {type(splits).__name__}, not as splits: leave out the argument `split`")
-    # A copy by `save_to_disk` still tells what it was read with.
+        raise ValueError(f"{source} loads as {type(splits).__name__}, not as splits: remove the argument `split`")
+    # A copy written by `save_to_disk` still names its builder.
     builders = {split.info.builder_name or "" for split in splits.values()}
     by_builder = _refuse_benchmarks(source, builders, may_redistribute)
     features = next(iter(splits.values())).features
     for name, split in splits.items():
         if split.features != features:
             raise ValueError(
-                f"split `{name}` of {source} has other columns or features than the first; one configuration of a "
-                "data set has the same in all"
+                f"split `{name}` of {source} has other columns or features than the first split: all splits must have "
+                "the same"
             )
     return splits, by_name or by_builder
 
 
 def _refuse_benchmarks(source: str, names: set[str], may_redistribute: bool) -> bool:
-    """Whether one of the names is a benchmark's, which needs the publisher's word."""
+    """Whether one of the names is a benchmark's. Raises ValueError without the publisher's statement."""
     restricted = {name.lower(): title for builder, title in BENCHMARKS.items() for name in (builder, title)}
     known = sorted(restricted[name.lower()] for name in names if name.lower() in restricted)
     if known and not may_redistribute:
         raise ValueError(
-            f"{source} is {known[0]}, whose authors do not let those who were given a copy pass it on: point to them "
-            "instead. If you have their permission, say so with --i-may-redistribute"
+            f"{source} is {known[0]}, whose authors do not allow redistribution: link to their release instead. If "
+            "you have their permission, state it with --i-may-redistribute"
         )
     return bool(known)
 
 
 def _license(source: str, card: DatasetCardSettings) -> str:
-    license = card.license or (_DRAWN_LICENSE if source == DRAWN else None)
+    license = card.license or (_SYNTHETIC_LICENSE if source == SYNTHETIC else None)
     if not license:
         raise ValueError(
-            f"under which licence is {source} to be published? Name it as the Hub does, with --license: cc-by-4.0, or "
-            "`other` with --licence-notes"
+            f"{source} has no licence to be published under: give the Hub's identifier with --license, such as "
+            "cc-by-4.0, or `other` with --licence-notes"
         )
     if license == "other" and not card.licence_notes:
-        raise ValueError("the licence `other` says nothing by itself: tell what is allowed with --licence-notes")
+        raise ValueError("the licence `other` needs an explanation of what is allowed: give it with --licence-notes")
     return license
 
 
-def _look_through(source: str, splits: datasets.DatasetDict, columns: DatasetColumns, progress: bool) -> Inspection:
-    """Every row is read before one is published."""
+def _inspect(source: str, splits: datasets.DatasetDict, columns: DatasetColumns, progress: bool) -> Inspection:
+    """Read every row, before any is written, and refuse faulty ones."""
     for name, split in splits.items():
         if trace := find_trace(split, columns.image):
             raise ValueError(
-                f"row {trace.row} of split `{name}` of {source}: `{trace.column}` is {trace.what}: take that out of "
-                "all rows before they are published"
+                f"row {trace.row} of split `{name}` of {source}: `{trace.column}` is {trace.what}: remove it from all "
+                "rows before publishing"
             )
     found = inspect_splits(splits, columns, progress=progress)
     for name, inspected in found.splits.items():
         faulty = {"unreadable images": inspected.unreadable, "rows without a caption": inspected.without_caption}
         for what, faults in faulty.items():
             if faults:
-                few = "; ".join(f"row {row}: {reason}" for row, reason in list(faults.items())[:_NAMED])
-                raise ValueError(f"split `{name}` of {source} has {len(faults):,} {what} ({few}): drop or mend them")
+                few = "; ".join(f"row {row}: {reason}" for row, reason in list(faults.items())[:_MAX_NAMED])
+                raise ValueError(f"split `{name}` of {source} has {len(faults):,} {what} ({few}): drop or repair them")
     return found
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Both.
-# ---------------------------------------------------------------------------------------------------------------------
-def _check_that_it_opens(folder: Path) -> None:
-    """As whoever downloads it will, from its card and its files alone.
+def _check_loading(folder: Path) -> None:
+    """Check the shards, and stream one row of each split as a user of the data set would.
 
     Raises:
-        ValueError: if files are missing or damaged, or `load_dataset` finds something else.
+        ValueError: if files are missing or damaged, or a split has no rows.
     """
     shards: dict[str, list[Path]] = {}
     for file in sorted((folder / "data").glob("*.parquet")):
         match = _SHARD.fullmatch(file.name)
         if match is None:
-            raise ValueError(f"data/{file.name} is not named as a shard, <split>-00000-of-00001.parquet")
+            raise ValueError(f"data/{file.name} is not named like a shard, <split>-00000-of-00001.parquet")
         shards.setdefault(match["split"], []).append(file)
     for split, files in shards.items():
-        expected = [f"{split}-{number:05d}-of-{len(files):05d}.parquet" for number in range(len(files))]
-        if [file.name for file in files] != expected:
-            raise ValueError(
-                f"shards of split `{split}` are missing: there are {', '.join(file.name for file in files)}"
-            )
+        digits = max(5, len(str(len(files))))
+        expected = [f"{split}-{n:0{digits}d}-of-{len(files):0{digits}d}.parquet" for n in range(len(files))]
+        names = [file.name for file in files]
+        if names != expected:
+            raise ValueError(f"shards of split `{split}` are missing: data contains only {', '.join(names)}")
         if check_shards(files) == 0:
             raise ValueError(f"split `{split}` has no rows")
-        with tempfile.TemporaryDirectory() as cache:  # a lock for this folder is of use to nobody later
+        with tempfile.TemporaryDirectory() as cache:  # `load_dataset` would leave a lock in the user's cache
             stream = datasets.load_dataset(str(folder.absolute()), split=split, streaming=True, cache_dir=cache)
             next(iter(stream))

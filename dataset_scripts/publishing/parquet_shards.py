@@ -1,4 +1,4 @@
-"""Splits into Parquet shards with the images inside, as the Hub and every reader of Parquet take them."""
+"""Write the splits of a data set as Parquet shards with the images inside, and check shards."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from tqdm.auto import tqdm
 
 
 SHARD_BYTES = 400_000_000
-"""Of a shard, before its compression. Not stated: chosen, near what `datasets` pushes."""
+"""Size of a shard before compression. Not stated: chosen near the shard size of `Dataset.push_to_hub`."""
 _ROW_GROUP = 100
 _ROW_GROUP_BYTES = 32_000_000
-"""A row group is read as a whole, also for one of its rows: no more rows, and no more bytes, than these."""
+"""Maximum size of a row group. Readers load a whole row group even for a single row."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class WrittenSplit:
     """A split on disk.
 
     Attributes:
-        rows (`int`), num_bytes (`int`): what it holds, uncompressed.
+        rows (`int`): number of rows.
+        num_bytes (`int`): uncompressed size.
         files (`tuple[Path, ...]`): its shards, in order.
     """
 
@@ -35,35 +36,36 @@ class WrittenSplit:
 def write_shards(
     split: datasets.Dataset, name: str, folder: Path, *, shard_bytes: int = SHARD_BYTES, progress: bool = True
 ) -> WrittenSplit:
-    """Write a split as `<name>-00000-of-00002.parquet` and so on.
+    """Write a split as `<name>-00000-of-00002.parquet`, `<name>-00001-of-00002.parquet`, ...
 
     Args:
-        split (`datasets.Dataset`): its rows; images that are paths are read.
-        name (`str`): of the split.
-        folder (`Path`): where the files go.
-        shard_bytes (`int`, *optional*): of each before compression, but for a last row. So much is held in memory.
+        split (`datasets.Dataset`): the rows. Image files that are given as paths are read.
+        name (`str`): name of the split.
+        folder (`Path`): output folder.
+        shard_bytes (`int`, *optional*): maximum size of a shard before compression; a larger row gets a shard of its
+            own. One shard is held in memory.
         progress (`bool`): show a progress bar.
 
     Raises:
-        ValueError: if there are no rows, or `shard_bytes` is out of its range.
-        OSError: if an image is not where its path says.
+        ValueError: if there are no rows, or `shard_bytes` is out of range.
+        OSError: if an image file is missing.
     """
     if not 0 < shard_bytes < 2**31:
         raise ValueError(
-            f"shard_bytes = {shard_bytes} must be positive, and less than 2 GB, which columns cannot hold"
+            f"shard_bytes = {shard_bytes} must be positive and less than 2 GB, the limit of an Arrow column"
         )
     if len(split) == 0:
-        raise ValueError(f"split `{name}` has no rows: leave it out")
+        raise ValueError(f"split `{name}` has no rows: remove it")
     folder.mkdir(parents=True, exist_ok=True)
     parts: list[Path] = []
     num_bytes = 0
     for table in _tables(split, name, shard_bytes, progress):
         part = folder / f"{name}-part-{len(parts):05d}.parquet"
         shard = datasets.Dataset(table, info=datasets.DatasetInfo(features=split.features))
-        shard.to_parquet(part, batch_size=_rows_of_a_group(table))
+        shard.to_parquet(part, batch_size=_rows_per_group(table))
         parts.append(part)
         num_bytes += table.nbytes
-    # How many there are is known only now.
+    # Names contain the number of shards, which is known only now.
     files = [folder / f"{name}-{number:05d}-of-{len(parts):05d}.parquet" for number in range(len(parts))]
     for part, file in zip(parts, files, strict=True):
         part.replace(file)
@@ -71,11 +73,11 @@ def write_shards(
 
 
 def check_shards(files: list[Path]) -> int:
-    """Read the footers of a split's shards. Returns: its rows.
+    """Read the footers of a split's shards. Returns: the number of rows.
 
     Raises:
-        ValueError: if one is no Parquet file, has other columns than the first, or a row group without rows, on which
-            readers stumble.
+        ValueError: if a file is not Parquet, has other columns than the first file, or has an empty row group, which
+            some readers cannot handle.
     """
     rows = 0
     first: pa.Schema | None = None
@@ -84,24 +86,24 @@ def check_shards(files: list[Path]) -> int:
             with pq.ParquetFile(file) as content:
                 schema, footer = content.schema_arrow, content.metadata
         except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{file} is no Parquet file: {error}") from error
+            raise ValueError(f"{file} is not a Parquet file: {error}") from error
         first = first or schema
         if not schema.equals(first):
             raise ValueError(f"{file} has other columns than {files[0].name}: {', '.join(schema.names)}")
         if any(footer.row_group(number).num_rows == 0 for number in range(footer.num_row_groups)):
-            raise ValueError(f"{file} has a row group without rows: write it anew")
+            raise ValueError(f"{file} has an empty row group: write the file again")
         rows += footer.num_rows
     return rows
 
 
 def _tables(split: datasets.Dataset, name: str, shard_bytes: int, progress: bool) -> Iterator[pa.Table]:
-    """The rows of one shard after another, with their images."""
+    """Yield one table per shard, with the images inside."""
     schema = split.features.arrow_schema
     waiting: list[pa.Table] = []
     size = 0
     bar = tqdm(total=len(split), desc=f"Writing {name}", unit="row", disable=not progress)
     for batch in split.with_format("arrow").iter(_ROW_GROUP):
-        # Its metadata tells `datasets` which columns are images.
+        # The metadata of the schema marks columns of images.
         embedded = embed_table_storage(batch.cast(schema))
         start = 0
         for row in range(len(embedded)):
@@ -116,5 +118,5 @@ def _tables(split: datasets.Dataset, name: str, shard_bytes: int, progress: bool
     yield pa.concat_tables(waiting).combine_chunks()
 
 
-def _rows_of_a_group(table: pa.Table) -> int:
+def _rows_per_group(table: pa.Table) -> int:
     return max(1, min(_ROW_GROUP, _ROW_GROUP_BYTES * len(table) // max(table.nbytes, 1)))

@@ -1,8 +1,8 @@
-"""Benchmarks as their authors release them, a JSON file and a folder of images: what the three builders share.
+"""Base class of the three benchmark builders, which read the authors' JSON file and folder of images.
 
-Every row is an image: `image`, `image_path`, `captions` (all of them), `person_id` and `source_id`. `person_id` counts
-the persons of the whole release without gaps, those of training first, as a classifier needs it; `source_id` is the
-number in the release.
+Each row is one image with `image`, `image_path`, `captions` (all of them), `person_id` and `source_id`. `person_id` is
+contiguous over the whole release, training persons first, as a classifier needs it. `source_id` is the number of the
+person in the release.
 """
 
 import json
@@ -20,17 +20,17 @@ from modeling_gadms.encoders.atomic_files import file_digest
 from .missing_images import check_on_missing_images, report_missing_images
 
 
-VERSION = "1.0.1"  # raise it whenever a row changes: it is part of the cache's name
+VERSION = "1.0.1"  # raise it if any row changes: it is part of the cache's name
 SPLITS = ("train", "validation", "test")
 IMAGES = "imgs"
-"""Folder of the images, in all three releases."""
+"""Folder of images in all three releases."""
 _SPLIT_NAMES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 _ROWS_PER_SHARD = 500
 
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """What a split holds."""
+    """Size of a split."""
 
     images: int
     captions: int
@@ -42,13 +42,13 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class ReleaseFormat:
-    """How a release is laid out.
+    """File names and keys of a release.
 
     Args:
-        title (`str`): its name, and that of its folder in a data root.
-        annotations (`tuple[str, ...]`): names under which the JSON file is found, in any case of letters.
-        path_key (`str`): key of an image's path, relative to the folder `imgs`.
-        published (`dict[str, SplitCounts]`): what its authors count, by split.
+        title (`str`): name of the benchmark and of its folder in a data root.
+        annotations (`tuple[str, ...]`): possible names of the JSON file, case-insensitive.
+        path_key (`str`): key of the image path, relative to the folder `imgs`.
+        published (`dict[str, SplitCounts]`): sizes of the splits as published.
     """
 
     title: str
@@ -62,9 +62,9 @@ class Entry:
     """One image of a release.
 
     Args:
-        path (`str`): relative to the folder of images, with `/`.
-        captions (`tuple[str, ...]`): in the order of the release.
-        source_id (`int`): the person's number in the release.
+        path (`str`): path relative to the folder of images, with `/`.
+        captions (`tuple[str, ...]`): captions in the order of the release.
+        source_id (`int`): number of the person in the release.
         split (`str`): `train`, `validation` or `test`.
     """
 
@@ -76,28 +76,28 @@ class Entry:
 
 @dataclass
 class RawReleaseConfig(datasets.BuilderConfig):
-    """Options of the three builders.
+    """Configuration of the three builders.
 
     Args:
-        data_dir (`str`): the release's folder, with its JSON file and `imgs`; or the data root that folder is in.
-        on_missing_images (`str`, *optional*, defaults to `"error"`):
-            What to do where annotated images are not on disk. `"skip"` leaves their rows out, with a warning that
-            counts them; once they are there, load with `download_mode="force_redownload"`.
-        check_counts (`bool`, *optional*, defaults to `True`): warn where the counts are not the published ones.
+        data_dir (`str`): folder of the release, with its JSON file and `imgs`, or the data root that contains it.
+        on_missing_images (`str`, *optional*, defaults to `"error"`): what to do if annotated images are missing on
+            disk. `"skip"` skips their rows with a warning. After adding the images, load with
+            `download_mode="force_redownload"`.
+        check_counts (`bool`, *optional*, defaults to `True`): warn if the sizes differ from the published ones.
 
     Raises:
-        ValueError: for an unknown `on_missing_images`, or without `data_dir`.
-        FileNotFoundError: if the folder is not there, or holds no such release.
+        ValueError: if `on_missing_images` is unknown or `data_dir` is missing.
+        FileNotFoundError: if the folder does not exist or does not contain the release.
     """
 
     version: str = VERSION
     on_missing_images: Literal["error", "skip"] = "error"
     check_counts: bool = True
     annotations_digest: str = ""
-    """Filled in: of the JSON file's content. It is part of the cache's name, as every option is but `check_counts`."""
+    """Set by the builder: digest of the JSON file. All options except `check_counts` are part of the cache's name."""
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
-        """Returns: a name made of the options that bear on the rows."""
+        """Returns: a name made of the options that affect rows."""
         check_on_missing_images(self.on_missing_images)
         options = {key: value for key, value in config_kwargs.items() if key != "check_counts"}
         name: str = super().create_config_id(options, custom_features)
@@ -105,7 +105,7 @@ class RawReleaseConfig(datasets.BuilderConfig):
 
 
 class RawRelease(datasets.GeneratorBasedBuilder):
-    """What the builders of [`ReleaseFormat`]s share. A subclass names its format in `RELEASE`."""
+    """Base class of the benchmark builders. A subclass sets `RELEASE`."""
 
     BUILDER_CONFIG_CLASS = RawReleaseConfig
     BUILDER_CONFIGS: ClassVar[list[RawReleaseConfig]] = [RawReleaseConfig(name="default")]
@@ -142,7 +142,7 @@ class RawRelease(datasets.GeneratorBasedBuilder):
         )
 
     def choose_splits(self, entries: list[Entry]) -> list[Entry]:
-        """The entries with the splits of this configuration; by default those of the release."""
+        """Return the entries with the splits of this configuration, by default those of the release."""
         return entries
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
@@ -150,7 +150,7 @@ class RawRelease(datasets.GeneratorBasedBuilder):
         entries = read_annotations(file, self.RELEASE)
         if self.config.check_counts:
             _warn_of_other_counts(entries, self.RELEASE, file)
-        # Before images are left out: who is held out does not depend on what a copy lacks.
+        # Before skipping missing images, so that the held-out persons do not depend on them.
         entries = self.choose_splits(entries)
         entries = _with_images(entries, file, self.config.on_missing_images)
         person_ids = number_persons(entries)
@@ -170,8 +170,8 @@ class RawRelease(datasets.GeneratorBasedBuilder):
             yield (
                 entry.path,
                 {
-                    # The file's content, not its place: rows outlive a folder that is moved. With a path, `datasets`
-                    # would drop the content wherever the working directory happens to have such a file.
+                    # Store the content, so that rows stay valid if the folder is moved. With a path, `datasets` would
+                    # drop the content if the working directory happened to contain such a file.
                     "image": {"bytes": Path(folder, entry.path).read_bytes(), "path": None},
                     "image_path": entry.path,
                     "captions": list(entry.captions),
@@ -182,11 +182,11 @@ class RawRelease(datasets.GeneratorBasedBuilder):
 
 
 def find_annotations(data_dir: str, release: ReleaseFormat) -> Path:
-    """The JSON file of a release, in its folder or in the data root around that.
+    """Find the JSON file of a release in its folder or in the data root.
 
     Raises:
-        FileNotFoundError: naming what was looked for.
-        ValueError: if two files could be it.
+        FileNotFoundError: if there is none.
+        ValueError: if there are two.
     """
     root = Path(data_dir).expanduser().absolute()
     names = {name.lower() for name in release.annotations}
@@ -208,22 +208,20 @@ def find_annotations(data_dir: str, release: ReleaseFormat) -> Path:
 
 
 def read_annotations(file: Path, release: ReleaseFormat) -> list[Entry]:
-    """All images of a release, in the order of their first entries.
+    """Read all images of a release, in the order of their first entries.
 
-    Entries that repeat an earlier one are merged with it, and so are several captions of one image of one person. A
-    warning counts them.
+    Entries of the same image are merged, with a warning.
 
     Raises:
-        ValueError: naming the entry, if one lacks a key, has an unknown split, no caption or an empty one, a path out
-            of the folder of images, an identity that is no whole number, an image with two identities or splits, or a
-            person in two splits.
+        ValueError: naming the entry, if it lacks a key or a caption, its split is unknown, its path leaves the folder
+            of images, its id is not an integer, its image has two ids or splits, or its person is in two splits.
     """
     try:
         raw = json.loads(file.read_text(encoding="utf-8-sig"))  # with or without a byte order mark
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON in UTF-8: {error}") from error
+        raise ValueError(f"{file} is not JSON in UTF-8: {error}") from error
     if not isinstance(raw, list) or not raw:
-        raise ValueError(f"{file} should hold a list of entries; it holds {str(raw)[:80]}")
+        raise ValueError(f"{file} must contain a list of entries, not {str(raw)[:80]}")
     entries: dict[str, Entry] = {}
     repeated = united = 0
     for number, values in enumerate(raw):
@@ -241,7 +239,7 @@ def read_annotations(file: Path, release: ReleaseFormat) -> list[Entry]:
         repeated, united = repeated + (not new), united + bool(new)
     if repeated or united:
         warnings.warn(
-            f"{file}: {repeated:,} entries repeat an earlier one and are left out, {united:,} add captions to the "
+            f"{file}: {repeated:,} entries repeat an earlier one and are skipped, {united:,} add captions to the "
             "image of an earlier one and are merged with it",
             UserWarning,
             stacklevel=2,
@@ -251,7 +249,7 @@ def read_annotations(file: Path, release: ReleaseFormat) -> list[Entry]:
         if splits.setdefault(entry.source_id, entry.split) != entry.split:
             raise ValueError(
                 f"{file}: person {entry.source_id} is in {splits[entry.source_id]} and, with {entry.path}, in "
-                f"{entry.split}; a person belongs to one split"
+                f"{entry.split}: a person must be in one split"
             )
     return list(entries.values())
 
@@ -259,11 +257,11 @@ def read_annotations(file: Path, release: ReleaseFormat) -> list[Entry]:
 def _entry(values: Any, release: ReleaseFormat, place: str) -> Entry:
     keys = ("id", release.path_key, "captions", "split")
     if not isinstance(values, dict) or (lacking := [key for key in keys if key not in values]):
-        lacks = f"lacks the key `{lacking[0]}`" if isinstance(values, dict) else "is no entry with keys"
+        lacks = f"lacks the key `{lacking[0]}`" if isinstance(values, dict) else "is not an object"
         raise ValueError(f"{place} {lacks}: {str(values)[:200]}; entries have the keys {', '.join(keys)}")
     source_id, path, captions, split = (values[key] for key in keys)
     if isinstance(source_id, bool) or not isinstance(source_id, int):
-        raise ValueError(f"{place}: id = {source_id!r} is no whole number")
+        raise ValueError(f"{place}: id = {source_id!r} is not a whole number")
     name = _SPLIT_NAMES.get(split.strip().lower()) if isinstance(split, str) else None
     if name is None:
         raise ValueError(f"{place}: split = {split!r} is none of {', '.join(_SPLIT_NAMES)}")
@@ -271,17 +269,17 @@ def _entry(values: Any, release: ReleaseFormat, place: str) -> Entry:
         raise ValueError(f"{place} has no captions, but {captions!r}")
     for caption in captions:
         if not isinstance(caption, str) or not caption.strip():
-            raise ValueError(f"{place} has the empty caption {caption!r}; describe the person or take it out")
+            raise ValueError(f"{place} has the empty caption {caption!r}: fill it in or remove it")
     if not isinstance(path, str) or not path.strip():
-        raise ValueError(f"{place}: {release.path_key} = {path!r} is no path of an image")
+        raise ValueError(f"{place}: {release.path_key} = {path!r} is not an image path")
     clean = PurePosixPath(path.strip().replace("\\", "/"))
     if clean.is_absolute() or ".." in clean.parts or ":" in clean.parts[0]:
-        raise ValueError(f"{place}: the path {path!r} leads out of the folder `{IMAGES}`")
+        raise ValueError(f"{place}: the path {path!r} leaves the folder `{IMAGES}`")
     return Entry(str(clean), tuple(captions), source_id, name)
 
 
 def count_splits(entries: Iterable[Entry]) -> dict[str, SplitCounts]:
-    """Images, captions and identities by split, of the splits that there are."""
+    """Count images, captions and identities of each existing split."""
     by_split: dict[str, list[Entry]] = {}
     for entry in entries:
         by_split.setdefault(entry.split, []).append(entry)
@@ -304,8 +302,8 @@ def _warn_of_other_counts(entries: Sequence[Entry], release: ReleaseFormat, file
     ]
     if differing:
         warnings.warn(
-            f"{file} is not the published {release.title} ({' | '.join(differing)}), so results on it do not compare "
-            "with published ones. For a subset of your own, check_counts=False",
+            f"{file} is not the published {release.title} ({' | '.join(differing)}), so results on it cannot be "
+            "compared with published ones. For your own subset, use check_counts=False",
             UserWarning,
             stacklevel=2,
         )
@@ -326,7 +324,7 @@ def _with_images(entries: list[Entry], file: Path, on_missing_images: str) -> li
 
 
 def number_persons(entries: Iterable[Entry]) -> dict[int, int]:
-    """Persons by their numbers in the release: counted from 0 without gaps, training first, each split in order."""
+    """Map the ids of a release to contiguous ids from 0: training first, each split in order."""
     splits = {entry.source_id: entry.split for entry in entries}
     ordered = sorted(splits, key=lambda source_id: (SPLITS.index(splits[source_id]), source_id))
     return {source_id: number for number, source_id in enumerate(ordered)}

@@ -1,4 +1,4 @@
-"""Where WebPerson's rows are: on the Hub, in Parquet files on disk, or in the authors' JSON file."""
+"""Find and read the files of WebPerson: on the Hub, as Parquet files on disk, or as the authors' JSON file."""
 
 import glob
 import json
@@ -22,66 +22,66 @@ from .missing_images import report_missing_images
 
 
 ROWS_PER_TABLE = 1000
-"""Of the JSON file, which is handed out to processes in such pieces. Not stated: chosen."""
-_NAMED = 10  # of many missing images, as many are named
+"""Rows of the JSON file per table, the unit that processes share. Not stated: chosen."""
+_NAMED = 10  # files that a message lists
 _PATTERNS = ("data/train-*.parquet", "**/*.parquet")
 
 
 def resolve_commit(repo_id: str, revision: str | None, token: str | bool | None = None) -> str:
-    """The commit that a branch or tag of a data set on the Hub stands for at this moment.
+    """Resolve a branch or tag of a data set on the Hub to its current commit.
 
     Args:
-        repo_id (`str`), revision (`str`, *optional*, defaults to `"main"`)
-        token (`str` or `bool`, *optional*): as `load_dataset` takes it.
+        repo_id (`str`), revision (`str`, *optional*, defaults to `"main"`): the repository and its branch or tag.
+        token (`str` or `bool`, *optional*): as in `load_dataset`.
 
     Raises:
-        FileNotFoundError: if there is no such repository or revision, or not for this user.
+        FileNotFoundError: if the repository or revision does not exist or is not accessible.
         ConnectionError: if the Hub cannot be reached.
     """
     place = f"{repo_id}, revision {revision or 'main'}"
     try:
         api = HfApi(datasets.config.HF_ENDPOINT, token=token)
-        info = call_with_retries(partial(api.dataset_info, repo_id, revision=revision, timeout=100.0), _may_pass)
+        info = call_with_retries(partial(api.dataset_info, repo_id, revision=revision, timeout=100.0), _is_temporary)
     except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError) as error:
         raise FileNotFoundError(
-            f"{place}, cannot be found on the Hub, or not by you ({type(error).__name__}). Check its name; accept its "
-            "terms on its page and run `hf auth login` if it asks for that; or give `data_dir`, a copy on disk"
+            f"{place}, does not exist on the Hub or is not accessible ({type(error).__name__}). Check its name. If it "
+            "is gated, accept its terms on its page and run `hf auth login`. Or give `data_dir`, a copy on disk"
         ) from error
-    except Exception as error:  # of a refused connection, whatever class the Hub's HTTP library has for it
+    except Exception as error:  # the class of connection errors depends on the Hub's HTTP library
         raise ConnectionError(
             f"{place}, cannot be read from {datasets.config.HF_ENDPOINT} ({type(error).__name__}: {error}). Without a "
-            f"network, give `data_dir`, a copy on disk, which `hf download --repo-type dataset {repo_id} --local-dir "
-            "FOLDER` makes where there is one (and HF_HUB_OFFLINE=1 keeps everything from the network)"
+            f"network, give `data_dir`, a copy on disk made by `hf download --repo-type dataset {repo_id} --local-dir "
+            "FOLDER` (HF_HUB_OFFLINE=1 blocks all network access)"
         ) from error
     return str(info.sha)
 
 
 def find_published_files(repo_id: str, commit: str, download_config: datasets.DownloadConfig) -> DataFilesDict:
-    """The Parquet files of a commit, as `hf://` addresses.
+    """Find the Parquet files of a commit, as `hf://` addresses.
 
     Raises:
-        FileNotFoundError: if it has none.
+        FileNotFoundError: if there are none.
     """
     for pattern in _PATTERNS:
         base_path = f"hf://datasets/{repo_id}@{commit}"
         files = DataFilesDict.from_patterns({"train": [pattern]}, base_path, download_config=download_config)
         if files["train"]:
             return files
-    raise FileNotFoundError(f"{repo_id} holds no Parquet files at commit {commit}; `repo_id` names another repository")
+    raise FileNotFoundError(f"{repo_id} has no Parquet files at commit {commit}: set another `repo_id`")
 
 
 def download_files(
     files: list[str], token: str | bool | None, *, force: bool = False, num_threads: int | None = None
 ) -> None:
-    """Fetch `hf://` addresses into the Hub's cache, where `datasets` finds them.
+    """Download `hf://` addresses into the Hub's cache, where `datasets` finds them.
 
-    `datasets` would fetch them itself, but gives up at the first failure of the server.
+    The download of `datasets` itself does not retry after a server error.
 
     Args:
-        files (`list[str]`): as [`find_published_files`] finds them.
-        token (`str` or `bool`, *optional*): as `load_dataset` takes it.
-        force (`bool`, *optional*): whether to fetch those that are there as well.
-        num_threads (`int`, *optional*, defaults to 1): files fetched at once.
+        files (`list[str]`): from [`find_published_files`].
+        token (`str` or `bool`, *optional*): as in `load_dataset`.
+        force (`bool`, *optional*): download cached files again.
+        num_threads (`int`, *optional*, defaults to 1): number of parallel downloads.
     """
     api = HfApi(datasets.config.HF_ENDPOINT, token=token)
 
@@ -89,34 +89,33 @@ def download_files(
         repo_id, _, place = file.removeprefix("hf://datasets/").partition("@")
         revision, _, path = place.partition("/")
         download = partial(api.hf_hub_download, repo_type="dataset", revision=revision, force_download=force)
-        call_with_retries(partial(download, repo_id, path), _may_pass)
+        call_with_retries(partial(download, repo_id, path), _is_temporary)
 
     thread_map(fetch, files, max_workers=num_threads or 1, desc="Downloading", unit="file", disable=None)
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether it is a failure of the server's own."""
+def _is_temporary(error: Exception) -> bool:
+    """Whether it is a server error, which a retry can solve."""
     return isinstance(error, HfHubHTTPError) and error.response.status_code >= 500
 
 
 def find_local_files(data_dir: str) -> DataFilesDict:
-    """The Parquet files of a folder or, if it has none, its JSON file.
+    """Find the Parquet files of a folder or, if there are none, its JSON file.
 
     Returns:
-        `DataFilesDict`: of one split, `train`. A warning names shards that are not there although the names of the
-        others count them.
+        `DataFilesDict`: one split, `train`. Missing shards, according to the names of the others, cause a warning.
 
     Raises:
-        FileNotFoundError: if the folder does not exist or holds neither.
-        ValueError: if it holds several JSON files.
+        FileNotFoundError: if the folder does not exist or contains neither.
+        ValueError: if it contains several JSON files.
     """
     root = Path(data_dir).expanduser().absolute()
     if not root.is_dir():
-        raise FileNotFoundError(f"data_dir={data_dir!r} is no folder ({root})")
+        raise FileNotFoundError(f"data_dir={data_dir!r} is not a folder ({root})")
     files = sorted(root.glob(_PATTERNS[0])) or [
         file
         for file in sorted(root.glob(_PATTERNS[1]))
-        # `work` holds what the construction pipeline has not finished or has rejected; tools hide their caches.
+        # Exclude the pipeline's `work` folder, with unfinished and rejected rows, and hidden caches of tools.
         if (place := file.relative_to(root).parts)[0] != "work" and not any(part.startswith(".") for part in place)
     ]
     if files:
@@ -125,8 +124,8 @@ def find_local_files(data_dir: str) -> DataFilesDict:
         files = sorted(root.glob("*.json"))
         if len(files) > 1:
             raise ValueError(
-                f"{root} holds {len(files)} JSON files ({', '.join(file.name for file in files[:_NAMED])}); leave the "
-                "one to be read there"
+                f"{root} holds {len(files)} JSON files ({', '.join(file.name for file in files[:_NAMED])}): keep "
+                "only the one to read"
             )
     if not files or not (files[0].suffix == ".parquet" or (root / "images").is_dir()):
         raise FileNotFoundError(
@@ -137,7 +136,7 @@ def find_local_files(data_dir: str) -> DataFilesDict:
 
 
 def _warn_of_missing_shards(root: Path, files: list[Path]) -> None:
-    """By names such as `train-00003-of-00010.parquet`."""
+    """Warn of gaps in names such as `train-00003-of-00010.parquet`."""
     missing: list[str] = []
     names = {file.name for file in files}
     for total in {file.stem.rpartition("-of-")[2] for file in files if "-of-" in file.stem}:
@@ -146,7 +145,7 @@ def _warn_of_missing_shards(root: Path, files: list[Path]) -> None:
             missing += [shard for shard in shards if shard not in names]
     if missing:
         warnings.warn(
-            f"{root} is not whole: {len(missing)} shards are missing ({', '.join(missing[:_NAMED])}"
+            f"{root} is incomplete: {len(missing)} shards are missing ({', '.join(missing[:_NAMED])}"
             f"{', ...' if len(missing) > _NAMED else ''}); the others are read",
             UserWarning,
             stacklevel=3,
@@ -154,18 +153,18 @@ def _warn_of_missing_shards(root: Path, files: list[Path]) -> None:
 
 
 def read_annotations(file: str, on_missing_images: str) -> Iterator[pa.Table]:
-    """The authors' JSON file.
+    """Read the authors' JSON file.
 
     Args:
-        file (`str`): the file; the images are in `images` beside it.
+        file (`str`): the file. Images are in the folder `images` beside it.
         on_missing_images (`str`): `"error"` or `"skip"`.
 
     Yields:
         `pa.Table`: of `image` (as `datasets` stores images), `image_path`, `caption1` and `caption2`.
 
     Raises:
-        FileNotFoundError: if images are missing: how many, and the first ten.
-        ValueError: if the file is not of that form, naming the place, or has an image twice with other captions.
+        FileNotFoundError: if images are missing, with their number and the first ten paths.
+        ValueError: if the file has another format, or contains an image twice with different captions.
     """
     folder = Path(file).with_name("images")
     rows = _read_rows(file)
@@ -188,14 +187,14 @@ def read_annotations(file: str, on_missing_images: str) -> Iterator[pa.Table]:
 
 
 def _read_rows(file: str) -> dict[str, tuple[str, str]]:
-    """Both captions of every path, in the file's order."""
+    """Both captions of each image path, in the file's order."""
     form = 'a list of {"<path>": {"caption1": "...", "caption2": "..."}}'
     try:
         entries = json.loads(Path(file).read_text(encoding="utf-8-sig"))  # with or without a byte order mark
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON in UTF-8: {error}; it should hold {form}") from error
+        raise ValueError(f"{file} is not JSON in UTF-8: {error}; it must contain {form}") from error
     if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{file} should hold {form}; it holds {str(entries)[:80]}")
+        raise ValueError(f"{file} must contain {form}, not {str(entries)[:80]}")
     rows: dict[str, tuple[str, str]] = {}
     named = 0
     for number, entry in enumerate(entries):
@@ -203,14 +202,14 @@ def _read_rows(file: str) -> dict[str, tuple[str, str]]:
         for name, captions in entry.items() if isinstance(entry, dict) and entry else [("", None)]:
             both = [captions.get(key) for key in ("caption1", "caption2")] if isinstance(captions, dict) else [None]
             if not all(isinstance(caption, str) for caption in both):
-                raise ValueError(f"{place}: {str(entry)[:200]} does not fit; the file should hold {form}")
+                raise ValueError(f"{place}: {str(entry)[:200]} does not fit; the file must contain {form}")
             path = PurePosixPath(name.replace("\\", "/"))
             if path.is_absolute() or ".." in path.parts:
-                raise ValueError(f"{place}: the path {name!r} leads out of the folder `images`")
+                raise ValueError(f"{place}: the path {name!r} leaves the folder `images`")
             pair = (str(both[0]), str(both[1]))
             if rows.setdefault(str(path), pair) != pair:
-                raise ValueError(f"{place}: {path} has other captions than in an earlier entry")
+                raise ValueError(f"{place}: {path} has different captions in an earlier entry")
             named += 1
     if repeated := named - len(rows):
-        warnings.warn(f"{file}: {repeated} entries repeat an earlier one and are left out", UserWarning, stacklevel=2)
+        warnings.warn(f"{file}: {repeated} entries repeat an earlier one and are skipped", UserWarning, stacklevel=2)
     return rows

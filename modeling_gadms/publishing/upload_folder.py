@@ -109,11 +109,12 @@ def publish_upload_folder(
     tag: str | None,
     private: bool,
     dry_run: Path | None,
+    replace: Sequence[str] = ("*",),
 ) -> PublishReport:
     """Check an upload folder for local paths and, unless this is a dry run, push it.
 
     Args:
-        folder, repo_id, repo_type, revision, tag, private: as in [`~modeling_gadms.publishing.hub.push_folder`].
+        folder, repo_id, repo_type, revision, tag, private, replace: as in [`~modeling_gadms.publishing.hub.push_folder`].
         sources (`Sequence[Path]`): folders it was made from.
         excluded (`Sequence[Excluded]`): for the report.
         dry_run (`Path`, *optional*): as in [`new_upload_folder`].
@@ -136,6 +137,13 @@ def publish_upload_folder(
     if dry_run is None:
         message = f"Publish {repo_id.partition('/')[2]}"
         pushed = push_folder(
-            folder, repo_id, repo_type=repo_type, message=message, revision=revision, tag=tag, private=private
+            folder,
+            repo_id,
+            repo_type=repo_type,
+            message=message,
+            replace=replace,
+            revision=revision,
+            tag=tag,
+            private=private,
         )
     return PublishReport(repo_id, sizes, tuple(excluded), dry_run, pushed)

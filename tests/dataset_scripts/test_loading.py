@@ -3,7 +3,7 @@
 import datasets
 import pytest
 
-from dataset_scripts.loading import find_benchmarks, open_dataset, open_parquet_split, parquet_files
+from dataset_scripts.loading import find_benchmarks, load_parquet_split, load_splits, parquet_files
 
 
 @pytest.fixture
@@ -12,7 +12,7 @@ def rows() -> datasets.Dataset:
 
 
 def test_the_synthetic_set_takes_its_fields(tmp_path):
-    splits = open_dataset(
+    splits = load_splits(
         "synthetic_persons",
         num_train_persons=3,
         train_images_per_person=2,
@@ -29,12 +29,12 @@ def test_the_synthetic_set_takes_its_fields(tmp_path):
 @pytest.mark.parametrize(("field", "value"), [("sed", 1), ("num_train_persons", "many"), ("caption_noise", 2.0)])
 def test_a_wrong_field_of_the_synthetic_set_is_an_error_of_value(field, value):
     with pytest.raises(ValueError, match=field):
-        open_dataset("synthetic_persons", **{field: value})
+        load_splits("synthetic_persons", **{field: value})
 
 
 def test_a_saved_set_of_splits(rows, tmp_path):
     datasets.DatasetDict(train=rows, test=rows.select([1])).save_to_disk(tmp_path / "saved")
-    splits = open_dataset(str(tmp_path / "saved"))
+    splits = load_splits(str(tmp_path / "saved"))
     assert {name: split["caption1"][:] for name, split in splits.items()} == {
         "train": ["a man", "a woman"],
         "test": ["a woman"],
@@ -43,27 +43,27 @@ def test_a_saved_set_of_splits(rows, tmp_path):
 
 def test_a_saved_set_without_splits_is_all_training(rows, tmp_path):
     rows.save_to_disk(tmp_path / "saved")
-    splits = open_dataset(str(tmp_path / "saved"))
+    splits = load_splits(str(tmp_path / "saved"))
     assert list(splits) == ["train"] and splits["train"]["person_id"][:] == [0, 1]
 
 
 def test_a_saved_set_takes_no_arguments(rows, tmp_path):
     rows.save_to_disk(tmp_path / "saved")
     with pytest.raises(ValueError, match="was written by save_to_disk and takes no arguments, such as .*seed"):
-        open_dataset(str(tmp_path / "saved"), seed=1)
+        load_splits(str(tmp_path / "saved"), seed=1)
 
 
 def test_a_folder_of_parquet_files(rows, tmp_path):
     folder = tmp_path / "tables"
     folder.mkdir()
     rows.to_parquet(folder / "train.parquet")
-    splits = open_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    splits = load_splits(str(folder), cache_dir=str(tmp_path / "cache"))
     assert splits["train"]["caption1"][:] == ["a man", "a woman"]
 
 
 def test_a_name_that_is_nothing_is_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        open_dataset(str(tmp_path / "nowhere"))
+        load_splits(str(tmp_path / "nowhere"))
 
 
 def test_the_benchmarks_of_a_data_root_are_found(tmp_path):
@@ -89,12 +89,12 @@ def test_what_is_not_parquet_is_not_streamed(rows, tmp_path):
     rows.to_csv(tmp_path / "csv" / "train.csv")
     datasets.DatasetDict(train=rows).save_to_disk(tmp_path / "saved")
     for name in ("synthetic_persons", str(tmp_path / "saved"), str(tmp_path / "csv")):
-        with pytest.raises(ValueError, match="is not made of Parquet files, which streaming reads"):
+        with pytest.raises(ValueError, match="is not made of Parquet files, which streaming needs"):
             parquet_files(name, "train")
 
 
 def test_one_split_is_opened_without_the_others(rows, tmp_path):
     rows.to_parquet(tmp_path / "validation.parquet")
     (tmp_path / "train.parquet").write_text("no Parquet: would be an error if it was read")
-    validation = open_parquet_split(str(tmp_path), "validation")
+    validation = load_parquet_split(str(tmp_path), "validation")
     assert validation["caption1"][:] == ["a man", "a woman"]

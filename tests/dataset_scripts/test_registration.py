@@ -13,6 +13,7 @@ import pytest
 from dataset_scripts.registration import register
 
 
+ROOT = Path(__file__).parents[2]
 BUILDER = """
 from dataclasses import dataclass
 
@@ -100,13 +101,13 @@ def test_a_revision_reaches_a_builder_that_has_such_a_field(numbers):
 
 def test_a_revision_is_refused_by_a_builder_without_such_a_field(numbers):
     numbers()
-    with pytest.raises(ValueError, match=r"numbers .*no revisions; got 'v2'"):
+    with pytest.raises(ValueError, match=r"numbers .*no revisions, got 'v2'"):
         datasets.load_dataset_builder("numbers", revision="v2")
 
 
 def test_data_files_are_refused(numbers):
     numbers()
-    with pytest.raises(ValueError, match=r"give `data_dir`, not data_files='x.csv'"):
+    with pytest.raises(ValueError, match=r"use `data_dir` instead of data_files='x.csv'"):
         datasets.load_dataset_builder("numbers", data_files="x.csv")
 
 
@@ -190,14 +191,56 @@ def no_import_of_builders(patch: pytest.MonkeyPatch) -> None:
     "change",
     [no_function, another_signature, another_function_for_inspection, another_result, no_import_of_builders],
 )
-def test_a_version_of_datasets_that_works_otherwise_is_refused_with_the_way_around_it(change, monkeypatch):
+def test_an_incompatible_version_of_datasets_is_an_error_with_the_way_around_it(change, monkeypatch):
     change(monkeypatch)
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(ImportError) as caught:
         register("numbers", "some.module")
     message = str(caught.value)
     assert datasets.__version__ in message
     assert "4.7.0 and 5.2.0" in message
-    assert "some.module: make it, `.download_and_prepare()`" in message
+    assert "the builder class in some.module: call its `download_and_prepare()`" in message
+
+
+def test_with_an_incompatible_version_the_package_warns_once_and_only_registered_names_fail(tmp_path):
+    code = f"""
+        import warnings
+        import datasets.inspect, datasets.load
+
+        def renamed(path, version=None, folder=None):
+            raise AssertionError
+
+        real = datasets.load.dataset_module_factory
+        datasets.load.dataset_module_factory = datasets.inspect.dataset_module_factory = renamed
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            import dataset_scripts
+            import dataset_scripts.construction.run.pipeline, dataset_scripts.publishing.dataset
+            from dataset_scripts import load_splits, parquet_files
+        (warning,) = [str(one.message) for one in caught if "resolves names" in str(one.message)]
+        assert "load_dataset('webperson') does not work" in warning, warning
+        for load in (lambda name: load_splits(name), lambda name: parquet_files(name, "train")):
+            try:
+                load("cuhk_pedes")
+            except ImportError as error:
+                assert "load_dataset('cuhk_pedes') does not work. Install a tested version" in str(error)
+            else:
+                raise AssertionError
+        datasets.Dataset.from_dict({{"n": [1]}}).save_to_disk({str(tmp_path / "saved")!r})
+        assert load_splits({str(tmp_path / "saved")!r})["train"]["n"][:] == [1]
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], check=False, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_imports_only_the_registration():
+    code = "import sys, dataset_scripts; print(*sorted(name for name in sys.modules if name.startswith('{}')))"
+    for package, imported in (("dataset_scripts", "dataset_scripts dataset_scripts.registration"), ("torch", "")):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(package)], check=True, capture_output=True, text=True, cwd=ROOT
+        )
+        assert done.stdout.strip() == imported
 
 
 def test_the_builder_is_not_imported_before_it_is_asked_for():

@@ -140,7 +140,7 @@ def test_every_field_changes_the_name_of_the_cache(tmp_path):
         ("seed", -1, "seed must be 0 or more, got -1"),
         ("image_size", 64, r"image_size must be a pair \(height, width\), got 64"),
         ("image_size", (64, 96), r"1 to 2 times the width, got \(64, 96\)"),
-        ("image_size", (16, 12), r"32 to 1024 pixels high.*got \(16, 12\)"),
+        ("image_size", (16, 12), r"32 to 1024 pixels.*got \(16, 12\)"),
     ],
 )
 def test_a_bad_field_is_refused_by_name_and_value(field, value, says):
@@ -237,7 +237,7 @@ def test_captions_speak_of_no_part_that_such_products_do_not_have():
 def test_the_looks_of_the_test_split_are_as_many_as_its_documentation_says():
     looks = {tuple(ProductSampler(0, "test").product(index).attributes().values()) for index in range(300)}
     assert len(looks) == 253 and SyntheticGarmentsConfig().num_test_products == 300
-    assert "300 of the test split have 253 looks" in synthetic_garments.__doc__
+    assert "300 products of the test split have 253 distinct appearances" in synthetic_garments.__doc__
 
 
 # Pictures

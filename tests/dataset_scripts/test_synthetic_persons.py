@@ -152,23 +152,23 @@ def test_a_second_load_reads_the_cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "error", "says"),
+    ("field", "value", "says"),
     [
-        ("num_train_persons", 0, ValueError, "num_train_persons must be 1 or more, got 0"),
-        ("num_test_persons", 2.5, TypeError, "num_test_persons must be a whole number, got 2.5"),
-        ("test_images_per_person", True, TypeError, "test_images_per_person must be a whole number, got True"),
-        ("seed", -1, ValueError, "seed must be 0 or more, got -1"),
-        ("caption_noise", 1.5, ValueError, "caption_noise is a probability.*got 1.5"),
-        ("evaluation_caption_noise", float("nan"), ValueError, "evaluation_caption_noise is a probability.*nan"),
-        ("caption_noise", "0.2", TypeError, "caption_noise must be a number from 0 to 1, got '0.2'"),
-        ("image_size", 128, TypeError, r"image_size must be a pair \(height, width\), got 128"),
-        ("image_size", (64, 192), ValueError, "1.5 to 5 times the width.*64, 192"),
-        ("image_size", (16, 8), ValueError, "height must be 32 to 1024 pixels"),
-        ("image_szie", (96, 32), TypeError, "no field 'image_szie'; its fields are .*image_size"),
+        ("num_train_persons", 0, "num_train_persons must be 1 or more, got 0"),
+        ("num_test_persons", 2.5, "num_test_persons must be a whole number, got 2.5"),
+        ("test_images_per_person", True, "test_images_per_person must be a whole number, got True"),
+        ("seed", -1, "seed must be 0 or more, got -1"),
+        ("caption_noise", 1.5, "caption_noise is a probability.*got 1.5"),
+        ("evaluation_caption_noise", float("nan"), "evaluation_caption_noise is a probability.*nan"),
+        ("caption_noise", "0.2", "caption_noise is a probability: it must be a number from 0 to 1, got '0.2'"),
+        ("image_size", 128, r"image_size must be a pair \(height, width\), got 128"),
+        ("image_size", (64, 192), "1.5 to 5 times the width.*64, 192"),
+        ("image_size", (16, 8), "height must be 32 to 1024 pixels"),
+        ("image_szie", (96, 32), "no field 'image_szie'; its fields are .*image_size"),
     ],
 )
-def test_a_bad_field_is_refused_by_name_and_value(tmp_path, field, value, error, says):
-    with pytest.raises(error, match=says):
+def test_a_bad_field_is_refused_by_name_and_value(tmp_path, field, value, says):
+    with pytest.raises(ValueError, match=says):
         load_synthetic_persons(cache_dir=str(tmp_path), **{field: value})
 
 

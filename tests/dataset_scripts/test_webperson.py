@@ -370,17 +370,20 @@ def test_missing_images_of_the_authors_form_are_named_or_left_out(authors_copy, 
     with pytest.raises(Exception, match="11 of 12 images") as caught:
         load_copy(folder, tmp_path)
     assert paths(9, 10)[0] in str(caught.value) and paths(10, 11)[0] not in str(caught.value)
-    with pytest.warns(UserWarning, match="11 of 12 images .* left out"):
+    with pytest.warns(UserWarning, match="11 of 12 images .* skipped"):
         assert load_copy(folder, tmp_path, on_missing_images="skip")["image_path"][:] == paths(11, 12)
 
 
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        (lambda rows: {"train": rows}, "should hold a list"),
+        (lambda rows: {"train": rows}, "must contain a list"),
         (lambda rows: [*rows, {"x.jpg": {"caption1": "one"}}], "entry 12: .* does not fit"),
-        (lambda rows: [*rows, {"../x.jpg": {"caption1": "one", "caption2": "two"}}], "leads out of the folder"),
-        (lambda rows: [*rows, {"web/000.jpg": {"caption1": "one", "caption2": "two"}}], "other captions than in an"),
+        (lambda rows: [*rows, {"../x.jpg": {"caption1": "one", "caption2": "two"}}], "leaves the folder"),
+        (
+            lambda rows: [*rows, {"web/000.jpg": {"caption1": "one", "caption2": "two"}}],
+            "different captions in an",
+        ),
     ],
 )
 def test_an_authors_file_of_another_form_is_refused(authors_copy, tmp_path, entries, message):
@@ -389,12 +392,12 @@ def test_an_authors_file_of_another_form_is_refused(authors_copy, tmp_path, entr
 
 
 def test_entries_that_repeat_themselves_are_counted(authors_copy, tmp_path):
-    with pytest.warns(UserWarning, match="2 entries repeat an earlier one and are left out"):
+    with pytest.warns(UserWarning, match="2 entries repeat an earlier one and are skipped"):
         assert len(load_copy(authors_copy(entries=lambda rows: [*rows, rows[0], rows[3]]), tmp_path)) == 12
 
 
 def test_a_folder_without_webperson_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         load_copy(tmp_path / "nowhere", tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no WebPerson: neither Parquet files"):
         load_copy(write(tmp_path / "copy", {"notes.json": b"[]"}), tmp_path)
@@ -418,19 +421,19 @@ def test_options_that_exclude_one_another_are_refused(tmp_path):
 def test_a_repository_that_is_not_there_is_told_with_the_way_out(reader):
     kind, message = reader.error("rows", path="webperson", repo_id="nobody/nothing")
     assert kind == "FileNotFoundError"
-    assert "nobody/nothing, revision main, cannot be found on the Hub" in message
+    assert "nobody/nothing, revision main, does not exist on the Hub" in message
     assert "`data_dir`" in message
 
 
 def test_a_revision_that_is_not_there_is_told(reader):
     kind, message = reader.error("rows", path="webperson", revision="v9")
-    assert (kind, "WebPerson-5M, revision v9, cannot be found" in message) == ("FileNotFoundError", True)
+    assert (kind, "WebPerson-5M, revision v9, does not exist" in message) == ("FileNotFoundError", True)
 
 
 def test_a_repository_without_parquet_is_told(reader, hub):
     hub.commit("me/empty", {"README.md": CARD})
     kind, message = reader.error("rows", path="webperson", repo_id="me/empty")
-    assert (kind, "me/empty holds no Parquet files" in message) == ("FileNotFoundError", True)
+    assert (kind, "me/empty has no Parquet files" in message) == ("FileNotFoundError", True)
 
 
 def test_a_missing_column_is_named_before_anything_is_downloaded(reader, hub):

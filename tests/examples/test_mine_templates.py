@@ -123,8 +123,8 @@ def test_mine_review_and_finish(data, server):
     assert (templates.origin.data_set, templates.origin.split) == (str(data), "train")
     assert len(templates.templates) == len(review["templates"]) - 1
     assert templates.templates[-1].text == "A [gender] on a [vehicle]."
-    account = json.loads((data.parent / "runs/templates/templates.account.json").read_text(encoding="utf-8"))
-    assert account["steps"][0]["dropped"] == {"forbidden": 1} and account["reviewed"]
+    record = json.loads((data.parent / "runs/templates/templates.record.json").read_text(encoding="utf-8"))
+    assert record["steps"][0]["dropped"] == {"forbidden": 1} and record["reviewed"]
 
 
 def test_mining_again_asks_nothing_twice_and_writes_the_same_file(run, data, server):
@@ -141,7 +141,7 @@ def test_a_file_that_may_hold_edits_is_not_written_over(run, data, server):
     file.parent.mkdir(parents=True)
     file.write_text("edited")
     code, _, errors = run(*mining(data, server))
-    assert code == 2 and "may hold edits" in errors
+    assert code == 2 and "may contain edits" in errors
     assert file.read_text() == "edited" and server.log == []
 
 

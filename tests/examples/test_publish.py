@@ -11,7 +11,7 @@ import datasets
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
-from dataset_scripts.loading import open_dataset
+from dataset_scripts.loading import load_splits
 from modeling_gadms.encoders.atomic_files import write_json
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.evaluation.reports import make_record
@@ -42,7 +42,7 @@ def arguments(tmp_path, tiny_model, processor, drawn) -> list[str]:
     data = {"dataset": "synthetic_persons", "dataset_args": drawn}
     write_json(folder / "run.json", {"seed": 0, "config": {"model": {}, "data": data, "training": {"seed": 0}}})
     model, processor = load_model_and_processor(folder)
-    test, columns = open_dataset("synthetic_persons", **drawn)["test"], DatasetColumns(person_id="person_id")
+    test, columns = load_splits("synthetic_persons", **drawn)["test"], DatasetColumns(person_id="person_id")
     report = evaluate_retrieval(model, processor, test, columns, progress=False)
     where = {"name": "synthetic_persons", "arguments": drawn, "split": "test"}
     write_json(tmp_path / "metrics.json", make_record(report, model, folder, test, columns, **where))

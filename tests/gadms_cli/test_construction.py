@@ -13,9 +13,11 @@ from dataset_scripts.construction.blocks import BlockError
 from dataset_scripts.construction.captions.chat.types import ChatConfigurationError, ChatOutageError
 from dataset_scripts.construction.run.stages import LostRowsError
 from dataset_scripts.construction.shards import lock_folder
-from dataset_scripts.publishing import construction as publish
+from dataset_scripts.publishing import dataset as publishing
 from gadms_cli.construction import build_webperson
 from modeling_gadms.publishing import hub
+from modeling_gadms.publishing.hub import PushReport
+from modeling_gadms.publishing.upload_folder import Publication
 
 
 ROOT = Path(__file__).parents[2]
@@ -69,8 +71,9 @@ def test_a_run_tells_the_account_and_where_everything_is(settings, chat, tmp_pat
     out = tmp_path / "out"
     assert "caption 1" in result.stdout and "100.0 %" in result.stdout
     assert f"3 captioned persons in {out}" in result.stdout and f"{out / 'work' / 'rejects'}" in result.stdout
-    assert result.stdout.splitlines()[-1] == f'Now try: datasets.load_dataset("{out}", split="train")'
-    assert (out / "README.md").is_file() and (out / "funnel.png").is_file()
+    assert result.stdout.splitlines()[-1] == f'Load it: datasets.load_dataset("{out}", split="train")'
+    assert (out / "README.md").is_file() and (out / "report.png").is_file()
+    assert f"Pipeline report: {out / 'report.png'}" in result.stdout
     captions = [column(pq.read_table(path), "caption1") for path in sorted((out / "data").iterdir())]
     assert captions == [[GOOD, GOOD], [GOOD]]
 
@@ -98,7 +101,7 @@ def test_without_captioners_a_run_ends_with_the_persons(settings, tmp_path):
     without_captioners(settings)
     result = run("--config", settings)
     assert result.exit_code == 0, (result.output, result.exception)
-    assert f"3 persons in {tmp_path / 'out'}. Name `captioners` and run again" in result.stdout
+    assert f"3 persons in {tmp_path / 'out'}. Add section `captioners` and run again" in result.stdout
 
 
 def test_a_push_without_captioners_is_refused_before_the_run(settings, monkeypatch, tmp_path):
@@ -117,18 +120,19 @@ def test_a_push_to_no_repository_is_refused_before_the_run(settings, monkeypatch
 def test_a_finished_run_is_pushed_where_the_user_says(settings, chat, monkeypatch, tmp_path):
     pushed = []
 
-    def push(root: Path, repo_id: str, *, private: bool) -> str:
-        pushed.append((root, repo_id, private))
-        return "https://hub/commit/abc"
+    def publish(source: str, repo_id: str, *, private: bool) -> Publication:
+        pushed.append((source, repo_id, private))
+        report = PushReport("https://hub/commit/abc", "abc", "main", None, files=0, deleted=0)
+        return Publication(repo_id, (), (), None, report)
 
     def check(repo_id: str, *, repo_type: str, private: bool) -> None:
         assert not (tmp_path / "out").exists(), "it is to be known before the run"
         pushed.append(("checked", repo_type, repo_id, private))
 
     monkeypatch.setattr(hub, "check_push_target", check)
-    monkeypatch.setattr(publish, "push_dataset", push)
+    monkeypatch.setattr(publishing, "publish_dataset", publish)
     result = run("--config", settings, "--push", "me/street", "--private")
-    assert pushed == [("checked", "dataset", "me/street", True), (tmp_path / "out", "me/street", True)]
+    assert pushed == [("checked", "dataset", "me/street", True), (str(tmp_path / "out"), "me/street", True)]
     assert result.stdout.splitlines()[-1] == "Pushed: https://hub/commit/abc"
 
 

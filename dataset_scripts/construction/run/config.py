@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from modeling_gadms.configuration_gadms import check_keys
 from modeling_gadms.training.settings import apply_overrides, check_types, field_names, read_settings
 
-from ...publishing.construction import CardSettings
+from ...publishing.dataset_card import DatasetCardSettings
 from ..captions.caption import CaptionSettings
 from ..captions.chat.types import ChatSettings
 from ..captions.match import MatchSettings
@@ -86,7 +86,7 @@ class BuildConfig:
     captions: CaptionSettings = field(default_factory=CaptionSettings)
     rules: CaptionRules = field(default_factory=CaptionRules)
     match: MatchSettings = field(default_factory=MatchSettings)
-    card: CardSettings = field(default_factory=CardSettings)
+    card: DatasetCardSettings = field(default_factory=DatasetCardSettings)
     resources: Mapping[str, Resources] = field(default_factory=dict)
 
     @property
@@ -106,7 +106,7 @@ _SECTIONS: dict[str, type] = {
     "captions": CaptionSettings,
     "rules": CaptionRules,
     "match": MatchSettings,
-    "card": CardSettings,
+    "card": DatasetCardSettings,
 }
 _NAMED_SECTIONS: dict[str, type] = {"sources": SourceSettings, "captioners": ChatSettings, "resources": Resources}
 _REQUIRED = {"run": "an output folder", "sources": "a name, with kind and path, for each"}

@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 
 from modeling_gadms.encoders.atomic_files import atomic_file, file_digest, write_atomically
 
-from ...publishing.construction import write_account, write_card
 from ..blocks import Block
 from ..captions.caption import AskCaptioner, Attempt, DrawTemplate, VerifyCaption, load_templates
 from ..captions.match import MatchCaption
@@ -36,6 +35,7 @@ from ..sources.fetch import fetch_images
 from ..sources.opt_out import DropOptedOut
 from ..sources.opt_out_list import OptOutList
 from ..sources.planning import Plan, SourceSettings, plan_shards
+from .card import write_card, write_report
 from .config import BuildConfig
 from .engines import Phase, Resources, run_local
 from .ray_engine import run_ray
@@ -154,8 +154,8 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
         report = BuildReport(config.root, tuple(stages), _published(stages, config, len(numbers)))
         if captioned or not (config.root / "README.md").is_file():
             write_review(config.root)
-        write_account(config.root, report.stages)
-        write_card(config, report.stages, report.persons)
+        write_report(config.root, report.stages)
+        write_card(config, report.stages)
         return report
 
 

@@ -1,4 +1,4 @@
-"""Captions that templates may be mined from: training captions, never those a benchmark tests with."""
+"""Select the captions to mine templates from: training captions, never test captions of a benchmark."""
 
 import hashlib
 import re
@@ -13,19 +13,19 @@ import datasets
 
 from modeling_gadms.training.data import DatasetColumns
 
-from ...loading import open_dataset
+from ...loading import load_splits
 from ..captions.words import COMMAND, MARKUP, folded, is_foreign_letter
 
 
-LEAK = "the captions of a benchmark's test must not reach the captions that a model is trained on"
+LEAK = "a model must not be trained on captions derived from the test captions of a benchmark"
 MIN_CAPTION_WORDS = 6
 MAX_CAPTION_WORDS = 150
-"""Not stated by the paper: chosen. The captions of the benchmarks reach 96 words; fewer than six hold no sentence
-worth imitating."""
+"""Not stated by the paper: chosen. Captions of the benchmarks have up to 96 words. Captions of fewer than six words
+make no useful templates."""
 
 _HELD_OUT = {"test", "tests", "testing", "val", "valid", "validation", "dev", "eval", "evaluation", "query", "gallery"}
 _WORD = re.compile(r"\w+")
-# Commands that do without the words of `COMMAND`.
+# Further commands that `COMMAND` does not match.
 _MORE_COMMANDS = re.compile(
     r"\b(?:output|reply|respond|answer|repeat|write|say)\b.{0,30}\b(?:exactly|only|following|instead|sentence|words?)\b"
     r"|\b(?:act as|pretend)\b|\b(?:square|curly) brackets\b|\bplaceholders?\b"
@@ -34,17 +34,16 @@ _BRACKET = re.compile(r"[\[\](){}<>|]")
 
 
 class CaptionDrop(StrEnum):
-    """Every reason for which a caption is not mined."""
+    """Reasons for dropping a caption."""
 
     EMPTY = "empty"
     FORBIDDEN = "forbidden"
-    """The same words as a caption of the user's benchmarks."""
+    """A caption of the benchmarks to exclude."""
     DUPLICATE = "duplicate"
     PROMPT = "command, address or markup"
-    """What a description does not have, and a text that wants to command a language model does. Brackets among others:
-    in a template they would be taken for placeholders."""
+    """A possible prompt injection. Brackets are included, as they mark placeholders in templates."""
     FOREIGN = "another script"
-    """Than the Latin one, which templates are written in."""
+    """Not Latin script."""
     TOO_SHORT = "too short"
     TOO_LONG = "too long"
     NOT_SAMPLED = "not sampled"
@@ -52,12 +51,15 @@ class CaptionDrop(StrEnum):
 
 @dataclass(frozen=True)
 class StepCounts:
-    """What one step was given, and what became of it.
+    """Counts of one step of template mining.
 
     Args:
         step (`str`): name of the step.
-        seen, kept (`int`): how many came and how many are passed on.
-        dropped (`dict[str, int]`): the others, by reason; adds up, or a ValueError is raised.
+        seen, kept (`int`): number of inputs and outputs.
+        dropped (`dict[str, int]`): number of dropped inputs by reason.
+
+    Raises:
+        ValueError: if `seen` is not `kept` plus the sum of `dropped`.
     """
 
     step: str
@@ -76,7 +78,7 @@ class StepCounts:
 
 @dataclass(frozen=True)
 class CaptionSource:
-    """Where captions came from: name, split and revision of a data set, its arguments and columns, and the counts."""
+    """Origin of captions: name, split, revision, arguments and columns of a data set, and the counts."""
 
     dataset: str
     split: str
@@ -87,7 +89,7 @@ class CaptionSource:
 
 
 def caption_key(text: str) -> str:
-    """The words of a text alone: captions that differ by case, spaces, punctuation or Unicode form have the same.
+    """Normalise a caption: the words without case, punctuation and differences of spacing or Unicode form.
 
     >>> caption_key("A man,  in a RED coat.")
     'a man in a red coat'
@@ -96,28 +98,28 @@ def caption_key(text: str) -> str:
 
 
 def caption_hash(text: str) -> str:
-    """A digest of `caption_key`, so that a list of forbidden captions can be handed on without the captions."""
+    """Digest of `caption_key`. Lists of digests can be shared without the captions."""
     return hashlib.sha256(caption_key(text).encode()).hexdigest()
 
 
 def hash_captions(dataset: datasets.Dataset, columns: Sequence[str]) -> frozenset[str]:
-    """`caption_hash` of every caption of a benchmark's test, for `forbidden_captions`.
+    """Compute `caption_hash` of all test captions of a benchmark, for `forbidden_captions`.
 
     Raises:
-        ValueError: for a missing column, or where there is no caption at all: such a list protects nothing.
+        ValueError: if a column is missing or contains no captions.
     """
     hashes = frozenset(caption_hash(text) for text in _read_captions(dataset, columns) if text)
     if not hashes:
-        raise ValueError(f"there are no captions to forbid in {', '.join(columns)}; name the columns of the captions")
+        raise ValueError(f"found no captions to forbid in {', '.join(columns)}: name the columns of captions")
     return hashes
 
 
 def text_problem(text: str) -> CaptionDrop | None:
-    """Why a caption with single spaces is not shown to a language model; None if it may be.
+    """Return why a caption must not be shown to a language model, or `None`.
 
-    The prompt declares captions to be data, but a model may obey them all the same.
+    The prompt declares captions to be data, but a model could still follow instructions in them.
     """
-    plain = folded(text)  # full-width brackets are brackets
+    plain = folded(text)  # also normalises full-width brackets
     patterns = (MARKUP, COMMAND, _MORE_COMMANDS, _BRACKET)
     if any(pattern.search(plain) for pattern in patterns) or not plain.isprintable():
         return CaptionDrop.PROMPT
@@ -140,28 +142,28 @@ def training_captions(
     max_captions: int | None = None,
     seed: int = 0,
 ) -> tuple[list[str], CaptionSource]:
-    """The different captions of a training split that are fit to be mined.
+    """Select the distinct, suitable captions of a training split.
 
     Args:
-        name (`str`): as for `open_dataset`.
+        name (`str`): data set, as in `load_splits`.
         split (`str`, *optional*, defaults to `"train"`): `train`, or slices of it such as `train[:1%]`.
-        columns ([`DatasetColumns`], *optional*): only the columns of captions are read, images need not exist.
+        columns ([`DatasetColumns`], *optional*): columns of captions. Other columns are not read.
         revision (`str`, *optional*): commit, tag or branch of a data set on the Hub.
         arguments (`dict`, *optional*): further arguments of the data set.
-        forbidden_captions (*optional*): hashes from `hash_captions`; a caption with one of these is dropped.
-        max_captions (`int`, *optional*):
-            Take at most so many, drawn by `seed`. Not stated by the paper: chosen, as each costs a question.
+        forbidden_captions (*optional*): digests of captions to drop, from `hash_captions`.
+        max_captions (`int`, *optional*): maximum number of captions, sampled with `seed`. Not stated by the paper:
+            chosen, as each caption costs one request.
 
     Returns:
         `list[str]`, with single spaces, in the order of the data set, and [`CaptionSource`].
 
     Raises:
-        ValueError: for any split but train, a data set that says its rows are of another split, or a missing column.
+        ValueError: if the split or the rows are not training data, or a column is missing.
     """
     columns = columns or DatasetColumns()
     arguments = dict(arguments or {})
     _refuse_held_out_names(name, split, arguments)
-    splits = open_dataset(name, **arguments, **({"revision": revision} if revision else {}))
+    splits = load_splits(name, **arguments, **({"revision": revision} if revision else {}))
     if "train" not in splits:
         found = ", ".join(map(str, splits))
         raise ValueError(f"{name} has no split `train`, and only that is mined; it has {found}")
@@ -186,7 +188,7 @@ def _refuse_held_out_names(name: str, split: str, arguments: dict[str, Any]) -> 
     for part in split.split("+"):
         if (base := part.partition("[")[0].strip()) != "train":
             raise ValueError(f"the split `{base}` of {name} is not mined, only `train` and its slices are: {LEAK}")
-    # One file or folder alone is called `train` by `load_dataset`, whatever is in it.
+    # `load_dataset` calls a single file or folder `train`, whatever it contains.
     paths = [name, *_strings(arguments.get("data_files")), *_strings(arguments.get("data_dir"))]
     for path in paths:
         if held_out := sorted(_HELD_OUT.intersection(re.split(r"[^a-z]+", Path(path).name.lower()))):
@@ -213,7 +215,7 @@ def _refuse_held_out_rows(name: str, dataset: datasets.Dataset) -> None:
 
 
 def _commit_of(dataset: datasets.Dataset) -> str | None:
-    """The commit of a data set of the Hub, out of the addresses its files were fetched from."""
+    """The commit of a data set on the Hub, from the addresses of its files."""
     for address in dataset.info.download_checksums or {}:
         if commit := re.search(r"@([0-9a-f]{40})/", str(address)):
             return commit[1]
@@ -229,7 +231,7 @@ def _strings(value: Any) -> list[str]:
 
 
 def _read_captions(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[str | None]:
-    """Every caption, row by row; None for one that is empty or no text."""
+    """Yield all captions row by row, `None` for empty or invalid ones."""
     columns = tuple(columns)
     DatasetColumns(image=columns[0], captions=columns).validate(dataset.column_names)
     for row in dataset.select_columns(list(columns)):

@@ -1,8 +1,8 @@
 """Mine caption templates: training captions -> placeholders -> clusters -> variants by a language model.
 
-The paper (GA-DMS, section 3.1) names the steps: a language model puts placeholders into the captions of existing data
-sets, the templates are embedded and clustered by k-means, and of each cluster the template nearest to the centre and
-five random ones are the examples after which a language model writes variants. Prompts, numbers and checks are not
+Steps of the paper (GA-DMS, section 3.1): a language model replaces details in the captions of existing data sets by
+placeholders. The templates are embedded and clustered by k-means. The template nearest to the centre of a cluster and
+five random ones are the examples from which a language model writes variants. Prompts, numbers and checks are not
 stated: chosen.
 """
 
@@ -42,7 +42,7 @@ of the details, other verbs, other openings. Describe the person alone, not the 
 Answer with the templates alone, one a line, without numbers and without quotes."""
 
 MAX_PLACEHOLDER_WORDS = 6
-"""So many words of a caption may be behind one placeholder, as in "a worn light blue denim jacket"."""
+"""Maximum number of words that one placeholder replaces, as in "a worn light blue denim jacket"."""
 
 _TOKEN = re.compile(r"\[[^\[\]]*\]|\w+")
 _ARTICLES = {"a", "an"}
@@ -50,7 +50,7 @@ _LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d{1,3}[.):])\s+")
 
 
 class TemplateDrop(StrEnum):
-    """Every reason for which a template is dropped while mining."""
+    """Reasons for dropping a template while mining."""
 
     NO_REPLY = "no reply"
     INVALID = "not a valid template"
@@ -62,17 +62,16 @@ class TemplateDrop(StrEnum):
 
 @dataclass(frozen=True)
 class MiningSettings:
-    """How templates are mined.
+    """Settings of template mining.
 
     Args:
         clusters (`int`, *optional*, defaults to 100): k of k-means. Not stated by the paper: chosen.
-        random_examples (`int`, *optional*, defaults to 5):
-            Templates of a cluster beside the one nearest to its centre; all that there are in a smaller cluster.
-        variants (`int`, *optional*, defaults to 8):
-            New templates asked for in each cluster. Not stated: chosen, so that 100 clusters give 1,400 templates
-            before review, of which 1,000 are to be left.
-        kmeans_runs (`int`, *optional*, defaults to 10): starts of k-means (`n_init`), the best of which counts.
-        seed (`int`, *optional*, defaults to 0): of k-means, of the random examples and of the language model.
+        random_examples (`int`, *optional*, defaults to 5): maximum number of examples per cluster, besides the one
+            nearest to the centre.
+        variants (`int`, *optional*, defaults to 8): number of new templates to request per cluster. Not stated:
+            chosen, so that 100 clusters give 1,400 templates before review, of which 1,000 are wanted.
+        kmeans_runs (`int`, *optional*, defaults to 10): number of starts of k-means (`n_init`).
+        seed (`int`, *optional*, defaults to 0): seed of k-means, the random examples and the language model.
     """
 
     clusters: int = 100
@@ -90,13 +89,13 @@ class MiningSettings:
 
 @dataclass(frozen=True)
 class MinedTemplate:
-    """A template on its way to review.
+    """A template before review.
 
     Args:
-        id (`str`): of origin, cluster and text, so that it is the same in every run.
-        cluster (`int`): of which it is an example, or after whose examples it was written.
+        id (`str`): derived from origin, cluster and text, so that it is the same in every run.
+        cluster (`int`): cluster of the template, or of the examples it was written from.
         origin (`str`): `mined` from a caption, or a `variant` by the language model.
-        text (`str`): with its placeholders.
+        text (`str`): the template.
     """
 
     id: str
@@ -107,7 +106,7 @@ class MinedTemplate:
 
 @dataclass(frozen=True)
 class MiningResult:
-    """All templates, the account of every step, and what it takes to repeat them."""
+    """All templates, the counts of every step, and the settings needed to repeat the mining."""
 
     templates: tuple[MinedTemplate, ...]
     steps: tuple[StepCounts, ...]
@@ -126,19 +125,19 @@ def mine_templates(
     embedder: TextEmbedder,
     settings: MiningSettings | None = None,
 ) -> MiningResult:
-    """All steps from captions to what a person reviews.
+    """Mine templates from captions, for review by a person.
 
     Args:
-        captions, source: what [`training_captions`] returns: the guard against test captions is there.
-        chat (`ChatModel`): a [`JournalledChat`], if a run that is killed is to resume.
-        embedder ([`TextEmbedder`]): of templates.
-        settings ([`MiningSettings`], *optional*): how.
+        captions, source: from [`training_captions`], which excludes test captions.
+        chat (`ChatModel`): the language model. Use a [`JournalledChat`] to resume interrupted runs.
+        embedder ([`TextEmbedder`]): embeds templates.
+        settings ([`MiningSettings`], *optional*): numbers and seed.
 
     Returns:
-        [`MiningResult`]: the same for the same captions, replies and settings.
+        [`MiningResult`]: deterministic for the same captions, replies and settings.
 
     Raises:
-        ValueError: if there are fewer different templates than clusters, with the account of the steps so far.
+        ValueError: if there are fewer distinct templates than clusters. The message contains the counts so far.
     """
     settings = settings or MiningSettings()
     templates, placed = put_placeholders(captions, chat, settings.seed)
@@ -146,7 +145,7 @@ def mine_templates(
     steps = [source.counts, placed, unique]
     if len(templates) < settings.clusters:
         raise ValueError(
-            f"{len(templates)} different templates cannot make {settings.clusters} clusters; give more captions or "
+            f"{len(templates)} different templates cannot make {settings.clusters} clusters: use more captions or "
             f"fewer clusters. So far: {' | '.join(map(str, steps))}"
         )
     clusters, chosen = choose_examples(templates, embedder.embed(templates), settings)
@@ -165,10 +164,10 @@ def mine_templates(
 
 
 def put_placeholders(captions: Sequence[str], chat: ChatModel, seed: int = 0) -> tuple[list[str], StepCounts]:
-    """Let a language model turn captions into templates, and believe it only where it did no more than that.
+    """Let a language model turn captions into templates, and drop unfaithful replies.
 
-    A reply must be a valid template, and its words outside of placeholders must be those of the caption, in their
-    order and with nothing lost: see `words_changed`. One word in ten may differ, and one more.
+    A reply must be a valid template whose words outside of placeholders are those of the caption, in the same order.
+    One word in ten may differ, plus one (see `words_changed`).
 
     Returns:
         `list[str]` in the order of the captions, and [`StepCounts`].
@@ -191,10 +190,10 @@ def put_placeholders(captions: Sequence[str], chat: ChatModel, seed: int = 0) ->
 
 
 def words_changed(caption: str, template: str) -> int:
-    """The fewest changes of words that make a template out of a caption, placeholders apart.
+    """Edit distance over words between a caption and a template.
 
-    An edit distance over words: a word lost, added or replaced counts one, `a` for `an` nothing. A placeholder stands
-    for one to `MAX_PLACEHOLDER_WORDS` words of the caption; one that stands for none counts one.
+    A deleted, added or replaced word costs one, `a` for `an` nothing. A placeholder matches one to
+    `MAX_PLACEHOLDER_WORDS` words of the caption. A placeholder that matches none costs one.
 
     >>> words_changed("An old man in a red coat.", "A [age] [gender] in a [colored top].")
     0
@@ -202,7 +201,7 @@ def words_changed(caption: str, template: str) -> int:
     2
     """
     words = _tokens(caption)
-    costs = list(range(len(words) + 1))  # of the template's tokens so far, against the caption's first words
+    costs = list(range(len(words) + 1))  # distance of the template's tokens so far to each prefix of the caption
     for token in _tokens(template):
         before = costs
         costs = [before[0] + 1]
@@ -216,7 +215,7 @@ def words_changed(caption: str, template: str) -> int:
 
 
 def drop_duplicates(templates: Sequence[str]) -> tuple[list[str], StepCounts]:
-    """The first of those that differ in nothing but case and spaces, and [`StepCounts`]."""
+    """Drop templates that differ only in case and spaces. Returns: the first ones, and [`StepCounts`]."""
     first: dict[str, str] = {}
     for text in templates:
         first.setdefault(folded(text), text)
@@ -227,19 +226,19 @@ def drop_duplicates(templates: Sequence[str]) -> tuple[list[str], StepCounts]:
 def choose_examples(
     templates: Sequence[str], vectors: np.ndarray, settings: MiningSettings
 ) -> tuple[list[list[str]], StepCounts]:
-    """Cluster templates; of each cluster take the one nearest to the centre, then random others.
+    """Cluster templates, and choose from each cluster the one nearest to the centre and random others.
 
     Args:
-        templates (`Sequence[str]`): all different.
-        vectors (`np.ndarray` of shape `(len(templates), dim)`): unit vectors.
+        templates (`Sequence[str]`): distinct templates.
+        vectors (`np.ndarray` of shape `(len(templates), dim)`): their unit vectors.
         settings ([`MiningSettings`]): number of clusters and of random examples, starts and seed.
 
     Returns:
-        A list of templates for each cluster, the nearest first; clusters in the order in which they first occur. And
+        A list of templates for each cluster, the nearest first, clusters in order of first occurrence; and
         [`StepCounts`].
 
     Raises:
-        ValueError: if there are fewer different vectors than clusters.
+        ValueError: if there are fewer distinct vectors than clusters.
     """
     try:
         from sklearn.cluster import KMeans
@@ -248,16 +247,18 @@ def choose_examples(
         raise ImportError('mining templates needs `pip install "gadms[construction]"`') from error
 
     if (different := len(np.unique(vectors, axis=0))) < settings.clusters:
-        raise ValueError(f"{different} different embeddings cannot make {settings.clusters} clusters; ask for fewer")
+        raise ValueError(
+            f"{different} different embeddings cannot make {settings.clusters} clusters: use fewer clusters"
+        )
     kmeans = KMeans(settings.clusters, n_init=settings.kmeans_runs, random_state=settings.seed, algorithm="lloyd")
-    with threadpool_limits(limits=1):  # the order of additions depends on the number of threads
+    with threadpool_limits(limits=1):  # rounding depends on the number of threads
         labels = kmeans.fit_predict(vectors)
     distances = np.linalg.norm(vectors - kmeans.cluster_centers_[labels], axis=1)
     clusters: list[list[str]] = []
     for label in dict.fromkeys(labels.tolist()):
         members = np.flatnonzero(labels == label).tolist()
         nearest = min(members, key=lambda member: (distances[member], templates[member]))
-        # Random, yet the same whatever else is in the cluster and whichever version of a generator draws.
+        # Ordering by digest is random, and independent of other members and of numpy's generators.
         others = sorted(
             (templates[member] for member in members if member != nearest),
             key=lambda text: _digest(str(settings.seed), text),
@@ -271,17 +272,17 @@ def choose_examples(
 def write_variants(
     clusters: Sequence[Sequence[str]], known: Sequence[str], chat: ChatModel, settings: MiningSettings
 ) -> tuple[list[MinedTemplate], StepCounts]:
-    """Let a language model write templates after the examples of each cluster.
+    """Let a language model write variants of the examples of each cluster.
 
     Args:
-        clusters: examples, from `choose_examples`.
-        known (`Sequence[str]`): templates that a variant must differ from: all that were mined.
-        chat (`ChatModel`): asked once for each cluster.
+        clusters: examples from `choose_examples`.
+        known (`Sequence[str]`): all mined templates. Variants must differ from them.
+        chat (`ChatModel`): receives one request per cluster.
         settings ([`MiningSettings`]): number of variants and seed.
 
     Returns:
-        `list[MinedTemplate]` in the order of the clusters, and [`StepCounts`] over the lines of the replies; a
-        cluster without a reply counts as one line.
+        `list[MinedTemplate]` in the order of the clusters, and [`StepCounts`] over the lines of the replies. A cluster
+        without a reply counts as one line.
     """
     if not settings.variants:
         return [], StepCounts("variants", 0, 0)
@@ -313,7 +314,7 @@ def write_variants(
 
 
 def template_id(text: str, origin: str, cluster: int) -> str:
-    """Such as `m007-3f0c5a9be1d2`: origin, cluster and a digest of the text."""
+    """Build an id such as `m007-3f0c5a9be1d2` from origin, cluster and the digest of the text."""
     return f"{origin[0]}{cluster:03d}-{_digest(text)[:12]}"
 
 
@@ -322,7 +323,7 @@ def _template(text: str, cluster: int, origin: str) -> MinedTemplate:
 
 
 def _clean(reply: str) -> str:
-    """A reply without the quotes that models like to put around it; several lines stay, and are refused later."""
+    """Remove quotes around a reply. Replies of several lines are refused later."""
     text = reply.strip()
     for opening, closing in ('""', "''", "“”", "``"):
         if len(text) > 1 and text.startswith(opening) and text.endswith(closing):

@@ -1,4 +1,4 @@
-"""The file in which a person reviews mined templates, and the set of templates that comes out of it."""
+"""Write and read the file in which a person reviews mined templates, and make the set of templates from it."""
 
 import re
 from collections import Counter, defaultdict
@@ -17,20 +17,20 @@ from .mining import MiningResult, template_id
 
 FORMAT = 1
 ADDED = "added"
-"""Origin of a template that a person wrote into the file."""
+"""Origin of a template that the reviewer added."""
 _ENTRY_KEYS = ("id", "cluster", "origin", "keep", "text", "notes")
 _HEADER = """\
-# Templates to be reviewed. Read each; then set `reviewed: true` below and run the command `finish`.
-#   keep    `false` leaves a template out; removing the whole entry does the same
-#   text    may be edited; placeholders are lower-case words in square brackets, such as [colored top]
-#   notes   yours, they are not published
-# To add a template, add an entry with an id of your own and a text: `- {id: mine-1, text: "The [gender] ..."}`
-# Leave `format` and `mining` as they are: they say where the templates come from.
+# Templates to review. Read each one, then set `reviewed: true` below and run the command `finish`.
+#   keep    set `false` to exclude a template, or remove its entry
+#   text    can be edited; placeholders are lower-case words in square brackets, such as [colored top]
+#   notes   for your own use, not published
+# To add a template, add an entry with your own id and a text: `- {id: mine-1, text: "The [gender] ..."}`
+# Do not change `format` and `mining`, which record where the templates come from.
 """
 
 
 class ReviewDrop(StrEnum):
-    """Every reason for which a template of the review file does not reach the set."""
+    """Reasons for excluding a template of the review file."""
 
     REJECTED = "keep is false"
     REMOVED = "removed from the file"
@@ -42,12 +42,12 @@ class ReviewEntry:
     """One template of the review file.
 
     Args:
-        id (`str`): of the mining, or one that a person chose.
-        text (`str`): with placeholders, as edited.
-        cluster (`int`, *optional*): none for an added template.
+        id (`str`): id from mining, or chosen by the reviewer.
+        text (`str`): the template, possibly edited.
+        cluster (`int`, *optional*): `None` for an added template.
         origin (`str`): `mined`, `variant` or `added`.
-        keep (`bool`): whether it is to be used.
-        notes (`str`): of the person.
+        keep (`bool`): whether to use it.
+        notes (`str`): notes of the reviewer.
     """
 
     id: str
@@ -59,7 +59,7 @@ class ReviewEntry:
 
     @property
     def is_edited(self) -> bool:
-        """Whether a mined text is no longer what its id was made of."""
+        """Whether the text of a mined template was changed."""
         return self.cluster is not None and self.id != template_id(self.text, self.origin, self.cluster)
 
 
@@ -68,11 +68,11 @@ class Review:
     """The content of a review file.
 
     Args:
-        reviewed (`bool`): whether a person says to have read it.
+        reviewed (`bool`): whether the reviewer has marked the file as read.
         origin ([`MinedOrigin`]): how the templates were mined.
         written (`int`): number of templates that mining wrote into the file.
-        steps (`tuple[StepCounts, ...]`): the account of mining.
-        mining (`dict`): all that is recorded of mining, `origin` and `steps` among it.
+        steps (`tuple[StepCounts, ...]`): counts of mining.
+        mining (`dict`): the full record of mining, including `origin` and `steps`.
         entries (`tuple[ReviewEntry, ...]`): in the order of the file.
     """
 
@@ -85,10 +85,10 @@ class Review:
 
 
 def write_review(result: MiningResult, path: str | Path) -> None:
-    """Write the review file; equal results give equal files.
+    """Write the review file. Equal results give equal files.
 
     Raises:
-        FileExistsError: if there is one already: it may hold somebody's edits.
+        FileExistsError: if the file exists, as it may contain edits.
     """
     source = result.source
     origin = MinedOrigin(
@@ -120,19 +120,19 @@ def write_review(result: MiningResult, path: str | Path) -> None:
         with path.open("x", encoding="utf-8", newline="\n") as file:
             file.write(_HEADER + text)
     except FileExistsError as error:
-        raise FileExistsError(f"{path} exists and may hold edits; name another file, or move it away") from error
+        raise FileExistsError(f"{path} exists and may contain edits: name another file, or move it away") from error
 
 
 def read_review(path: str | Path) -> Review:
-    """Read the review file after a person has edited it, and check every edit.
+    """Read an edited review file and check all entries.
 
     Raises:
-        ValueError: names the file, the line, the id and what is wrong.
-        FileNotFoundError: if there is no such file.
+        ValueError: if an entry is invalid, naming the file, the line and the id.
+        FileNotFoundError: if the file does not exist.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no review file {path}; the command `mine` writes one")
+        raise FileNotFoundError(f"review file {path} does not exist: the command `mine` writes it")
     try:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -140,7 +140,7 @@ def read_review(path: str | Path) -> Review:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(root, yaml.MappingNode):
-        raise ValueError(f"{path} is no review file of format {FORMAT}; the command `mine` writes one")
+        raise ValueError(f"{path} is not a review file of format {FORMAT}: the command `mine` writes one")
     if not isinstance(content.get("reviewed"), bool):
         raise ValueError(f"{path}: `reviewed` is {content.get('reviewed')!r}, it must be true or false")
     rows = content.get("templates")
@@ -178,28 +178,27 @@ def read_review(path: str | Path) -> Review:
 
 
 def finish_templates(review: Review, version: str, count: int = 1000) -> tuple[TemplateSet, StepCounts]:
-    """The set of templates of a review: what is kept of it, as evenly over the clusters as they allow.
+    """Make the set of templates from a review, distributed evenly over the clusters.
 
-    Added templates come first; then each cluster in turn gives its next one in the order of the file, where mining
-    puts the template nearest to the centre first and variants last.
+    Added templates are chosen first. Then the clusters take turns, each in the order of the file: the template nearest
+    to the centre first, variants last.
 
     Args:
-        review ([`Review`]): as read. Where no person has read it, the version ends in `-unreviewed`, and with it
-            whatever names the version.
-        version (`str`): of the set.
-        count (`int`, *optional*, defaults to 1000): as many as the paper has, at most.
+        review ([`Review`]): the review. If it is not marked as reviewed, the version ends in `-unreviewed`.
+        version (`str`): version of the set.
+        count (`int`, *optional*, defaults to 1000): maximum number of templates, by default as in the paper.
 
     Returns:
         `TemplateSet`, in the order of the file, and [`StepCounts`].
 
     Raises:
-        ValueError: if nothing is kept, or `count` is no number from 1 up.
+        ValueError: if no template is kept, or `count` is not an integer of at least 1.
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"count = {count!r} must be a whole number from 1 up")
     kept = [entry for entry in review.entries if entry.keep]
     if not kept:
-        raise ValueError("the review keeps no template; set `keep: true` for some")
+        raise ValueError("the review keeps no template: set `keep: true` for some")
     groups: defaultdict[int | None, list[ReviewEntry]] = defaultdict(list)
     for entry in kept:
         groups[entry.cluster].append(entry)
@@ -222,8 +221,8 @@ def finish_templates(review: Review, version: str, count: int = 1000) -> tuple[T
     return TemplateSet(full_version, templates, review.origin), StepCounts("review", seen, len(templates), dropped)
 
 
-def review_account(review: Review, finished: StepCounts) -> dict[str, Any]:
-    """All that is known of a set of templates beyond its own file, for JSON: settings, every step, and the edits."""
+def review_record(review: Review, finished: StepCounts) -> dict[str, Any]:
+    """Return the record of a set of templates for JSON: settings, counts of every step, and edits."""
     by_origin = Counter(entry.origin for entry in review.entries if entry.keep)
     return {
         "reviewed": review.reviewed,
@@ -236,7 +235,7 @@ def review_account(review: Review, finished: StepCounts) -> dict[str, Any]:
 
 def _entry(row: Any) -> ReviewEntry:
     if not isinstance(row, dict):
-        raise ValueError(f"{row!r} is no entry; write `- {{id: ..., text: ...}}`")
+        raise ValueError(f"{row!r} is not an entry: write `- {{id: ..., text: ...}}`")
     if unknown := [str(key) for key in row if key not in _ENTRY_KEYS]:
         raise ValueError(f"unknown key `{unknown[0]}`; an entry has {', '.join(_ENTRY_KEYS)}")
     for key in ("id", "text", "notes"):
@@ -246,16 +245,16 @@ def _entry(row: Any) -> ReviewEntry:
     if not isinstance(entry.keep, bool):
         raise ValueError(f"`keep` is {entry.keep!r}, it must be true or false")
     if entry.origin not in ("mined", "variant", ADDED):
-        raise ValueError(f"`origin` is {entry.origin!r}; leave out origin and cluster of a template you add")
+        raise ValueError(f"`origin` is {entry.origin!r}: added templates have no origin and no cluster")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", entry.id):
-        raise ValueError("the id may have letters, digits, '.', '_' and '-' alone; such as mine-1")
+        raise ValueError("the id can contain only letters, digits, '.', '_' and '-', such as mine-1")
     if entry.cluster is not None and (isinstance(entry.cluster, bool) or not isinstance(entry.cluster, int)):
         raise ValueError(f"`cluster` is {entry.cluster!r}, it must be a whole number")
     stem = None if entry.cluster is None else template_id("", entry.origin, entry.cluster).partition("-")[0]
     if (entry.origin == ADDED) != (stem is None) or (stem and not entry.id.startswith(f"{stem}-")):
-        raise ValueError("id, origin and cluster are not those of mining; leave out the latter two in what you add")
+        raise ValueError("id, origin and cluster are not from mining: added templates have no origin and no cluster")
     if entry.keep and (problem := template_problem(entry.text)):
-        raise ValueError(f"the text {problem}; mend it or set `keep: false`. It reads {entry.text!r}")
+        raise ValueError(f"the text {problem}: correct it or set `keep: false`. It reads {entry.text!r}")
     return entry
 
 

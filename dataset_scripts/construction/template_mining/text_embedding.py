@@ -1,4 +1,4 @@
-"""Embeddings of sentences, to group those that are built alike."""
+"""Embed sentences, to cluster similar ones."""
 
 import os
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ import numpy as np
 
 
 class TextEmbedder(Protocol):
-    """Turns texts into unit vectors.
+    """Embeds texts as unit vectors.
 
     Attributes:
-        name (`str`): the model, as a user would fetch it.
-        revision (`str`, *optional*): its commit, where there is one.
+        name (`str`): name of the model.
+        revision (`str`, *optional*): its commit, if known.
     """
 
     name: str
@@ -26,14 +26,15 @@ class TextEmbedder(Protocol):
 
 @dataclass(frozen=True)
 class TransformersEmbedderSettings:
-    """Which weights embed, and how much of a text.
+    """Settings of [`TransformersEmbedder`].
 
     Args:
         name (`str`, *optional*): folder or Hub name of an encoder whose embedding is the mean over tokens. The paper
             does not state its model: `sentence-transformers/all-MiniLM-L6-v2` (Apache-2.0) is chosen.
         revision (`str`, *optional*): commit, tag or branch on the Hub.
-        max_tokens (`int`, *optional*, defaults to 256): a longer text is cut; 256 is what that model is used with.
-        device (`str`, *optional*, defaults to `"cpu"`): where it runs.
+        max_tokens (`int`, *optional*, defaults to 256): longer texts are truncated. 256 is the limit of the default
+            model.
+        device (`str`, *optional*, defaults to `"cpu"`): device of the model.
     """
 
     name: str = "sentence-transformers/all-MiniLM-L6-v2"
@@ -49,17 +50,17 @@ class TransformersEmbedderSettings:
 
 
 class TransformersEmbedder:
-    """Mean of a transformer's last hidden states over the tokens of a text, brought to length 1.
+    """Embeds a text as the normalised mean of a transformer's last hidden states.
 
-    Texts go through one at a time, in float32 and on one thread: no padding, so that a vector depends on its text
-    alone. On a CPU that costs nothing, for arithmetic is what takes the time.
+    Texts are processed one at a time, in float32 and on one thread, so that a vector depends only on its text.
+    On a CPU, batches would not be faster.
 
     Args:
-        settings ([`TransformersEmbedderSettings`], *optional*): loads the weights they name.
+        settings ([`TransformersEmbedderSettings`], *optional*): the weights to load.
 
     Raises:
-        OSError: if nothing is found under that name.
-        ValueError: if what is there is no encoder that transformers knows, or lacks weights.
+        OSError: if the model is not found.
+        ValueError: if the model is not an encoder that transformers supports, or weights are missing.
     """
 
     def __init__(self, settings: TransformersEmbedderSettings | None = None):
@@ -72,7 +73,7 @@ class TransformersEmbedder:
         self._model, loading = AutoModel.from_pretrained(
             self.settings.name, dtype=torch.float32, output_loading_info=True, **origin
         )
-        # The pooler is not used. Any other weight that is missing would be random, with no more than a warning.
+        # The pooler is not used. Any other missing weight would be random, with only a warning.
         if missing := sorted(key for key in loading["missing_keys"] if "pooler" not in key):
             raise ValueError(f"{self.settings.name} lacks {len(missing)} weights of an encoder, such as {missing[0]}")
         self._model.to(self.settings.device).eval()
@@ -83,13 +84,13 @@ class TransformersEmbedder:
         """See [`TextEmbedder`].
 
         Raises:
-            ValueError: for a text without any.
+            ValueError: if a text is empty.
         """
         import torch
 
         _check_texts(texts)
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # the order of additions, and so the last digit, depends on how many there are
+        torch.set_num_threads(1)  # rounding depends on the number of threads
         try:
             with torch.inference_mode():
                 rows = [self._mean_state(text) for text in texts]
@@ -100,7 +101,7 @@ class TransformersEmbedder:
     def _mean_state(self, text: str) -> np.ndarray:
         tokens = self._tokenizer(text, truncation=True, max_length=self.settings.max_tokens, return_tensors="pt")
         states = self._model(**tokens.to(self.settings.device)).last_hidden_state  # (1, tokens, dim)
-        return states[0].mean(dim=0).cpu().numpy()  # every token is of the text: nothing is padded
+        return states[0].mean(dim=0).cpu().numpy()  # no padding
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,12 @@ class OpenAIEmbedderSettings:
     """A server with OpenAI's `/v1/embeddings`, such as vLLM.
 
     Args:
-        name (`str`): the model to ask for.
-        base_url (`str`): such as `http://localhost:8000/v1`.
-        revision (`str`, *optional*): what the server runs, for the record alone: it is not asked.
-        api_key_env (`str`, *optional*): name of the environment variable that holds the server's key.
-        batch_size (`int`, *optional*, defaults to 64): texts of one request.
-        timeout (`float`, *optional*, defaults to 60): seconds for a request.
+        name (`str`): name of the model.
+        base_url (`str`): address, such as `http://localhost:8000/v1`.
+        revision (`str`, *optional*): revision of the model, only recorded, not sent to the server.
+        api_key_env (`str`, *optional*): environment variable with the key of the server.
+        batch_size (`int`, *optional*, defaults to 64): texts per request.
+        timeout (`float`, *optional*, defaults to 60): seconds per request.
     """
 
     name: str
@@ -133,14 +134,14 @@ class OpenAIEmbedderSettings:
 
 
 class OpenAIEmbedder:
-    """Embeddings of a server, brought to length 1.
+    """Normalised embeddings of an OpenAI-compatible server.
 
     Args:
-        settings ([`OpenAIEmbedderSettings`]): where it is and what to ask for.
+        settings ([`OpenAIEmbedderSettings`]): address and model.
 
     Raises:
         ImportError: without the extra `construction`.
-        ValueError: if the variable `api_key_env` is not set.
+        ValueError: if the environment variable `api_key_env` is not set.
     """
 
     def __init__(self, settings: OpenAIEmbedderSettings):
@@ -154,22 +155,22 @@ class OpenAIEmbedder:
         key = os.environ.get(settings.api_key_env, "") if settings.api_key_env else "none"
         if not key:
             raise ValueError(f"the environment variable {settings.api_key_env}, which api_key_env names, is not set")
-        # Always given, or the library would send the key of OPENAI_API_KEY to whatever server this is.
+        # Always set, as the library would otherwise send OPENAI_API_KEY to this server.
         self._client = OpenAI(base_url=settings.base_url, api_key=key, timeout=settings.timeout)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """See [`TextEmbedder`].
 
         Raises:
-            ValueError: for a text without any, or an answer that is not one vector a text.
-            ConnectionError: if the server does not answer, or refuses.
+            ValueError: if a text is empty, or the answer does not contain one vector per text.
+            ConnectionError: if the server does not answer or refuses.
         """
         _check_texts(texts)
         rows: list[list[float]] = []
         for start in range(0, len(texts), self.settings.batch_size):
             rows.extend(self._ask(list(texts[start : start + self.settings.batch_size])))
         if len({len(row) for row in rows}) > 1:
-            raise ValueError(f"{self.settings.base_url} answered with vectors of several lengths; is it one model?")
+            raise ValueError(f"{self.settings.base_url} answered with vectors of different lengths")
         return _unit_rows(np.asarray(rows) if rows else np.zeros((0, 1)), self.name)
 
     def _ask(self, texts: list[str]) -> list[list[float]]:
@@ -188,11 +189,11 @@ class OpenAIEmbedder:
 def _check_texts(texts: Sequence[str]) -> None:
     for position, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"text {position} of {len(texts)} is {text!r}, there is nothing to embed")
+            raise ValueError(f"text {position} of {len(texts)} is {text!r}: it must not be empty")
 
 
 def _unit_rows(vectors: np.ndarray, name: str) -> np.ndarray:
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     if not np.isfinite(lengths).all() or (lengths == 0).any():
-        raise ValueError(f"{name} gave a vector without a direction (zero or not a number)")
+        raise ValueError(f"{name} returned a zero or non-finite vector")
     return (vectors / lengths).astype(np.float32)

@@ -1,1 +1,1 @@
-"""Draw the products of a clothes shop and write captions of them."""
+"""Draw the products of a clothes shop, each on its own as in a catalogue, and write captions."""

@@ -1,4 +1,4 @@
-"""What a drawn product is: the kinds of garments with their details, and how a product and a picture are sampled."""
+"""Attributes of drawn products: kinds of garments with their details, and the sampling of products and views."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ _DENIM = {"blue": 6, "navy": 5, "black": 4, "light blue": 4, "gray": 2}
 
 @dataclass(frozen=True)
 class Kind:
-    """What the products of one kind may be like.
+    """Possible attributes of products of one kind.
 
     Args:
         patterns (`Mapping[str, float]`), colors (`Mapping[str, float]`): weights.
-        details (`Mapping[str, Mapping[str, float]]`): for each detail that the kind has, its values with weights.
-        price (`float`): in euro, about.
-        materials (`tuple[str, ...]`): a product has one; no picture shows it.
-        sizes (`tuple[str, ...]`)
+        details (`Mapping[str, Mapping[str, float]]`): for each detail of the kind, weights of its values.
+        price (`float`): typical price in euro.
+        materials (`tuple[str, ...]`): possible materials, which are not visible in images.
+        sizes (`tuple[str, ...]`): possible sizes.
     """
 
     patterns: Mapping[str, float]
@@ -85,7 +85,7 @@ KINDS: dict[str, Kind] = {
 PLURAL = frozenset({"trousers", "jeans", "shorts", "sneakers", "boots"})
 DETAILS: tuple[str, ...] = ("sleeves", "neck", "closure", "hood", "pocket", "length", "cut", "belt", "trim")
 
-# Invented; how much more or less than usual each asks.
+# Invented brands, and the factor of their prices.
 _BRANDS = {
     "Alderby": 1.0, "Brackwater": 1.2, "Corvane": 0.8, "Dunmallow": 0.9, "Elsinby": 1.5, "Fennick & Row": 1.1,
     "Garrowdale": 0.7, "Hollinsk": 1.3,
@@ -97,17 +97,18 @@ BACKDROPS: dict[str, float] = {"white": 5, "gray": 3, "tinted": 3, "paper": 2, "
 
 @dataclass(frozen=True)
 class Product:
-    """What stays the same in every picture of a product.
+    """Attributes that are the same in every image of a product.
 
     Args:
         kind (`str`): one of `KINDS`.
-        color (`str`), color2 (`str`): names of `COLORS`; the second is that of the pattern or the ribbon, or `"none"`.
+        color (`str`), color2 (`str`): names of `COLORS`. The second is that of the pattern or the ribbon, or
+            `"none"`.
         pattern (`str`): `"plain"`, `"striped"`, `"checked"` or `"dotted"`.
-        details (`Mapping[str, str]`): a value for each of `DETAILS`, `"none"` where there is no such thing.
+        details (`Mapping[str, str]`): a value for each of `DETAILS`, `"none"` if absent.
         brand (`str`), name (`str`), material (`str`): invented.
         price (`float`): in euro.
-        sizes (`tuple[str, ...]`): in stock; none where it is sold out.
-        style_seed (`int`): of the exact shades and proportions, of which no caption speaks.
+        sizes (`tuple[str, ...]`): sizes in stock, empty if sold out.
+        style_seed (`int`): seed of the exact shades and proportions, which no caption mentions.
     """
 
     kind: str
@@ -124,11 +125,11 @@ class Product:
 
     @property
     def title(self) -> str:
-        """Brand, name and kind, as a shop would show it."""
+        """Brand, name and kind."""
         return f"{self.brand} {self.name} {self.kind}"
 
     def attributes(self) -> dict[str, str]:
-        """Returns: what pictures and captions tell, as strings, in the order of `ATTRIBUTE_NAMES`."""
+        """Returns: the attributes that images show and captions mention, in the order of `ATTRIBUTE_NAMES`."""
         own = {"kind": self.kind, "color": self.color, "pattern": self.pattern, "color2": self.color2}
         return own | {name: self.details[name] for name in DETAILS}
 
@@ -138,16 +139,16 @@ ATTRIBUTE_NAMES: tuple[str, ...] = ("kind", "color", "pattern", "color2", *DETAI
 
 @dataclass(frozen=True)
 class Shot:
-    """How one picture shows a product.
+    """The view of a product in one image.
 
     Args:
         backdrop (`str`): one of `BACKDROPS`.
         tilt (`float`): degrees, counter-clockwise.
-        size (`float`): share of the picture that the product takes, about 1.
-        shift (`tuple[float, float]`): of its middle, in shares of the picture's width and height.
-        mirrored (`bool`): whether left and right are exchanged.
-        light (`float`): where the light comes from, -0.8 (left) to 0.8 (right).
-        exposure (`float`), warmth (`float`): of the camera.
+        size (`float`): size of the product relative to the image, about 1.
+        shift (`tuple[float, float]`): shift of its centre, relative to the image's width and height.
+        mirrored (`bool`): whether it is flipped horizontally.
+        light (`float`): position of the light, from -0.8 (left) to 0.8 (right).
+        exposure (`float`), warmth (`float`): settings of the camera.
     """
 
     backdrop: str
@@ -166,7 +167,7 @@ def sample_product(rng: np.random.Generator) -> Product:
     kind = KINDS[name]
     color, pattern = pick(rng, kind.colors), pick(rng, kind.patterns)
     details = dict.fromkeys(DETAILS, "none") | {key: pick(rng, values) for key, values in kind.details.items()}
-    # Two colours that a camera can confuse would be no pattern, and no word of it true.
+    # Easily confused colours would give an invisible pattern and false captions.
     second = pick(rng, {other: weight for other, weight in _COLORS.items() if not near(other, color)})
     two_colored = pattern != "plain" or details["trim"] == "ribbon"
     brand, material = pick(rng, dict.fromkeys(_BRANDS, 1.0)), pick(rng, dict.fromkeys(kind.materials, 1.0))
@@ -188,7 +189,7 @@ def sample_product(rng: np.random.Generator) -> Product:
 
 
 def sample_shot(rng: np.random.Generator) -> Shot:
-    """Sample how a photographer shows a product: laid out nearly straight, in even light."""
+    """Sample a view: nearly straight, in even light."""
     return Shot(
         backdrop=pick(rng, BACKDROPS),
         tilt=float(np.clip(rng.normal(0.0, 3.5), -9.0, 9.0)),
@@ -202,7 +203,7 @@ def sample_shot(rng: np.random.Generator) -> Shot:
 
 
 def shade_of(color: str, rng: np.random.Generator) -> np.ndarray:
-    """One of the many shades that bear a colour's name.
+    """Sample a shade of a named colour.
 
     Returns:
         `np.ndarray` of shape `(3,)`, RGB in [0, 1].

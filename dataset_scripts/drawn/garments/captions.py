@@ -1,4 +1,4 @@
-"""Captions of drawn products: what the picture shows, in a shop's words."""
+"""Write captions of drawn products in the style of a shop."""
 
 import re
 
@@ -29,7 +29,7 @@ _NOUNS: dict[str, tuple[str, ...]] = {
     "sneakers": ("sneakers", "trainers"),
     "boots": ("boots",),
 }
-# (detail, value) -> before the kind, or after "with"; "{}" stands for the second colour.
+# (detail, value) -> words before the kind (`_BEFORE`) or after "with" (`_WITH`). "{}" is the second colour.
 _BEFORE: dict[tuple[str, str], tuple[str, ...]] = {
     ("sleeves", "short"): ("short-sleeved", "short-sleeve"),
     ("sleeves", "long"): ("long-sleeved", "long-sleeve"),
@@ -72,7 +72,7 @@ _WITH: dict[tuple[str, str], tuple[str, ...]] = {
     ("trim", "pompom"): ("a pompom", "a bobble on top"),
     ("trim", "ribbon"): ("a {} ribbon", "a {} band"),
 }
-# Lengths of a tote bag are those of its handles.
+# For a tote bag, the length is that of its handles.
 _HANDLES = {"short": ("short handles",), "long": ("long handles", "long straps")}
 
 
@@ -80,12 +80,12 @@ def write_caption(product: Product, rng: np.random.Generator) -> str:
     """Write one caption of a product.
 
     Args:
-        product (`Product`): every word is true of it, and of what its pictures show.
-        rng (`np.random.Generator`): draws the words, and what is left out: a detail in eight, and "plain" mostly.
+        product (`Product`): the product. All words are true of it and of its images.
+        rng (`np.random.Generator`): draws the words, and the details to skip: one in eight, and "plain" mostly.
     """
 
     def one_of(options: tuple[str, ...]) -> str:
-        """The commonest name, the first, is drawn most."""
+        """More common words come first and are drawn more often."""
         return options[int(rng.random() ** 1.7 * len(options))]
 
     color, second = one_of(FORMS["color"][product.color]), ""

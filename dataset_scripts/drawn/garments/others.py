@@ -1,4 +1,4 @@
-"""Products that are not worn on the upper body: skirts, trousers, bags, hats and shoes."""
+"""Draw products that are not for the upper body: skirts, trousers, bags, hats and shoes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -39,7 +39,7 @@ def _legs(pen: Pen, cut: str, bottom: float, *, stitch: Array | None = None) -> 
     hip, knee, hem = (0.110, 0.098, 0.090) if cut == "slim" else (0.118, 0.146, 0.172)
     inner = 0.034 if cut == "slim" else 0.038
     crotch = 0.205
-    reach = (bottom - 0.20) / 0.36  # how far down the full leg it ends
+    reach = (bottom - 0.20) / 0.36  # length relative to a full leg
     outer_hem = hip + (hem - hip) * reach
     inner_hem = 0.006 + (inner - 0.006) * reach
     outline = [
@@ -50,7 +50,7 @@ def _legs(pen: Pen, cut: str, bottom: float, *, stitch: Array | None = None) -> 
         (inner_hem, bottom + 0.006),
         (0.002, crotch),
     ]
-    # One leg after the other: where they meet, an edge is to be seen.
+    # Legs are drawn one after the other, so that the edge between them is visible.
     for points in (outline, flipped(outline)):
         pen.fill(points)
     pen.seam([(0.0, top), (0.0, 0.14), (0.0, crotch)], 0.005, 0.4)
@@ -193,7 +193,7 @@ def sun_hat(pen: Pen) -> None:
 
 
 def _pair(draw: Callable[[Pen, float, float], None], pen: Pen, across: float, down: float) -> None:
-    """Two of a kind, the farther one behind."""
+    """Draw a pair of shoes, the farther one behind."""
     draw(pen, -across, -down)
     draw(pen, across, down)
 

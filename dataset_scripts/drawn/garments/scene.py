@@ -1,4 +1,4 @@
-"""Product photographs: a product on a backdrop, its shadow, and the camera."""
+"""Draw images of products: backdrop, shadow and camera effects."""
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -11,12 +11,12 @@ from .tops import TOPS
 
 
 def draw_product(product: Product, shot: Shot, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Draw one photograph of a product.
+    """Draw one image of a product.
 
     Args:
-        product (`Product`), shot (`Shot`): what, and how.
+        product (`Product`), shot (`Shot`): the product and the view.
         size (`tuple[int, int]`): (height, width) in pixels.
-        rng (`np.random.Generator`): draws the backdrop's grain and the camera's.
+        rng (`np.random.Generator`): draws the texture of the backdrop and the noise of the camera.
 
     Returns:
         `PIL.Image.Image`: RGB of exactly that size.
@@ -32,7 +32,7 @@ def draw_product(product: Product, shot: Shot, size: tuple[int, int], rng: np.ra
         cutout = cutout.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     box = cutout.getbbox()
     down = 0.0 if box is None else height * (0.5 + shot.shift[1]) - (box[1] + box[3]) / 2
-    # Premultiplied, or the colour of what is outside would show at the edges.
+    # Premultiplied alpha avoids fringes at the edges.
     cutout = cutout.convert("RGBa").rotate(shot.tilt, Image.Resampling.BICUBIC, translate=(0, round(down)))
     values = np.asarray(cutout, dtype=np.float32) / 255.0
     alpha = values[..., 3:]
@@ -40,18 +40,18 @@ def draw_product(product: Product, shot: Shot, size: tuple[int, int], rng: np.ra
     picture = picture * (1.0 - alpha) + values[..., :3]
     if zoom > 1:
         picture = picture.reshape(size[0], zoom, size[1], zoom, 3).mean(axis=(1, 3))
-    return _photograph(picture, shot, rng)
+    return _apply_camera(picture, shot, rng)
 
 
 def _cast_shadow(alpha: Image.Image, shot: Shot, height: int) -> Array:
-    """`(height, width, 1)`: what the product leaves of the light, darkest close beside it."""
+    """Returns: `(height, width, 1)`: the shadow of the product, as a factor of brightness."""
     cover = np.asarray(alpha.filter(ImageFilter.GaussianBlur(height * 0.018)), dtype=np.float32) / 255.0
     across, down = -round(shot.light * height * 0.02), round(height * 0.012)
     return 1.0 - 0.45 * np.roll(cover, (down, across), axis=(0, 1))[..., None]
 
 
 def _backdrop(shot: Shot, height: int, width: int, rng: np.random.Generator) -> Array:
-    """`(height, width, 3)` in [0, 1]: plain or lightly textured, never as strong as a pattern of cloth."""
+    """Returns: `(height, width, 3)` in [0, 1]: a plain or lightly textured backdrop."""
     levels = {"white": (0.94, 0.98), "gray": (0.72, 0.86), "tinted": (0.80, 0.90), "paper": (0.86, 0.93),
               "linen": (0.76, 0.86), "wood": (0.62, 0.76)}  # fmt: skip
     color = np.full(3, rng.uniform(*levels[shot.backdrop]), dtype=np.float32)
@@ -60,7 +60,7 @@ def _backdrop(shot: Shot, height: int, width: int, rng: np.random.Generator) -> 
         color *= np.array([1.06, 0.97, 0.86], dtype=np.float32)
     field = fold_field()
     row, column = rng.integers(0, 512, 2)
-    # In shares of the picture's height, so that the texture is the same at every size.
+    # Relative to the image's height, so that the texture is the same at every size.
     y = np.arange(height, dtype=np.float32)[:, None] / height
     x = np.arange(width, dtype=np.float32)[None, :] / height
     stretch = {"paper": (500, 500), "linen": (900, 900), "wood": (90, 900)}.get(shot.backdrop, (60, 60))
@@ -73,7 +73,7 @@ def _backdrop(shot: Shot, height: int, width: int, rng: np.random.Generator) -> 
     return (color * (texture * fall)[..., None]).astype(np.float32)
 
 
-def _photograph(picture: Array, shot: Shot, rng: np.random.Generator) -> Image.Image:
+def _apply_camera(picture: Array, shot: Shot, rng: np.random.Generator) -> Image.Image:
     tint = np.array([1.0 + shot.warmth, 1.0, 1.0 - shot.warmth], dtype=np.float32) * np.float32(shot.exposure)
     noise = rng.standard_normal(picture.shape[:2], dtype=np.float32)[..., None] * np.float32(rng.uniform(0.002, 0.008))
     values = picture * tint + noise

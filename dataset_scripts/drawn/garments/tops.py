@@ -1,4 +1,4 @@
-"""Products worn on the upper body, laid out as a shop shows them: sleeves, collars, hoods, closures."""
+"""Draw garments for the upper body: sleeves, collars, hoods, closures."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from .pen import WHITE, Pen, band, bend, both_sides, flipped
 
 @dataclass(frozen=True)
 class Cut:
-    """The outline of a garment, in units: half widths, and heights.
+    """Outline of a garment in units: half widths and heights.
 
     Args:
         shoulder (`float`), chest (`float`), waist (`float`), hem (`float`): half widths.
@@ -50,7 +50,7 @@ def _body(pen: Pen, cut: Cut) -> None:
 def _sleeves(pen: Pen, cut: Cut, length: str, *, cuff: bool = False) -> None:
     if length == "none":
         return
-    # They begin under the body, which is drawn over them.
+    # Sleeves begin under the body, which is drawn over them.
     top, under = (cut.shoulder - 0.006, cut.top + 0.016), (cut.chest - 0.002, cut.armpit + 0.004)
     inside = [(cut.shoulder - 0.030, cut.armpit - 0.010), (cut.shoulder - 0.030, cut.top + 0.030)]
     if length == "short":
@@ -78,7 +78,7 @@ def _armholes(pen: Pen, cut: Cut) -> None:
 
 
 def _neckline(pen: Pen, cut: Cut, neck: str) -> None:
-    """What is seen of the inside of the back, above the front's edge, and the ribbing around it."""
+    """Draw the visible inside of the back above the front's edge, and the ribbing around it."""
     wide, top = cut.neck, cut.top - 0.010
     if neck == "turtle":
         collar = both_sides(
@@ -115,7 +115,7 @@ def _hood_behind(pen: Pen, cut: Cut) -> None:
 
 
 def _hood_front(pen: Pen, cut: Cut) -> None:
-    """The two edges of the hood, which meet on the chest over the body."""
+    """Draw the two edges of the hood, which meet on the chest."""
     right = [
         (cut.neck + 0.034, cut.top + 0.004),
         (cut.neck + 0.036, cut.top + 0.030),
@@ -132,7 +132,7 @@ def _open_neck(pen: Pen, cut: Cut, depth: float) -> None:
 
 
 def _points(pen: Pen, cut: Cut, depth: float, spread: float) -> None:
-    """A collar that lies open: two points, or lapels where they are deep."""
+    """Draw an open collar: two points, or lapels if they are deep."""
     top, wide = cut.top - 0.014, cut.neck
     right = [
         (wide - 0.006, top - 0.006),

@@ -1,1 +1,1 @@
-"""Draw persons and write captions of them."""
+"""Draw persons, the clothes that they wear and the things that they carry, and write captions."""

@@ -1,4 +1,4 @@
-"""Draw what a person wears over clothes or carries: bags, scarves, ties and things held in a hand."""
+"""Draw accessories: bags, scarves, ties and objects held in a hand."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def _bag_cloth(person: Person, body: Body) -> Cloth:
 
 
 def draw_bag_behind(canvas: Canvas, person: Person, body: Body) -> None:
-    """A backpack where the body hides part of it."""
+    """Draw a backpack that the body partly hides."""
     if person.bag != "backpack" or body.cos < -0.35:
         return
     cloth, y = _bag_cloth(person, body), body.drop
@@ -26,7 +26,7 @@ def draw_bag_behind(canvas: Canvas, person: Person, body: Body) -> None:
 
 
 def draw_bag_in_front(canvas: Canvas, person: Person, body: Body) -> None:
-    """What lies over the torso: straps, a backpack seen from behind, a bag at the hip."""
+    """Draw bags and straps in front of the torso."""
     if person.bag == "backpack":
         _draw_backpack(canvas, person, body)
     elif person.bag == "shoulder bag":
@@ -78,7 +78,7 @@ def _draw_shoulder_bag(canvas: Canvas, person: Person, body: Body) -> None:
 
 
 def draw_neck(canvas: Canvas, person: Person, body: Body) -> None:
-    """A scarf around the neck or a tie down the front."""
+    """Draw a scarf or a tie."""
     if person.neck == "none":
         return
     cloth = Cloth(body.style.shade_of(person.neck_color, 7), folds=0.22, offset=0.15)
@@ -103,7 +103,7 @@ def draw_neck(canvas: Canvas, person: Person, body: Body) -> None:
 
 
 def draw_held(canvas: Canvas, person: Person, body: Body, hand: Point, *, bag: bool, held: bool) -> None:
-    """What hangs from or lies in a hand."""
+    """Draw the bag or the object in a hand."""
     x, y = hand
     if bag and person.bag == "handbag":
         cloth = _bag_cloth(person, body)

@@ -1,7 +1,7 @@
-"""What a drawn person is: the named colours, the wardrobe, and how an identity and a view of it are sampled.
+"""Attributes of drawn persons: colours, clothes and accessories, and the sampling of identities and views.
 
-Identities come in families of `FAMILY_SIZE`. The members of a family share one outfit but for two
-to four changes, so that a gallery holds people who differ in little, as people in a crowd do.
+Identities come in families of `FAMILY_SIZE`. Members of a family wear the same outfit with two to four changes. A
+gallery therefore contains persons who are hard to distinguish.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ SKIN_TONES: tuple[Color, ...] = (
     (134, 90, 62),
     (94, 62, 44),
 )
-# A colour that a camera can turn into another is no use as caption noise: it would be nearly right.
+# Pairs that cameras can confuse. As caption noise, such a colour would be nearly right.
 NEAR_COLORS: tuple[frozenset[str], ...] = (
     frozenset({"navy", "blue"}),
     frozenset({"navy", "black"}),
@@ -124,7 +124,7 @@ FAMILY_SIZE = 2
 
 @dataclass(frozen=True)
 class Person:
-    """What stays the same in every image of an identity. A part that is absent holds `"none"`."""
+    """Attributes that are the same in every image of an identity. Absent parts are `"none"`."""
 
     gender: str
     hair_style: str
@@ -147,7 +147,7 @@ class Person:
     bag: str
     bag_color: str
     held: str
-    style_seed: int = 0  # build, skin and the exact shade of every colour; no caption speaks of it
+    style_seed: int = 0  # for build, skin and the exact shades, which no caption mentions
 
     def attributes(self) -> dict[str, str]:
         """Returns: the ground truth as strings, in the order of `ATTRIBUTE_NAMES`."""
@@ -159,13 +159,13 @@ ATTRIBUTE_NAMES: tuple[str, ...] = tuple(name for name in Person.__dataclass_fie
 
 @dataclass(frozen=True)
 class View:
-    """How one image shows a person.
+    """The view of a person in one image.
 
     Args:
         yaw (`float`): radians; 0 faces the camera, pi/2 faces the right edge of the image, pi shows the back.
         pose (`str`): `"walking"` or `"standing"`.
-        phase (`float`): where in the step a walking person is, in `[-1, 1]`.
-        occluder (`str`): what stands in front: `"none"`, `"pole"`, `"person"`, `"hood"` (of a car) or `"plant"`.
+        phase (`float`): phase of the step of a walking person, in `[-1, 1]`.
+        occluder (`str`): `"none"`, or an object in front: `"pole"`, `"person"`, `"hood"` (of a car), `"plant"`.
     """
 
     yaw: float
@@ -175,7 +175,7 @@ class View:
 
     @property
     def side(self) -> str:
-        """Returns: `"front"`, `"back"`, `"left"` or `"right"`: what the person faces, as the image shows it."""
+        """Returns: `"front"`, `"back"`, `"left"` or `"right"`: the direction that the person faces in the image."""
         forward, toward = np.sin(self.yaw), np.cos(self.yaw)
         if abs(forward) > 0.77:
             return "right" if forward > 0 else "left"
@@ -187,7 +187,7 @@ class View:
 
 
 def near(first: str, second: str) -> bool:
-    """Returns: whether two colours are the same or may be taken for one another."""
+    """Returns: whether two colours are equal or easily confused."""
     return first == second or frozenset({first, second}) in NEAR_COLORS
 
 
@@ -276,7 +276,7 @@ _NOBODY = Person(**_NOTHING)
 
 
 def _with_visible_accessories(person: Person) -> Person:
-    """Recolouring may bring a garment onto the colour of a thing worn over it, which would then not be seen."""
+    """Recolour accessories that would be invisible against a recoloured garment."""
     spare = {"black": "red", "navy": "red", "gray": "red"}
     changes: dict[str, Any] = {}
     if person.bag != "none" and near(person.bag_color, person.upper_color):
@@ -290,9 +290,9 @@ def sample_person(family_rng: np.random.Generator, rng: np.random.Generator, *, 
     """Sample one identity.
 
     Args:
-        family_rng (`np.random.Generator`): draws the outfit that the family shares.
-        rng (`np.random.Generator`): draws what is this member's own.
-        changes (`int`): how many parts of the shared outfit this member draws anew.
+        family_rng (`np.random.Generator`): draws the outfit of the family.
+        rng (`np.random.Generator`): draws the changes of this member.
+        changes (`int`): number of parts of the outfit to draw again.
     """
     person = replace(_NOBODY, gender="woman" if family_rng.random() < 0.5 else "man")
     for change in (_with_upper, _with_lower, _with_shoes, _with_bag, _with_head, _with_extras):
@@ -303,7 +303,7 @@ def sample_person(family_rng: np.random.Generator, rng: np.random.Generator, *, 
 
 
 def sample_view(rng: np.random.Generator) -> View:
-    """Sample how a camera meets a person: a little over a third from the front, as much from behind, else side-on."""
+    """Sample a view: 38 % from the front, 34 % from behind, the rest from a side."""
     centre = pick(rng, {"0": 38, "180": 34, "90": 14, "270": 14})
     spread = 32.0 if centre in ("0", "180") else 24.0
     yaw = np.deg2rad(float(centre) + rng.uniform(-spread, spread))

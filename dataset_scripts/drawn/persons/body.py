@@ -1,4 +1,4 @@
-"""The body under the clothes: build, joints in a posed 2.5-D skeleton, and the shades of one identity."""
+"""The body of a person: build, a posed 2.5-D skeleton, and the shades of colours of one identity."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from .attributes import COLORS, HAIR_COLORS, HAND_BAGS, SKIN_TONES, Person, View
 from .drawing import Array, Point
 
 
-PITCH = 0.10  # the camera looks down a little: what is nearer is lower in the picture
+PITCH = 0.10  # the camera looks down a little, so nearer points are lower in the image
 
 # Height, half width and half depth of the torso, in body units.
 _TORSO = {
@@ -27,7 +27,7 @@ _TORSO = {
 
 @dataclass(frozen=True)
 class Style:
-    """What an identity looks like beyond its words: build, skin, and the exact shade of each colour."""
+    """Appearance that no attribute names: build, skin, and the exact shades of colours."""
 
     girth: float
     head: float
@@ -48,7 +48,7 @@ class Style:
                    1 if rng.random() < 0.5 else -1)  # fmt: skip
 
     def shade_of(self, name: str, part: int) -> Array:
-        """Returns: this identity's own shade of a named colour; `part` tells its garments apart."""
+        """Returns: this identity's shade of a named colour. Each `part` has a different shade."""
         rng = np.random.default_rng((self.seed, part))
         base = np.asarray(COLORS[name], dtype=np.float32) / 255.0
         shade = base * (1.0 + 0.09 * rng.standard_normal()) + 0.018 * rng.standard_normal(3)
@@ -57,7 +57,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Joint:
-    """A point of the skeleton as the camera sees it; `depth` grows toward the camera."""
+    """A point of the skeleton in the image. `depth` grows toward the camera."""
 
     x: float
     y: float
@@ -86,9 +86,9 @@ class Body:
     """A posed body seen at one angle.
 
     Args:
-        person (`Person`): decides the build.
-        view (`View`): decides angle and step.
-        rng (`np.random.Generator`): draws the small differences between two pictures of one pose.
+        person (`Person`): determines the build.
+        view (`View`): determines the angle and the step.
+        rng (`np.random.Generator`): draws the small differences between two images of one pose.
     """
 
     def __init__(self, person: Person, view: View, rng: np.random.Generator) -> None:
@@ -97,7 +97,7 @@ class Body:
         self.cos, self.sin = float(np.cos(view.yaw)), float(np.sin(view.yaw))
         self.woman = person.gender == "woman"
         self.lean = float(rng.uniform(-0.012, 0.02)) + (0.014 if view.pose == "walking" else 0.0)
-        # In a side view what is carried hangs on the near side; elsewhere on the side the identity prefers.
+        # In side views bags are on the near side, otherwise on the identity's preferred side.
         self.carry_side = self.style.carry_side
         if view.side in ("left", "right"):
             self.carry_side = -1 if self.sin > 0 else 1
@@ -112,15 +112,15 @@ class Body:
         return Joint(x * self.cos + z * self.sin, y + PITCH * depth, depth)
 
     def half(self, lateral: float, deep: float) -> float:
-        """Returns: half the width, as the camera sees it, of an elliptic tube."""
+        """Returns: half the visible width of an elliptic tube."""
         return float(np.hypot(lateral * self.cos, deep * self.sin))
 
     def around(self, across: Array) -> Array:
-        """Returns: where on the body a visible point lies: 0 in front, pi/2 on the person's left, pi behind."""
+        """Returns: the angle of a visible point around the body: 0 in front, pi/2 on the person's left, pi behind."""
         return (np.arcsin(across) - self.yaw + np.pi) % (2 * np.pi) - np.pi
 
     def torso(self, ease: float, bottom: float, flare: float = 0.0) -> tuple[list[float], list[float], list[float]]:
-        """Returns: the outline (heights, centres, half widths) of a garment on the torso that ends at `bottom`."""
+        """Returns: the outline (heights, centres, half widths) of a garment on the torso down to `bottom`."""
         nodes = _TORSO["woman" if self.woman else "man"]
         ys, centers, halves = [], [], []
         heights = [node[0] for node in nodes if node[0] < bottom] + [bottom]
@@ -136,7 +136,7 @@ class Body:
         return ys, centers, halves
 
     def spine(self, y: float) -> float:
-        """Returns: the `x` of the middle of the body at height `y`: a walker leans forward, a chest stands out."""
+        """Returns: the `x` of the middle of the body at height `y`, with lean and curvature."""
         lean = self.lean * (0.5 - y) * 2.0
         curve = 0.010 * float(np.sin((y - 0.15) * 9.0))
         return (lean + curve) * self.sin
@@ -159,7 +159,7 @@ class Body:
             ankle_x = hip_x + side * (spread if view.pose == "standing" else -0.012)
             ankle = (ankle_x, knee[1] + 0.222 * np.cos(shank), knee[2] + 0.222 * np.sin(shank))
             legs.append(Limb(self.project(hip_x, 0.505, 0.0), self.project(*knee), self.project(*ankle), side))
-        # The ground is where the lower foot is: a stride lowers the body.
+        # The lower foot stands on the ground, so a stride lowers the body.
         drop = 0.957 - max(leg.end.y - PITCH * leg.end.depth for leg in legs)
 
         def lowered(joint: Joint) -> Joint:

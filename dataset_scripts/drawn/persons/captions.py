@@ -1,17 +1,13 @@
-"""Write captions of drawn persons: a small grammar over what the image shows, and noise planted on its words."""
+"""Write captions of drawn persons with a small grammar, and add noise to their attributes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .attributes import Person, View, pick
 from .words import FORMS, PLURAL, POSES, group_of, wrong_words
 
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 MIN_WORDS, MAX_WORDS = 10, 60
 
@@ -21,10 +17,10 @@ class Mention:
     """One attribute in a caption.
 
     Args:
-        field (`str`): the field of `Person` it tells.
-        truth (`str`): that field's value.
-        written (`str`): the value the caption gives: `truth`, or a wrong one.
-        positions (`tuple[int, ...]`): the places of its words in `caption.split()`.
+        field (`str`): the field of `Person`.
+        truth (`str`): the true value.
+        written (`str`): the value in the caption: `truth` or a wrong one.
+        positions (`tuple[int, ...]`): positions of its words in `caption.split()`.
     """
 
     field: str
@@ -39,7 +35,7 @@ class Mention:
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption and where its attributes are."""
+    """A caption and the attributes that it mentions."""
 
     text: str
     mentions: tuple[Mention, ...]
@@ -66,7 +62,7 @@ _Phrase = list[_Piece]
 
 @dataclass(frozen=True)
 class _Fact:
-    """One thing to say: as a noun phrase, after a subject, and as a participle."""
+    """One statement in three forms: as a noun phrase, with a verb, and with a participle."""
 
     name: str
     noun: _Phrase
@@ -77,15 +73,15 @@ class _Fact:
 def write_caption(
     person: Person, view: View, rng: np.random.Generator, noise_rng: np.random.Generator, *, noise: float = 0.0
 ) -> Caption:
-    """Write one caption of what the image shows.
+    """Write one caption of an image.
 
     Args:
-        person (`Person`): whom it describes.
-        view (`View`): decides what can be seen: nothing that the body hides is told.
+        person (`Person`): the person.
+        view (`View`): the view. Attributes that are not visible are not mentioned.
         rng (`np.random.Generator`): draws the words of the true caption.
-        noise_rng (`np.random.Generator`): draws which attributes go wrong, and how. The draws do not depend on
-            `noise`, so a caption at a lower rate has part of the errors of the same caption at a higher one.
-        noise (`float`): the probability that an attribute is told wrong.
+        noise_rng (`np.random.Generator`): draws which attributes become wrong, and how. The draws do not depend on
+            `noise`: the errors of a caption at a lower rate are a subset of those at a higher rate.
+        noise (`float`): probability that an attribute is wrong.
     """
     pieces = _Writer(person, view, rng).write()
     return _realise(person, pieces, noise_rng, noise)
@@ -117,7 +113,7 @@ def _realise(person: Person, pieces: _Phrase, rng: np.random.Generator, noise: f
 
 
 def _spell(words: list[str]) -> str:
-    """Choose between a and an, and start sentences with capitals."""
+    """Replace "a" by "an" where needed, and capitalise sentences."""
     for index, word in enumerate(words):
         if word == "a" and words[index + 1][0] in "aeiou":
             words[index] = "an"
@@ -152,13 +148,13 @@ class _Writer:
         return bool(self.rng.random() < share)
 
     def slot(self, field: str, value: str | None = None) -> _Slot:
-        """Returns: an attribute in words; the commonest name is drawn most."""
+        """Returns: an attribute in words. More common words are drawn more often."""
         value = value or getattr(self.person, field)
         forms = FORMS[group_of(field)][value]
         return _Slot(field, value, forms[int(self.rng.random() ** 1.7 * len(forms))])
 
     def write(self) -> _Phrase:
-        """Returns: the caption in pieces, `MIN_WORDS` to `MAX_WORDS` words long."""
+        """Returns: the pieces of the caption, which has `MIN_WORDS` to `MAX_WORDS` words."""
         facts = self._facts()
         outfit = self._outfit()
         pieces = self._arrange(outfit, facts)
@@ -202,7 +198,7 @@ class _Writer:
         return [*phrase, self.slot("lower")]
 
     def _thing(self, field: str) -> _Phrase:
-        """Returns: a coloured thing with its article, such as `a red cap`."""
+        """Returns: an object with article and colour, such as `a red cap`."""
         plural = getattr(self.person, field) in PLURAL
         colored = [self.slot(f"{field}_color")] if hasattr(self.person, f"{field}_color") else []
         return [*self._article(plural), *colored, self.slot(field)]
@@ -220,7 +216,7 @@ class _Writer:
     # --- facts --------------------------------------------------------------------------------------------------
 
     def _facts(self) -> list[_Fact]:
-        """Returns: what else to tell, in a random order; each is left out now and then."""
+        """Returns: further facts in a random order. Each is sometimes skipped."""
         person = self.person
         facts: list[_Fact] = []
         if not self.view.hides_feet and self.chance(0.9):
@@ -245,7 +241,7 @@ class _Writer:
         return [facts[index] for index in self.rng.permutation(len(facts))]
 
     def _shows(self, field: str) -> bool:
-        """Returns: whether the camera sees a small thing, given that the person has it."""
+        """Returns: whether a small object is visible, if the person has it."""
         if field == "eyewear":
             return not self.back
         if field == "neck":
@@ -282,7 +278,7 @@ class _Writer:
     # --- sentences ----------------------------------------------------------------------------------------------
 
     def _subject(self) -> tuple[_Phrase, list[str]]:
-        """Returns: the person as first named, and the facts that the name already tells."""
+        """Returns: the subject of the first sentence, and the names of the facts it already states."""
         told: list[str] = []
         phrase: _Phrase = ["a" if self.chance(0.6) else self.choose("the", "this")]
         style = self.person.hair_style
@@ -331,7 +327,7 @@ class _Writer:
         return [*opening, ".", *self._sentences(rest)]
 
     def _with_head(self, subject: _Phrase, rest: list[_Fact]) -> _Phrase:
-        """Returns: the subject with up to two things on its head, kept in `_used`."""
+        """Returns: the subject with up to two attributes of the head, which are stored in `_used`."""
         self._used: list[_Phrase] = []
         if not self.chance(0.6):
             return subject
@@ -363,41 +359,3 @@ def _count(pieces: _Phrase) -> int:
     return sum(
         len((piece if isinstance(piece, str) else piece.words).split()) for piece in pieces if piece not in (",", ".")
     )
-
-
-def word_mask_to_token_mask(
-    caption: str, word_positions: Sequence[int], tokenizer: "PreTrainedTokenizerBase", length: int | None = None
-) -> list[bool]:
-    """Mark the tokens of the words at `word_positions`.
-
-    Args:
-        caption (`str`): a caption.
-        word_positions (`Sequence[int]`): places in `caption.split()`, such as a row's `caption1_noise`.
-        tokenizer (`PreTrainedTokenizerBase`): a fast tokenizer, which knows where in the text its tokens are.
-        length (`int`, *optional*): of the `input_ids` that the mask goes with: a longer caption is truncated to it as
-            the tokenizer does, a shorter one padded with False at the end. By default the caption's own length.
-
-    Returns:
-        `list[bool]`: True for a token with at least one letter of a marked word. Punctuation after a word and
-        special tokens are never marked.
-
-    Raises:
-        ValueError: if the tokenizer is not fast.
-        IndexError: if a position is not one of the caption's words.
-    """
-    if not tokenizer.is_fast:
-        raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer: it cannot tell where its tokens are")
-    spans: list[tuple[int, int]] = []
-    end = 0
-    for word in caption.split():
-        start = caption.index(word, end)
-        end = start + len(word)
-        spans.append((start, start + len(word.rstrip(".,;:!?"))))
-    for position in word_positions:
-        if not 0 <= position < len(spans):
-            raise IndexError(f"there is no word {position}: the caption has {len(spans)} words: {caption!r}")
-    marked = [spans[position] for position in word_positions]
-    encoding = tokenizer(caption, return_offsets_mapping=True, truncation=length is not None, max_length=length)
-    offsets = encoding["offset_mapping"]  # special tokens have the empty span (0, 0)
-    mask = [any(max(start, first) < min(stop, last) for first, last in marked) for start, stop in offsets]
-    return mask if length is None else mask + [False] * (length - len(mask))

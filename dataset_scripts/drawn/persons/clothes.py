@@ -1,7 +1,8 @@
-"""The clothes: cut, cloth, and what distinguishes one kind from another - collars, buttons, seams, pockets.
+"""The clothes that a person wears: lengths, materials, and details such as collars, buttons, seams and pockets.
 
-Each painter of `UPPER_PAINTS` changes the colours of a torso in place. `phi` is where around the body a point lies
-(0 in front, pi behind) and `y` its height in body units, so a collar or a pocket turns with the person.
+Products of the drawn catalogue are in `drawn/garments`. Each function in `UPPER_PAINTS` changes the colours of a torso
+in place. `phi` is the angle of a point around the body (0 in front, pi behind) and `y` its height in body units, so
+that collars and pockets turn with the person.
 """
 
 from collections.abc import Callable
@@ -31,8 +32,8 @@ SOLE = np.array([0.10, 0.09, 0.09], dtype=np.float32)
 RUBBER = np.array([0.90, 0.90, 0.88], dtype=np.float32)
 
 
-class Wardrobe:
-    """The cloth of every part of one person."""
+class Clothes:
+    """The material of each garment of one person, and of the skin."""
 
     def __init__(self, person: Person, body: Body) -> None:
         style = body.style
@@ -74,21 +75,21 @@ def _dim(color: Array, where: Array, factor: float) -> None:
     color *= np.where(np.broadcast_to(where, color.shape[:2]), np.float32(factor), np.float32(1.0))[..., None]
 
 
-def _crew_neck(color: Array, phi: Array, y: Array, surface: Surface, clothes: Wardrobe) -> None:
+def _crew_neck(color: Array, phi: Array, y: Array, surface: Surface, clothes: Clothes) -> None:
     neckline = 0.172 + 0.022 * np.cos(np.clip(phi * 1.1, -np.pi, np.pi))
     inside = np.abs(surface.s) < 0.060
     _dim(color, inside & (y < neckline + 0.009), 0.80)
     _set(color, inside & (y < neckline), clothes.skin.color)
 
 
-def _ribbed(color: Array, phi: Array, y: Array, surface: Surface, clothes: Wardrobe) -> None:
+def _ribbed(color: Array, phi: Array, y: Array, surface: Surface, clothes: Clothes) -> None:
     _crew_neck(color, phi, y, surface, clothes)
     rib = (y > 0.497) & (np.sin(surface.s * 700.0) > 0.0)
     _dim(color, rib | ((y > 0.494) & (y < 0.499)), 0.78)
     color *= (1.0 + 0.05 * np.sin(surface.s * 420.0) * np.ones_like(surface.v))[..., None]
 
 
-def _shirt(color: Array, phi: Array, y: Array, surface: Surface, clothes: Wardrobe) -> None:
+def _shirt(color: Array, phi: Array, y: Array, surface: Surface, clothes: Clothes) -> None:
     front = np.abs(phi) < 0.06
     opening = (y < 0.205) & (np.abs(phi) < 0.55 * (0.205 - y) / 0.05)
     collar = (y < 0.192) & ~opening
@@ -100,7 +101,7 @@ def _shirt(color: Array, phi: Array, y: Array, surface: Surface, clothes: Wardro
     _set(color, opening, clothes.skin.color)
 
 
-def _open_front(color: Array, phi: Array, y: Array, surface: Surface, clothes: Wardrobe) -> None:
+def _open_front(color: Array, phi: Array, y: Array, surface: Surface, clothes: Clothes) -> None:
     gap = 0.36 + 0.75 * np.clip(y - 0.28, 0.0, 1.0) + 0.5 * np.clip(0.26 - y, 0.0, 0.1)
     _dim(color, np.abs(phi) < gap + 0.14, 0.84)
     inside = np.abs(phi) < gap
@@ -112,13 +113,13 @@ def _open_front(color: Array, phi: Array, y: Array, surface: Surface, clothes: W
     _dim(color, (y > 0.505) & (np.abs(phi) > gap), 0.82)
 
 
-def _padded_vest(color: Array, phi: Array, y: Array, surface: Surface, clothes: Wardrobe) -> None:
+def _padded_vest(color: Array, phi: Array, y: Array, surface: Surface, clothes: Clothes) -> None:
     quilt = np.abs(np.sin(y * np.pi / 0.048))
     color *= (0.72 + 0.34 * quilt * np.ones_like(phi))[..., None]
     _open_front(color, phi, y, surface, clothes)
 
 
-def _coat(color: Array, phi: Array, y: Array, surface: Surface, clothes: Wardrobe) -> None:
+def _coat(color: Array, phi: Array, y: Array, surface: Surface, clothes: Clothes) -> None:
     lapel = 0.85 * np.clip((0.335 - y) / 0.15, 0.0, 1.0)
     _dim(color, (np.abs(phi) < lapel + 0.07) & (np.abs(phi) > lapel - 0.02) & (y < 0.335), 0.62)
     opening = (np.abs(phi) < 0.45 * lapel) & (y < 0.30)
@@ -131,7 +132,7 @@ def _coat(color: Array, phi: Array, y: Array, surface: Surface, clothes: Wardrob
     _dim(color, (np.abs(np.abs(phi) - np.pi) < 0.05) & (y > 0.55), 0.65)
 
 
-def _hoodie(color: Array, phi: Array, y: Array, surface: Surface, clothes: Wardrobe) -> None:
+def _hoodie(color: Array, phi: Array, y: Array, surface: Surface, clothes: Clothes) -> None:
     front = np.abs(phi) < 1.5
     pocket = (np.abs(phi) < 0.85 - 3.2 * np.clip(0.47 - y, 0.0, 1.0)) & (y > 0.405) & (y < 0.492)
     inner = (np.abs(phi) < 0.78 - 3.2 * np.clip(0.47 - y, 0.0, 1.0)) & (y > 0.411) & (y < 0.487)
@@ -141,7 +142,7 @@ def _hoodie(color: Array, phi: Array, y: Array, surface: Surface, clothes: Wardr
     _set(color, strings, RUBBER if clothes.upper.color.mean() < 0.6 else SOLE * 3)
 
 
-def _tank_top(color: Array, phi: Array, y: Array, surface: Surface, clothes: Wardrobe) -> None:
+def _tank_top(color: Array, phi: Array, y: Array, surface: Surface, clothes: Clothes) -> None:
     turned = np.abs(phi)
     neckline = 0.205 + 0.028 * np.clip(np.cos(phi), -0.4, 1.0)
     scoop = (y < neckline) & ((turned < 0.62) | (turned > np.pi - 0.62))
@@ -150,7 +151,7 @@ def _tank_top(color: Array, phi: Array, y: Array, surface: Surface, clothes: War
     _set(color, bare, clothes.skin.color)
 
 
-def _dress(color: Array, phi: Array, y: Array, surface: Surface, clothes: Wardrobe) -> None:
+def _dress(color: Array, phi: Array, y: Array, surface: Surface, clothes: Clothes) -> None:
     neckline = 0.185 + 0.030 * np.clip(np.cos(phi), -0.2, 1.0)
     _set(color, (y < neckline) & (np.abs(surface.s) < 0.075), clothes.skin.color)
     _dim(color, (y > 0.372) & (y < 0.392), 0.66)
@@ -158,8 +159,8 @@ def _dress(color: Array, phi: Array, y: Array, surface: Surface, clothes: Wardro
     color *= (1.0 + 0.16 * sway * np.sin(phi * 9.0))[..., None]
 
 
-def paint_print(color: Array, phi: Array, y: Array, clothes: Wardrobe) -> None:
-    """A badge of bars and a disc on the chest."""
+def paint_print(color: Array, phi: Array, y: Array, clothes: Clothes) -> None:
+    """Paint the print of a shirt: a disc with bars on the chest."""
     if clothes.upper.second is None:
         return
     u, v = phi / 0.62, (y - 0.292) / 0.062
@@ -168,7 +169,7 @@ def paint_print(color: Array, phi: Array, y: Array, clothes: Wardrobe) -> None:
     _set(color, disc & ~hole, clothes.upper.second)
 
 
-UPPER_PAINTS: dict[str, Callable[[Array, Array, Array, Surface, Wardrobe], None]] = {
+UPPER_PAINTS: dict[str, Callable[[Array, Array, Array, Surface, Clothes], None]] = {
     "t-shirt": _crew_neck, "sweater": _ribbed, "shirt": _shirt, "jacket": _open_front, "vest": _padded_vest,
     "coat": _coat, "hoodie": _hoodie, "tank top": _tank_top, "dress": _dress,
 }  # fmt: skip

@@ -1,8 +1,8 @@
-"""The brushes of the drawn persons: shaded tubes, limbs and shapes with soft edges, and patterned cloth.
+"""Drawing primitives: shaded tubes, limbs and shapes with antialiased edges, and patterned cloth.
 
-Everything is drawn in body units: one unit is the height of the person, `x` runs right from the middle of the
-body, `y` down from the top of the head. Shapes compute their own coverage of each pixel, so edges are smooth
-without drawing many times too large, and a surface coordinate, so patterns wrap around what they are worn on.
+Coordinates are in body units: one unit is the height of the person, `x` runs right from the middle of the body, `y`
+down from the top of the head. Shapes compute the coverage of each pixel, so that edges are smooth without
+supersampling, and surface coordinates, so that patterns wrap around the body.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Window:
-    """The pixels a shape may touch: their place in the canvas, and their coordinates as a row and a column."""
+    """The pixels that a shape can cover: their position in the canvas and their coordinates."""
 
     rows: slice
     columns: slice
@@ -29,10 +29,10 @@ class Window:
 
 @dataclass(frozen=True)
 class Surface:
-    """What a painter is told of the surface it colours.
+    """Coordinates of the surface that a painter colours.
 
     Args:
-        across (`Array`): `(h, w)`, -1 at the left edge of the shape, 1 at its right edge, as the camera sees it.
+        across (`Array`): `(h, w)`, -1 at the left edge of the shape in the image, 1 at its right edge.
         s (`Array`): `(h, w)`, body units along the surface, around the shape.
         v (`Array`): `(h, 1)` or `(h, w)`, body units along the shape.
     """
@@ -46,15 +46,15 @@ Painter = Callable[[Surface], Array]
 
 
 class Canvas:
-    """A picture in float32: colours premultiplied by coverage, and the coverage.
+    """A float32 image: colours premultiplied by coverage, and the coverage.
 
-    It starts transparent. Given colours to begin with, it is a figure in front of a background.
+    It starts transparent. Set `color` first to draw in front of a background.
 
     Args:
         height (`int`), width (`int`): pixels.
-        scale (`float`): pixels to a body unit.
-        left (`float`), top (`float`): the pixel where body coordinates are (0, 0).
-        light (`float`): where the light is, from -0.8 (left) to 0.8 (right).
+        scale (`float`): pixels per body unit.
+        left (`float`), top (`float`): the pixel of the body coordinates (0, 0).
+        light (`float`): position of the light, from -0.8 (left) to 0.8 (right).
     """
 
     def __init__(self, height: int, width: int, scale: float, left: float, top: float, light: float = -0.4) -> None:
@@ -65,7 +65,7 @@ class Canvas:
         self.alpha = np.zeros((height, width), dtype=np.float32)
 
     def window(self, x0: float, x1: float, y0: float, y1: float) -> Window | None:
-        """Returns: the pixels of a box given in body units, or None where the box is outside the picture."""
+        """Returns: the pixels of a box in body units, or None if the box is outside the image."""
         first_column = max(int(x0 * self.scale + self.left) - 1, 0)
         last_column = min(int(x1 * self.scale + self.left) + 2, self.width)
         first_row = max(int(y0 * self.scale + self.top) - 1, 0)
@@ -80,11 +80,11 @@ class Canvas:
         )  # fmt: skip
 
     def edge(self, distance: Array) -> Array:
-        """Returns: coverage in [0, 1] of pixels that lie `distance` body units inside an edge."""
+        """Returns: coverage in [0, 1] of pixels `distance` body units inside an edge."""
         return np.clip(distance * self.scale + 0.5, 0.0, 1.0)
 
     def lay(self, window: Window, cover: Array, color: Array) -> None:
-        """Lay `color` over what is there, where `cover` says."""
+        """Composite `color` over the canvas with the coverage `cover`."""
         cover = cover[..., None]
         region = self.color[window.rows, window.columns]
         region *= 1.0 - cover
@@ -93,11 +93,11 @@ class Canvas:
         alpha += cover[..., 0] * (1.0 - alpha)
 
     def darken(self, window: Window, cover: Array) -> None:
-        """Multiply what is there by `1 - cover`: a shadow."""
+        """Darken the canvas by the factor `1 - cover`, as a shadow."""
         self.color[window.rows, window.columns] *= (1.0 - cover)[..., None]
 
     def shade(self, across: Array, ambient: float = 0.56) -> Array:
-        """Returns: the brightness of a round surface at `across`, lit from the side of the light."""
+        """Returns: the brightness of a round surface at `across`."""
         facing = np.sqrt(np.clip(1.0 - across * across, 0.0, 1.0))
         lit = np.clip(across * self.light + facing * np.float32(np.sqrt(1.0 - self.light**2)), 0.0, 1.0)
         return ambient + (1.08 - ambient) * lit
@@ -109,10 +109,11 @@ class Canvas:
         """Draw an upright tube: torso, skirt, coat.
 
         Args:
-            ys (`list`), centers (`list`), halves (`list`): its outline: heights, and centre and half width there.
-            paint (`Painter`): its colours before shading.
-            hem (`float`): how far the middle of the lower edge hangs below its ends.
-            skew (`float`): how much lower the right end of the lower edge is than the left.
+            ys (`list`), centers (`list`), halves (`list`): the outline: heights, and the centre and half
+                width at each.
+            paint (`Painter`): colours before shading.
+            hem (`float`): distance of the middle of the lower edge below its ends.
+            skew (`float`): distance of the right end of the lower edge below the left end.
         """
         half_max = max(halves)
         reach = max(abs(center) for center in centers) + half_max
@@ -133,7 +134,7 @@ class Canvas:
         self, start: Point, end: Point, start_radius: float, end_radius: float, paint: Painter, *,
         flat_end: bool = False, flat_start: bool = False, v0: float = 0.0, ambient: float = 0.56,
     ) -> None:  # fmt: skip
-        """Draw a tapered rod with round ends, or a flat one where cloth ends: arm, leg, sleeve, strap, foot."""
+        """Draw a tapered rod with round or flat ends: arm, leg, sleeve, strap, foot."""
         dx, dy = end[0] - start[0], end[1] - start[1]
         length = max(float(np.hypot(dx, dy)), 1e-4)
         radius_max = max(start_radius, end_radius)
@@ -157,7 +158,7 @@ class Canvas:
             cover *= self.edge(length - along)
         if flat_start:
             cover *= self.edge(along)
-        # `side` grows to the left of the direction of travel; downward limbs then have it growing to the right.
+        # `side` grows to the left of the direction of the limb, which is to the right for downward limbs.
         across = np.clip(side / radius, -1.0, 1.0)
         if uy < 0:
             across = -across
@@ -167,7 +168,7 @@ class Canvas:
     def ellipse(
         self, center: Point, rx: float, ry: float, paint: Painter, *, tilt: float = 0.0, ambient: float = 0.56
     ) -> None:
-        """Draw an ellipse turned by `tilt` radians, shaded as a ball."""
+        """Draw an ellipse rotated by `tilt` radians and shaded like a ball."""
         reach = max(rx, ry)
         window = self.window(center[0] - reach, center[0] + reach, center[1] - reach, center[1] + reach)
         if window is None:
@@ -181,7 +182,7 @@ class Canvas:
         self.lay(window, cover, paint(Surface(across, across * rx, v * ry)) * self.shade(across, ambient)[..., None])
 
     def polygon(self, points: list[Point], paint: Painter, *, shadow: float = 0.0) -> None:
-        """Draw a flat shape lit evenly; with `shadow`, only darken the figure there by that share.
+        """Draw a flat, evenly lit shape. With `shadow`, only darken the figure by this share.
 
         The surface runs from -1 to 1 across its bounding box.
         """
@@ -206,7 +207,7 @@ class Canvas:
         self.lay(window, cover, paint(Surface(across, across * half, window.y - min(ys))))
 
     def image(self) -> Image.Image:
-        """Returns: the picture as RGBA with colours no longer premultiplied."""
+        """Returns: an RGBA image with straight alpha."""
         alpha = self.alpha[..., None]
         color = np.clip(self.color / np.maximum(alpha, 1e-3), 0.0, 1.0)
         return Image.fromarray(np.rint(np.concatenate([color, alpha], axis=2) * 255.0).astype(np.uint8))
@@ -214,7 +215,7 @@ class Canvas:
 
 @lru_cache(maxsize=1)
 def fold_field() -> Array:
-    """Returns: `(512, 512)` smooth noise in about [-1, 1] that repeats without a seam, longer than it is wide."""
+    """Returns: `(512, 512)` smooth, seamlessly tiling noise in about [-1, 1], stretched vertically."""
     rng = np.random.default_rng(20240917)
     field = np.zeros((512, 512), dtype=np.float32)
     for rows, columns, weight in ((10, 20, 0.6), (26, 44, 0.4), (150, 170, 0.16)):
@@ -232,13 +233,13 @@ DOT_PERIOD = 0.056
 
 @dataclass(frozen=True)
 class Cloth:
-    """Coloured, patterned and creased cloth, or skin, leather and hair where it is plain.
+    """Coloured, patterned and creased material: cloth, skin, leather or hair.
 
     Args:
         color (`Array`), second (`Array`): `(3,)` in [0, 1].
-        pattern (`str`): one of the patterns of `synthetic_persons_attributes`; what it does not know is plain.
+        pattern (`str`): a pattern of `attributes.PATTERNS_OF`. Unknown ones are drawn plain.
         folds (`float`): depth of the creases.
-        offset (`float`): body units; moves the creases, so that no two parts share them.
+        offset (`float`): shift of the creases in body units, so that parts differ.
     """
 
     color: Array
@@ -246,7 +247,7 @@ class Cloth:
     pattern: str = "plain"
     folds: float = 0.10
     offset: float = 0.0
-    split: float = 0.0  # body units; where a two-tone garment changes colour
+    split: float = 0.0  # height in body units at which a two-tone garment changes colour
 
     def __call__(self, surface: Surface) -> Array:
         """Returns: `(h, w, 3)` colours before shading."""

@@ -1,4 +1,4 @@
-"""Draw one person: clothes on a posed body, from the shoes up and from the back to the front."""
+"""Draw one person: clothes on a posed body, from the shoes up and from back to front."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from .clothes import (
     SLEEVE_EASE,
     SOLE,
     UPPER_PAINTS,
-    Wardrobe,
+    Clothes,
     creased,
     denim,
     paint_print,
@@ -27,16 +27,16 @@ from .head import draw_hair_behind, draw_head
 
 
 def draw_person(person: Person, view: View, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Draw a person alone.
+    """Draw a person without a background.
 
     Args:
-        person (`Person`): who.
-        view (`View`): from where, in which pose; its occluder is not drawn.
-        size (`tuple[int, int]`): (height, width) of the picture in pixels.
-        rng (`np.random.Generator`): draws what differs between two pictures of one view.
+        person (`Person`): the person.
+        view (`View`): angle and pose. The occluder is not drawn.
+        size (`tuple[int, int]`): (height, width) of the image in pixels.
+        rng (`np.random.Generator`): draws the differences between two images of one view.
 
     Returns:
-        `PIL.Image.Image`: RGBA, transparent around the person, who stands in the middle and fills most of the height.
+        `PIL.Image.Image`: RGBA, transparent around the person, who is centred and fills most of the height.
     """
     height, width = size
     zoom = 2 if height < 200 else 1
@@ -51,7 +51,7 @@ def draw_person(person: Person, view: View, size: tuple[int, int], rng: np.rando
 def draw_figure(canvas: Canvas, person: Person, view: View, rng: np.random.Generator) -> None:
     """Draw a person onto a canvas whose (0, 0) is the top of the head."""
     body = Body(person, view, rng)
-    clothes = Wardrobe(person, body)
+    clothes = Clothes(person, body)
     draw_hair_behind(canvas, person, body)
     draw_bag_behind(canvas, person, body)
     far = [arm for arm in body.arms if arm.depth < -0.035]
@@ -69,7 +69,7 @@ def draw_figure(canvas: Canvas, person: Person, view: View, rng: np.random.Gener
         _draw_arm(canvas, person, body, clothes, arm)
 
 
-def _draw_leg(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe, leg: Limb) -> None:
+def _draw_leg(canvas: Canvas, person: Person, body: Body, clothes: Clothes, leg: Limb) -> None:
     hip, knee, ankle = leg.start.point, leg.middle.point, leg.end.point
     girth = body.style.girth
     thigh, calf, thin = 0.060 * girth, 0.043 * girth, 0.026
@@ -99,7 +99,7 @@ def _draw_leg(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe, leg
         stripe = Cloth(RUBBER if cloth.color.mean() < 0.6 else SOLE)
         canvas.limb(_between(knee, ankle, 0.90), end, 0.030, 0.028, replace(cloth, color=cloth.color * 0.8),
                     flat_end=True, flat_start=True)  # fmt: skip
-        if body.sin * leg.side <= 0.45:  # the outer seam is turned to the camera
+        if body.sin * leg.side <= 0.45:  # the outer seam faces the camera
             out = leg.side * body.cos * 0.8
             canvas.limb(_shift(hip, out * thigh), _shift(knee, out * calf), 0.0055, 0.0055, stripe, ambient=0.8)
             canvas.limb(_shift(knee, out * calf), _shift(ankle, out * 0.028), 0.0055, 0.0045, stripe, ambient=0.8)
@@ -107,7 +107,7 @@ def _draw_leg(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe, leg
         _draw_shoe(canvas, person, body, clothes, leg)
 
 
-def _draw_shoe(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe, leg: Limb) -> None:
+def _draw_shoe(canvas: Canvas, person: Person, body: Body, clothes: Clothes, leg: Limb) -> None:
     ankle = leg.end
     out = 0.18 * leg.side
     forward = (np.sin(out), np.cos(out))
@@ -139,7 +139,7 @@ def _draw_shoe(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe, le
             canvas.limb((x - across, y + 0.008), (x + across, y), 0.008, 0.008, cloth)
 
 
-def _draw_pelvis(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe) -> None:
+def _draw_pelvis(canvas: Canvas, person: Person, body: Body, clothes: Clothes) -> None:
     if person.lower == "none":
         return
     ys, centers, halves = body.torso(0.006, 0.520)
@@ -156,7 +156,7 @@ def _draw_pelvis(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe) 
 
 
 def _leg_reach(body: Body, y: float) -> float:
-    """Returns: how far the legs reach from the middle at height `y`, with their flesh."""
+    """Returns: the distance of the legs' outer edge from the middle at height `y`."""
     reach = 0.0
     for leg in body.legs:
         x = np.interp(y, [leg.start.y, leg.middle.y, leg.end.y], [leg.start.x, leg.middle.x, leg.end.x])
@@ -164,7 +164,7 @@ def _leg_reach(body: Body, y: float) -> float:
     return reach
 
 
-def _draw_torso(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe) -> None:
+def _draw_torso(canvas: Canvas, person: Person, body: Body, clothes: Clothes) -> None:
     kind = person.upper
     if kind in ("tank top", "dress"):
         ys, centers, halves = body.torso(0.0, 0.30)
@@ -192,7 +192,7 @@ def _draw_torso(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe) -
     canvas.tube(ys, centers, halves, colored, hem=0.010 if bottom > 0.6 else 0.006)
 
 
-def _draw_arm(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe, arm: Limb) -> None:
+def _draw_arm(canvas: Canvas, person: Person, body: Body, clothes: Clothes, arm: Limb) -> None:
     shoulder, elbow, wrist = arm.start.point, arm.middle.point, arm.end.point
     slim = 0.88 if body.woman else 1.0
     girth = 0.5 + 0.5 * body.style.girth
@@ -203,7 +203,7 @@ def _draw_arm(canvas: Canvas, person: Person, body: Body, clothes: Wardrobe, arm
     if clothes.sleeve.pattern == "two-tone":
         sleeve = replace(sleeve, pattern="plain")
     skin = clothes.skin
-    if arm.depth > -0.02:  # the arm shades what is behind it
+    if arm.depth > -0.02:  # shadow of the arm
         shift = 0.010 if canvas.light < 0 else -0.010
         outline = big + ease + 0.004
         canvas.polygon(

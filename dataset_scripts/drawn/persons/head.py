@@ -1,4 +1,4 @@
-"""Draw heads: face, hair, hats and glasses on a ball that is seen at any angle."""
+"""Draw heads at any angle: face, hair, hats and glasses."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from .drawing import Array, Canvas, Cloth, Point, Surface
 
 DARK = np.array([0.08, 0.07, 0.08], dtype=np.float32)
 _AROUND = (0.0, 0.75, 1.1, 1.55, 1.8, 2.3, 3.15)
-# How far down hair reaches on the head, from the forehead (0) around to the nape (pi).
+# Lower end of the hair on the head, at the angles `_AROUND` from the forehead (0) to the nape (pi).
 _HAIRLINE = {
     "short": (-0.46, -0.40, -0.10, 0.12, 0.42, 0.62, 0.68),
     "long": (-0.50, -0.34, 0.35, 0.80, 1.0, 1.0, 1.0),
@@ -27,7 +27,7 @@ def _hair_cloth(body: Body) -> Cloth:
 
 
 def draw_hair_behind(canvas: Canvas, person: Person, body: Body) -> None:
-    """Hair that hangs behind neck and shoulders of someone who faces the camera."""
+    """Draw hair behind the neck and shoulders of a person who faces the camera."""
     if person.hair_style == "long" and body.cos > -0.3:
         x, y = head_center(body)
         back = -0.040 * body.sin
@@ -55,7 +55,7 @@ def _draw_bun(canvas: Canvas, body: Body) -> None:
 
 
 def draw_head(canvas: Canvas, person: Person, body: Body, hood: Cloth | None) -> None:
-    """Draw neck, head, hair, hat and glasses; with `hood`, the hood of a hoodie around the neck."""
+    """Draw neck, head, hair, hat, glasses and, if given, the hood of a hoodie."""
     x, y = head_center(body)
     style = body.style
     skin = Cloth(style.skin, folds=0.02)
@@ -195,7 +195,7 @@ def _draw_hat(canvas: Canvas, person: Person, body: Body, center: Point, rx: flo
 
 
 def _draw_dome(canvas: Canvas, center: Point, rx: float, ry: float, paint) -> None:
-    """The upper half of a ball that stands on `center`."""
+    """Draw the upper half of a ball around `center`."""
     x, y = center
     window = canvas.window(x - rx, x + rx, y - ry, y + 0.012)
     if window is None:

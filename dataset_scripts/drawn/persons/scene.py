@@ -1,9 +1,9 @@
-"""Put drawn persons into places and in front of a camera: backgrounds, occluders, light, blur, noise."""
+"""Draw images of persons: backgrounds, occluders, light and camera effects."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .attributes import Person, View, pick, sample_person, sample_view
+from .attributes import Person, View, pick
 from .drawing import Array, Canvas, Cloth, fold_field
 from .figure import draw_figure
 
@@ -16,10 +16,10 @@ def draw_image(person: Person, view: View, size: tuple[int, int], rng: np.random
     """Draw one camera image of one person.
 
     Args:
-        person (`Person`): who.
-        view (`View`): from where, in which pose, behind what.
+        person (`Person`): the person.
+        view (`View`): angle, pose and occluder.
         size (`tuple[int, int]`): (height, width) in pixels.
-        rng (`np.random.Generator`): draws place, camera and everything else that differs between two images.
+        rng (`np.random.Generator`): draws background, camera and all other differences between images.
 
     Returns:
         `PIL.Image.Image`: RGB of exactly that size.
@@ -34,13 +34,13 @@ def draw_image(person: Person, view: View, size: tuple[int, int], rng: np.random
     light = float(rng.uniform(-0.65, 0.65))
     canvas = Canvas(rows, columns, scale, left, top, light)
     canvas.color[:] = _background(rows, columns, (top + 0.97 * scale) / rows, rng)
-    _ground_shadow(canvas)  # coverage stays 0 there: it tells the figure from its surroundings
+    _ground_shadow(canvas)  # keeps the coverage 0, which separates the figure from the background
     draw_figure(canvas, person, view, rng)
     _draw_occluder(canvas, view.occluder, rng)
     picture = canvas.color
     if zoom > 1:
         picture = picture.reshape(height, zoom, width, zoom, 3).mean(axis=(1, 3))
-    return _photograph(picture, rng)
+    return _apply_camera(picture, rng)
 
 
 def _ground_shadow(canvas: Canvas, x: float = 0.0) -> None:
@@ -63,8 +63,8 @@ def _times(color: RGB, factor: float) -> RGB:
 
 
 def _background(rows: int, columns: int, feet: float, rng: np.random.Generator) -> Array:
-    """Returns: `(rows, columns, 3)` in [0, 1]: a place out of focus, its ground reaching below the feet."""
-    height = 160  # a place is drawn at one size and scaled: it is out of focus in any case
+    """Returns: `(rows, columns, 3)` in [0, 1]: an unfocused background with ground below the feet."""
+    height = 160  # backgrounds are drawn at one size and scaled, as they are out of focus anyway
     width = max(int(round(height * columns / rows)), 24)
     picture = Image.new("RGB", (width, height))
     draw = ImageDraw.Draw(picture)
@@ -246,7 +246,7 @@ def _car(draw: ImageDraw.ImageDraw, width: int, ground: int, rng: np.random.Gene
 
 
 def _passer_by(draw: ImageDraw.ImageDraw, width: int, horizon: int, rng: np.random.Generator) -> None:
-    """Someone far away, at the side: too small and plain to be the person described."""
+    """Draw a distant person at the side, too small to be mistaken for the person described."""
     tall = int(rng.integers(22, 42))
     x = int(rng.uniform(0.0, 0.24) * width) if rng.random() < 0.5 else int(rng.uniform(0.76, 1.0) * width)
     feet = horizon + int(tall * 0.28)
@@ -304,8 +304,8 @@ def _draw_occluder(canvas: Canvas, occluder: str, rng: np.random.Generator) -> N
             canvas.ellipse((x, y), 0.034, 0.011, Cloth(tint), tilt=float(rng.uniform(-1.6, 1.6)), ambient=0.8)
 
 
-def _photograph(picture: Array, rng: np.random.Generator) -> Image.Image:
-    """What the camera does: blur, tint, exposure, contrast, noise."""
+def _apply_camera(picture: Array, rng: np.random.Generator) -> Image.Image:
+    """Apply blur, tint, exposure, contrast and noise."""
     height, width = picture.shape[:2]
     image = Image.fromarray(np.clip(picture * 255.0 + 0.5, 0, 255).astype(np.uint8))
     kind = pick(rng, {"sharp": 75, "defocus": 17, "motion": 8})
@@ -313,7 +313,7 @@ def _photograph(picture: Array, rng: np.random.Generator) -> Image.Image:
     reach = max(int(round(amount * 1.6)), 1)
     if kind == "defocus":
         image = image.filter(ImageFilter.GaussianBlur(amount * 0.9))
-    elif height > 256:  # no lens is sharper; it also softens the steps in patterns, drawn without oversampling here
+    elif height > 256:  # limits sharpness and smooths patterns, which are drawn without supersampling here
         image = image.filter(ImageFilter.GaussianBlur(0.6))
     values = np.asarray(image, dtype=np.float32) / 255.0
     if kind == "motion":
@@ -328,44 +328,3 @@ def _photograph(picture: Array, rng: np.random.Generator) -> Image.Image:
     grain = float(rng.uniform(0.003, 0.020))
     values = values + rng.standard_normal((height, width, 1), dtype=np.float32) * np.float32(grain)
     return Image.fromarray(np.clip(values * 255.0 + 0.5, 0, 255).astype(np.uint8))
-
-
-def draw_scene(
-    num_persons: int, size: tuple[int, int], rng: np.random.Generator
-) -> tuple[Image.Image, list[tuple[int, int, int, int]], list[dict[str, str]]]:
-    """Draw a wide frame with several persons side by side.
-
-    Args:
-        num_persons (`int`): how many, from 1.
-        size (`tuple[int, int]`): (height, width) in pixels.
-        rng (`np.random.Generator`): draws everything.
-
-    Returns:
-        The RGB frame; a box `(left, top, right, bottom)` in pixels for each person, from left to right; and the
-        attributes of each.
-
-    Raises:
-        ValueError: if `num_persons` is below 1.
-    """
-    if num_persons < 1:
-        raise ValueError(f"num_persons must be 1 or more, got {num_persons}")
-    height, width = size
-    backdrop = _background(height, width, 0.9, rng)
-    boxes, attributes = [], []
-    slot = width / num_persons
-    for index in range(num_persons):
-        person = sample_person(rng, rng, changes=0)
-        view = sample_view(rng)
-        scale = min(height * rng.uniform(0.55, 0.85), slot * 2.4)
-        left = slot * (index + 0.5) + slot * rng.uniform(-0.12, 0.12)
-        top = height * 0.95 - scale
-        canvas = Canvas(height, width, scale, left, top, float(rng.uniform(-0.5, 0.5)))
-        draw_figure(canvas, person, view, rng)
-        ground = Canvas(height, width, scale, left, top, canvas.light)
-        ground.color = backdrop
-        _ground_shadow(ground)
-        backdrop = backdrop * (1.0 - canvas.alpha[..., None]) + canvas.color
-        rows, columns = np.nonzero(canvas.alpha.max(axis=1) > 0.5)[0], np.nonzero(canvas.alpha.max(axis=0) > 0.5)[0]
-        boxes.append((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
-        attributes.append(person.attributes())
-    return _photograph(backdrop, rng), boxes, attributes

@@ -1,7 +1,7 @@
-"""The words for what a person wears, and which wrong word may stand in for which right one.
+"""Words for the attributes of a person, and the wrong words that caption noise can replace them with.
 
-A wrong word always has as many words as the right one and the same grammatical number, so that planting noise
-moves no other word: a noisy caption and its clean original agree position by position.
+A wrong phrase always has as many words as the right one and the same grammatical number. A noisy caption and its clean
+original therefore have the same length and agree at all other positions.
 """
 
 from collections.abc import Sequence
@@ -97,7 +97,7 @@ PLURAL = frozenset(
     {"trousers", "jeans", "joggers", "leggings", "shorts", "wide trousers", "sneakers", "boots", "sandals",
      "dress shoes", "glasses", "sunglasses"}
 )  # fmt: skip
-# (pose, what the image shows) -> how to say it. No phrase tells left from right: training flips images.
+# (pose, side) -> phrases. None mentions left or right, because training flips images.
 POSES: dict[tuple[str, str], tuple[str, ...]] = {
     ("walking", "front"): ("walking towards the camera", "walking forward", "coming towards the viewer"),
     ("walking", "back"): ("walking away from the camera", "walking away", "seen walking from behind"),
@@ -106,7 +106,7 @@ POSES: dict[tuple[str, str], tuple[str, ...]] = {
     ("standing", "back"): ("standing with the back to the camera", "seen from behind", "facing away"),
     ("standing", "side"): ("standing side-on", "standing in profile", "seen from the side"),
 }
-# Kinds that a fair reader could call by each other's name.
+# Pairs that a reader could confuse.
 _NEAR_KINDS: dict[str, tuple[frozenset[str], ...]] = {
     "color": NEAR_COLORS,
     "hair_color": (frozenset({"black", "brown"}), frozenset({"brown", "red"}), frozenset({"blond", "gray"})),
@@ -137,7 +137,7 @@ _NEAR_KINDS: dict[str, tuple[frozenset[str], ...]] = {
 
 
 def group_of(field: str) -> str:
-    """Returns: the group of `FORMS` whose words a field of `Person` takes."""
+    """Returns: the group of `FORMS` for a field of `Person`."""
     if field.endswith("_color2") or (field.endswith("_color") and field != "hair_color"):
         return "color"
     return "pattern" if field.endswith("_pattern") else field
@@ -146,18 +146,18 @@ def group_of(field: str) -> str:
 def wrong_words(
     person: Person, field: str, value: str, words: str, *, taken: Sequence[str] = ()
 ) -> list[tuple[str, str]]:
-    """List what could be written by mistake in place of `words`.
+    """List the wrong phrases that can replace `words`.
 
     Args:
-        person (`Person`): whom the caption describes.
-        field (`str`): what the words tell, a field of `Person` or a group of `FORMS`.
-        value (`str`): the truth.
-        words (`str`): the truth as it is written.
-        taken (`Sequence[str]`): further values that would not be wrong here or would read oddly.
+        person (`Person`): the person that the caption describes.
+        field (`str`): a field of `Person` or a group of `FORMS`.
+        value (`str`): the true value.
+        words (`str`): the true value in words.
+        taken (`Sequence[str]`): further values to exclude.
 
     Returns:
-        `list` of `(value, words)`: all false of this person, none sharing a word with any name of the truth, each with
-        as many words and the same number as `words`.
+        `list` of `(value, words)`: false for this person, without any word of the true value's names, and with as many
+        words and the same grammatical number as `words`.
     """
     group = group_of(field)
     pool = dict(FORMS["upper" if group == "inner" else group])
@@ -170,7 +170,7 @@ def wrong_words(
     forbidden = {value, *taken}
     if group == "upper":
         forbidden |= {"dress"} if person.gender == "man" else set()
-        # The t-shirt under an open jacket makes both words half true.
+        # With a t-shirt under an open jacket, both words would be half true.
         forbidden |= {"t-shirt", "shirt"} if person.inner_color != "none" else set()
     elif group == "inner":
         forbidden |= {person.upper, "dress", "coat", "jacket", "vest"}

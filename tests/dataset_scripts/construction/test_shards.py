@@ -160,7 +160,7 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(finished):
     (root / "work" / ".part-1a2b-duplicates" / ".part-inner").touch()
     (root / "data").mkdir()
     (root / "data" / ".part-1a2b3c4d-train-00000-of-00001.parquet").touch()
-    (root / ".part-funnel.png").touch()
+    (root / ".part-report.png").touch()
     users_own = root / "pictures" / ".part-of-a-book"
     users_own.parent.mkdir()
     users_own.touch()

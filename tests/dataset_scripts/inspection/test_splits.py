@@ -99,12 +99,12 @@ def test_rows_without_a_caption_are_counted_and_named():
 def test_a_tokenizer_without_a_limit_cuts_nothing(splits, tokenizer, monkeypatch):
     import dataset_scripts.inspection.splits
 
-    monkeypatch.setattr(dataset_scripts.inspection.splits, "_TOKENISED_TOGETHER", 2)
+    monkeypatch.setattr(dataset_scripts.inspection.splits, "_TOKENIZER_BATCH", 2)
     monkeypatch.setattr(tokenizer, "model_max_length", int(1e30))
     found = inspect_splits(splits, COLUMNS, tokenizer, progress=False)
     captions = [caption for row in splits["train"]["captions"] for caption in row]
     assert found.splits["train"].tokens.maximum == max(len(tokenizer(caption)["input_ids"]) for caption in captions)
-    assert found.token_limit is None and "cut at" not in found.to_text()
+    assert found.token_limit is None and "  over " not in found.to_text()
 
 
 def test_what_two_splits_share_is_counted_and_placed(splits):
@@ -165,7 +165,7 @@ def test_the_command_prints_counts_and_writes_the_sheet(splits, tokenizer, tmp_p
     result = CliRunner().invoke(app, list(map(str, arguments)))
     assert result.exit_code == 0, result.output
     assert "train: 4 images, 5 captions" in result.output
-    assert "cut at 24 tokens" in result.output
+    assert "over 24 tokens" in result.output
     assert Image.open(tmp_path / "new" / "sheet.png").format == "PNG"
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert numbers["overlaps"]["pixels"]["count"] == 2

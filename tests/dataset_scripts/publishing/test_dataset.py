@@ -1,6 +1,7 @@
 """What a published data set is: Parquet that opens by itself, a card of what it holds, and what is refused."""
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 
 from dataset_scripts.construction.captions.chat.types import ChatSettings
 from dataset_scripts.construction.run.pipeline import build_webperson
-from dataset_scripts.loading import open_dataset
+from dataset_scripts.loading import load_splits
 from dataset_scripts.publishing.dataset import publish_dataset
 from dataset_scripts.publishing.dataset_card import DatasetCardSettings
 from dataset_scripts.publishing.parquet_shards import check_shards, write_shards
@@ -93,10 +94,10 @@ def persons(tmp_path) -> Path:
 
 
 def dry(
-    source: str | Path, tmp_path: Path, name: str = "out", card=CARD, **options
+    source: str | Path, tmp_path: Path, name: str = "out", card=CARD, repo_id: str = "me/persons", **options
 ) -> tuple[Path, DatasetCard, PublishReport]:
     out = tmp_path / name
-    report = publish_dataset(str(source), "me/persons", card=card, dry_run=out, progress=False, **options)
+    report = publish_dataset(str(source), repo_id, card=card, dry_run=out, progress=False, **options)
     return out, DatasetCard.load(out / "README.md"), report
 
 
@@ -212,11 +213,11 @@ def test_the_metadata_is_what_load_dataset_and_the_hub_read(persons, tmp_path):
 
 def test_the_text_counts_what_there_is(persons, tmp_path):
     _, card, _ = dry(persons, tmp_path)
-    assert "160 pictures of persons with 320 captions" in card.text
+    assert "160 images of persons with 320 captions" in card.text
     train = next(line for line in card.text.splitlines() if line.startswith("| train |"))
     assert train.startswith("| train | 150 | 300 | 75 |") and train.endswith("| 1 |")
-    assert "| captions an image | 2 / 2 / 2 / 2 | 2 / 2 / 2 / 2 |" in card.text
-    assert "| images a person | 2 / 2 / 2 / 2 | 2 / 2 / 2 / 2 |" in card.text
+    assert "| captions per image | 2 / 2 / 2 / 2 | 2 / 2 / 2 / 2 |" in card.text
+    assert "| images per person | 2 / 2 / 2 / 2 | 2 / 2 / 2 / 2 |" in card.text
     for name in rows(1):
         assert f"| `{name}` | " in card.text
     assert 'load_dataset("me/persons", split="train")' in card.text
@@ -242,7 +243,7 @@ def test_what_only_the_publisher_knows_is_told(persons, tmp_path):
 
 def test_privacy_and_misuse_stand_in_every_card(persons, tmp_path):
     _, card, _ = dry(persons, tmp_path)
-    assert "The pictures may show real persons" in card.text and "Clothing is not identity" in card.text
+    assert "The images may show real persons" in card.text and "Clothing is not identity" in card.text
 
 
 def test_nothing_in_a_card_is_left_unfilled(persons, tmp_path):
@@ -254,9 +255,9 @@ def test_drawn_persons_have_a_licence_and_show_nobody(tmp_path):
     arguments = {"num_train_persons": 2, "num_validation_persons": 1, "num_test_persons": 1, "image_size": [48, 16]}
     arguments |= {"cache_dir": str(tmp_path / "drawn")}
     out, card, _ = dry("synthetic_persons", tmp_path, card=None, dataset_args=arguments)
-    assert card.data.license == "apache-2.0" and "show nobody" in card.text
+    assert card.data.license == "apache-2.0" and "They show nobody" in card.text
     assert "num_train_persons=2" in card.text and str(tmp_path) not in str(card)
-    opened, drawn = datasets.load_dataset(str(out)), open_dataset("synthetic_persons", **arguments)
+    opened, drawn = datasets.load_dataset(str(out)), load_splits("synthetic_persons", **arguments)
     assert opened["test"].features == drawn["test"].features
     for split in drawn:
         # Of an image's path the file's name is kept.
@@ -272,8 +273,8 @@ def test_drawn_persons_have_a_licence_and_show_nobody(tmp_path):
 @pytest.mark.parametrize(
     ("card", "message"),
     [
-        (None, "under which licence is .*persons to be published"),
-        (DatasetCardSettings(license="other"), "the licence `other` says nothing by itself"),
+        (None, "persons has no licence to be published under"),
+        (DatasetCardSettings(license="other"), "the licence `other` needs an explanation"),
     ],
 )
 def test_a_licence_is_asked_for(persons, tmp_path, card, message):
@@ -301,11 +302,11 @@ def change_rows(**columns: Any):
         (change_rows(image=None), r"has 1 unreadable images \(row 1: there is no image"),
         (
             change_rows(image_path=__file__),
-            rf"row 1 of split `train` of .*`image_path` is {__file__}, a place on this",
+            rf"row 1 of split `train` of .*`image_path` is {__file__}, a path on this",
         ),
         (
             change_rows(image={"bytes": with_place(1), "path": None}),
-            "row 1 .*`image` is an image that holds the coord",
+            "row 1 .*`image` is an image with the coord",
         ),
         (change_rows(person_id=None), "row 1 has no `person_id`"),
         (lambda: {"image": rows(2)["image"], "image_path": ["a", "b"]}, "no caption column was found"),
@@ -319,7 +320,7 @@ def test_rows_that_nobody_can_use_are_not_published(tmp_path, change, message):
 
 
 def test_an_empty_split_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="split `test` has no rows: leave it out"):
+    with pytest.raises(ValueError, match="split `test` has no rows: remove it"):
         write_shards(as_dataset(rows(1)).select([]), "test", tmp_path, progress=False)
 
 
@@ -345,14 +346,14 @@ def test_benchmarks_are_not_passed_on(tmp_path):
     place = tmp_path / "root" / "CUHK-PEDES"
     write(place, "reid_raw.json", cuhk_pedes())
     arguments = {"data_dir": str(place), "check_counts": False}
-    with pytest.raises(ValueError, match="cuhk_pedes is CUHK-PEDES, whose authors do not let"):
+    with pytest.raises(ValueError, match="cuhk_pedes is CUHK-PEDES, whose authors do not allow"):
         dry("cuhk_pedes", tmp_path, dataset_args=arguments)
     # Nor from a copy that still tells what it was read with.
-    open_dataset("cuhk_pedes", **arguments).save_to_disk(tmp_path / "copy")
-    with pytest.raises(ValueError, match="copy is CUHK-PEDES, whose authors do not let"):
+    load_splits("cuhk_pedes", **arguments).save_to_disk(tmp_path / "copy")
+    with pytest.raises(ValueError, match="copy is CUHK-PEDES, whose authors do not allow"):
         dry(tmp_path / "copy", tmp_path)
     _, card, _ = dry("cuhk_pedes", tmp_path, dataset_args=arguments, may_redistribute=True)
-    assert "Whoever published it here states that they were permitted to pass it on." in card.text
+    assert "The publisher states that they have permission to redistribute this data set." in card.text
     assert str(tmp_path) not in str(card)
 
 
@@ -395,7 +396,7 @@ def test_a_finished_run_goes_as_it_is(run, tmp_path):
     published, source = contents(out), contents(run)
     for name in published.keys() - {"README.md"}:
         assert published[name] == source[name]
-    assert {"README.md", "funnel.json", "funnel.png"} < published.keys()
+    assert {"README.md", "report.json", "report.png"} < published.keys()
     assert not any(name.startswith("work") for name in published)
     assert [entry.name for entry in report.excluded if entry.name.startswith("work")] == ["work/"]
     assert len(datasets.load_dataset(str(out), split="train")) == 5
@@ -409,34 +410,42 @@ def test_the_card_of_a_run_is_its_own_but_for_its_new_name(run, tmp_path):
     assert text == own.replace('load_dataset("street"', 'load_dataset("me/persons"')
 
 
-def test_a_run_that_is_not_finished_is_refused(run, tmp_path):
-    unfinished = tmp_path / "street"
-    for name in ("README.md", "funnel.png", "work/markers/caption/00000.json"):
-        (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
-        (unfinished / name).touch()
-    with pytest.raises(ValueError, match="holds no finished run, as it has no funnel.json"):
-        dry(unfinished, tmp_path, card=None)
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [
+        ("README.md", "README.md is missing"),
+        ("report.json", "report.json is missing"),
+        ("report.png", "report.png is missing"),
+        ("data", "data is missing"),
+    ],
+)
+def test_a_run_that_is_not_finished_is_refused(run, tmp_path, missing, told):
+    root = tmp_path / "street"
+    shutil.copytree(run, root)
+    shutil.rmtree(root / missing) if missing == "data" else (root / missing).unlink()
+    with pytest.raises(ValueError, match=f"street is not a finished run: {told}. Run the pipeline to its end"):
+        dry(root, tmp_path, card=None)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_that_lacks_a_shard_is_refused(run, tmp_path):
     broken = tmp_path / "street"
-    for name, content in contents(run).items():
-        (broken / name).parent.mkdir(parents=True, exist_ok=True)
-        (broken / name).write_bytes(content)
-    shards = sorted((broken / "data").glob("*.parquet"))
-    shards[0].rename(shards[0].with_name("train-00000-of-00009.parquet"))
+    shutil.copytree(run, broken)
+    first, last = sorted((broken / "data").glob("*.parquet"))
+    moved = first.rename(first.with_name("train-00000-of-00009.parquet"))
     with pytest.raises(ValueError, match="shards of split `train` are missing"):
         dry(broken, tmp_path, card=None)
-    shards[-1].write_bytes(b"PAR1 cut")
-    for shard in (broken / "data").glob("train-00000-of-00009.parquet"):
-        shard.rename(shards[0])
-    shards[-1].write_bytes(b"PAR1 cut")
-    with pytest.raises(ValueError, match="is no Parquet file"):
+    moved.unlink()
+    with pytest.raises(ValueError, match="shards of split `train` are missing"):
+        dry(broken, tmp_path, card=None)
+    shutil.copy(run / "data" / first.name, first)
+    last.write_bytes(b"PAR1 cut")
+    with pytest.raises(ValueError, match="is not a Parquet file"):
         dry(broken, tmp_path, card=None)
 
 
 def test_the_card_of_a_run_is_made_by_the_run(run, tmp_path):
-    with pytest.raises(ValueError, match="section `card` of the run's file"):
+    with pytest.raises(ValueError, match="section `card` of its configuration"):
         dry(run, tmp_path)
 
 
@@ -462,10 +471,10 @@ def test_the_command_lists_what_would_be_pushed(persons, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["SOURCE", "me/persons", "--dry-run", "out"], "under which licence"),
+        (["SOURCE", "me/persons", "--dry-run", "out"], "has no licence to be published under"),
         (["SOURCE", "persons", "--dry-run", "out"], "'persons' must be a name on the Hub, namespace/name"),
         (["SOURCE", "me/persons", "--dry-run", "out", "--dataset-args", "seed"], "'seed' must read KEY=VALUE"),
-        (["rstpreid", "me/persons", "--dry-run", "out"], "is RSTPReid, whose authors do not let"),
+        (["rstpreid", "me/persons", "--dry-run", "out"], "is RSTPReid, whose authors do not allow"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(persons, tmp_path, monkeypatch, arguments, message):
@@ -507,14 +516,24 @@ def test_what_is_pushed_is_the_dry_run_and_opens_by_its_name(hub, client, tmp_pa
     assert client.ask(READ_AS_WEBPERSON, "me/persons") == {"train": expected["train"]}
 
 
-def test_a_run_is_pushed_as_its_dry_run_is(hub, client, run, tmp_path):
-    out, _, _ = dry(run, tmp_path, card=None)
-    client.ask(PUBLISH, run, "me/persons-of-a-run", token=MINE, license=None)
-    pushed = held(hub, "me/persons-of-a-run")
-    assert {name: content for name, content in pushed.items() if name != "README.md"} == {
-        name: content for name, content in contents(out).items() if name != "README.md"
-    }
-    assert len(client.ask(READ, "me/persons-of-a-run")["train"]) == 5
+def test_a_run_is_pushed_as_its_dry_run_is_in_place_of_an_earlier_build(hub, client, run, tmp_path):
+    root = tmp_path / "street"
+    shutil.copytree(run, root)
+    (root / "data" / ".part-0a1b2c3d-train-00000-of-00002.parquet").write_text("what a killed writer left")
+    out, _, _ = dry(root, tmp_path, card=None, repo_id="me/street")
+    by_hand = {"NOTES.md": b"by hand"}
+    hub.commit("me/street", {"data/train-00007-of-00009.parquet": b"of more shards", **by_hand}, private=True)
+    report = client.ask(PUBLISH, root, "me/street", token=MINE, license=None, private=True)
+    history = hub.repositories["dataset", "me/street"].history("main")
+    assert len(history) == 2
+    assert report["pushed"]["url"].removeprefix(hub.endpoint) == f"/datasets/me/street/commit/{history[0]}"
+    assert held(hub, "me/street") == contents(out) | by_hand
+    assert len(client.ask(READ, "me/street", token=MINE)["train"]) == 5
+
+
+def test_a_name_of_somebody_else_is_refused(hub, client, run):
+    refusal = client.refusal(PUBLISH, run, "somebody_else/street", token=MINE, license=None)
+    assert "somebody_else/street" in refusal.message and ("dataset", "somebody_else/street") not in hub.repositories
 
 
 def test_a_private_data_set_is_private(hub, client, tmp_path):
@@ -528,7 +547,7 @@ def test_a_private_data_set_is_private(hub, client, tmp_path):
 def test_a_refusal_pushes_nothing(hub, client, tmp_path):
     as_dataset(rows(2)).save_to_disk(tmp_path / "persons")
     refusal = client.refusal(PUBLISH, tmp_path / "persons", "me/refused", token=MINE, license=None)
-    assert "ValueError" in refusal.error and "under which licence" in refusal.message
+    assert "ValueError" in refusal.error and "has no licence to be published under" in refusal.message
     assert hub.writes("me/refused") == [] and ("dataset", "me/refused") not in hub.repositories
     refusal = client.refusal(PUBLISH, tmp_path / "persons", "me/refused", token="hf_wrong")
     assert "OSError" in refusal.error and hub.writes("me/refused") == []

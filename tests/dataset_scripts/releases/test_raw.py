@@ -161,7 +161,7 @@ def test_entries_of_one_image_are_merged_and_counted(cuhk):
         more = dict(entries[3], captions=["A third opinion.", entries[3]["captions"][0]])
         return [*entries, entries[1], more]
 
-    with pytest.warns(UserWarning, match="1 entries repeat an earlier one and are left out, 1 add captions"):
+    with pytest.warns(UserWarning, match="1 entries repeat an earlier one and are skipped, 1 add captions"):
         train = load("cuhk_pedes", cuhk(repeat))["train"]
     assert train.num_rows == 6
     row = next(row for row in train if row["image_path"] == "cam_b/00002_1.png")
@@ -180,7 +180,7 @@ def test_missing_images_are_counted_and_named_before_anything_is_built(tmp_path)
 
 def test_missing_images_can_be_left_out(cuhk):
     folder = cuhk(missing=["cam_a/00005_0.png", "cam_b/00005_1.png"])
-    with pytest.warns(UserWarning, match="2 of 12 images .*cam_a/00005_0.png, cam_b/00005_1.png.* left out"):
+    with pytest.warns(UserWarning, match="2 of 12 images .*cam_a/00005_0.png, cam_b/00005_1.png.* skipped"):
         splits = load("cuhk_pedes", folder, on_missing_images="skip")
     assert splits["train"].num_rows == 4
     assert set(splits["validation"]["person_id"]) == {2}, "a person without images is none"
@@ -227,12 +227,12 @@ def test_published_counts_are_those_of_the_papers(name, images):
         (0, {"captions": []}, "entry 0 has no captions"),
         (1, {"captions": ["fine", "  "]}, "entry 1 has the empty caption"),
         (1, {"captions": "a string"}, "entry 1 has no captions, but 'a string'"),
-        (2, {"id": "two"}, "entry 2: id = 'two' is no whole number"),
-        (2, {"id": True}, "entry 2: id = True is no whole number"),
-        (2, {"file_path": "../../etc/passwd"}, "entry 2: the path .* leads out"),
-        (2, {"file_path": "C:\\imgs\\1.png"}, "entry 2: the path .* leads out"),
-        (2, {"file_path": "/imgs/1.png"}, "entry 2: the path .* leads out"),
-        (2, {"file_path": ""}, "entry 2: file_path = '' is no path"),
+        (2, {"id": "two"}, "entry 2: id = 'two' is not a whole number"),
+        (2, {"id": True}, "entry 2: id = True is not a whole number"),
+        (2, {"file_path": "../../etc/passwd"}, "entry 2: the path .* leaves"),
+        (2, {"file_path": "C:\\imgs\\1.png"}, "entry 2: the path .* leaves"),
+        (2, {"file_path": "/imgs/1.png"}, "entry 2: the path .* leaves"),
+        (2, {"file_path": ""}, "entry 2: file_path = '' is not an image path"),
         (
             3,
             {"file_path": "cam_a/00001_0.png"},
@@ -253,11 +253,11 @@ def test_an_entry_at_fault_is_named(cuhk, number, changes, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"train": []}', "should hold a list of entries"),
-        ("[]", "should hold a list of entries"),
-        ("[7]", "entry 0 is no entry with keys"),
+        ('{"train": []}', "must contain a list of entries"),
+        ("[]", "must contain a list of entries"),
+        ("[7]", "entry 0 is not an object"),
         ('[{"id": 1, "captions": ["a"], "split": "train"}]', "entry 0 lacks the key `file_path`"),
-        ("[", "is no JSON in UTF-8"),
+        ("[", "is not JSON in UTF-8"),
     ],
 )
 def test_a_file_of_another_form_is_refused(cuhk, text, message):
@@ -317,7 +317,7 @@ def test_missing_images_of_others_do_not_change_who_is_held_out(tmp_path):
     held_out = set(complete["validation"]["source_id"])
     others = [entry["file_path"] for entry in entries if entry["id"] < 24 and entry["id"] not in held_out]
     folder = write(tmp_path / "poorer" / "copy", "ICFG-PEDES.json", entries, missing=others)
-    with pytest.warns(UserWarning, match="left out"):
+    with pytest.warns(UserWarning, match="skipped"):
         poorer = load("icfg_pedes", folder, "holdout", on_missing_images="skip")
     assert set(poorer["validation"]["source_id"]) == held_out
 
@@ -334,5 +334,5 @@ def test_200_persons_of_the_whole_release_are_held_out():
     assert len(held_out) == 200
     assert sorted(held_out)[:5] == [39, 49, 51, 55, 109], "for ever the same ones"
     assert len(choose_held_out(set(range(3_102)) - {5}) & held_out) >= 199
-    with pytest.raises(ValueError, match="takes 2 or more to train on; there are 1"):
+    with pytest.raises(ValueError, match="needs 2 or more training persons, found 1"):
         choose_held_out({3})

@@ -10,7 +10,7 @@ import yaml
 
 from dataset_scripts.construction.run import config as config_module
 from dataset_scripts.construction.run.config import BuildConfig, RunSettings, load_build_config
-from dataset_scripts.publishing.construction import CardSettings
+from dataset_scripts.publishing.dataset_card import DatasetCardSettings
 
 
 EXAMPLE = Path(__file__).parents[4] / "examples" / "configs" / "build_webperson.yaml"
@@ -231,4 +231,4 @@ def test_every_section_of_the_file_is_a_field_of_the_configuration_and_the_other
 
 def test_the_card_may_be_named_and_licensed(load):
     card = load(card={"title": "Street", "license": "cc-by-4.0", "contact": "a@example.org"}).card
-    assert card == CardSettings("Street", "cc-by-4.0", contact="a@example.org")
+    assert card == DatasetCardSettings("cc-by-4.0", "Street", contact="a@example.org")

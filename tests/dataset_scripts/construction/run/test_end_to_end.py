@@ -224,8 +224,8 @@ def test_no_row_is_there_twice_and_each_tells_where_it_comes_from(captioned):
 def test_the_card_and_the_account_are_those_of_the_run(captioned):
     output, report, _ = captioned
     card = (output / "README.md").read_text(encoding="utf-8")
-    assert f"{report.persons:,} pictures of persons" in card
-    saved = json.loads((output / "funnel.json").read_text(encoding="utf-8"))
+    assert f"{report.persons:,} images of persons" in card
+    saved = json.loads((output / "report.json").read_text(encoding="utf-8"))
     assert [entry["block"] for entry in saved] == [stage.block for stage in report.stages]
     for entry in saved:
         assert entry["seen"] == entry["kept"] + sum(entry["dropped"].values())

@@ -184,7 +184,7 @@ def test_rows_do_not_depend_on_how_the_source_is_cut(build, shards):
     assert published_rows(cut) == published_rows(whole)
     for phase in ("persons", "captions"):
         assert rejected_rows(cut, phase) == rejected_rows(whole, phase)
-    for name in ("funnel.json", "README.md", "work/duplicates.parquet", "work/review.png"):
+    for name in ("report.json", "README.md", "work/duplicates.parquet", "work/review.png"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
 
 

@@ -30,7 +30,7 @@ from dataset_scripts.construction.run.pipeline import BuildReport, build_webpers
 from dataset_scripts.construction.run.stages import LostRowsError
 from dataset_scripts.construction.shards import RunFolderError, lock_folder
 from dataset_scripts.construction.sources.planning import SourceSettings
-from dataset_scripts.publishing.construction import CardSettings
+from dataset_scripts.publishing.dataset_card import DatasetCardSettings
 
 
 PERSONS = 10
@@ -160,7 +160,7 @@ def test_the_way_to_a_captioner_may_change(config, chat, change):
 
 def test_the_card_may_change(config):
     build(config)
-    build(replace(config, card=CardSettings(title="Pedestrians")))
+    build(replace(config, card=DatasetCardSettings(title="Pedestrians")))
     assert "Pedestrians" in (config.root / "README.md").read_text()
 
 

@@ -53,7 +53,7 @@ def test_slices_of_train_are_accepted(folder):
 
 @pytest.mark.parametrize("split", ["test", "validation", "val", "all", "test[:1%]", "train+test", "train[:5]+val", ""])
 def test_any_other_split_is_refused_before_anything_is_opened(split):
-    with pytest.raises(ValueError, match="is not mined, only `train` and its slices are: the captions of a benchmark"):
+    with pytest.raises(ValueError, match="is not mined, only `train` and its slices are: a model must not be trained"):
         training_captions("nowhere", split, COLUMNS)
 
 
@@ -68,7 +68,7 @@ def test_a_set_without_a_split_train_says_what_it_has(folder):
 
 
 def test_a_saved_test_split_does_not_pass_as_train(folder):
-    # load_from_disk gives no name to a set without splits, so `open_dataset` calls it train.
+    # load_from_disk gives no name to a set without splits, so `load_splits` calls it train.
     datasets.Dataset.from_dict({"text": GOOD}, split=datasets.Split.TEST).save_to_disk(folder)
     with pytest.raises(ValueError, match="was saved from the split `test`"):
         training_captions(str(folder), columns=COLUMNS)

@@ -16,7 +16,7 @@ from dataset_scripts.construction.template_mining.mining import (
 from dataset_scripts.construction.template_mining.review import (
     finish_templates,
     read_review,
-    review_account,
+    review_record,
     write_review,
 )
 
@@ -68,7 +68,7 @@ def test_what_is_written_is_read(path):
 
 
 def test_the_file_begins_with_what_to_do(path):
-    assert path.read_text(encoding="utf-8").startswith("# Templates to be reviewed.")
+    assert path.read_text(encoding="utf-8").startswith("# Templates to review.")
 
 
 def test_equal_results_give_equal_files(path, tmp_path):
@@ -79,7 +79,7 @@ def test_equal_results_give_equal_files(path, tmp_path):
 def test_a_file_that_may_hold_edits_is_not_written_over(path):
     edit_entry(path, 0, keep=False)
     before = path.read_bytes()
-    with pytest.raises(FileExistsError, match="may hold edits"):
+    with pytest.raises(FileExistsError, match="may contain edits"):
         write_review(RESULT, path)
     assert path.read_bytes() == before
 
@@ -119,10 +119,10 @@ def test_edits_removals_and_additions_are_counted(path):
     ]
     assert counts.seen == 6 and counts.kept == 4
     assert counts.dropped == {"keep is false": 1, "removed from the file": 1, "more than wanted": 0}
-    account = review_account(read_review(path), counts)
-    assert account["edited"] == 1 and account["kept_by_origin"] == {"added": 1, "mined": 1, "variant": 2}
-    assert [step["step"] for step in account["steps"]] == ["captions", "placeholders", "review"]
-    assert account["origin"]["revision"] == "abc" and json.dumps(account)
+    record = review_record(read_review(path), counts)
+    assert record["edited"] == 1 and record["kept_by_origin"] == {"added": 1, "mined": 1, "variant": 2}
+    assert [step["step"] for step in record["steps"]] == ["captions", "placeholders", "review"]
+    assert record["origin"]["revision"] == "abc" and json.dumps(record)
 
 
 def test_templates_are_taken_evenly_from_clusters_mined_ones_first(path):
@@ -160,10 +160,10 @@ def test_added_templates_come_first(path):
         ({"keep": "no"}, "`keep` is 'no', it must be true or false"),
         ({"kept": True}, "unknown key `kept`"),
         ({"id": 12}, "`id` is 12, it must be a text, in quotes"),
-        ({"id": "my id"}, "the id may have letters"),
-        ({"id": TEMPLATES[0].id}, "id, origin and cluster are not those of mining"),
+        ({"id": "my id"}, "the id can contain only letters"),
+        ({"id": TEMPLATES[0].id}, "id, origin and cluster are not from mining"),
         ({"id": TEMPLATES[3].id, "cluster": 1, "origin": "mined"}, "the id is also on line"),
-        ({"cluster": 5}, "id, origin and cluster are not those of mining"),
+        ({"cluster": 5}, "id, origin and cluster are not from mining"),
         ({"cluster": "5"}, "`cluster` is '5'"),
         ({"origin": "found"}, "`origin` is 'found'"),
         ({"notes": 5}, "`notes` is 5"),
@@ -194,11 +194,11 @@ def test_copies_of_mined_templates_need_ids_of_their_own(path):
     ("content", "message"),
     [
         ("a: [", "is not YAML"),
-        ("- a", "is no review file of format 1"),
-        ("format: 2", "is no review file of format 1"),
+        ("- a", "is not a review file of format 1"),
+        ("format: 2", "is not a review file of format 1"),
         ("{format: 1, reviewed: maybe}", "`reviewed` is 'maybe'"),
         ("{format: 1, reviewed: true, templates: x}", "`templates` must be a list"),
-        ("{format: 1, reviewed: true, templates: [5]}", r"line 1 \(no id\): 5 is no entry"),
+        ("{format: 1, reviewed: true, templates: [5]}", r"line 1 \(no id\): 5 is not an entry"),
         ("{format: 1, reviewed: true, templates: []}", "`mining` is not as the command `mine` wrote it"),
     ],
 )
@@ -210,7 +210,7 @@ def test_a_file_that_is_no_review_file_is_refused(tmp_path, content, message):
 
 
 def test_a_missing_file_says_who_writes_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match="the command `mine` writes one"):
+    with pytest.raises(FileNotFoundError, match="the command `mine` writes it"):
         read_review(tmp_path / "review.yaml")
 
 

@@ -178,8 +178,8 @@ def test_the_order_of_a_servers_answer_does_not_matter(serve):
     ("answer", "message"),
     [
         (lambda texts: lengths(texts)[:1], "answered 1 embeddings for 2 texts"),
-        (lambda texts: [(0, [1.0]), (1, [1.0, 2.0])], "several lengths"),
-        (lambda texts: [(0, [0.0]), (1, [1.0])], "without a direction"),
+        (lambda texts: [(0, [1.0]), (1, [1.0, 2.0])], "different lengths"),
+        (lambda texts: [(0, [0.0]), (1, [1.0])], "zero or non-finite vector"),
     ],
 )
 def test_an_answer_that_is_not_one_vector_a_text_is_an_error(serve, answer, message):

@@ -5,11 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from dataset_scripts.drawn.persons.attributes import View
-from dataset_scripts.drawn.persons.captions import Caption, word_mask_to_token_mask, write_caption
+from dataset_scripts.drawn.persons.captions import Caption, write_caption
 from dataset_scripts.synthetic_persons import PersonSampler
 
 
@@ -245,43 +243,3 @@ def test_nothing_invisible_is_told():
         assert person.bag != "backpack" or "strap" in covered.text or "bag" not in {m.field for m in covered.mentions}
         seen_in_front |= {m.field for m in write_caption(person, View(0.0, "walking"), rngs[4], rngs[5]).mentions}
     assert hidden_from_behind | feet <= seen_in_front
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Splits at spaces and punctuation, and knows four words."""
-    vocabulary = {"[UNK]": 0, "[BOS]": 1, "[EOS]": 2, "A": 3, "blue": 4, "shirt": 5, ".": 6}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[BOS] $A [EOS]", special_tokens=[("[BOS]", 1), ("[EOS]", 2)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="[UNK]", bos_token="[BOS]", eos_token="[EOS]", pad_token="[EOS]"
-    )
-
-
-def test_word_positions_map_to_tokens(tokenizer):
-    #   words:  0 1    2    3       4   5    6
-    caption = "A dark blue t-shirt, and red boots."
-    # tokens: BOS A dark blue t - shirt , and red boots . EOS
-    mask = word_mask_to_token_mask(caption, [1, 2, 3, 6], tokenizer)
-    assert [int(marked) for marked in mask] == [0, 0, 1, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0]
-    assert not any(word_mask_to_token_mask(caption, [], tokenizer))
-
-
-def test_the_token_mask_is_padded_and_truncated_as_the_token_ids_are(tokenizer):
-    caption = "A dark blue t-shirt, and red boots."
-    assert word_mask_to_token_mask(caption, [6], tokenizer, 15)[10:] == [True, False, False, False, False]
-    # Six tokens: BOS A dark blue t EOS.
-    assert word_mask_to_token_mask(caption, [2, 3, 6], tokenizer, 6) == [False, False, False, True, True, False]
-
-
-def test_a_word_that_occurs_twice_is_marked_once(tokenizer):
-    mask = word_mask_to_token_mask("blue shirt, blue shirt.", [2], tokenizer)
-    assert mask == [False, False, False, False, True, False, False, False]
-
-
-def test_a_position_outside_the_caption_is_refused(tokenizer):
-    with pytest.raises(IndexError, match="no word 2: the caption has 2 words"):
-        word_mask_to_token_mask("blue shirt.", [2], tokenizer)

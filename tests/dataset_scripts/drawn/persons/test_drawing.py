@@ -8,7 +8,7 @@ import pytest
 
 from dataset_scripts.drawn.persons.attributes import COLORS, Person, View, sample_person, sample_view
 from dataset_scripts.drawn.persons.figure import draw_person
-from dataset_scripts.drawn.persons.scene import draw_image, draw_scene
+from dataset_scripts.drawn.persons.scene import draw_image
 from dataset_scripts.synthetic_persons import PersonSampler
 
 
@@ -140,16 +140,3 @@ def test_the_same_seed_draws_the_same_pixels_and_no_global_state_matters():
     assert sampler.draw(3, 1, (96, 32))[0].tobytes() == first
     assert PersonSampler(8, "train").draw(3, 1, (96, 32))[0].tobytes() != first
     assert PersonSampler(7, "test").draw(3, 1, (96, 32))[0].tobytes() != first
-
-
-def test_a_scene_holds_the_persons_in_their_boxes():
-    frame, boxes, attributes = draw_scene(4, (240, 480), np.random.default_rng(3))
-    assert (frame.mode, frame.size) == ("RGB", (480, 240))
-    assert len(boxes) == len(attributes) == 4
-    for left, top, right, bottom in boxes:
-        assert 0 <= left < right <= 480 and 0 <= top < bottom <= 240
-        assert 1.2 < (bottom - top) / (right - left) < 5
-    middles = [(box[0] + box[2]) / 2 for box in boxes]
-    assert middles == sorted(middles)
-    with pytest.raises(ValueError, match="num_persons must be 1 or more, got 0"):
-        draw_scene(0, (240, 480), np.random.default_rng(3))

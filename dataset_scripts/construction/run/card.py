@@ -1,0 +1,94 @@
+"""The files that a finished run publishes beside its data: the data set card and the pipeline report."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet as pq
+import yaml
+
+from modeling_gadms.encoders.atomic_files import replacing, write_atomically
+from modeling_gadms.training.data import DatasetColumns
+
+from ...publishing.dataset import CARD, REPORT, REPORT_FIGURE
+from ...publishing.dataset_card import ConstructionFacts, DatasetFacts, render_dataset_card
+from ...publishing.parquet_shards import WrittenSplit
+from ..captions.caption import public_name
+from ..pipeline_report import Stage, draw_funnel, format_funnel
+from .config import BuildConfig
+
+
+_TITLE = "WebPerson"
+_LICENCE_NOTES = (
+    "Images belong to their owners. The licence covers captions and metadata only. `url` is the address of the "
+    "original image; check the terms of its site before any use."
+)
+
+
+def write_report(root: Path, stages: Sequence[Stage]) -> None:
+    """Write `report.json` and `report.png` into a run's folder."""
+    write_atomically(root / REPORT, json.dumps([asdict(stage) for stage in stages], indent=1) + "\n")
+    with replacing(root / REPORT_FIGURE) as part:
+        draw_funnel(stages).save(part)
+
+
+def write_card(config: BuildConfig, stages: Sequence[Stage]) -> None:
+    """Write `README.md`, the data set card, with the metadata that `load_dataset` reads.
+
+    Args:
+        config (`BuildConfig`): the run. Its data files exist.
+        stages (`Sequence[Stage]`): its pipeline report.
+    """
+    files = tuple(sorted((config.root / "data").glob("train-*.parquet")))
+    footers = [pq.read_metadata(file) for file in files]
+    rows = sum(footer.num_rows for footer in footers)
+    num_bytes = sum(footer.row_group(n).total_byte_size for footer in footers for n in range(footer.num_row_groups))
+    facts = DatasetFacts(
+        repo_id=config.root.resolve().name,
+        license=config.card.license or "other",
+        columns=DatasetColumns(captions=tuple(config.captioners)),
+        features=datasets.Features.from_arrow_schema(pq.read_schema(files[0])),
+        written={"train": WrittenSplit(rows, num_bytes, files)},
+        captions=rows * len(config.captioners),
+        settings=replace(
+            config.card,
+            title=config.card.title or _TITLE,
+            licence_notes=config.card.licence_notes or _LICENCE_NOTES,
+        ),
+        construction=ConstructionFacts(
+            captioners={
+                column: public_name(chat.model) + (f" (revision {chat.revision})" if chat.revision else "")
+                for column, chat in config.captioners.items()
+            },
+            report=format_funnel(stages),
+            settings=yaml.safe_dump(_public_settings(config), sort_keys=False).strip(),
+            blurs_faces=config.crop.blur_faces,
+            has_opt_out=bool(config.run.opt_out),
+        ),
+    )
+    write_atomically(config.root / CARD, render_dataset_card(facts))
+
+
+def _public_settings(config: BuildConfig) -> dict[str, Any]:
+    """The settings that determine the content, as plain values.
+
+    Paths on this machine are excluded, and so are the values of user-defined options, which may be secret.
+    """
+    sections = {
+        name: asdict(getattr(config, name))
+        for name in ("detector", "pose", "criteria", "crop", "quality", "duplicates", "captions", "rules", "match")
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(sections, default=str))
+    for values in plain.values():
+        for key in ("model", "weights", "graph", "templates"):
+            if values.get(key):
+                values[key] = public_name(values[key])
+        if "options" in values:
+            values["options"] = sorted(values["options"]) or None
+    return {
+        "sources": {name: source.kind for name, source in config.sources.items()},
+        **{name: {key: value for key, value in values.items() if value is not None} for name, values in plain.items()},
+    }
