@@ -114,7 +114,8 @@ def publish_upload_folder(
     """Check an upload folder for local paths and, unless this is a dry run, push it.
 
     Args:
-        folder, repo_id, repo_type, revision, tag, private, replace: as in [`~modeling_gadms.publishing.hub.push_folder`].
+        folder, repo_id, repo_type, revision, tag, private, replace: as in
+            [`~modeling_gadms.publishing.hub.push_folder`].
         sources (`Sequence[Path]`): folders it was made from.
         excluded (`Sequence[Excluded]`): for the report.
         dry_run (`Path`, *optional*): as in [`new_upload_folder`].

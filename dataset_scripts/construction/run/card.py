@@ -10,7 +10,7 @@ import datasets
 import pyarrow.parquet as pq
 import yaml
 
-from modeling_gadms.encoders.atomic_files import replacing, write_atomically
+from modeling_gadms.encoders.atomic_files import atomic_file, write_atomically
 from modeling_gadms.training.data import DatasetColumns
 
 from ...publishing.dataset import CARD, REPORT, REPORT_FIGURE
@@ -31,7 +31,7 @@ _LICENCE_NOTES = (
 def write_report(root: Path, stages: Sequence[Stage]) -> None:
     """Write `report.json` and `report.png` into a run's folder."""
     write_atomically(root / REPORT, json.dumps([asdict(stage) for stage in stages], indent=1) + "\n")
-    with replacing(root / REPORT_FIGURE) as part:
+    with atomic_file(root / REPORT_FIGURE) as part:
         draw_funnel(stages).save(part)
 
 
