@@ -57,8 +57,11 @@ def index_with_ray(
         rows = ray.data.from_items([{"source": source} for source in sources], override_num_blocks=len(sources))
         rows.context.enable_progress_bars = False
         pool = ActorPoolStrategy(size=min(workers, len(sources)))
-        worker = _worker(gallery, model, options or SourceOptions(), plausible or PlausiblePerson())
-        done = rows.map(worker, compute=pool)
+        done = rows.map_batches(
+            _worker(gallery, model, options or SourceOptions(), plausible or PlausiblePerson()),
+            batch_size=1,
+            compute=pool,
+        )
         return {row["source"]: _report(row) for row in done.iter_rows()}
     finally:
         if started_here:
@@ -74,13 +77,18 @@ def _worker(gallery: str, model: str | None, options: SourceOptions, plausible: 
             detector = partial(SsdMobileNetDetector, plausible=plausible)
             self._index = SourceIndexer(PersonGallery.open(gallery, *loaded), detector)
 
-        def __call__(self, row: dict[str, Any]) -> dict[str, str | None]:
-            report = error = None
-            try:
-                report = json.dumps(asdict(self._index(options.open(row["source"]), options, progress=False)))
-            except (ValueError, OSError, ImportError) as caught:
-                error = " ".join(str(caught).split())
-            return {"source": row["source"], "report": report, "error": error}
+        def __call__(self, batch: dict[str, Any]) -> dict[str, list[str | None]]:
+            reports: list[str | None] = []
+            errors: list[str | None] = []
+            for source in batch["source"]:
+                try:
+                    counts = self._index(options.open(str(source)), options, progress=False)
+                    report, error = json.dumps(asdict(counts)), None
+                except (ValueError, OSError, ImportError) as caught:
+                    report, error = None, " ".join(str(caught).split())
+                reports.append(report)
+                errors.append(error)
+            return {"source": [str(source) for source in batch["source"]], "report": reports, "error": errors}
 
     return Worker
 
