@@ -9,7 +9,7 @@ the persons are found, since no captioner comes with this package: see `examples
 The third is the paper's pipeline; it wants a GPU and two captioners. Whatever is cut off goes on when it is run again.
 
 It prints what each step saw, kept and dropped, and writes into the output folder: `data/` with the data set, its card
-and `funnel.png`, and in `work/` every rejected row with its reason, and `review.png`.
+and `report.png`, and in `work/` every rejected row with its reason, and `review.png`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 import datasets
 from fetch_vtest import fetch_vtest
 
-from dataset_scripts.construction.pipeline_report import format_funnel
+from dataset_scripts.construction.pipeline_report import format_report
 from dataset_scripts.construction.run.config import load_build_config
 from dataset_scripts.construction.run.pipeline import REVIEW_FILE, build_webperson
 
@@ -47,7 +47,7 @@ def main(arguments: argparse.Namespace) -> None:
     report = build_webperson(config)
 
     # 3. The account
-    print(format_funnel(report.stages))
+    print(format_report(report.counts))
     print(f"Persons kept and dropped: {config.root / REVIEW_FILE}")
     if not config.captioners:
         print(f"{report.persons:,} persons found in {config.root}; name a captioner to go on")

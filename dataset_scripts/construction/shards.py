@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from modeling_gadms.encoders.atomic_files import file_digest, replacing, write_atomically
 
-from .pipeline_report import Stage
+from .pipeline_report import BlockCounts
 
 
 ROW_GROUP = 100
@@ -37,30 +37,30 @@ class Marker:
     Attributes:
         fingerprint (`str`): of everything its content depends on.
         files (`dict[str, str]`): SHA-256 of each file, by its path below the folder.
-        stages (`tuple[Stage, ...]`): the account of its rows, block by block.
+        counts (`tuple[BlockCounts, ...]`): the account of its rows, block by block.
     """
 
     fingerprint: str
     files: dict[str, str]
-    stages: tuple[Stage, ...]
+    counts: tuple[BlockCounts, ...]
 
 
 @dataclass(frozen=True)
-class PhaseFolder:
-    """Where one phase of a run keeps its shards. Pickles, and is used by every worker of the phase.
+class StageFolder:
+    """Where one stage of a run keeps its shards. Pickles, and is used by every worker of the stage.
 
     Args:
         root (`Path`): the run's folder.
-        phase (`str`): name of the phase, and of its folder of markers.
-        fingerprint (`str`): of the phase's settings and input.
+        stage (`str`): name of the stage, and of its folder of markers.
+        fingerprint (`str`): of the stage's settings and input.
     """
 
     root: Path
-    phase: str
+    stage: str
     fingerprint: str
 
     def marker_path(self, number: int) -> Path:
-        return self.root / "work" / "markers" / self.phase / f"{number:05d}.json"
+        return self.root / "work" / "markers" / self.stage / f"{number:05d}.json"
 
     def read_marker(self, number: int) -> Marker | None:
         """The marker of a finished shard, or none.
@@ -74,15 +74,15 @@ class PhaseFolder:
             return None
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            stages = tuple(Stage(**stage) for stage in values["stages"])
-            marker = Marker(values["fingerprint"], dict(values["files"]), stages)
+            counts = tuple(BlockCounts(**block) for block in values["counts"])
+            marker = Marker(values["fingerprint"], dict(values["files"]), counts)
         except (ValueError, KeyError, TypeError) as error:
             raise RunFolderError(
                 f"{path} is damaged ({type(error).__name__}: {error}): remove it to have the shard made again"
             ) from error
         if marker.fingerprint != self.fingerprint:
             raise RunFolderError(
-                f"shard {number} of phase {self.phase} in {self.root} was made with other settings or from another "
+                f"shard {number} of stage {self.stage} in {self.root} was made with other settings or from another "
                 "source: name another output folder, or remove this one to begin again"
             )
         for name, digest in marker.files.items():
@@ -93,13 +93,13 @@ class PhaseFolder:
                 )
         return marker
 
-    def finish(self, number: int, tables: Mapping[str, pa.Table], stages: tuple[Stage, ...]) -> None:
+    def finish(self, number: int, tables: Mapping[str, pa.Table], counts: tuple[BlockCounts, ...]) -> None:
         """Write a shard, its marker last. The same tables give the same bytes.
 
         Args:
             number (`int`): of the shard.
             tables (`Mapping[str, pa.Table]`): by their path below the run's folder.
-            stages (`tuple[Stage, ...]`): the account of its rows.
+            counts (`tuple[BlockCounts, ...]`): the account of its rows.
         """
         files = {}
         for name, table in tables.items():
@@ -111,7 +111,7 @@ class PhaseFolder:
                     if table.num_rows:
                         writer.write_table(table, row_group_size=ROW_GROUP)
                 files[name] = file_digest(part)
-        marker = Marker(self.fingerprint, files, stages)
+        marker = Marker(self.fingerprint, files, counts)
         write_atomically(self.marker_path(number), json.dumps(asdict(marker), indent=1))
 
 

@@ -12,7 +12,7 @@ from modeling_gadms.encoders.atomic_files import replacing, write_atomically
 from modeling_gadms.publishing.hub import push_folder
 
 from ..construction.captions.caption import public_name
-from ..construction.pipeline_report import Stage, draw_funnel, format_funnel
+from ..construction.pipeline_report import BlockCounts, draw_report, format_report
 from ..construction.run.stages import data_file
 from .card_metadata import TAGS, TASK_CATEGORIES, size_category
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..construction.run.config import BuildConfig
 
 
-PUBLISHED = ("README.md", "funnel.json", "funnel.png", "data/train-*.parquet")
+PUBLISHED = ("README.md", "report.json", "report.png", "data/train-*.parquet")
 """What of a run's folder goes to the Hub. Work files and rejected rows stay."""
 _CARD_TEMPLATE = Path(__file__).with_name("card_template.md")
 
@@ -46,19 +46,19 @@ class CardSettings:
     contact: str = ""
 
 
-def write_account(root: Path, stages: Sequence[Stage]) -> None:
-    """Write `funnel.json` and `funnel.png` into a run's folder."""
-    write_atomically(root / "funnel.json", json.dumps([asdict(stage) for stage in stages], indent=1) + "\n")
-    with replacing(root / "funnel.png") as part:
-        draw_funnel(stages).save(part)
+def write_report(root: Path, counts: Sequence[BlockCounts]) -> None:
+    """Write `report.json` and `report.png` into a run's folder."""
+    write_atomically(root / "report.json", json.dumps([asdict(block) for block in counts], indent=1) + "\n")
+    with replacing(root / "report.png") as part:
+        draw_report(counts).save(part)
 
 
-def write_card(config: "BuildConfig", stages: Sequence[Stage], persons: int) -> None:
+def write_card(config: "BuildConfig", counts: Sequence[BlockCounts], persons: int) -> None:
     """Write `README.md`, the data card, with what `load_dataset` needs to open the folder.
 
     Args:
         config (`BuildConfig`): the run.
-        stages (`Sequence[Stage]`): its account.
+        counts (`Sequence[BlockCounts]`): its account.
         persons (`int`): rows that are published.
     """
     from huggingface_hub import DatasetCard, DatasetCardData
@@ -86,7 +86,7 @@ def write_card(config: "BuildConfig", stages: Sequence[Stage], persons: int) -> 
         caption_columns=columns,
         captioners=captioners,
         load_name=config.root.resolve().name,
-        funnel=format_funnel(stages),
+        counts=format_report(counts),
         settings=yaml.safe_dump(_settings(config), sort_keys=False).strip(),
         licence_notes=card.licence_notes,
         face_note="; faces that the pose estimator found are blurred" if config.crop.blur_faces else "",

@@ -86,7 +86,7 @@ def publish_dataset(
     if dry_run is None:
         check_push_target(repo_id, repo_type="dataset", revision=revision, tag=tag, private=private)
     arguments, card, run = dataset_args or {}, card or DatasetCardSettings(), Path(source)
-    is_run = (run / "funnel.json").is_file() or (run / "work" / "markers").is_dir()
+    is_run = (run / "report.json").is_file() or (run / "work" / "markers").is_dir()
     left_out: list[LeftOut] = []
     with staging_folder(dry_run, beside=run if is_run else None) as staging:
         if is_run:

@@ -70,7 +70,7 @@ def test_a_run_tells_the_account_and_where_everything_is(settings, chat, tmp_pat
     assert "caption 1" in result.stdout and "100.0 %" in result.stdout
     assert f"3 captioned persons in {out}" in result.stdout and f"{out / 'work' / 'rejects'}" in result.stdout
     assert result.stdout.splitlines()[-1] == f'Now try: datasets.load_dataset("{out}", split="train")'
-    assert (out / "README.md").is_file() and (out / "funnel.png").is_file()
+    assert (out / "README.md").is_file() and (out / "report.png").is_file()
     captions = [column(pq.read_table(path), "caption1") for path in sorted((out / "data").iterdir())]
     assert captions == [[GOOD, GOOD], [GOOD]]
 

@@ -1,4 +1,4 @@
-"""Engines run a list of blocks over the shards of a phase: `datasets` on this machine here, Ray Data in `ray_engine`.
+"""Engines run a list of blocks over the shards of a stage: `datasets` on this machine here, Ray Data in `ray_engine`.
 
 Both hand a block the same batches of the same rows, one thread to a model, so that both give the same bytes.
 """
@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from ..blocks import Block, BlockError, run_batch, run_shard
 
 
-class Phase(Protocol):
+class Stage(Protocol):
     """A part of a run: how a shard is read, what is done to it, and how it is finished. Must pickle."""
 
     @property
@@ -68,11 +68,11 @@ class Resources:
                 raise ValueError(f"`{name}` must be {least} or more, not {value}")
 
 
-def run_local(phase: Phase, numbers: Sequence[int], *, workers: int = 1, progress: bool = True) -> None:
+def run_local(stage: Stage, numbers: Sequence[int], *, workers: int = 1, progress: bool = True) -> None:
     """Run shards on this machine with `datasets.map`, one process a worker; each takes whole shards.
 
     Args:
-        phase (`Phase`): what to do.
+        stage (`Stage`): what to do.
         numbers (`Sequence[int]`): which shards.
         workers (`int`): with 1, this process does it, and a bar shows each block. More of them end with this process,
             however it ends, and at once if a shard fails.
@@ -81,18 +81,18 @@ def run_local(phase: Phase, numbers: Sequence[int], *, workers: int = 1, progres
     Raises:
         BlockError: if a block fails, or a worker dies.
     """
-    bar = partial(tqdm, total=len(numbers), desc=phase.name, unit="shard", disable=not progress)
+    bar = partial(tqdm, total=len(numbers), desc=stage.name, unit="shard", disable=not progress)
     if workers == 1 or len(numbers) <= 1:
         with _one_thread(), _progress_bars(progress):
-            for block in phase.blocks if numbers else ():
+            for block in stage.blocks if numbers else ():
                 block.prepare()
             for number in bar(numbers):
-                _run_local_shard(phase, number)
+                _run_local_shard(stage, number)
         return
     context = get_context("spawn")
     lifeline, our_end = context.Pipe(duplex=False)
     workers = min(workers, len(numbers))
-    with lifeline, our_end, ProcessPoolExecutor(workers, context, _start_worker, (phase, lifeline)) as pool:
+    with lifeline, our_end, ProcessPoolExecutor(workers, context, _start_worker, (stage, lifeline)) as pool:
         try:
             with _quiet_children():
                 futures = [pool.submit(_run_in_worker, number) for number in numbers]
@@ -102,17 +102,17 @@ def run_local(phase: Phase, numbers: Sequence[int], *, workers: int = 1, progres
             our_end.close()  # or the pool would wait until the workers have finished their shards
             if isinstance(error, BrokenProcessPool):
                 raise BlockError(
-                    f"a worker process of phase {phase.name} died, perhaps for want of memory. Finished shards are "
+                    f"a worker process of stage {stage.name} died, perhaps for want of memory. Finished shards are "
                     "kept: run again to go on, with fewer `workers` or smaller shards"
                 ) from error
             raise
 
 
-def _run_local_shard(phase: Phase, number: int) -> None:
-    table = phase.read(number)
-    for block in phase.blocks:
+def _run_local_shard(stage: Stage, number: int) -> None:
+    table = stage.read(number)
+    for block in stage.blocks:
         table = run_shard(block, table, partial(_map, description=f"  shard {number}: {block.name}"))
-    phase.finish(number, table)
+    stage.finish(number, table)
 
 
 def _map(block: Block, opened: pa.Table, description: str) -> pa.Table:
@@ -134,13 +134,13 @@ def _map(block: Block, opened: pa.Table, description: str) -> pa.Table:
 # ---------------------------------------------------------------------------------------------------------------------
 # Worker processes of the local engine.
 # ---------------------------------------------------------------------------------------------------------------------
-_worker_phase: Phase
+_worker_stage: Stage
 _is_prepared = False
 
 
-def _start_worker(phase: Phase, lifeline: Connection) -> None:
-    global _worker_phase
-    _worker_phase = phase
+def _start_worker(stage: Stage, lifeline: Connection) -> None:
+    global _worker_stage
+    _worker_stage = stage
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     datasets.disable_progress_bars()
     tqdm.set_lock(threading.RLock())  # its own, a semaphore, would be left behind where a worker is ended
@@ -151,10 +151,10 @@ def _run_in_worker(number: int) -> None:
     global _is_prepared
     try:
         if not _is_prepared:  # not while starting: an error there would not reach the user
-            for block in _worker_phase.blocks:
+            for block in _worker_stage.blocks:
                 block.prepare()
             _is_prepared = True
-        _run_local_shard(_worker_phase, number)
+        _run_local_shard(_worker_stage, number)
     except Exception as error:
         raise portable(error) from None
 

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from modeling_gadms.encoders.atomic_files import file_digest, replacing, write_atomically
 
-from ...publishing.construction import write_account, write_card
+from ...publishing.construction import write_card, write_report
 from ..blocks import Block
 from ..captions.caption import AskCaptioner, Attempt, DrawTemplate, VerifyCaption, load_templates
 from ..captions.match import MatchCaption
@@ -30,24 +30,24 @@ from ..persons.detect import DetectPersons
 from ..persons.duplicates import DUPLICATE, DropDuplicates, MeasureSignature, write_duplicates
 from ..persons.estimate_pose import EstimatePose
 from ..persons.quality import MeasureQuality
-from ..pipeline_report import PERSONS, Stage, add_up
-from ..shards import PhaseFolder, RunFolderError, fingerprint, lock_folder, remove_leftovers
+from ..pipeline_report import PERSONS, BlockCounts, sum_counts
+from ..shards import RunFolderError, StageFolder, fingerprint, lock_folder, remove_leftovers
 from ..sources.fetch import fetch_images
 from ..sources.opt_out import DropOptedOut
 from ..sources.opt_out_list import OptOutList
 from ..sources.planning import Plan, SourceSettings, plan_shards
 from .config import BuildConfig
-from .engines import Phase, Resources, run_local
+from .engines import Resources, Stage, run_local
 from .ray_engine import run_ray
 from .review import draw_review
 from .stages import (
-    CaptionPhase,
+    CaptionStage,
     LostRowsError,
-    PersonPhase,
+    PersonStage,
     data_file,
     journal_folder,
     persons_file,
-    phase_stages,
+    stage_counts,
 )
 
 
@@ -63,12 +63,12 @@ class BuildReport:
 
     Attributes:
         root (`Path`): its folder, which `load_dataset` opens.
-        stages (`tuple[Stage, ...]`): the account, block by block, over all shards.
+        counts (`tuple[BlockCounts, ...]`): the account, block by block, over all shards.
         persons (`int`): persons in the data set; without captioners those that could be captioned.
     """
 
     root: Path
-    stages: tuple[Stage, ...]
+    counts: tuple[BlockCounts, ...]
     persons: int
 
 
@@ -129,8 +129,8 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
         _check_plan(plan, config.root)
         numbers = range(len(plan.shards))
 
-        persons = _person_phase(plan, config)
-        stages, _ = _run(persons, persons.folder, numbers, config, progress)
+        persons = _person_stage(plan, config)
+        counts, _ = _run(persons, persons.folder, numbers, config, progress)
 
         with tqdm(total=1, desc="duplicates", unit="comparison", disable=not progress) as bar:
             _compare_persons(config, len(numbers), persons.folder.fingerprint)
@@ -140,22 +140,22 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
             write_review(config.root)
         if not config.captioners:
             repeated = pq.read_metadata(config.root / DUPLICATES_FILE).num_rows
-            left = stages[-1].kept - repeated
+            left = counts[-1].kept - repeated
             dropped = {DUPLICATE: repeated} if repeated else {}
-            stages.append(Stage(DropDuplicates.name, PERSONS, stages[-1].kept, left, dropped))
-            return BuildReport(config.root, tuple(stages), left)
+            counts.append(BlockCounts(DropDuplicates.name, PERSONS, counts[-1].kept, left, dropped))
+            return BuildReport(config.root, tuple(counts), left)
 
-        captions = _caption_phase(plan, config, persons.folder.fingerprint)
-        caption_stages, captioned = _run(captions, captions.folder, numbers, config, progress)
-        stages += caption_stages
+        captions = _caption_stage(plan, config, persons.folder.fingerprint)
+        caption_counts, captioned = _run(captions, captions.folder, numbers, config, progress)
+        counts += caption_counts
         # Journals of shards that were finished just before a crash.
         shutil.rmtree(journal_folder(config.root), ignore_errors=True)
 
-        report = BuildReport(config.root, tuple(stages), _published(stages, config, len(numbers)))
+        report = BuildReport(config.root, tuple(counts), _published(counts, config, len(numbers)))
         if captioned or not (config.root / "README.md").is_file():
             write_review(config.root)
-        write_account(config.root, report.stages)
-        write_card(config, report.stages, report.persons)
+        write_report(config.root, report.counts)
+        write_card(config, report.counts, report.persons)
         return report
 
 
@@ -165,7 +165,7 @@ def write_review(root: Path) -> None:
         draw_review(root).save(part)
 
 
-def _person_phase(plan: Plan, config: BuildConfig) -> PersonPhase:
+def _person_stage(plan: Plan, config: BuildConfig) -> PersonStage:
     settings = fingerprint(
         FORMAT,
         plan.digest,
@@ -174,13 +174,13 @@ def _person_phase(plan: Plan, config: BuildConfig) -> PersonPhase:
         _opt_out_digest(config),
         *(asdict(section) for section in (config.detector, config.pose, config.criteria, config.crop, config.quality)),
     )
-    folder = PhaseFolder(config.root, "persons", settings)
-    return PersonPhase(
+    folder = StageFolder(config.root, "persons", settings)
+    return PersonStage(
         folder, plan.shards, tuple(person_blocks(config)), config.run.thumbnail_height, config.crop.blur_faces
     )
 
 
-def _caption_phase(plan: Plan, config: BuildConfig, persons: str) -> CaptionPhase:
+def _caption_stage(plan: Plan, config: BuildConfig, persons: str) -> CaptionStage:
     columns = tuple(config.captioners)
     settings = fingerprint(
         persons,
@@ -192,9 +192,9 @@ def _caption_phase(plan: Plan, config: BuildConfig, persons: str) -> CaptionPhas
         asdict(config.rules),
         asdict(config.match),
     )
-    folder = PhaseFolder(config.root, "captions", settings)
+    folder = StageFolder(config.root, "captions", settings)
     blocks = tuple(caption_blocks(config))
-    return CaptionPhase(folder, len(plan.shards), columns, blocks, config.run.thumbnail_height)
+    return CaptionStage(folder, len(plan.shards), columns, blocks, config.run.thumbnail_height)
 
 
 def _what_is_said(captioner: dict) -> dict:
@@ -204,16 +204,16 @@ def _what_is_said(captioner: dict) -> dict:
 
 
 def _run(
-    phase: Phase, folder: PhaseFolder, numbers: Sequence[int], config: BuildConfig, progress: bool
-) -> tuple[list[Stage], int]:
+    stage: Stage, folder: StageFolder, numbers: Sequence[int], config: BuildConfig, progress: bool
+) -> tuple[list[BlockCounts], int]:
     """Do what is not done yet. Returns the account of all shards, and how many were done."""
     finished = {number: marker for number in numbers if (marker := folder.read_marker(number))}
     pending = [number for number in numbers if number not in finished]
     if config.run.engine == "ray":
-        run_ray(phase, pending, config.resources, progress=progress)
+        run_ray(stage, pending, config.resources, progress=progress)
     else:
-        run_local(phase, pending, workers=config.run.workers, progress=progress)
-    return list(add_up(phase_stages(folder, len(numbers), finished))), len(pending)
+        run_local(stage, pending, workers=config.run.workers, progress=progress)
+    return list(sum_counts(stage_counts(folder, len(numbers), finished))), len(pending)
 
 
 def _compare_persons(config: BuildConfig, shards: int, persons: str) -> None:
@@ -283,11 +283,11 @@ def _opt_out_digest(config: BuildConfig) -> str | None:
     return file_digest(Path(config.run.opt_out)) if config.run.opt_out else None
 
 
-def _published(stages: Sequence[Stage], config: BuildConfig, shards: int) -> int:
+def _published(counts: Sequence[BlockCounts], config: BuildConfig, shards: int) -> int:
     """Rows of the published files, which must be those that the account leaves."""
     rows = sum(pq.read_metadata(config.root / data_file(number, shards)).num_rows for number in range(shards))
-    compared = next(place for place, stage in enumerate(stages) if stage.block == DropDuplicates.name)
-    left = stages[compared - 1].kept - sum(sum(stage.dropped.values()) for stage in stages[compared:])
-    if rows != left or stages[compared - 1].kept != stages[compared].seen:
+    compared = next(place for place, block in enumerate(counts) if block.block == DropDuplicates.name)
+    left = counts[compared - 1].kept - sum(sum(block.dropped.values()) for block in counts[compared:])
+    if rows != left or counts[compared - 1].kept != counts[compared].seen:
         raise LostRowsError(f"{config.root}: the account leaves {left} persons, the published files hold {rows}")
     return rows

@@ -1,4 +1,4 @@
-"""The engine for one machine or many: the blocks of a phase as tasks and actors of Ray Data."""
+"""The engine for one machine or many: the blocks of a stage as tasks and actors of Ray Data."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
 from ..blocks import Block, BlockError, join, run_shard
-from .engines import Phase, Resources, limit_threads, portable
+from .engines import Resources, Stage, limit_threads, portable
 
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ wrap it, change its text, and print pages of its own."""
 
 
 def run_ray(
-    phase: Phase, numbers: Sequence[int], resources: Mapping[str, Resources], *, progress: bool = True
+    stage: Stage, numbers: Sequence[int], resources: Mapping[str, Resources], *, progress: bool = True
 ) -> None:
     """Run shards with Ray Data: on this machine, or on the cluster that `RAY_ADDRESS` names.
 
@@ -38,7 +38,7 @@ def run_ray(
     unfinished shards when it is started again.
 
     Args:
-        phase (`Phase`): what to do.
+        stage (`Stage`): what to do.
         numbers (`Sequence[int]`): which shards.
         resources (`Mapping[str, Resources]`): by the name of a block or group; also of `read` and `write`.
         progress (`bool`): show a progress bar.
@@ -55,16 +55,16 @@ def run_ray(
     if not numbers:
         return
     _start_ray()
-    with tqdm(total=len(numbers), desc=phase.name, unit="shard", disable=not progress) as bar:
+    with tqdm(total=len(numbers), desc=stage.name, unit="shard", disable=not progress) as bar:
         try:
-            for row in _plan(phase, numbers, resources).iter_rows():
+            for row in _plan(stage, numbers, resources).iter_rows():
                 if failure := row.get(FAILURE):
                     raise pickle.loads(failure)
                 bar.update(row["finished"])
         except ray.exceptions.RayError as error:
             what = str(error).strip().partition("\n")[0]
             raise BlockError(
-                f"Ray lost a process of phase {phase.name}, perhaps for want of memory ({what}). Finished shards are "
+                f"Ray lost a process of stage {stage.name}, perhaps for want of memory ({what}). Finished shards are "
                 "kept: run again to go on"
             ) from error
         bar.update(len(numbers) - bar.n)  # shards without rows were finished as they were read
@@ -93,8 +93,8 @@ def _start_ray() -> None:
         ray.init(address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
 
 
-def _plan(phase: Phase, numbers: Sequence[int], resources: Mapping[str, Resources]) -> "ray.data.Dataset":
-    """The phase as a data set of Ray's, of one row for each shard that is finished, or the failure."""
+def _plan(stage: Stage, numbers: Sequence[int], resources: Mapping[str, Resources]) -> "ray.data.Dataset":
+    """The stage as a data set of Ray's, of one row for each shard that is finished, or the failure."""
     import ray
 
     rows = ray.data.from_items([{"shard": number} for number in numbers], override_num_blocks=len(numbers))
@@ -103,13 +103,13 @@ def _plan(phase: Phase, numbers: Sequence[int], resources: Mapping[str, Resource
     with warnings.catch_warnings():
         # Ray 2.64 is to drop the number of retries, which it would not limit by itself.
         warnings.filterwarnings("ignore", "`ray_remote_args`", DeprecationWarning)
-        shards = rows.map_batches(partial(_ray_read, phase), **_task("read", resources))
-        for name, blocks in process_groups(phase.blocks):
+        shards = rows.map_batches(partial(_ray_read, stage), **_task("read", resources))
+        for name, blocks in process_groups(stage.blocks):
             if any(block.has_model for block in blocks):
                 shards = shards.map_batches(_actor(blocks), **_pool(name, resources))
             else:
                 shards = shards.map_batches(_RayBlocks(blocks), **_task(name, resources))
-        return shards.map_batches(partial(_ray_write, phase), **_task("write", resources))
+        return shards.map_batches(partial(_ray_write, stage), **_task("write", resources))
 
 
 def _actor(blocks: Sequence[Block]) -> type:
@@ -179,30 +179,30 @@ def _or_failure(work: Callable[[pa.Table], pa.Table], table: pa.Table) -> pa.Tab
         return pa.table({FAILURE: [pickle.dumps(portable(error))]})
 
 
-def _ray_read(phase: Phase, table: pa.Table) -> pa.Table:
-    return _or_failure(partial(_read, phase), table)
+def _ray_read(stage: Stage, table: pa.Table) -> pa.Table:
+    return _or_failure(partial(_read, stage), table)
 
 
-def _read(phase: Phase, table: pa.Table) -> pa.Table:
+def _read(stage: Stage, table: pa.Table) -> pa.Table:
     read = []
     for number in table["shard"].to_pylist():
-        rows = phase.read(number)
+        rows = stage.read(number)
         if not rows.num_rows:  # nothing would arrive at the end to finish it
-            for block in phase.blocks:
+            for block in stage.blocks:
                 rows = run_shard(block, rows)
-            phase.finish(number, rows)
+            stage.finish(number, rows)
         read.append(rows)
     return join(read)
 
 
-def _ray_write(phase: Phase, table: pa.Table) -> pa.Table:
-    return _or_failure(partial(_write, phase), table)
+def _ray_write(stage: Stage, table: pa.Table) -> pa.Table:
+    return _or_failure(partial(_write, stage), table)
 
 
-def _write(phase: Phase, table: pa.Table) -> pa.Table:
+def _write(stage: Stage, table: pa.Table) -> pa.Table:
     shards = _by_shard(table)
     for number, rows in shards.items():
-        phase.finish(number, rows)
+        stage.finish(number, rows)
     return pa.table({"finished": [len(shards)]})
 
 

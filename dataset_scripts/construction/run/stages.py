@@ -20,8 +20,8 @@ from ..blocks import ROW_SCHEMA, Block, in_order
 from ..captions.caption import journal_path
 from ..persons.detect import BOX, DetectPersons, stored_box
 from ..persons.estimate_pose import KEYPOINTS
-from ..pipeline_report import IMAGES, PERSONS, Stage, account
-from ..shards import Marker, PhaseFolder
+from ..pipeline_report import IMAGES, PERSONS, BlockCounts, count_rows
+from ..shards import Marker, StageFolder
 from ..sources.planning import Shard, read_shard
 
 
@@ -55,11 +55,11 @@ class LostRowsError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class PersonPhase:
+class PersonStage:
     """From images to persons.
 
     Attributes:
-        folder (`PhaseFolder`): where shards go.
+        folder (`StageFolder`): where shards go.
         shards (`tuple[Shard, ...]`): what to read.
         blocks (`tuple[Block, ...]`): what to do.
         thumbnail_height (`int`): of rejected persons, 0 for none.
@@ -67,7 +67,7 @@ class PersonPhase:
             quarter of the picture is.
     """
 
-    folder: PhaseFolder
+    folder: StageFolder
     shards: tuple[Shard, ...]
     blocks: tuple[Block, ...]
     thumbnail_height: int
@@ -88,7 +88,7 @@ class PersonPhase:
                 persons_file(number): _kept(table).drop_columns(["image", *_WORKING_COLUMNS]),
                 rejects_file(self.name, number): _rejects(table, self.thumbnail_height, self.blur_faces),
             },
-            account(table, self._units()),
+            count_rows(table, self._units()),
         )
 
     def _units(self) -> list[tuple[str, str]]:
@@ -102,18 +102,18 @@ class PersonPhase:
 
 
 @dataclass(frozen=True)
-class CaptionPhase:
+class CaptionStage:
     """From persons to captioned persons, as they are published.
 
     Attributes:
-        folder (`PhaseFolder`): where shards go.
+        folder (`StageFolder`): where shards go.
         shards (`int`): how many there are.
         columns (`tuple[str, ...]`): the caption columns.
         blocks (`tuple[Block, ...]`): what to do.
         thumbnail_height (`int`): of rejected persons, 0 for none.
     """
 
-    folder: PhaseFolder
+    folder: StageFolder
     shards: int
     columns: tuple[str, ...]
     blocks: tuple[Block, ...]
@@ -150,7 +150,7 @@ class CaptionPhase:
                 data_file(number, self.shards): published,
                 rejects_file(self.name, number): _rejects(table, self.thumbnail_height),
             },
-            account(table, [(block.name, PERSONS) for block in self.blocks]),
+            count_rows(table, [(block.name, PERSONS) for block in self.blocks]),
         )
         for column in self.columns:
             journal_path(journal_folder(self.folder.root), number, column).unlink(missing_ok=True)
@@ -164,9 +164,9 @@ def persons_file(number: int) -> str:
     return f"work/persons/{number:05d}.parquet"
 
 
-def rejects_file(phase: str, number: int) -> str:
-    """What a phase rejected of a shard, below the run's folder."""
-    return f"work/rejects/{phase}-{number:05d}.parquet"
+def rejects_file(stage: str, number: int) -> str:
+    """What a stage rejected of a shard, below the run's folder."""
+    return f"work/rejects/{stage}-{number:05d}.parquet"
 
 
 def journal_folder(root: Path) -> Path:
@@ -311,23 +311,23 @@ def _check_passage(table: pa.Table, sources: Sequence[str], blocks: Sequence[Blo
             raise LostRowsError(f"shard {number}: row {row_id} went through {names}, rejected by {rejected_by}")
 
 
-def phase_stages(
-    folder: PhaseFolder, shards: int, known: Mapping[int, Marker] | None = None
-) -> list[tuple[Stage, ...]]:
+def stage_counts(
+    folder: StageFolder, shards: int, known: Mapping[int, Marker] | None = None
+) -> list[tuple[BlockCounts, ...]]:
     """The accounts of all shards.
 
     Args:
-        folder (`PhaseFolder`): of the phase.
+        folder (`StageFolder`): of the stage.
         shards (`int`): how many there are.
         known (`Mapping[int, Marker]`, *optional*): markers that were read before. Reading one reads all files of its
             shard.
 
     Raises:
         LostRowsError: if a shard has no marker.
-        RunFolderError: see `PhaseFolder.read_marker`.
+        RunFolderError: see `StageFolder.read_marker`.
     """
     known = known or {}
     markers = [known.get(number) or folder.read_marker(number) for number in range(shards)]
     if missing := [number for number, marker in enumerate(markers) if marker is None]:
-        raise LostRowsError(f"phase {folder.phase} ended without shards {missing[:10]}")
-    return [marker.stages for marker in markers if marker]
+        raise LostRowsError(f"stage {folder.stage} ended without shards {missing[:10]}")
+    return [marker.counts for marker in markers if marker]

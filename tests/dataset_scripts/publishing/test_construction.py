@@ -17,10 +17,10 @@ from row_tables import GOOD, ScriptedChat, answer_with, build_config, write_pers
 from dataset_scripts.construction.captions.chat.types import ChatProblem, ChatReply, ChatSettings
 from dataset_scripts.construction.persons.crop import CropSettings
 from dataset_scripts.construction.persons.detectors import DetectorSettings
-from dataset_scripts.construction.pipeline_report import Stage, format_funnel
+from dataset_scripts.construction.pipeline_report import BlockCounts, format_report
 from dataset_scripts.construction.run.config import BuildConfig
 from dataset_scripts.construction.run.pipeline import build_webperson
-from dataset_scripts.publishing.construction import CardSettings, push_dataset, write_account, write_card
+from dataset_scripts.publishing.construction import CardSettings, push_dataset, write_card, write_report
 from tests.hub_cards import check_card
 from tests.hub_client import HubClient
 from tests.hub_server import HubServer
@@ -34,7 +34,7 @@ PERSONS = 6
 @dataclasses.dataclass(frozen=True)
 class Run:
     config: BuildConfig
-    stages: tuple[Stage, ...]
+    counts: tuple[BlockCounts, ...]
     home: Path
 
     @property
@@ -68,8 +68,8 @@ def run(tmp_path_factory) -> Iterator[Run]:
         chat_model = answer_with(monkeypatch, ScriptedChat(answer))
         chat_model.name = chat.model
         report = build_webperson(config, progress=False)
-    assert report.persons == PERSONS - 1, format_funnel(report.stages)
-    yield Run(config, report.stages, home)
+    assert report.persons == PERSONS - 1, format_report(report.counts)
+    yield Run(config, report.counts, home)
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def test_the_card_explains_every_published_column(run):
 
 def test_the_card_holds_the_account_and_settings_that_can_be_read_again(run):
     _, text = card_of(run)
-    assert format_funnel(run.stages) in text
+    assert format_report(run.counts) in text
     settings = yaml.safe_load(text[text.index("```yaml\n") + 8 :].partition("```")[0])
     assert settings["criteria"]["min_confidence"] == 0.85 and settings["captions"]["templates"] == "my_templates.json"
     assert settings["detector"]["options"] == ["path", "token"]
@@ -156,18 +156,18 @@ def test_one_caption_is_one_caption(run, tmp_path):
 
 
 def test_the_account_is_numbers_and_a_picture(run):
-    stages = [Stage(**stage) for stage in json.loads((run.root / "funnel.json").read_text())]
-    assert tuple(stages) == run.stages
-    with Image.open(run.root / "funnel.png") as picture:
+    counts = [BlockCounts(**block) for block in json.loads((run.root / "report.json").read_text())]
+    assert tuple(counts) == run.counts
+    with Image.open(run.root / "report.png") as picture:
         assert picture.format == "PNG" and picture.width > 1000
 
 
 def test_an_account_that_cannot_be_drawn_leaves_the_old_picture(tmp_path, monkeypatch):
-    (tmp_path / "funnel.png").write_bytes(b"old")
+    (tmp_path / "report.png").write_bytes(b"old")
     monkeypatch.setattr(Image.Image, "save", lambda *_, **__: (_ for _ in ()).throw(OSError("no space left")))
     with pytest.raises(OSError, match="no space"):
-        write_account(tmp_path, [])
-    assert (tmp_path / "funnel.png").read_bytes() == b"old"
+        write_report(tmp_path, [])
+    assert (tmp_path / "report.png").read_bytes() == b"old"
 
 
 def rows_of(data: datasets.Dataset | datasets.IterableDataset) -> list[dict]:
@@ -191,7 +191,7 @@ def test_images_load_as_images_and_captions_as_texts(run):
 
 
 def test_card_account_and_data_tell_nothing_of_the_machine_the_server_or_a_key(run):
-    texts = {name: (run.root / name).read_bytes() for name in ("README.md", "funnel.json", "funnel.png")}
+    texts = {name: (run.root / name).read_bytes() for name in ("README.md", "report.json", "report.png")}
     for path in (run.root / "data").iterdir():
         table = pq.read_table(path)
         texts[path.name] = repr([table.to_pylist(), table.schema.metadata]).encode() + path.read_bytes()[-20_000:]
@@ -246,7 +246,7 @@ def test_a_push_is_one_commit_and_tells_its_address(pushes):
 
 def test_a_push_is_card_account_and_data_in_place_of_earlier_data_and_nothing_else(run, pushes):
     data = [f"data/train-0000{number}-of-00002.parquet" for number in range(2)]
-    assert sorted(pushes.files) == sorted(["NOTES.md", "README.md", "funnel.json", "funnel.png", *data])
+    assert sorted(pushes.files) == sorted(["NOTES.md", "README.md", "report.json", "report.png", *data])
     for name in pushes.files.keys() - OLD.keys():
         assert pushes.files[name] == (run.root / name).read_bytes()
 
@@ -264,8 +264,8 @@ def test_a_hub_that_refuses_is_an_error_that_says_why_and_that_the_data_are_whol
     ("missing", "told"),
     [
         ("README.md", "it has no README.md"),
-        ("funnel.json", "it has no funnel.json"),
-        ("funnel.png", "it has no funnel.png"),
+        ("report.json", "it has no report.json"),
+        ("report.png", "it has no report.png"),
         ("data/train-00000-of-00002.parquet", "files are missing in data"),
         ("data/train-00001-of-00002.parquet", "files are missing in data"),
         ("data", "files are missing in data"),

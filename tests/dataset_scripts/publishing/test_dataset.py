@@ -395,7 +395,7 @@ def test_a_finished_run_goes_as_it_is(run, tmp_path):
     published, source = contents(out), contents(run)
     for name in published.keys() - {"README.md"}:
         assert published[name] == source[name]
-    assert {"README.md", "funnel.json", "funnel.png"} < published.keys()
+    assert {"README.md", "report.json", "report.png"} < published.keys()
     assert not any(name.startswith("work") for name in published)
     assert [entry.name for entry in report.left_out if entry.name.startswith("work")] == ["work/"]
     assert len(datasets.load_dataset(str(out), split="train")) == 5
@@ -411,10 +411,10 @@ def test_the_card_of_a_run_is_its_own_but_for_its_new_name(run, tmp_path):
 
 def test_a_run_that_is_not_finished_is_refused(run, tmp_path):
     unfinished = tmp_path / "street"
-    for name in ("README.md", "funnel.png", "work/markers/caption/00000.json"):
+    for name in ("README.md", "report.png", "work/markers/caption/00000.json"):
         (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
         (unfinished / name).touch()
-    with pytest.raises(ValueError, match="holds no finished run, as it has no funnel.json"):
+    with pytest.raises(ValueError, match="holds no finished run, as it has no report.json"):
         dry(unfinished, tmp_path, card=None)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from crash_detectors import write_frames
-from engine_phases import alive, with_environment
+from engine_stages import alive, with_environment
 from run_folders import contents, published_rows, rejected_rows
 
 from tests.waiting import wait_for

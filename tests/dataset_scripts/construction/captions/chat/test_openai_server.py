@@ -368,7 +368,7 @@ def test_ctrl_c_ends_it_at_once(tmp_path):
             "chat = build_chat(settings)\n"
             "chat.complete([ChatRequest('', 'Who?')] * 20)\n"
         )
-        environment = os.environ | {"PYTHONPATH": str(Path(chat_openai.__file__).parents[2])}
+        environment = os.environ | {"PYTHONPATH": str(Path(chat_openai.__file__).parents[4])}
         process = subprocess.Popen([sys.executable, program], env=environment, stderr=subprocess.PIPE, text=True)
         try:
             end = time.monotonic() + 120
