@@ -149,7 +149,7 @@ def test_a_folder_of_another_run_or_in_use_is_one_line(settings, chat, tmp_path)
     run("--config", settings)
     assert "other settings" in refusal("--config", settings, "crop.padding=0.2")
     with lock_folder(tmp_path / "out"):
-        assert f"another run works in {tmp_path / 'out'}" in refusal("--config", settings)
+        assert f"another run is using {tmp_path / 'out'}" in refusal("--config", settings)
 
 
 def test_a_detector_that_is_not_there_is_one_line(settings):

@@ -291,7 +291,7 @@ def _check_passage(table: pa.Table, sources: Sequence[str], blocks: Sequence[Blo
     what they add: a published row has all its captions.
     """
     order = {name: place for place, name in enumerate([*sources, *(block.name for block in blocks)])}
-    of_every_row = [block.name for block in blocks if type(block).concerns is Block.concerns]
+    of_every_row = [block.name for block in blocks if type(block).selects is Block.selects]
     columns = (table[name].to_pylist() for name in ("row_id", "trail", "rejected_by"))
     seen: set[str] = set()
     for row_id, trail, rejected_by in zip(*columns, strict=True):

@@ -113,7 +113,7 @@ def test_a_missing_or_changed_file_is_refused_with_what_to_do(finished, harm):
     path = finished.root / "work/rejects/persons-00003.parquet"
     harm(path)
     with pytest.raises(
-        RunFolderError, match="persons-00003.parquet is missing or not what was written.*remove .*00003"
+        RunFolderError, match="persons-00003.parquet is missing or has changed since it was written.*remove .*00003"
     ):
         finished.read_marker(3)
 
@@ -132,7 +132,7 @@ def test_a_missing_or_changed_file_is_refused_with_what_to_do(finished, harm):
 )
 def test_a_damaged_marker_is_refused_with_what_to_do(finished, content):
     finished.marker_path(3).write_text(content)
-    with pytest.raises(RunFolderError, match="00003.json is damaged .*remove it to have the shard made again"):
+    with pytest.raises(RunFolderError, match="00003.json is damaged .*remove it to process the shard again"):
         finished.read_marker(3)
 
 
@@ -192,7 +192,7 @@ def test_a_folder_that_another_process_works_in_is_refused_until_that_process_en
     )
     with other:
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(RunFolderError, match=f"another run works in {tmp_path}: wait"):
+        with pytest.raises(RunFolderError, match=f"another run is using {tmp_path}: wait"):
             lock_folder(tmp_path)
         other.kill()
     with lock_folder(tmp_path):

@@ -341,5 +341,5 @@ def test_two_runs_cannot_work_in_one_folder(runs, few):
     os.kill(first, signal.SIGSTOP)  # in the middle of its work
     runs.start(root, few.frames)
     assert runs.wait() == 1
-    assert f"another run works in {root}" in runs.output(root).read_text()
+    assert f"another run is using {root}" in runs.output(root).read_text()
     kill_group(first)

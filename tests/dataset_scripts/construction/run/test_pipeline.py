@@ -214,7 +214,7 @@ def test_what_a_killed_run_left_behind_is_removed(config):
 # What is refused.
 # ---------------------------------------------------------------------------------------------------------------------
 def test_a_folder_in_use_is_refused_and_free_again_afterwards(config, chat):
-    with lock_folder(config.root), pytest.raises(RunFolderError, match="another run works in .*wait for it"):
+    with lock_folder(config.root), pytest.raises(RunFolderError, match="another run is using .*wait for it"):
         build(config)
     assert not chat.asked
     assert build(config).persons == PERSONS
