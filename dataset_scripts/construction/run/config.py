@@ -19,7 +19,7 @@ from ..persons.detectors import DetectorSettings
 from ..persons.duplicates import DuplicateSettings
 from ..persons.pose import PoseSettings
 from ..persons.quality import QualitySettings
-from ..sources.fetch import FetchSettings
+from ..sources.fetch_settings import FetchSettings
 from ..sources.planning import SourceSettings
 from .engines import Resources
 
