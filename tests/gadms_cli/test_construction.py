@@ -136,7 +136,7 @@ def test_errors_in_the_settings_are_one_line(settings, tmp_path):
     assert "none.yaml" in refusal("--config", tmp_path / "none.yaml")
     assert "did you mean `padding`" in refusal("--config", settings, "crop.pading=1")
     assert "must read section.key=value" in refusal("--config", settings, "crop")
-    assert "is no block" in refusal("--config", settings, "resources.sieve.num_cpus=1")
+    assert "is not a block" in refusal("--config", settings, "resources.sieve.num_cpus=1")
 
 
 def test_errors_in_the_source_are_one_line(settings, tmp_path):

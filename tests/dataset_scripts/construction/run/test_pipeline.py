@@ -250,7 +250,7 @@ def test_a_changed_source_is_refused_with_what_to_do(config, change: Callable[[P
     files = contents(config.root)
     change(Path(config.sources["street"].path))
     with pytest.raises(
-        RunFolderError, match=f"{config.root} holds a run over other sources.*Name another output folder"
+        RunFolderError, match=f"{config.root} contains a run over other sources.*Name another output folder"
     ):
         build(config)
     assert contents(config.root) == files
@@ -263,7 +263,7 @@ def test_another_name_of_a_source_or_other_shards_are_refused(config):
         replace(config, sources={"road": SourceSettings("folder", source, "road")}),
         with_run(config, images_per_shard=5),
     ):
-        with pytest.raises(RunFolderError, match="holds a run over other sources"):
+        with pytest.raises(RunFolderError, match="contains a run over other sources"):
             build(changed)
 
 
@@ -380,12 +380,12 @@ def test_batch_sizes_change_no_row(config, tmp_path):
 @pytest.mark.parametrize(
     ("name", "resources", "message"),
     [
-        ("detects", Resources(num_gpus=1), "names 'detects', which is no block; blocks are .*'detect'"),
-        ("caption2", Resources(), "names 'caption2', which is no block"),
+        ("detects", Resources(num_gpus=1), "names 'detects', which is not a block; blocks are .*'detect'"),
+        ("caption2", Resources(), "names 'caption2', which is not a block"),
         ("caption1", Resources(batch_size=4), "`caption1` .* has no batch_size: name one of its blocks"),
         ("read", Resources(batch_size=4), "`read` .* has no batch_size"),
-        ("verify 1", Resources(num_gpus=1), "`verify 1` .* can have a batch_size alone: .* of `caption1`"),
-        ("caption 1", Resources(batch_size=2, concurrency=2), "`caption 1` .* can have a batch_size alone"),
+        ("verify 1", Resources(num_gpus=1), "`verify 1` .* accepts only batch_size: .* of `caption1`"),
+        ("caption 1", Resources(batch_size=2, concurrency=2), "`caption 1` .* accepts only batch_size"),
     ],
 )
 def test_resources_without_an_effect_are_refused_before_anything_is_done(config, name, resources, message):

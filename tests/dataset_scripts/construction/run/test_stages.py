@@ -268,7 +268,7 @@ def test_a_shard_of_persons_with_lost_rows_is_not_finished(caption_stage, captio
 @pytest.mark.parametrize("empty", ["caption1", "caption2"])
 def test_a_row_without_a_caption_is_never_published(caption_stage, captions, empty):
     kept = column(captions, "rejected_by").index(None)
-    with pytest.raises(LostRowsError, match=f"rows without {empty} are to be published"):
+    with pytest.raises(LostRowsError, match=f"kept rows lack {empty}"):
         caption_stage.finish(0, with_value(captions, kept, empty, None))
 
 
