@@ -331,7 +331,7 @@ def test_a_class_of_the_user_estimates_and_is_held_to_the_same_promises(users_mo
 def test_a_class_of_the_user_that_breaks_the_protocol_is_told_so(users_module):
     for name, error, message in (
         ("TooFew", ValueError, "returned 0 poses for 1 boxes"),
-        ("Lists", TypeError, "must give"),
+        ("Lists", TypeError, "must return Pose"),
     ):
         estimator = build_pose_estimator(PoseSettings(kind=f"{users_module}:{name}"))
         with pytest.raises(error, match=f"somebodys_poses:{name} {message}"):
