@@ -116,7 +116,7 @@ def test_an_account_that_the_published_files_belie_is_an_error(config):
     report = build(config)
     shard = config.root / "data" / "train-00000-of-00003.parquet"
     pq.write_table(pq.read_table(shard)[1:], shard)
-    with pytest.raises(LostRowsError, match=f"leaves {PERSONS} persons, the published files hold {PERSONS - 1}"):
+    with pytest.raises(LostRowsError, match=f"{PERSONS} persons remain by the counts, but {PERSONS - 1} rows"):
         pipeline._published(report.counts, config, 3)
 
 
@@ -384,7 +384,7 @@ def test_batch_sizes_change_no_row(config, tmp_path):
         ("caption2", Resources(), "names 'caption2', which is not a block"),
         ("caption1", Resources(batch_size=4), "`caption1` .* has no batch_size: name one of its blocks"),
         ("read", Resources(batch_size=4), "`read` .* has no batch_size"),
-        ("verify 1", Resources(num_gpus=1), "`verify 1` .* accepts only batch_size: .* of `caption1`"),
+        ("verify 1", Resources(num_gpus=1), "`verify 1` .* accepts only batch_size, .* of `caption1`"),
         ("caption 1", Resources(batch_size=2, concurrency=2), "`caption 1` .* accepts only batch_size"),
     ],
 )
