@@ -96,8 +96,8 @@ class Run:
         engine (`str`), workers (`int`): of the local engine its processes, under Ray the copies of each model.
         repetition (`int`): from 0.
         images, persons (`int`): read, and left at the end.
-        rows (`int`): of the phase that was timed: images, or persons to be captioned.
-        seconds (`float`): of the phase, with the start of its processes and models.
+        rows (`int`): of the stage that was timed: images, or persons to be captioned.
+        seconds (`float`): of the stage, with the start of its processes and models.
         steady_rows (`int`), steady_seconds (`float`): from when as many shards are finished as there are workers, to
             the end: without what is only done once.
         peak_mb (`float`): most memory resident at a time, over all processes; what they share counts in each.
@@ -275,7 +275,7 @@ def watch_memory(process: subprocess.Popen) -> tuple[int, int]:
 
 
 def read_events(folder: Path, workers: int) -> Run:
-    """What a run did, by the events that its processes wrote down; of two phases, the later one."""
+    """What a run did, by the events that its processes wrote down; of two stages, the later one."""
     events = [json.loads(line) for file in sorted(folder.glob("*.jsonl")) for line in file.read_text().splitlines()]
     named: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for event in events:

@@ -21,7 +21,7 @@ import pyarrow as pa
 from dataset_scripts.construction.blocks import Batch, Block, Outcome
 from dataset_scripts.construction.run import pipeline
 from dataset_scripts.construction.run.config import load_build_config
-from dataset_scripts.construction.run.stages import CaptionPhase, PersonPhase
+from dataset_scripts.construction.run.stages import CaptionStage, PersonStage
 
 
 class TimedBlock(Block):
@@ -50,7 +50,7 @@ class TimedBlock(Block):
 
 
 class Timed:
-    """Times the reading and the finishing of a phase, before which it stands among the base classes."""
+    """Times the reading and the finishing of a stage, before which it stands among the base classes."""
 
     events: Path
     reading: ClassVar[str]
@@ -68,7 +68,7 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class TimedPersonPhase(Timed, PersonPhase):
+class TimedPersonStage(Timed, PersonStage):
     """Images to persons, timed."""
 
     events: Path = Path()
@@ -77,7 +77,7 @@ class TimedPersonPhase(Timed, PersonPhase):
 
 
 @dataclass(frozen=True)
-class TimedCaptionPhase(Timed, CaptionPhase):
+class TimedCaptionStage(Timed, CaptionStage):
     """Persons to captioned persons, timed."""
 
     events: Path = Path()
@@ -95,29 +95,29 @@ def timed(events: Path, name: str, **values: Any) -> Iterator[dict[str, Any]]:
         file.write(json.dumps(event) + "\n")
 
 
-def values_of(phase: PersonPhase | CaptionPhase) -> dict[str, Any]:
-    """Fields of a phase, by name."""
-    return {field.name: getattr(phase, field.name) for field in fields(phase)}
+def values_of(stage: PersonStage | CaptionStage) -> dict[str, Any]:
+    """Fields of a stage, by name."""
+    return {field.name: getattr(stage, field.name) for field in fields(stage)}
 
 
 def main(configuration: str, folder: str) -> None:
     """Run the pipeline of a configuration file and write its events into a folder."""
     events = Path(folder)
 
-    def person_phase(*values: Any, **named: Any) -> PersonPhase:
+    def person_stage(*values: Any, **named: Any) -> PersonStage:
         with timed(events, "begin persons"):
-            phase = PersonPhase(*values, **named)
-        blocks = tuple(TimedBlock(block, events) for block in phase.blocks)
-        return TimedPersonPhase(**{**values_of(phase), "blocks": blocks}, events=events)
+            stage = PersonStage(*values, **named)
+        blocks = tuple(TimedBlock(block, events) for block in stage.blocks)
+        return TimedPersonStage(**{**values_of(stage), "blocks": blocks}, events=events)
 
-    def caption_phase(*values: Any, **named: Any) -> CaptionPhase:
+    def caption_stage(*values: Any, **named: Any) -> CaptionStage:
         with timed(events, "begin captions"):
-            phase = CaptionPhase(*values, **named)
-        return TimedCaptionPhase(**values_of(phase), events=events)
+            stage = CaptionStage(*values, **named)
+        return TimedCaptionStage(**values_of(stage), events=events)
 
-    # The pipeline looks its phases up by these names when it runs.
-    pipeline.PersonPhase = person_phase  # type: ignore[misc, assignment]
-    pipeline.CaptionPhase = caption_phase  # type: ignore[misc, assignment]
+    # The pipeline looks its stages up by these names when it runs.
+    pipeline.PersonStage = person_stage  # type: ignore[misc, assignment]
+    pipeline.CaptionStage = caption_stage  # type: ignore[misc, assignment]
     with timed(events, "run") as event:
         event["rows"] = pipeline.build_webperson(load_build_config(configuration), progress=False).persons
 

@@ -4,12 +4,12 @@
     python examples/build_webperson.py --engine ray
     python examples/build_webperson.py --config examples/configs/build_webperson.yaml sources.crawl.path=coyo.parquet
 
-The first two take the pedestrian video of Debian's `opencv-doc` and the photographs in scikit-image, and end when
-the persons are found, since no captioner comes with this package: see `examples/configs/build_vtest.yaml`.
-The third is the paper's pipeline; it wants a GPU and two captioners. Whatever is cut off goes on when it is run again.
+The first two use the pedestrian video of Debian's `opencv-doc` and the photographs in scikit-image. They end when the
+persons are found, because this package contains no captioner: see `examples/configs/build_vtest.yaml`. The third is
+the paper's pipeline; it needs a GPU and two captioners. An interrupted run resumes when it is run again.
 
-It prints what each step saw, kept and dropped, and writes into the output folder: `data/` with the data set, its card
-and `report.png`, and in `work/` every rejected row with its reason, and `review.png`.
+It prints what each block saw, kept and dropped. The output folder contains the data set in `data/`, its card,
+`report.png`, and in `work/` all rejected rows with their reasons and the contact sheet `review.png`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 import datasets
 from fetch_vtest import fetch_vtest
 
-from dataset_scripts.construction.pipeline_report import format_funnel
+from dataset_scripts.construction.pipeline_report import format_report
 from dataset_scripts.construction.run.config import load_build_config
 from dataset_scripts.construction.run.pipeline import REVIEW_FILE, build_webperson
 
@@ -29,15 +29,15 @@ DEFAULT_CONFIG = "examples/configs/build_vtest.yaml"
 
 
 def photographs() -> Path:
-    """The pictures inside scikit-image."""
+    """The folder of photographs inside scikit-image."""
     package = importlib.util.find_spec("skimage")
     if package is None or not package.submodule_search_locations:
-        raise ImportError("the photographs of this example come with scikit-image: pip install scikit-image")
+        raise ImportError("this example uses the photographs of scikit-image: pip install scikit-image")
     return Path(package.submodule_search_locations[0], "data")
 
 
 def main(arguments: argparse.Namespace) -> None:
-    # 1. The run; what is given on the command line comes last and wins
+    # 1. The configuration; command-line overrides come last and win
     overrides = [f"run.engine={arguments.engine}"] if arguments.engine else []
     if arguments.config == DEFAULT_CONFIG:
         overrides += [f"sources.street.path={fetch_vtest()}", f"sources.photographs.path={photographs()}"]
@@ -46,11 +46,11 @@ def main(arguments: argparse.Namespace) -> None:
     # 2. Images in, persons out
     report = build_webperson(config)
 
-    # 3. The account
-    print(format_funnel(report.stages))
+    # 3. The pipeline report
+    print(format_report(report.counts))
     print(f"Persons kept and dropped: {config.root / REVIEW_FILE}")
     if not config.captioners:
-        print(f"{report.persons:,} persons found in {config.root}; name a captioner to go on")
+        print(f"{report.persons:,} persons found in {config.root}; add captioners to caption them")
         return
 
     # 4. The data set

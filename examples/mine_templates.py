@@ -20,11 +20,11 @@ import json
 import sys
 from pathlib import Path
 
-from dataset_scripts.construction.captions.chat.journal import JournalledChat
-from dataset_scripts.construction.captions.chat.types import (
+from dataset_scripts.construction.captions import (
     ChatConfigurationError,
     ChatOutageError,
     ChatSettings,
+    JournalledChat,
     build_chat,
 )
 from dataset_scripts.construction.template_mining.captions import hash_captions, training_captions

@@ -13,7 +13,7 @@ import yaml
 
 from dataset_scripts.loading import BENCHMARKS
 from dataset_scripts.synthetic_releases import ReleaseSizes
-from modeling_gadms.encoders.atomic_files import replacing
+from modeling_gadms.encoders.atomic_files import atomic_file
 from modeling_gadms.evaluation.reports import AggregatedReport
 
 
@@ -237,7 +237,7 @@ def part_of_webperson(folder: Path, part: Path) -> Path:
         raise FileNotFoundError(f"{folder} has no data/train-00000-of-*.parquet")
     target = part / "data" / "train-00000-of-00001.parquet"
     if not target.is_file():
-        with replacing(target) as unfinished:
+        with atomic_file(target) as unfinished:
             shutil.copyfile(shard, unfinished)
     return part
 

@@ -26,7 +26,7 @@ def build_webperson(
     gadms build-webperson --config examples/configs/build_webperson.yaml --engine ray --push my_name/webperson
     """
     with user_errors(RuntimeError):
-        from dataset_scripts.construction.pipeline_report import format_funnel
+        from dataset_scripts.construction.pipeline_report import format_report
         from dataset_scripts.construction.run.config import load_build_config
         from dataset_scripts.construction.run.pipeline import REVIEW_FILE
         from dataset_scripts.construction.run.pipeline import build_webperson as build
@@ -39,7 +39,7 @@ def build_webperson(
         if push:
             check_push_target(push, repo_type="dataset", private=private)
         report = build(settings)
-        typer.echo(format_funnel(report.stages))
+        typer.echo(format_report(report.counts))
         typer.echo(f"Rejected rows with their reasons: {report.root / 'work' / 'rejects'}")
         typer.echo(f"Contact sheet of kept and dropped persons: {report.root / REVIEW_FILE}")
         if not settings.captioners:

@@ -1,8 +1,8 @@
-"""What a pipeline is made of: blocks that each do one thing to a batch of rows, and the account of what they did.
+"""Blocks, the building units of a pipeline: each does one thing to a batch of rows.
 
-A block is a callable on a batch of columns. A `Filter` judges rows one by one and answers `True` or
-`(False, "reason")`. Nothing is removed by a block: a rejected row stays in the table with the name of the block and
-the reason, and the blocks after it do not see it. So every count can be taken from the rows themselves.
+A block is a callable that takes a batch of columns. A `Filter` judges rows one at a time and returns `True` or
+`(False, "reason")`. Blocks do not remove rows: a rejected row stays in the table with the name of the block and the
+reason, and later blocks do not see it. So all counts can be computed from the rows.
 """
 
 import hashlib
@@ -16,38 +16,38 @@ import pyarrow.compute as pc
 
 
 Batch = dict[str, list[Any]]
-"""Columns by name; all have one value a row."""
+"""Columns by name, each with one value per row."""
 Verdict = Literal[True] | tuple[Literal[False], str] | tuple[Literal[False], str, str]
-"""Keep, or drop for a reason (which is counted) and with a detail (which is for people)."""
+"""Keep, or reject with a reason (which is counted) and an optional human-readable detail."""
 
 TRAIL = pa.list_(pa.struct({"block": pa.string(), "note": pa.string()}))
 ROW_SCHEMA = pa.schema(
     {
         "row_id": pa.string(),
         "shard": pa.int32(),
-        "position": pa.int64(),  # of the image in its source, over all shards
-        "person": pa.int32(),  # number of the person in the image; none for an image
-        "trail": TRAIL,  # the blocks that the row has entered, and what they noted
+        "position": pa.int64(),  # number of the image over all sources
+        "person": pa.int32(),  # number of the person in the image; null for an image
+        "trail": TRAIL,  # the blocks that processed the row, with their notes
         "rejected_by": pa.string(),
         "reason": pa.string(),
         "detail": pa.string(),
     }
 )
-"""Columns that every row has from its beginning; the others are added by the source and by the blocks."""
+"""Columns that every row has; sources and blocks add the others."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a block did to a batch.
+    """The result of a block on a batch.
 
     Attributes:
-        columns (`Batch`): the columns it adds or replaces, one value for each row of the output; with `origins` for
-            the kept rows alone.
-        verdicts (`Sequence[Verdict]`, *optional*): one for each row of the input; all are kept by default.
-        notes (`Sequence[str | None]`, *optional*): one for each row of the input: what is to be counted beside keep
-            and drop, as a caption that must be asked for again.
-        origins (`Sequence[int]`, *optional*): for each row of the output the row of the input that it comes from,
-            ascending, for a block that makes several rows out of one; every kept row must have one at least.
+        columns (`Batch`): the columns to add or replace, with one value per output row; with `origins`, only for the
+            kept rows.
+        verdicts (`Sequence[Verdict]`, *optional*): one per input row; by default all rows are kept.
+        notes (`Sequence[str | None]`, *optional*): one per input row. Notes are counted in addition to keep and
+            reject, for example a caption that must be requested again.
+        origins (`Sequence[int]`, *optional*): for a block that makes several rows out of one, the input row of each
+            output row, ascending. Every kept row needs at least one output row.
     """
 
     columns: Batch = field(default_factory=dict)
@@ -57,16 +57,16 @@ class Outcome:
 
 
 class Block(ABC):
-    """One step of a pipeline. Constructing it is cheap and pickles; `prepare` loads what it needs, in each process.
+    """One step of a pipeline. Constructing it is cheap, and it pickles; `prepare` loads its models in each process.
 
     Attributes:
-        name (`str`): unique in a pipeline; stands in the funnel and in rejected rows.
-        reads (`tuple[str, ...]`): the columns that it is given.
-        adds (`Mapping[str, pa.DataType]`): the columns that it adds or replaces, with their types.
-        batch_size (`int`, *optional*): rows of one call; none: all rows of a shard.
-        has_model (`bool`): whether `prepare` loads something worth keeping in memory between batches.
-        group (`str`, *optional*): blocks that follow each other and name the same group share a process under Ray, and
-            with it what they load.
+        name (`str`): unique in a pipeline; used in the pipeline report and in rejected rows.
+        reads (`tuple[str, ...]`): the columns it receives.
+        adds (`Mapping[str, pa.DataType]`): the columns it adds or replaces, with their types.
+        batch_size (`int`, *optional*): rows per call; `None` for all rows of a shard.
+        has_model (`bool`): whether `prepare` loads something that should stay in memory between batches.
+        group (`str`, *optional*): consecutive blocks of the same group share a process, and so their models, under
+            Ray.
     """
 
     name: str
@@ -77,10 +77,10 @@ class Block(ABC):
     group: str | None = None
 
     def prepare(self) -> None:  # noqa: B027, most blocks have nothing to load
-        """Load models. Called once in every process that runs the block, before its first batch."""
+        """Load models. Called once in each process that runs the block, before its first batch."""
 
-    def concerns(self, table: pa.Table) -> pa.Array | None:
-        """Which rows are the block's business, as booleans; the others pass by uncounted. None: all."""
+    def selects(self, table: pa.Table) -> pa.Array | None:
+        """Boolean mask of the rows to process; `None` for all. The other rows skip the block and are not counted."""
         return None
 
     @abstractmethod
@@ -88,7 +88,7 @@ class Block(ABC):
 
 
 class Filter(Block):
-    """A block that keeps a row or rejects it with a reason, and changes nothing."""
+    """A block that keeps or rejects each row and changes nothing else."""
 
     @abstractmethod
     def judge(self, row: Mapping[str, Any]) -> Verdict: ...
@@ -99,46 +99,45 @@ class Filter(Block):
 
 
 class BlockError(RuntimeError):
-    """A block that failed, which is an error of the program or its settings and not of a row; it ends the run."""
+    """A block failed. This is an error of the program or its settings, not of a row, and ends the run."""
 
 
-def open_rows(block: Block, table: pa.Table) -> pa.Array:
-    """Which rows of a table the block is to see: those that no block has rejected and that are its business.
+def selected_rows(block: Block, table: pa.Table) -> pa.Array:
+    """Boolean mask of the rows that a block processes: not rejected, and selected by the block.
 
     Args:
-        block (`Block`)
+        block (`Block`): the block.
         table (`pa.Table`): rows in any state.
 
     Returns:
-        `pa.BooleanArray`: one for each row, never null.
+        `pa.BooleanArray`: one value per row, without nulls.
 
     Raises:
-        BlockError: if the block does not say of every row whether it is its business.
+        BlockError: if the mask of the block has another length or contains nulls.
     """
     alive = pc.is_null(table["rejected_by"]).combine_chunks()
-    concerned = block.concerns(table)
-    if concerned is None:
+    selected = block.selects(table)
+    if selected is None:
         return alive
-    if len(concerned) != table.num_rows or concerned.null_count:
+    if len(selected) != table.num_rows or selected.null_count:
         # A null is neither true nor, inverted, false: the row would be lost.
-        raise BlockError(f"block `{block.name}` must say of each of {table.num_rows} rows whether it concerns it")
-    return pc.and_(alive, concerned)
+        raise BlockError(f"block `{block.name}` must select with one boolean per row, for {table.num_rows} rows")
+    return pc.and_(alive, selected)
 
 
 def run_batch(block: Block, table: pa.Table) -> pa.Table:
-    """Apply a block to rows that are all open to it.
+    """Apply a block to a batch of selected rows.
 
     Args:
         block (`Block`): prepared.
         table (`pa.Table`): `ROW_SCHEMA` and the columns that the block reads.
 
     Returns:
-        `pa.Table`: the same rows, or several for one, with what the block added, noted and rejected. Without `origins`
-        they keep their order; with them, rejected rows come last.
+        `pa.Table`: the rows with the block's columns, notes and verdicts. Without `origins` the order is kept; with
+        `origins` rejected rows come last.
 
     Raises:
-        BlockError: if the block fails, answers for another number of rows than it was given, or gives verdicts,
-            columns or values other than it said.
+        BlockError: if the block fails, or if its outcome does not match the rows or its declared columns.
     """
     rows = table.num_rows
     outcome = Outcome({name: [] for name in block.adds})
@@ -150,22 +149,22 @@ def run_batch(block: Block, table: pa.Table) -> pa.Table:
             ids = table["row_id"]
             place = f"block `{block.name}` failed on rows {ids[0]} to {ids[-1]}"
             raise BlockError(f"{place}: {type(error).__name__}: {error}") from error
-    verdicts = _one_a_row(block, "verdicts", outcome.verdicts, rows, True)
+    verdicts = _one_per_row(block, "verdicts", outcome.verdicts, rows, True)
     for verdict in verdicts:
         if verdict is not True and not _is_rejection(verdict):
             raise BlockError(
-                f'block `{block.name}` gave the verdict {verdict!r}: it must be True or (False, "reason"), with a '
-                "detail after it if there is one"
+                f'block `{block.name}` returned the verdict {verdict!r}: it must be True, (False, "reason") or '
+                '(False, "reason", "detail")'
             )
-    notes = _one_a_row(block, "notes", outcome.notes, rows, None)
+    notes = _one_per_row(block, "notes", outcome.notes, rows, None)
     table = _mark(table, block.name, verdicts, notes)
     kept = [row for row, verdict in enumerate(verdicts) if verdict is True]
     if outcome.origins is not None:
         if sorted(set(outcome.origins)) != kept or list(outcome.origins) != sorted(outcome.origins):
-            raise BlockError(f"block `{block.name}` must give every row it keeps, and no other, rows of its own")
+            raise BlockError(f"block `{block.name}` must return `origins` that name all kept rows and no others")
         dropped = [row for row, verdict in enumerate(verdicts) if verdict is not True]
-        # Rejected rows stay, one each; the order of the source is restored when the shard is written. They keep what
-        # they had, also in columns that the block replaces.
+        # Rejected rows stay once each, with their old values even in replaced columns. The order of the source is
+        # restored when the shard is written.
         before = table.take(pa.array(dropped, pa.int64()))
         added = {
             name: [*values, *(before[name].to_pylist() if name in before.column_names else [None] * len(dropped))]
@@ -177,49 +176,50 @@ def run_batch(block: Block, table: pa.Table) -> pa.Table:
     return _add_columns(block, table, added)
 
 
-def run_batches(block: Block, opened: pa.Table) -> pa.Table:
-    """Apply a block to rows that are all open to it, batch by batch; one at least."""
-    size = block.batch_size or max(opened.num_rows, 1)
-    return join([run_batch(block, opened.slice(start, size)) for start in range(0, max(opened.num_rows, 1), size)])
+def run_batches(block: Block, selected: pa.Table) -> pa.Table:
+    """Apply a block to selected rows in batches; without rows, to one empty batch."""
+    rows = max(selected.num_rows, 1)
+    size = block.batch_size or rows
+    return join([run_batch(block, selected.slice(start, size)) for start in range(0, rows, size)])
 
 
 def run_shard(block: Block, table: pa.Table, run: Callable[[Block, pa.Table], pa.Table] = run_batches) -> pa.Table:
-    """Apply a block to the open rows of a whole shard; the order of the rows may change.
+    """Apply a block to the selected rows of a shard; the order of the rows may change.
 
     Args:
         block (`Block`): prepared.
         table (`pa.Table`): rows in any state.
-        run (`Callable`, *optional*): how the open rows go through the block, in batches of its size.
+        run (`Callable`, *optional*): applies the block to the selected rows in batches of `block.batch_size`.
     """
-    mask = open_rows(block, table)
+    mask = selected_rows(block, table)
     return join([run(block, table.filter(mask)), table.filter(pc.invert(mask))])
 
 
 def join(tables: Sequence[pa.Table]) -> pa.Table:
-    """One table out of several; a column that one of them lacks is empty there."""
+    """Concatenate tables; a column that one of them lacks is null there."""
     return pa.concat_tables(tables, promote_options="default").combine_chunks()
 
 
 def in_order(table: pa.Table) -> pa.Table:
-    """The rows in the order of their source, an image's persons in their own."""
+    """Sort rows by their position in the source and by the number of the person."""
     return table.sort_by([("position", "ascending"), ("person", "ascending")]).combine_chunks()
 
 
 def stable_id(*parts: str) -> str:
-    """20 hexadecimal digits from the names of a thing. Of 80 bits: no two of a billion things share them by chance."""
+    """An id of 20 hexadecimal digits (80 bits), which stays unique among a billion items."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
 
 
 def rows_of(batch: Batch, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """Row by row the values of some columns."""
+    """Iterate over rows as tuples of the values of some columns."""
     return zip(*(batch[name] for name in names), strict=True)
 
 
-def _one_a_row(block: Block, kind: str, values: Sequence[Any] | None, rows: int, default: Any) -> Sequence[Any]:
+def _one_per_row(block: Block, kind: str, values: Sequence[Any] | None, rows: int, default: Any) -> Sequence[Any]:
     if values is None:
         return [default] * rows
     if len(values) != rows:
-        raise BlockError(f"block `{block.name}` gave {len(values)} {kind} for {rows} rows")
+        raise BlockError(f"block `{block.name}` returned {len(values)} {kind} for {rows} rows")
     return values
 
 
@@ -241,30 +241,28 @@ def _mark(table: pa.Table, name: str, verdicts: Sequence[Verdict], notes: Sequen
         "detail": [rejection[2] for rejection in rejections],
     }
     for column, values in columns.items():
-        position = table.schema.get_field_index(column)
-        table = table.set_column(position, column, _typed(name, column, values, ROW_SCHEMA.field(column).type))
+        table = _with_column(table, name, column, values, ROW_SCHEMA.field(column).type)
     return table
 
 
-def _typed(block: str, column: str, values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+def _with_column(table: pa.Table, block: str, column: str, values: Sequence[Any], kind: pa.DataType) -> pa.Table:
     try:
-        return pa.array(values, kind)
+        array = pa.array(values, kind)
     except (ValueError, TypeError, OverflowError) as error:
-        raise BlockError(f"block `{block}` gave a `{column}` that is no {kind}: {error}") from error
+        raise BlockError(f"block `{block}` returned a `{column}` that is not of type {kind}: {error}") from error
+    position = table.schema.get_field_index(column)
+    if position < 0:
+        return table.append_column(column, array)
+    return table.set_column(position, column, array)
 
 
 def _add_columns(block: Block, table: pa.Table, added: Batch) -> pa.Table:
     if set(added) != set(block.adds):
-        raise BlockError(f"block `{block.name}` adds {sorted(block.adds)} and gave {sorted(added)}")
+        raise BlockError(f"block `{block.name}` adds {sorted(block.adds)} but returned {sorted(added)}")
     for name, kind in block.adds.items():
         if len(added[name]) != table.num_rows:
             raise BlockError(
-                f"block `{block.name}` gave {len(added[name])} values of `{name}` for {table.num_rows} rows"
+                f"block `{block.name}` returned {len(added[name])} values of `{name}` for {table.num_rows} rows"
             )
-        values = _typed(block.name, name, added[name], kind)
-        position = table.schema.get_field_index(name)
-        if position >= 0:
-            table = table.set_column(position, name, values)
-        else:
-            table = table.append_column(name, values)
+        table = _with_column(table, block.name, name, added[name], kind)
     return table

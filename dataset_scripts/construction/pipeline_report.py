@@ -1,4 +1,4 @@
-"""The account of a run: what each block saw, kept and dropped, as numbers, a table and a picture."""
+"""Pipeline report: what each block of a run saw, kept and dropped, as counts, as a text table and as a chart."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,15 +14,15 @@ IMAGES, PERSONS = "images", "persons"
 
 
 @dataclass(frozen=True)
-class Stage:
+class BlockCounts:
     """What one block did: `seen` = `kept` + the sum of `dropped`.
 
     Attributes:
-        block (`str`): its name.
+        block (`str`): name of the block.
         unit (`str`): what is counted, `images` or `persons`.
-        seen, kept (`int`): rows that entered it, and that left it.
-        dropped (`dict[str, int]`): the others, by reason.
-        noted (`dict[str, int]`): what the block counts besides.
+        seen, kept (`int`): number of rows that entered the block, and that left it.
+        dropped (`dict[str, int]`): number of dropped rows by reason.
+        noted (`dict[str, int]`): number of notes by text. Notes are independent of keep and drop.
     """
 
     block: str
@@ -37,16 +37,16 @@ class Stage:
             raise ValueError(f"{self.block}: saw {self.seen}, kept {self.kept}, dropped {self.dropped}: rows are lost")
 
 
-def account(table: pa.Table, blocks: Sequence[tuple[str, str]]) -> tuple[Stage, ...]:
-    """Count what happened to the rows of a shard.
+def count_rows(table: pa.Table, blocks: Sequence[tuple[str, str]]) -> tuple[BlockCounts, ...]:
+    """Count what each block did to the rows of a shard.
 
     Args:
-        table (`pa.Table`): all its rows, kept and rejected.
-        blocks (`Sequence[tuple[str, str]]`): name and unit of each block, in order. Where the unit is images, the
-            persons of an image count once.
+        table (`pa.Table`): all rows of the shard, kept and rejected.
+        blocks (`Sequence[tuple[str, str]]`): name and unit of each block, in order. If the unit is images, all persons
+            of one image count as one.
 
     Returns:
-        `tuple[Stage, ...]`: one for each block, in order.
+        `tuple[BlockCounts, ...]`: one entry per block, in order.
     """
     seen: dict[str, set] = {name: set() for name, _ in blocks}
     dropped: dict[str, dict] = {name: {} for name, _ in blocks}
@@ -63,7 +63,7 @@ def account(table: pa.Table, blocks: Sequence[tuple[str, str]]) -> tuple[Stage, 
             item = position if unit_of[rejected_by] == IMAGES else row_id
             dropped[rejected_by][item] = reason
     return tuple(
-        Stage(
+        BlockCounts(
             name,
             unit,
             len(seen[name]),
@@ -75,41 +75,41 @@ def account(table: pa.Table, blocks: Sequence[tuple[str, str]]) -> tuple[Stage, 
     )
 
 
-def add_up(accounts: Iterable[Sequence[Stage]]) -> tuple[Stage, ...]:
-    """The account of several shards of one phase, block by block, in the order in which blocks first come."""
-    total: dict[str, Stage] = {}
-    for stages in accounts:
-        for stage in stages:
-            before = total.get(stage.block, Stage(stage.block, stage.unit, 0, 0))
-            total[stage.block] = Stage(
-                stage.block,
-                stage.unit,
-                before.seen + stage.seen,
-                before.kept + stage.kept,
-                _by_count(Counter(before.dropped) + Counter(stage.dropped)),
-                _by_count(Counter(before.noted) + Counter(stage.noted)),
+def sum_counts(shards: Iterable[Sequence[BlockCounts]]) -> tuple[BlockCounts, ...]:
+    """Sum the counts of several shards of one stage, block by block, in order of first appearance."""
+    total: dict[str, BlockCounts] = {}
+    for counts in shards:
+        for block in counts:
+            before = total.get(block.block, BlockCounts(block.block, block.unit, 0, 0))
+            total[block.block] = BlockCounts(
+                block.block,
+                block.unit,
+                before.seen + block.seen,
+                before.kept + block.kept,
+                _by_count(Counter(before.dropped) + Counter(block.dropped)),
+                _by_count(Counter(before.noted) + Counter(block.noted)),
             )
     return tuple(total.values())
 
 
-def format_funnel(stages: Sequence[Stage]) -> str:
-    """The account as a table of text: a line a block, and one for each reason.
+def format_report(counts: Sequence[BlockCounts]) -> str:
+    """Format counts as a text table: one line per block, and one line per reason and note.
 
-    >>> print(format_funnel([Stage("box", "persons", 1200, 900, {"too small": 200, "too wide": 100})]))
+    >>> print(format_report([BlockCounts("box", "persons", 1200, 900, {"too small": 200, "too wide": 100})]))
     block          unit      seen  kept  dropped  share kept
     box            persons  1,200   900      300      75.0 %
       - too small                            200
       - too wide                             100
     """
     rows: list[tuple[str, ...]] = [("block", "unit", "seen", "kept", "dropped", "share kept")]
-    for stage in stages:
-        share = f"{100 * stage.kept / stage.seen:.1f} %" if stage.seen else "-"
-        if share == "100.0 %" and stage.kept < stage.seen:
+    for block in counts:
+        share = f"{100 * block.kept / block.seen:.1f} %" if block.seen else "-"
+        if share == "100.0 %" and block.kept < block.seen:
             share = "> 99.9 %"
-        counts = (f"{count:,}" for count in (stage.seen, stage.kept, stage.seen - stage.kept))
-        rows.append((stage.block, stage.unit, *counts, share))
-        rows += [(f"  - {reason}", "", "", "", f"{count:,}", "") for reason, count in stage.dropped.items()]
-        rows += [(f"  ~ {note}", "", "", "", f"({count:,})", "") for note, count in stage.noted.items()]
+        numbers = (f"{count:,}" for count in (block.seen, block.kept, block.seen - block.kept))
+        rows.append((block.block, block.unit, *numbers, share))
+        rows += [(f"  - {reason}", "", "", "", f"{count:,}", "") for reason, count in block.dropped.items()]
+        rows += [(f"  ~ {note}", "", "", "", f"({count:,})", "") for note, count in block.noted.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -118,11 +118,8 @@ def format_funnel(stages: Sequence[Stage]) -> str:
         ).rstrip()
         for row in rows
     ]
-    if any(stage.noted for stage in stages):
-        lines += [
-            "",
-            "~ noted, not dropped: a caption that failed is asked for again while attempts are left",
-        ]
+    if any(block.noted for block in counts):
+        lines += ["", "~ noted, not dropped: a failed caption is requested again while attempts remain"]
     return "\n".join(lines)
 
 
@@ -135,26 +132,25 @@ _DROPPED = (
 )  # fmt: skip
 
 
-def draw_funnel(stages: Sequence[Stage]) -> Image.Image:
-    """The account as a picture: a bar a block, what it kept in blue, what it dropped by reason in other colours.
+def draw_report(counts: Sequence[BlockCounts]) -> Image.Image:
+    """Draw counts as a bar chart: one bar per block, kept rows in blue, dropped rows coloured by reason.
 
-    Bars of one unit share a scale, so that the eye can follow it down; reasons, each with its colour, and notes stand
-    beside their bar.
+    Bars of the same unit share one scale. Reasons (with their colour) and notes are printed beside the bar.
 
     Returns:
         `PIL.Image.Image` in mode RGB.
     """
     font, small, bold = font_for("", 17), font_for("", 15), font_for("", 20)
-    counts = [f"{stage.kept:,} of {stage.seen:,}" for stage in stages]
-    counts_right = _MARGIN + _widest([stage.block for stage in stages], font) + _GAP + _widest(counts, small)
-    bar_left = counts_right + _GAP
+    numbers = [f"{block.kept:,} of {block.seen:,}" for block in counts]
+    numbers_right = _MARGIN + _widest([block.block for block in counts], font) + _GAP + _widest(numbers, small)
+    bar_left = numbers_right + _GAP
     words_left = bar_left + _ROOM + _GAP
-    words = [_flow(_words(stage), small, _WIDTH - _MARGIN - words_left) for stage in stages]
+    words = [_flow(_words(block), small, _WIDTH - _MARGIN - words_left) for block in counts]
     heights = [max(_BAR, len(lines) * _LINE) + _ROW_GAP for lines in words]
-    begins = [not number or stages[number - 1].unit != stage.unit for number, stage in enumerate(stages)]
+    begins = [not number or counts[number - 1].unit != block.unit for number, block in enumerate(counts)]
     height = 2 * _MARGIN + 36 + sum(heights) + _HEADING * sum(begins)
-    picture = Image.new("RGB", (_WIDTH, height), PAPER)
-    draw = ImageDraw.Draw(picture)
+    figure = Image.new("RGB", (_WIDTH, height), PAPER)
+    draw = ImageDraw.Draw(figure)
 
     draw.text((_MARGIN, _MARGIN), "What each block kept and dropped", font=bold, fill=INK)
     legend: list[_Word] = [
@@ -162,42 +158,44 @@ def draw_funnel(stages: Sequence[Stage]) -> Image.Image:
     ]  # fmt: skip
     _write(draw, _flow(legend, small, _WIDTH), words_left, _MARGIN + 4, small)
     top = _MARGIN + 36
-    for number, stage in enumerate(stages):
+    for number, block in enumerate(counts):
         if begins[number]:
-            draw.text((_MARGIN, top + 14), stage.unit, font=small, fill=FAINT_INK)
+            draw.text((_MARGIN, top + 14), block.unit, font=small, fill=FAINT_INK)
             draw.line((_MARGIN, top + 36, _WIDTH - _MARGIN, top + 36), fill=(222, 222, 226))
             top += _HEADING + 4
         middle = top + _BAR // 2
-        draw.text((_MARGIN, middle), stage.block, font=font, fill=INK, anchor="lm")
-        draw.text((counts_right, middle), counts[number], font=small, fill=INK, anchor="rm")
-        most = max(other.seen for other in stages if other.unit == stage.unit)
-        left = float(bar_left)
-        dropped = [(count, _colour(index)) for index, count in enumerate(stage.dropped.values())]
-        for segments in ([(stage.kept, _KEPT)], dropped):
-            total = sum(count for count, _ in segments)
-            # Two pixels at least: a handful of rows among millions is seen too.
-            length = max(2.0, total / most * _ROOM) if total else 0.0
-            for count, colour in segments:
-                right = left + length * count / max(total, 1)
-                if round(right) > round(left):
-                    draw.rectangle((round(left), top, round(right) - 1, top + _BAR - 1), fill=colour)
-                left = right
+        draw.text((_MARGIN, middle), block.block, font=font, fill=INK, anchor="lm")
+        draw.text((numbers_right, middle), numbers[number], font=small, fill=INK, anchor="rm")
+        _draw_bar(draw, block, bar_left, top, most=max(other.seen for other in counts if other.unit == block.unit))
         _write(draw, words[number], words_left, top + (_BAR - _LINE) // 2, small)
         top += heights[number]
-    return picture
+    return figure
+
+
+def _draw_bar(draw: ImageDraw.ImageDraw, block: BlockCounts, bar_left: int, top: int, *, most: int) -> None:
+    left = float(bar_left)
+    dropped = [(count, _colour(index)) for index, count in enumerate(block.dropped.values())]
+    for segments in ([(block.kept, _KEPT)], dropped):
+        total = sum(count for count, _ in segments)
+        # At least two pixels, so that a handful of rows among millions stays visible.
+        length = max(2.0, total / most * _ROOM) if total else 0.0
+        for count, colour in segments:
+            right = left + length * count / max(total, 1)
+            if round(right) > round(left):
+                draw.rectangle((round(left), top, round(right) - 1, top + _BAR - 1), fill=colour)
+            left = right
 
 
 _Word = tuple[str, tuple[int, int, int] | None, tuple[int, int, int]]
-"""A text, the colour of the square before it, and its own."""
+"""A text, the colour of the square before it (if any), and the colour of the text."""
 _SQUARE = 12
 
 
-def _words(stage: Stage) -> list[_Word]:
+def _words(counts: BlockCounts) -> list[_Word]:
     words: list[_Word] = [
-        (f"{count:,} {reason}", _colour(index), INK) for index, (reason, count) in enumerate(stage.dropped.items())
+        (f"{count:,} {reason}", _colour(index), INK) for index, (reason, count) in enumerate(counts.dropped.items())
     ]
-    words += [(f"{count:,} {note}", None, FAINT_INK) for note, count in stage.noted.items()]
-    return words
+    return words + [(f"{count:,} {note}", None, FAINT_INK) for note, count in counts.noted.items()]
 
 
 def _colour(index: int) -> tuple[int, int, int]:
@@ -205,7 +203,7 @@ def _colour(index: int) -> tuple[int, int, int]:
 
 
 def _flow(words: Sequence[_Word], font: Font, width: int) -> list[list[tuple[int, _Word]]]:
-    """Lines of words, each with its distance from the left; only one that is longer than a line is cut."""
+    """Break words into lines; each word has its horizontal offset. A word longer than a line is shortened."""
     lines: list[list[tuple[int, _Word]]] = []
     left = width
     for text, square, colour in words:
@@ -237,5 +235,5 @@ def _widest(texts: Sequence[str], font: Font) -> int:
 
 
 def _by_count(counts: Counter[str]) -> dict[str, int]:
-    """The most frequent first, equals by name."""
+    """Most frequent first; ties by name."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -1,7 +1,7 @@
-"""The folder of a run: shards that are either finished or not there, so that a run killed anywhere can go on.
+"""Folder of a run. A shard is either finished or absent, so that a killed run can resume.
 
-A shard's files are written beside their place and moved there; its marker, with a digest of each file and the account
-of its rows, is moved there last. What has no marker is done again, and gives the same bytes.
+Files are written atomically: first the files of a shard, last its marker, with a digest of each file and the block
+counts. A shard without a marker is processed again and gives the same bytes.
 """
 
 import hashlib
@@ -18,144 +18,140 @@ from filelock import FileLock, Timeout
 
 from modeling_gadms.encoders.atomic_files import atomic_file, file_digest, write_atomically
 
-from .pipeline_report import Stage
+from .pipeline_report import BlockCounts
 
 
 ROW_GROUP = 100
-"""Rows of a Parquet row group: a few megabytes of crops, so that readers can pick and stream."""
-_WRITTEN = ("work", "data")  # the folders of a run's folder
+"""Rows of a Parquet row group: a few megabytes of crops, for random access and streaming."""
+_WRITTEN = ("work", "data")  # subfolders of a run's folder
 
 
 class RunFolderError(ValueError):
-    """A folder that holds another run, or is in use by one."""
+    """The folder contains another run or is in use."""
 
 
 @dataclass(frozen=True)
 class Marker:
-    """That a shard is finished, and how.
+    """Marker of a finished shard.
 
     Attributes:
-        fingerprint (`str`): of everything its content depends on.
-        files (`dict[str, str]`): SHA-256 of each file, by its path below the folder.
-        stages (`tuple[Stage, ...]`): the account of its rows, block by block.
+        fingerprint (`str`): digest of the settings and input that its content depends on.
+        files (`dict[str, str]`): SHA-256 of each file, by path relative to the folder.
+        counts (`tuple[BlockCounts, ...]`): counts per block.
     """
 
     fingerprint: str
     files: dict[str, str]
-    stages: tuple[Stage, ...]
+    counts: tuple[BlockCounts, ...]
 
 
 @dataclass(frozen=True)
-class PhaseFolder:
-    """Where one phase of a run keeps its shards. Pickles, and is used by every worker of the phase.
+class StageFolder:
+    """The finished shards of one stage of a run. Pickles; all workers of the stage use it.
 
     Args:
         root (`Path`): the run's folder.
-        phase (`str`): name of the phase, and of its folder of markers.
-        fingerprint (`str`): of the phase's settings and input.
+        stage (`str`): name of the stage and of its folder of markers.
+        fingerprint (`str`): digest of the stage's settings and input.
     """
 
     root: Path
-    phase: str
+    stage: str
     fingerprint: str
 
     def marker_path(self, number: int) -> Path:
-        return self.root / "work" / "markers" / self.phase / f"{number:05d}.json"
+        return self.root / "work" / "markers" / self.stage / f"{number:05d}.json"
 
     def read_marker(self, number: int) -> Marker | None:
-        """The marker of a finished shard, or none.
+        """Read the marker of a shard and verify its files; `None` if the shard is not finished.
 
         Raises:
-            RunFolderError: if the shard was made with other settings, one of its files is not what it was, or the
-                marker is damaged.
+            RunFolderError: if the shard was made with other settings, or if a file or the marker is damaged.
         """
         path = self.marker_path(number)
         if not path.is_file():
             return None
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            stages = tuple(Stage(**stage) for stage in values["stages"])
-            marker = Marker(values["fingerprint"], dict(values["files"]), stages)
+            counts = tuple(BlockCounts(**block) for block in values["counts"])
+            marker = Marker(values["fingerprint"], dict(values["files"]), counts)
         except (ValueError, KeyError, TypeError) as error:
             raise RunFolderError(
-                f"{path} is damaged ({type(error).__name__}: {error}): remove it to have the shard made again"
+                f"{path} is damaged ({type(error).__name__}: {error}): remove it to process the shard again"
             ) from error
         if marker.fingerprint != self.fingerprint:
             raise RunFolderError(
-                f"shard {number} of phase {self.phase} in {self.root} was made with other settings or from another "
-                "source: name another output folder, or remove this one to begin again"
+                f"shard {number} of stage {self.stage} in {self.root} was made with other settings or from another "
+                "source: name another output folder, or remove this one to start over"
             )
         for name, digest in marker.files.items():
             file = self.root / name
             if not file.is_file() or file_digest(file) != digest:
                 raise RunFolderError(
-                    f"{file} is missing or not what was written: remove {path} to have the shard made again"
+                    f"{file} is missing or has changed since it was written: remove {path} to process the shard again"
                 )
         return marker
 
-    def finish(self, number: int, tables: Mapping[str, pa.Table], stages: tuple[Stage, ...]) -> None:
+    def finish(self, number: int, tables: Mapping[str, pa.Table], counts: tuple[BlockCounts, ...]) -> None:
         """Write a shard, its marker last. The same tables give the same bytes.
 
         Args:
-            number (`int`): of the shard.
-            tables (`Mapping[str, pa.Table]`): by their path below the run's folder.
-            stages (`tuple[Stage, ...]`): the account of its rows.
+            number (`int`): number of the shard.
+            tables (`Mapping[str, pa.Table]`): tables by path relative to the run's folder.
+            counts (`tuple[BlockCounts, ...]`): counts per block.
         """
         files = {}
         for name, table in tables.items():
-            # Not for bytes: they are all different, and a dictionary of them costs time and memory.
+            # Not for binary columns: their values are unique, and a dictionary costs time and memory.
             texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
             with atomic_file(self.root / name) as part:
                 with pq.ParquetWriter(part, table.schema, use_dictionary=texts, compression="zstd") as writer:
-                    # Without rows there is no row group either: `datasets` does not read one of none.
+                    # `datasets` cannot read an empty row group.
                     if table.num_rows:
                         writer.write_table(table, row_group_size=ROW_GROUP)
                 files[name] = file_digest(part)
-        marker = Marker(self.fingerprint, files, stages)
+        marker = Marker(self.fingerprint, files, counts)
         write_atomically(self.marker_path(number), json.dumps(asdict(marker), indent=1))
 
 
 def remove_leftovers(root: Path) -> None:
-    """Remove what killed writers left beside the files they meant to write.
-
-    Only where a run writes: the folder may hold other things of the user's.
-    """
+    """Remove partial files of killed writers, only where a run writes: the folder may contain other files."""
     parts = [*root.glob(".part-*"), *(part for name in _WRITTEN for part in (root / name).rglob(".part-*"))]
     for part in parts:
         if part.is_dir() and not part.is_symlink():
             shutil.rmtree(part)
         else:
-            part.unlink(missing_ok=True)  # it may have gone with its folder
+            part.unlink(missing_ok=True)  # it may have been removed with its folder
 
 
 class _HeldLock(FileLock):
-    """A lock that was taken before `with` is reached, which must not take it again: it gives it back only once."""
+    """A lock that is already acquired when `with` is reached: acquiring it twice would need two releases."""
 
     def __enter__(self) -> Self:
         return self
 
 
 def lock_folder(root: Path) -> FileLock:
-    """Take a run's folder for this process: until the end of a `with`, a call of `release`, or its own end.
+    """Lock a run's folder for this process, until the end of a `with` block, `release()` or the process.
 
     Args:
-        root (`Path`): made, with its folder `work`, where there is none.
+        root (`Path`): the folder; created, with its subfolder `work`, if missing.
 
     Returns:
-        `FileLock`: held.
+        `FileLock`: the acquired lock.
 
     Raises:
-        RunFolderError: if another process has it.
+        RunFolderError: if another process holds the lock.
     """
     (root / "work").mkdir(parents=True, exist_ok=True)
     lock = _HeldLock(root / "work" / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise RunFolderError(f"another run works in {root}: wait for it, or name another output folder") from error
+        raise RunFolderError(f"another run is using {root}: wait for it, or name another output folder") from error
     return lock
 
 
 def fingerprint(*parts: object) -> str:
-    """A digest of settings: whatever JSON can hold; of other values, such as a date, what they look like as text."""
+    """SHA-256 of values as JSON; values that JSON cannot represent, such as dates, are converted with `str`."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

@@ -140,7 +140,7 @@ def test_errors_in_the_settings_are_one_line(settings, tmp_path):
     assert "none.yaml" in refusal("--config", tmp_path / "none.yaml")
     assert "did you mean `padding`" in refusal("--config", settings, "crop.pading=1")
     assert "must have the form section.key=value" in refusal("--config", settings, "crop")
-    assert "is no block" in refusal("--config", settings, "resources.sieve.num_cpus=1")
+    assert "is not a block" in refusal("--config", settings, "resources.sieve.num_cpus=1")
 
 
 def test_errors_in_the_source_are_one_line(settings, tmp_path):
@@ -153,7 +153,7 @@ def test_a_folder_of_another_run_or_in_use_is_one_line(settings, chat, tmp_path)
     run("--config", settings)
     assert "other settings" in refusal("--config", settings, "crop.padding=0.2")
     with lock_folder(tmp_path / "out"):
-        assert f"another run works in {tmp_path / 'out'}" in refusal("--config", settings)
+        assert f"another run is using {tmp_path / 'out'}" in refusal("--config", settings)
 
 
 def test_a_detector_that_is_not_there_is_one_line(settings):

@@ -1,18 +1,20 @@
-"""Blocks `template`, `caption` and `verify`: draw a template, ask a captioner, check the reply, and again if it fails.
+"""Blocks `template`, `caption` and `verify`: draw a template, ask the captioner, check the reply; repeated on failure.
 
-A row that has its caption passes the blocks of a second attempt untouched and uncounted. What fails at the last
-attempt is rejected with the last reason; earlier failures are noted, and counted as such.
+Rows that already have their caption skip the blocks of later attempts and are not counted there. A row that fails the
+last attempt is rejected with the last reason; earlier failures are counted as notes.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..blocks import Batch, Block, Outcome, Verdict, rows_of, stable_id
+from .chat.clients import build_chat
 from .chat.journal import JournalledChat
-from .chat.types import ChatModel, ChatReply, ChatSettings, build_chat
+from .chat.types import ChatModel, ChatSettings
 from .prompts import caption_request, prompt_hash
 from .rules import CaptionRules, clean_caption, find_problem
 from .templates import TemplateSet, draw_template
@@ -20,12 +22,12 @@ from .templates import TemplateSet, draw_template
 
 @dataclass(frozen=True)
 class CaptionSettings:
-    """How captions are asked for.
+    """How captions are requested.
 
     Args:
-        templates (`str`, *optional*): JSON file of templates; by default the set that comes with the package.
-        attempts (`int`, *optional*, defaults to 2): how often a row is asked for, each time with another template.
-        max_words (`int`, *optional*, defaults to 60): word limit of the prompt. The paper has one but does not state
+        templates (`str`, *optional*): JSON file of templates; by default the set shipped with the package.
+        attempts (`int`, *optional*, defaults to 2): attempts per caption, each with another template.
+        max_words (`int`, *optional*, defaults to 60): word limit in the prompt. The paper has one but does not state
             it: chosen, so that nearly every caption fits CLIP's 77 tokens.
         seed (`int`, *optional*, defaults to 0): draws the templates, and is part of every request's seed.
 
@@ -46,7 +48,7 @@ class CaptionSettings:
 
 @dataclass(frozen=True)
 class Attempt:
-    """Which caption column is filled, and in which of how many attempts (both from 1)."""
+    """The caption column to fill, the number of the attempt (from 1) and the number of attempts in all."""
 
     column: str
     number: int
@@ -56,37 +58,42 @@ class Attempt:
     def slot(self) -> int:
         return int(self.column.removeprefix("caption"))
 
-    def block_name(self, what: str) -> str:
-        return f"{what} {self.slot}" + (f", attempt {self.number}" if self.number > 1 else "")
-
     def failure(self, reason: str, detail: str | None) -> tuple[Verdict, str | None]:
-        """The verdict on a row whose caption failed, and the note: only the last attempt drops it."""
+        """Verdict and note for a row whose caption failed: only the last attempt rejects it."""
         if self.number < self.of:
             return True, reason
         return (False, reason, detail or ""), None
 
-    def without_caption(self, table: pa.Table) -> pa.Array | None:
-        if self.column not in table.column_names:
+
+class AttemptBlock(Block):
+    """A block of one attempt at one caption column. It processes rows that do not have this caption yet."""
+
+    step: str
+
+    def __init__(self, attempt: Attempt):
+        self.attempt = attempt
+        self.group = attempt.column
+        self.name = f"{self.step} {attempt.slot}" + (f", attempt {attempt.number}" if attempt.number > 1 else "")
+
+    def selects(self, table: pa.Table) -> pa.Array | None:
+        if self.attempt.column not in table.column_names:
             return None
-        return pc.is_null(table[self.column]).combine_chunks()
+        return pc.is_null(table[self.attempt.column]).combine_chunks()
 
 
-class DrawTemplate(Block):
-    """Gives each row a template at random, as the paper does; which one depends on row, caption and attempt alone."""
+class DrawTemplate(AttemptBlock):
+    """Adds a random template to each row, as in the paper. It depends only on row, caption, attempt and seed."""
 
+    step = "template"
     reads = ("row_id",)
 
     def __init__(self, attempt: Attempt, settings: CaptionSettings):
-        self.attempt, self.settings = attempt, settings
-        self.group = attempt.column
-        self.name = attempt.block_name("template")
+        super().__init__(attempt)
+        self.settings = settings
         self.adds = {f"template{attempt.slot}": pa.string()}
 
     def prepare(self) -> None:
         self._templates = load_templates(self.settings)
-
-    def concerns(self, table: pa.Table) -> pa.Array | None:
-        return self.attempt.without_caption(table)
 
     def __call__(self, batch: Batch) -> Outcome:
         slot, number, seed = self.attempt.slot, self.attempt.number - 1, self.settings.seed
@@ -94,61 +101,57 @@ class DrawTemplate(Block):
         return Outcome({f"template{slot}": drawn})
 
 
-class AskCaptioner(Block):
-    """Asks for the caption of each crop. Replies are written down as they come, so that no crash asks one twice.
+class AskCaptioner(AttemptBlock):
+    """Requests the caption of each crop. A journal keeps replies as they arrive, so that a crash repeats no request.
 
     Args:
-        attempt (`Attempt`): which column and attempt.
+        attempt (`Attempt`): column and attempt.
         settings (`CaptionSettings`): templates, word limit, seed.
-        captioner (`ChatSettings`): who is asked.
-        journal (`Path`): folder of the replies of shards that are not finished.
+        captioner (`ChatSettings`): the chat client.
+        journal (`Path`): folder of the journals of unfinished shards.
     """
 
+    step = "caption"
     batch_size = None  # a whole shard: requests overlap, and a batch waits for its slowest
     has_model = True
 
     def __init__(self, attempt: Attempt, settings: CaptionSettings, captioner: ChatSettings, journal: Path):
-        self.attempt, self.settings, self.captioner, self.journal = attempt, settings, captioner, journal
-        self.group = attempt.column
-        self.name = attempt.block_name("caption")
+        super().__init__(attempt)
+        self.settings, self.captioner, self.journal = settings, captioner, journal
         slot = attempt.slot
         self.reads = ("shard", "row_id", "crop", f"template{slot}")
-        self.adds = {
-            f"reply{slot}": pa.string(),
-            f"captioner{slot}": pa.string(),
-            f"captioner_revision{slot}": pa.string(),
-            f"prompt_hash{slot}": pa.string(),
-        }
+        names = ("reply", "captioner", "captioner_revision", "prompt_hash")
+        self.adds = {f"{name}{slot}": pa.string() for name in names}
 
     def prepare(self) -> None:
         self._templates = {template.id: template for template in load_templates(self.settings).templates}
         self._chat = _shared_chat(self.captioner)
-
-    def concerns(self, table: pa.Table) -> pa.Array | None:
-        return self.attempt.without_caption(table)
 
     def __call__(self, batch: Batch) -> Outcome:
         requests = [
             caption_request(crop, self._templates[template], self.settings.max_words, self._seed(row_id))
             for _, row_id, crop, template in rows_of(batch, self.reads)
         ]
-        # A batch is a shard, or a part of one.
+        # All rows of a batch are of one shard.
         path = journal_path(self.journal, batch["shard"][0], self.attempt.column)
         replies = JournalledChat(self._chat, path, self._sampling, keeps_problems=True).complete(requests)
         slot, rows = self.attempt.slot, len(requests)
-        failures = [_verdict(self.attempt, reply) for reply in replies]
+        outcomes: list[tuple[Verdict, str | None]] = [
+            self.attempt.failure(reply.problem.value, reply.detail) if reply.problem else (True, None)
+            for reply in replies
+        ]
         columns: Batch = {
             f"reply{slot}": [reply.text for reply in replies],
             f"captioner{slot}": [public_name(self._chat.name)] * rows,
             f"captioner_revision{slot}": [self._chat.revision] * rows,
             f"prompt_hash{slot}": [prompt_hash(self.settings.max_words)] * rows,
         }
-        return Outcome(columns, [verdict for verdict, _ in failures], [note for _, note in failures])
+        return Outcome(columns, [verdict for verdict, _ in outcomes], [note for _, note in outcomes])
 
     def _seed(self, row_id: str) -> int:
         attempt = self.attempt
         digest = stable_id(row_id, f"{attempt.slot} {attempt.number} {self.settings.seed}")
-        return int(digest, 16) % 2**31  # servers take the seed for a signed number
+        return int(digest, 16) % 2**31  # servers read the seed as a signed integer
 
     @property
     def _sampling(self) -> str:
@@ -156,19 +159,20 @@ class AskCaptioner(Block):
         return f"{settings.max_tokens} {settings.temperature} {settings.top_p}"
 
 
-class VerifyCaption(Block):
-    """Keeps a reply as caption if it breaks no rule."""
+class VerifyCaption(AttemptBlock):
+    """Takes a reply as the caption if it breaks no rule."""
+
+    step = "verify"
 
     def __init__(self, attempt: Attempt, rules: CaptionRules):
-        self.attempt, self.rules = attempt, rules
-        self.group = attempt.column
-        self.name = attempt.block_name("verify")
+        super().__init__(attempt)
+        self.rules = rules
         self.reads = (f"reply{attempt.slot}",)
         self.adds = {attempt.column: pa.string()}
 
-    def concerns(self, table: pa.Table) -> pa.Array | None:
+    def selects(self, table: pa.Table) -> pa.Array | None:
         answered = pc.is_valid(table[f"reply{self.attempt.slot}"]).combine_chunks()
-        waiting = self.attempt.without_caption(table)
+        waiting = super().selects(table)
         return answered if waiting is None else pc.and_(answered, waiting)
 
     def __call__(self, batch: Batch) -> Outcome:
@@ -184,17 +188,17 @@ class VerifyCaption(Block):
 
 
 def load_templates(settings: CaptionSettings) -> TemplateSet:
-    """The templates of a run.
+    """Load the templates of a run.
 
     Raises:
-        TemplateError: for a file that is no set of templates, or holds one that must not reach a captioner.
+        TemplateError: if the file is not a set of templates, or contains an unusable template.
         OSError: if the file cannot be read.
     """
     return TemplateSet.load(Path(settings.templates) if settings.templates else None)
 
 
 def public_name(model: str) -> str:
-    """The name of a model as it is published: of a folder or file on this machine only the last part.
+    """The name under which a model is published: for a local folder or file only the last part of its path.
 
     >>> public_name("Qwen/Qwen2.5-VL-7B-Instruct"), public_name("/home/me/models/qwen")
     ('Qwen/Qwen2.5-VL-7B-Instruct', 'qwen')
@@ -205,19 +209,11 @@ def public_name(model: str) -> str:
 
 
 def journal_path(folder: Path, shard: int, column: str) -> Path:
-    """Where the replies for one column of one shard are written down until the shard is finished."""
+    """The journal of one caption column of one shard, which exists until the shard is finished."""
     return folder / f"{shard:05d}-{column}.jsonl"
 
 
-def _verdict(attempt: Attempt, reply: ChatReply) -> tuple[Verdict, str | None]:
-    return (True, None) if reply.problem is None else attempt.failure(reply.problem.value, reply.detail)
-
-
-_chats: dict[ChatSettings, ChatModel] = {}
-
-
+@cache
 def _shared_chat(settings: ChatSettings) -> ChatModel:
-    """One model a process, for all attempts: a local captioner fills the memory of a GPU."""
-    if settings not in _chats:
-        _chats[settings] = build_chat(settings)
-    return _chats[settings]
+    """One model per process, for all attempts: a local captioner fills the memory of a GPU."""
+    return build_chat(settings)

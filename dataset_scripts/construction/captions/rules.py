@@ -1,8 +1,8 @@
-"""Verify what a captioner wrote: a caption describes one person in plain English, or is refused with a reason.
+"""Rules that a caption must pass: it describes one person in plain English, or is rejected with a reason.
 
-The paper states the rules of the prompt but no verification. All rules and numbers here are not stated: chosen,
-so that hardly a false alarm costs a sound caption and each failure of a captioner has its reason. A refused caption is
-asked for again, with another template.
+The paper states rules for the prompt but no verification. All rules and numbers here are chosen, so that valid
+captions are hardly ever rejected and each typical failure of a captioner has its own reason. A rejected caption is
+requested again with another template.
 """
 
 import functools
@@ -22,52 +22,51 @@ if TYPE_CHECKING:
 
 
 class CaptionProblem(StrEnum):
-    """Every reason for which a caption is refused, in the order in which they are looked for."""
+    """Why a caption is rejected, in the order of the checks."""
 
     REFUSAL = "refusal"
     """The captioner declines, apologises or says that there is nothing to describe."""
     PROMPT_TEXT = "prompt text"
-    """It speaks to a reader or of its task, or holds code, markup, JSON, role names or an address."""
+    """The text addresses a reader, mentions its task, or contains code, markup, JSON, role names or a web address."""
     PLACEHOLDER = "keeps a placeholder"
     TOO_SHORT = "too short"
     NOT_ENGLISH = "not English"
     TOO_LONG = "too long"
     CUT_OFF = "cut off"
-    """It does not end a sentence."""
+    """The text does not end with a complete sentence."""
     GARBLED = "garbled"
-    """Words that cannot follow each other, such as "a and"; two commas in a row."""
+    """Impossible word pairs, such as "a and", or two commas in a row."""
     REPEATS = "repeats itself"
     HEDGES = "hedges"
-    """"Seems", "possibly", "appears to be": what is not sure is to be left out."""
+    """"Seems", "possibly", "appears to be": the prompt asks to omit uncertain facts."""
     UNSEEN = "mentions what cannot be seen"
     PROTECTED = "names a protected trait"
-    """Ethnicity, religion, health, sexual orientation or a name: none can be seen, all do harm when guessed."""
+    """Ethnicity, religion, health, sexual orientation or a name: not visible, and harmful when guessed."""
     SCENE = "describes the scene"
-    """It tells of the background, or has more sentences on the surroundings than on the person. That somebody walks on
-    a street is part of many a good caption, and is not refused."""
+    """The text describes the background, or has more sentences about the surroundings than about the person. A mention
+    such as "walks on a street" is accepted."""
     NO_PERSON = "names no person"
     NO_GARMENT = "names no garment"
 
 
 @dataclass(frozen=True)
 class CaptionRules:
-    """The numbers of the rules. None is stated by the paper: all are chosen.
+    """Thresholds of the rules. None is stated by the paper: all are chosen.
 
     Args:
-        min_words (`int`, *optional*, defaults to 8): fewer words tell too little to find a person by.
-        max_words (`int`, *optional*, defaults to 80):
-            More are cut off at the 77 tokens that the text encoder reads. It leaves some room above the limit that the
-            prompt asks for, which captioners exceed by a little.
-        min_latin_share (`float`, *optional*, defaults to 0.95):
-            Of all letters, those of the Latin script. Less than 1 for the print on a shirt.
-        min_function_share (`float`, *optional*, defaults to 0.2):
-            Of all words, the commonest of English ("a", "with", "and", "wears"). Sound captions have 0.2 to 0.55;
-            most other languages, lists of keywords and noise have less than 0.1.
-        min_english (`float`, *optional*, defaults to 0.5):
-            Probability of English that py3langid must give. Sound captions have 0.9 and more.
-        max_repeated_words (`int`, *optional*, defaults to 7): a longer run of words must not come twice.
-        max_cycles (`int`, *optional*, defaults to 2):
-            A run of one to four words must not follow itself more often ("very very" passes, three times do not).
+        min_words (`int`, *optional*, defaults to 8): shorter captions do not identify a person.
+        max_words (`int`, *optional*, defaults to 80): longer captions exceed the 77 tokens of the text encoder. This
+            is above the limit in the prompt, which captioners exceed slightly.
+        min_latin_share (`float`, *optional*, defaults to 0.95): share of letters in Latin script. Below 1 because of
+            prints on shirts.
+        min_function_share (`float`, *optional*, defaults to 0.2): share of words that are common in English
+            descriptions ("a", "with", "and", "wears"). Valid captions have 0.2 to 0.55; most other languages, keyword
+            lists and noise have less than 0.1.
+        min_english (`float`, *optional*, defaults to 0.5): probability of English according to py3langid. Valid
+            captions have 0.9 or more.
+        max_repeated_words (`int`, *optional*, defaults to 7): a longer run of words must not occur twice.
+        max_cycles (`int`, *optional*, defaults to 2): how often a run of one to four words may occur in a row ("very
+            very" passes, "very very very" does not).
 
     Raises:
         ValueError: names the field and the value.
@@ -98,17 +97,16 @@ _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+")
 _LABEL = re.compile(r"^(?:image |new |final )?(?:caption|description)\s*:\s*", re.IGNORECASE)
 _QUOTES = (('"', '"'), ("“", "”"), ("'", "'"), ("‘", "’"))
-# A print such as "Do you like it?" is described, not said.
+# Quoted text, such as a print that reads "Do you like it?", is not the captioner's own words.
 _QUOTED = re.compile(r"\"[^\"]{1,60}\"|(?<![\w'])'(?:[^']|(?<=\w)'(?=\w)){1,60}'(?!\w)")
 _DANGLING = re.compile(r"\b(?:a|an|the|and|or|of|his|is|are|wears|wearing|very)[.!?][\"')]*$")
 _ENDED = re.compile(r"[^\s.…][.!?][\"'”’)]*$")
 
 
 def clean_caption(text: str) -> str:
-    """Take off what a captioner puts around a caption without changing a word of it.
+    """Remove a leading label ("Caption:", "Description:") and enclosing quotes, and collapse white space.
 
-    All white space, line breaks among it, becomes single spaces; a leading label ("Caption:", "Description:") goes; so
-    do quotes around the whole. Nothing else is mended: what remains is right or refused.
+    The words of the caption stay unchanged.
 
     >>> clean_caption('Caption: "A man in a  red coat."')
     'A man in a red coat.'
@@ -118,24 +116,24 @@ def clean_caption(text: str) -> str:
 
 
 def find_problem(caption: str, rules: CaptionRules) -> CaptionProblem | None:
-    """Judge a caption that went through `clean_caption`.
+    """Check a caption that was cleaned by `clean_caption`.
 
     Args:
-        caption (`str`): what the captioner wrote.
-        rules (`CaptionRules`): the numbers to judge by.
+        caption (`str`): the caption.
+        rules (`CaptionRules`): the thresholds.
 
     Returns:
-        `CaptionProblem`, *optional*: the first in the order of that class; `None` if there is nothing to object to.
+        `CaptionProblem`, *optional*: the first problem in the order of that class; `None` if there is none.
 
     Raises:
-        ImportError: without the extra `construction`.
+        ImportError: if the extra `construction` is not installed.
     """
     text = _Text(caption)
     return next((problem for problem, applies in _CHECKS.items() if applies(text, rules)), None)
 
 
 class _Text:
-    """A caption in the forms that the checks read; each is made once, when it is first asked for."""
+    """A caption in the forms that the checks need, each computed on first use."""
 
     def __init__(self, caption: str) -> None:
         self.caption = caption
@@ -170,12 +168,12 @@ def _is_not_english(text: _Text, rules: CaptionRules) -> bool:
 
 
 def _is_too_short(text: _Text, rules: CaptionRules) -> bool:
-    # Chinese has no spaces to count words by: that it is no English is the better reason.
+    # Words of scripts without spaces cannot be counted: "not English" is the better reason.
     return len(text.words) < rules.min_words and _latin_share(text.caption) >= rules.min_latin_share
 
 
 def _is_cut_off(text: _Text, rules: CaptionRules) -> bool:
-    # Of the text as written: "the letter A." is an end, "with a." is none.
+    # Checked before case folding: "the letter A." ends a sentence, "with a." does not.
     return not _ENDED.search(text.caption) or bool(_DANGLING.search(text.caption))
 
 
@@ -226,14 +224,8 @@ _CHECKS: dict[CaptionProblem, Callable[[_Text, CaptionRules], bool]] = {
 def _unquoted(text: str) -> str:
     for first, last in _QUOTES:
         inner = text[1:-1]
-        # `"Hope" and "Love"` is not one quotation.
-        if (
-            len(text) > 1
-            and text.startswith(first)
-            and text.endswith(last)
-            and first not in inner
-            and last not in inner
-        ):
+        is_quoted = len(text) > 1 and text.startswith(first) and text.endswith(last)
+        if is_quoted and first not in inner and last not in inner:  # `"Hope" and "Love"` is not one quotation
             return inner.strip()
     return text
 
@@ -248,7 +240,7 @@ def _share(tokens: Sequence[str], known: frozenset[str]) -> float:
 
 
 def _names(tokens: Sequence[str], known: frozenset[str]) -> bool:
-    """Whether one of the words is known: itself, without the plural or possessive ending, or the end of a compound."""
+    """Whether any token is known, allowing for plural and possessive endings and for compounds."""
     for token in tokens:
         stem = token.removesuffix("'s").removesuffix("'")
         for form in (stem, stem.rpartition("-")[2]):
@@ -258,7 +250,7 @@ def _names(tokens: Sequence[str], known: frozenset[str]) -> bool:
 
 
 def _cycles(tokens: Sequence[str], size: int, most: int) -> bool:
-    """Whether a run of `size` words follows itself more than `most` times in all."""
+    """Whether a run of `size` words occurs more than `most` times in a row."""
     same = 0
     for index in range(size, len(tokens)):
         same = same + 1 if tokens[index] == tokens[index - size] else 0
@@ -273,12 +265,12 @@ def _identifier() -> "LanguageIdentifier":
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError as error:
         raise ImportError(
-            'Telling the language of captions needs py3langid: pip install "gadms[construction]"'
+            'Language detection of captions needs py3langid: pip install "gadms[construction]"'
         ) from error
-    # An instance of our own: the library's shared one may be restricted to some languages by other code.
+    # Not the library's shared instance, which other code may have restricted to some languages.
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def _english_probability(text: str) -> float:
-    # In lower case, which most of the text is that the library learned from: capitals count as another language.
+    # The library was trained mostly on lower-case text: capitals lower the probability of English.
     return dict(_identifier().rank(text.lower())).get("en", 0.0)

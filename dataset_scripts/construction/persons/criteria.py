@@ -1,5 +1,4 @@
-"""Blocks `box` and `keypoints`: the criteria of the GA-DMS paper (arXiv 2509.09118) for a person worth
-keeping."""
+"""Blocks `box` and `keypoints`: the filters of the GA-DMS paper (arXiv 2509.09118) for boxes and poses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from .pose import HEAD, HIPS, KEYPOINT_NAMES
 
 
 class BoxProblem(StrEnum):
-    """Why a box is dropped, in the order in which it is judged."""
+    """Why a box is rejected, in the order of the checks."""
 
     LOW_CONFIDENCE = "low confidence"
     TOO_SMALL = "too small"
@@ -22,7 +21,7 @@ class BoxProblem(StrEnum):
 
 
 class PoseProblem(StrEnum):
-    """Why a pose is dropped, in the order in which it is judged."""
+    """Why a pose is rejected, in the order of the checks."""
 
     FEW_KEYPOINTS = "too few keypoints visible"
     NO_HIP = "hips not visible"
@@ -34,14 +33,14 @@ class CriteriaSettings:
     """The paper's thresholds.
 
     Args:
-        min_confidence (`float`, *optional*, defaults to 0.85): a box must be surer than this.
-        min_shorter_side (`float`, *optional*, defaults to 90): least pixels of a box's shorter side.
-        min_aspect, max_aspect (`float`, *optional*, default to 2 and 4): bounds, both allowed, of height over width.
-        keypoint_score (`float`, *optional*, defaults to 0.3): a keypoint counts as visible from this score on; one
-            with a score of 0 never does. Not stated: chosen, as is usual for heat maps of COCO.
-        min_keypoints (`int`, *optional*, defaults to 8): least visible keypoints of 17.
-        min_hips (`int`, *optional*, defaults to 1): least visible hips of 2.
-        min_head (`int`, *optional*, defaults to 2): least visible keypoints of nose, eyes and ears.
+        min_confidence (`float`, *optional*, defaults to 0.85): exclusive minimum confidence of a box.
+        min_shorter_side (`float`, *optional*, defaults to 90): minimum of the shorter side of a box, in pixels.
+        min_aspect, max_aspect (`float`, *optional*, default to 2 and 4): inclusive bounds of height over width.
+        keypoint_score (`float`, *optional*, defaults to 0.3): minimum score of a visible keypoint; a score of 0 is
+            never visible. Not stated: chosen, as usual for COCO heat maps.
+        min_keypoints (`int`, *optional*, defaults to 8): minimum number of visible keypoints, of 17.
+        min_hips (`int`, *optional*, defaults to 1): minimum number of visible hips, of 2.
+        min_head (`int`, *optional*, defaults to 2): minimum number of visible keypoints among nose, eyes and ears.
 
     Raises:
         ValueError: for a value out of its range.
@@ -67,7 +66,7 @@ class CriteriaSettings:
 
 
 class BoxCriteria(Filter):
-    """Keeps a box that is sure enough, large enough, and upright."""
+    """Keeps boxes that are confident, large and upright."""
 
     name = "box"
     reads = ("box", "confidence")
@@ -78,13 +77,13 @@ class BoxCriteria(Filter):
     def judge(self, row: Mapping[str, Any]) -> Verdict:
         settings = self.settings
         left, top, right, bottom = row["box"]
-        # Differences of hundredths are not exact in binary: 128.2 - 38.2 is less than 90.
+        # Rounded because of floating point: 128.2 - 38.2 is less than 90.
         width, height = round(right - left, 2), round(bottom - top, 2)
         if not row["confidence"] > settings.min_confidence:
             return False, BoxProblem.LOW_CONFIDENCE, f"{row['confidence']:.4f}"
         if min(width, height) < settings.min_shorter_side:
             return False, BoxProblem.TOO_SMALL, f"{width:g}x{height:g}"
-        # Nor are their products: 1.1 * 90 is more than 99.
+        # Rounded for the same reason: 1.1 * 90 is more than 99.
         if height < round(settings.min_aspect * width, 6):
             return False, BoxProblem.TOO_WIDE, f"{width:g}x{height:g}"
         if height > round(settings.max_aspect * width, 6):
@@ -93,7 +92,7 @@ class BoxCriteria(Filter):
 
 
 class PoseCriteria(Filter):
-    """Keeps a person of whom enough is seen: body, hips and head."""
+    """Keeps persons with enough visible keypoints, hips and head keypoints."""
 
     name = "keypoints"
     reads = ("keypoints",)
@@ -103,11 +102,10 @@ class PoseCriteria(Filter):
 
     def judge(self, row: Mapping[str, Any]) -> Verdict:
         settings = self.settings
-        pose = stored_pose(row["keypoints"])
-        visible = pose.visible_count(settings.keypoint_score)
-        hips, head = pose.visible_hips(settings.keypoint_score), pose.visible_head(settings.keypoint_score)
-        if visible < settings.min_keypoints:
-            return False, PoseProblem.FEW_KEYPOINTS, f"{visible} of {len(KEYPOINT_NAMES)}"
+        visible = stored_pose(row["keypoints"]).visible(settings.keypoint_score)
+        hips, head = (sum(visible[index] for index in group) for group in (HIPS, HEAD))
+        if sum(visible) < settings.min_keypoints:
+            return False, PoseProblem.FEW_KEYPOINTS, f"{sum(visible)} of {len(KEYPOINT_NAMES)}"
         if hips < settings.min_hips:
             return False, PoseProblem.NO_HIP, f"{hips} of {len(HIPS)}"
         if head < settings.min_head:

@@ -1,4 +1,4 @@
-"""Block `crop`: cut each person out of the image, on request with the face blurred."""
+"""Block `crop`: crop each person from the image, optionally with the face blurred."""
 
 from dataclasses import dataclass
 
@@ -15,20 +15,20 @@ from .pose import HEAD
 
 
 FACE_BLURRED, NO_FACE = "face blurred", "no face to blur"
-_HEAD_OF_BODY = 1 / 7.5  # height of a head as a share of a standing person's, a rule of figure drawing
+_HEAD_OF_BODY = 1 / 7.5  # ratio of head height to body height, a rule of figure drawing
 
 
 @dataclass(frozen=True)
 class CropSettings:
-    """How persons are cut out. The paper states none of it: chosen.
+    """How persons are cropped. The paper states none of it: chosen.
 
     Args:
-        padding (`float`, *optional*, defaults to 0.05): added on each side, as a share of the box's size.
-        jpeg_quality (`int`, *optional*, defaults to 95): of the published image, with full colour resolution, as
-            captions name the colours of small things.
-        blur_faces (`bool`, *optional*, defaults to `False`): blur the head where its keypoints are visible. What the
-            pose estimator misses stays sharp, and so do others in the crop: this lowers the risk for those shown and
-            is no anonymisation.
+        padding (`float`, *optional*, defaults to 0.05): margin on each side, as a share of the box's size.
+        jpeg_quality (`int`, *optional*, defaults to 95): quality of the published image. Full colour resolution is
+            kept, because captions name the colours of small things.
+        blur_faces (`bool`, *optional*, defaults to `False`): blur the head if its keypoints are visible. Heads that
+            the pose estimator misses, and those of other persons in the crop, stay sharp: this reduces the risk for
+            the persons shown, but is not anonymisation.
 
     Raises:
         ValueError: for a value out of its range.
@@ -40,26 +40,22 @@ class CropSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.padding <= 1:
-            raise ValueError(f"`padding` is a share of the box's size, from 0 to 1, not {self.padding}")
+            raise ValueError(f"`padding` is a share of the box and must lie between 0 and 1, not {self.padding}")
         if not 1 <= self.jpeg_quality <= 100:
             raise ValueError(f"`jpeg_quality` must lie between 1 and 100, not {self.jpeg_quality}")
 
 
 class CropPersons(Block):
-    """Adds the crop as JPEG and its path, and moves the keypoints into the crop's pixels.
+    """Adds the crop as JPEG and its path, and converts the keypoints to pixels of the crop.
 
     Args:
         settings (`CropSettings`): padding, quality, faces.
-        keypoint_score (`float`): from which score on a head's keypoint is visible.
+        keypoint_score (`float`): minimum score of a visible keypoint.
     """
 
     name = "crop"
     reads = ("row_id", "image_id", "image", "box", "confidence", "keypoints")
-    adds = {
-        "crop": pa.large_binary(),
-        "image_path": pa.string(),
-        "keypoints": KEYPOINTS,
-    }
+    adds = {"crop": pa.large_binary(), "image_path": pa.string(), "keypoints": KEYPOINTS}
     batch_size = 64
 
     def __init__(self, settings: CropSettings, keypoint_score: float):
@@ -71,7 +67,7 @@ class CropPersons(Block):
         notes: list[str | None] = []
         last_id, image = None, Image.new("RGB", (1, 1))
         for row_id, image_id, content, box, confidence, keypoints in rows_of(batch, self.reads):
-            if image_id != last_id:  # persons of one image follow each other
+            if image_id != last_id:  # rows of one image are consecutive
                 last_id, image = image_id, load_image(content)
             left, top, right, bottom = crop_window(image.size, stored_box(box, confidence), self.settings.padding)
             crop = image.crop((left, top, right, bottom))
@@ -90,7 +86,7 @@ class CropPersons(Block):
 def _face(
     keypoints: list[list[float]], body_height: float, keypoint_score: float
 ) -> tuple[float, float, float, float] | None:
-    """A generous upright ellipse (left, top, right, bottom) around the visible points of the head."""
+    """An upright ellipse (left, top, right, bottom) with a margin around the visible keypoints of the head."""
     visible = stored_pose(keypoints).visible(keypoint_score)
     points = [keypoints[index][:2] for index in HEAD if visible[index]]
     if not points:
@@ -104,5 +100,5 @@ def _face(
 def _blur(image: Image.Image, face: tuple[float, float, float, float]) -> Image.Image:
     mask = Image.new("L", image.size)
     ImageDraw.Draw(mask).ellipse(face, fill=255)
-    # A deviation of a quarter of the ellipse's width: eyes, nose and mouth melt into one.
+    # A standard deviation of a quarter of the ellipse's width makes eyes, nose and mouth indistinguishable.
     return Image.composite(image.filter(ImageFilter.GaussianBlur((face[2] - face[0]) / 4)), image, mask)

@@ -1,4 +1,4 @@
-"""Block `decode`: whether the content of a file is a picture that can be used."""
+"""Block `decode`: reject files that are not usable images."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -11,10 +11,10 @@ from ..blocks import Filter, Verdict
 
 
 class DecodeImages(Filter):
-    """Decodes every image once, so that what follows may rely on it; the reasons are those of `load_image`.
+    """Decodes each image once, so that later blocks can rely on it. The reasons are those of `load_image`.
 
-    Pictures of absurd size are refused by their header, before a pixel is decoded. What is not a picture, as HTML or
-    SVG that a server calls a JPEG, is refused by its content, and so is what only some program can draw, as EPS.
+    Oversized images are rejected by their header, before decoding. Other file types, such as HTML or SVG that a server
+    declares as JPEG, are rejected by their content.
     """
 
     name = "decode"
@@ -30,14 +30,13 @@ class DecodeImages(Filter):
 
 
 def load_in_groups(contents: Iterable[bytes]) -> Iterator[list[Image.Image]]:
-    """Decode images that have passed the block, a few at a time: as many as fit into the pixels of the largest one
-    allowed. Otherwise one batch of them could fill the memory of any machine.
+    """Decode valid images in groups of at most `MAX_PIXELS` pixels, so that a batch of large ones fits into memory.
 
     Args:
         contents (`Iterable[bytes]`): image files.
 
     Returns:
-        `Iterator[list[PIL.Image.Image]]`: all of them, in order, in lists of one at least.
+        `Iterator[list[PIL.Image.Image]]`: all images, in order, in non-empty lists.
     """
     group: list[Image.Image] = []
     pixels = 0

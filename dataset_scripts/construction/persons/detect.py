@@ -1,4 +1,4 @@
-"""Block `detect`: from images to the persons in them, one row a person."""
+"""Block `detect`: find the persons in images; one row per person."""
 
 import pyarrow as pa
 
@@ -6,20 +6,17 @@ from modeling_gadms.media.detection import PersonBox
 
 from ..blocks import Batch, Block, Outcome
 from .decode import load_in_groups
-from .detectors import DetectorSettings, build_detector, detector_identity
+from .detectors import DetectorSettings, build_detector
+from .pretrained import identity_of
 
 
 NO_PERSON = "no person found"
 BOX = pa.list_(pa.float64(), 4)
-"""(left, top, right, bottom) in pixels of the upright source image, to a hundredth."""
+"""(left, top, right, bottom) in pixels of the upright source image, rounded to hundredths."""
 
 
 class DetectPersons(Block):
-    """Makes a row for each person, in the order of the detector; an image without any is rejected.
-
-    Args:
-        settings (`DetectorSettings`): which detector.
-    """
+    """Makes one row per person, in the order of the detector. An image without persons is rejected."""
 
     name = "detect"
     reads = ("image", "image_id")
@@ -38,7 +35,7 @@ class DetectPersons(Block):
 
     def prepare(self) -> None:
         self._detector = build_detector(self.settings)
-        self._identity = detector_identity(self._detector)
+        self._identity = identity_of(self._detector)
 
     def __call__(self, batch: Batch) -> Outcome:
         found = [boxes for images in load_in_groups(batch["image"]) for boxes in self._detector(images)]
@@ -57,11 +54,11 @@ class DetectPersons(Block):
 
 
 def rounded_box(box: PersonBox) -> list[float]:
-    """A box as it is stored. What is stored is also what is judged, so that a row can be checked later."""
+    """A box as stored. Later blocks use the stored box, so that their verdicts can be verified from the row."""
     return [round(side, 2) for side in (box.left, box.top, box.right, box.bottom)]
 
 
 def stored_box(box: list[float], confidence: float) -> PersonBox:
-    """The box of a row."""
+    """Convert the box of a row."""
     left, top, right, bottom = box
     return PersonBox(left, top, right, bottom, confidence)

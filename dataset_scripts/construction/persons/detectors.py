@@ -1,4 +1,4 @@
-"""Person detectors: of transformers, of this project, of Ultralytics where the user names it, and of the user."""
+"""Person detectors: models of transformers, SSD-MobileNetV2, Ultralytics on request, and custom classes."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,6 @@ from .pretrained import (
     choose_device,
     existing_file,
     files_identity,
-    identity_of,
     in_batches,
     load_pretrained,
     packaged_file,
@@ -33,15 +32,14 @@ from .pretrained import (
 
 
 DEFAULT_MODEL = "PekingU/rtdetr_v2_r50vd"
-"""The paper detects with YOLO11, of a size it does not state. RT-DETRv2 with a ResNet-50 has the 53.4 AP of YOLO11l on
-COCO, under Apache-2.0; `PekingU/rtdetr_v2_r18vd` computes half as long for its 48.1 AP, the better choice where there
-is no GPU. Captioning costs far more than detection, so the better boxes are the default."""
+"""The paper uses YOLO11, of a size it does not state. RT-DETRv2 with a ResNet-50 (Apache-2.0) has the same 53.4 AP on
+COCO as YOLO11l. `PekingU/rtdetr_v2_r18vd` takes half the time for 48.1 AP: the better choice without a GPU. Captioning
+costs far more than detection, so accuracy is the default."""
 DUPLICATE_OVERLAP = 0.7
-"""Two boxes whose intersection covers this share of their union are one person. Not stated: chosen, as Ultralytics has
-it. Not `merge_boxes` of indexing, which also takes a box inside another for a part of it: among tiles it is, but in a
-web photo it is a child in somebody's arms, and one of the two would be lost without a trace."""
+"""Boxes with at least this intersection over union are one person. Not stated: chosen, as in Ultralytics.
+`merge_boxes` is not used, because it also merges a box inside another, which may be a child in somebody's arms."""
 MIN_BOX_SIDE = 1.0
-"""Sides of a box, in pixels, below which it holds no picture at all."""
+"""Minimum side of a box in pixels."""
 _PERSON = "person"
 _KINDS: dict[str, set[str]] = {
     "transformers": {"model", "revision"},
@@ -53,23 +51,23 @@ _KINDS: dict[str, set[str]] = {
 
 @dataclass(frozen=True)
 class DetectorSettings:
-    """Which detector finds the persons.
+    """Settings of the person detector.
 
     Attributes:
-        kind (`str`): `"transformers"` (any model for object detection that knows persons), `"ssd_mobilenet"` (small,
-            for CPUs; its weights come with the package), `"ultralytics"` (AGPL-3.0, never installed by this project),
-            `"whole_image"` (each image is one person: for folders of crops), or the import path of a class of yours,
-            `"my_package.my_module:MyDetector"`.
-        model (`str`, *optional*): Hub name or folder; by default `DEFAULT_MODEL`. For Ultralytics such as
-            `"yolo11l.pt"`, and required.
+        kind (`str`): `"transformers"` (any object detection model with a person label), `"ssd_mobilenet"` (small, for
+            CPUs; its weights come with the extra `construction`), `"ultralytics"` (AGPL-3.0, never installed by this
+            project), `"whole_image"` (each image is one person: for folders of crops), or the import path of a custom
+            class, `"my_package.my_module:MyDetector"`.
+        model (`str`, *optional*): Hub name or folder; by default `DEFAULT_MODEL`. Required for Ultralytics, such as
+            `"yolo11l.pt"`.
         revision (`str`, *optional*): branch, tag or commit of the model on the Hub.
-        min_confidence (`float`): boxes below it are not even recorded as rejected. Not stated: chosen; the filter that
-            the paper does state, above 0.85, is a block of its own.
-        batch_size (`int`, *optional*): images the network sees at once; by default 1 on a CPU and 16 on a GPU. Of no
-            effect on kinds that take images one by one.
-        device (`str`): `"auto"` (a CUDA GPU if there is one), `"cpu"`, `"cuda:1"`, ...
-        weights, graph (`str`, *optional*): files of SSD-MobileNetV2; by default those of the package.
-        options (`dict`): keyword arguments for a class of yours.
+        min_confidence (`float`): boxes below it are discarded and not recorded as rejected. Not stated: chosen. The
+            paper's threshold of 0.85 is applied by the block `box`.
+        batch_size (`int`, *optional*): images per forward pass; by default 1 on a CPU and 16 on a GPU. Ignored by
+            kinds that process images one at a time.
+        device (`str`): `"auto"` (a CUDA GPU if available), `"cpu"`, `"cuda:1"`, ...
+        weights, graph (`str`, *optional*): files of SSD-MobileNetV2; by default those of the extra `construction`.
+        options (`dict`): keyword arguments of a custom class.
 
     Raises:
         ValueError: names the field and its value.
@@ -94,20 +92,16 @@ class DetectorSettings:
 
 
 class TransformersDetector:
-    """A model for object detection of transformers, such as RT-DETR.
+    """An object detection model of transformers, such as RT-DETR.
 
-    Models of the DETR family have no suppression of duplicates, and hardly need it: of boxes that all but coincide
-    (`DUPLICATE_OVERLAP`) the most confident is kept.
-
-    Args:
-        settings (`DetectorSettings`)
+    DETR models have no non-maximum suppression: of nearly equal boxes (`DUPLICATE_OVERLAP`) the most confident stays.
 
     Attributes:
         identity (`str`): the model and its commit.
 
     Raises:
-        OSError: if there is no such model.
-        ValueError: if it lacks weights or knows no persons.
+        OSError: if the model does not exist.
+        ValueError: if it lacks weights or has no person label.
     """
 
     def __init__(self, settings: DetectorSettings):
@@ -131,7 +125,7 @@ class TransformersDetector:
         with torch.inference_mode():
             outputs = self._model(**inputs.to(self._device))
         sizes = [(image.height, image.width) for image in images]
-        # The processors compare strictly with their threshold; the setting says what is kept, itself included.
+        # Processors drop scores equal to the threshold, but `min_confidence` is inclusive: `_tidy` applies it.
         found = self._processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
         results = []
         for image, raw in zip(images, found, strict=True):
@@ -141,16 +135,13 @@ class TransformersDetector:
 
 
 class SsdDetector:
-    """SSD-MobileNetV2 of `modeling_gadms.media.detection`, keeping boxes of every shape: a later block judges shapes.
-
-    Args:
-        settings (`DetectorSettings`)
+    """SSD-MobileNetV2 of `modeling_gadms.media.detection`, with boxes of any shape: the block `box` filters shapes.
 
     Attributes:
-        identity (`str`): the name of the network and the first digits of its weights' sha256.
+        identity (`str`): name of the network and digest of its weights.
 
     Raises:
-        ImportError: without the extra `construction`.
+        ImportError: if the extra `construction` is not installed.
         FileNotFoundError: if a given file does not exist.
     """
 
@@ -170,19 +161,15 @@ class SsdDetector:
 class UltralyticsDetector:
     """A detector of Ultralytics, such as the YOLO11 of the paper.
 
-    Ultralytics is licensed under the AGPL-3.0, which asks those who build on it, also behind a network service, to
-    publish their source under the same licence. So it is no dependency of this project, and used only where named.
-
-    Args:
-        settings (`DetectorSettings`)
+    Ultralytics is licensed under the AGPL-3.0, which requires programs built on it, even behind a network service, to
+    publish their source under that licence. So it is not a dependency of this project and is used only on request.
 
     Attributes:
-        identity (`str`): `ultralytics/` and the name of the weights, with the first digits of their sha256 where they
-            are a file.
+        identity (`str`): `ultralytics/` and the name of the weights, with their digest if they are a file.
 
     Raises:
-        ImportError: where Ultralytics is not installed.
-        ValueError: if the model knows no persons or is no detector.
+        ImportError: if Ultralytics is not installed.
+        ValueError: if the model has no person label or is not a detector.
     """
 
     def __init__(self, settings: DetectorSettings):
@@ -190,14 +177,14 @@ class UltralyticsDetector:
             from ultralytics import YOLO
         except ImportError as error:
             raise ImportError(
-                "The kind ultralytics needs the library of that name, which is licensed under the AGPL-3.0. If you "
-                "can accept that: pip install ultralytics. If not, take the kind transformers (Apache-2.0)"
+                "The kind ultralytics needs the library ultralytics, which is licensed under the AGPL-3.0. If you "
+                "can accept that: pip install ultralytics. If not, use the kind transformers (Apache-2.0)"
             ) from error
         self._device = choose_device(settings.device)
         self._batch_size = choose_batch_size(settings.batch_size, self._device)
         self._min_confidence = settings.min_confidence
         self._model = YOLO(settings.model)
-        # Where Ultralytics has put what it downloaded by name.
+        # The path of weights that Ultralytics downloaded by name.
         weights = Path(getattr(self._model, "ckpt_path", None) or str(settings.model))
         name = f"ultralytics/{weights.name}"
         self.identity = files_identity(name, [weights]) if weights.is_file() else name
@@ -207,7 +194,7 @@ class UltralyticsDetector:
         return [boxes for batch in in_batches(images, self._batch_size) for boxes in self._detect(batch)]
 
     def _detect(self, images: Sequence[Image.Image]) -> list[list[PersonBox]]:
-        # Without rect=False an image is padded differently beside others of its own size than beside any other.
+        # With rect=True the padding of an image would depend on the other images of the batch.
         found = self._model.predict(
             [image.convert("RGB") for image in images],
             conf=self._min_confidence,
@@ -218,18 +205,14 @@ class UltralyticsDetector:
         results = []
         for image, result in zip(images, found, strict=True):
             if result.boxes is None:
-                raise ValueError(f"{self.identity} gives no boxes: it is a model for another task than detection")
+                raise ValueError(f"{self.identity} returns no boxes: it is not a detection model")
             boxes = _boxes_of(self._person_labels, result.boxes.xyxy, result.boxes.conf, result.boxes.cls)
             results.append(_tidy(boxes, image.size, self._min_confidence))
         return results
 
 
 class WholeImageDetector:
-    """Each image is one person, for folders of crops that somebody has made already.
-
-    Attributes:
-        identity (`str`): `"whole_image"`.
-    """
+    """Each image is one person, for folders of existing crops."""
 
     identity = "whole_image"
 
@@ -238,10 +221,7 @@ class WholeImageDetector:
 
 
 class ImportedDetector(Imported):
-    """A detector of the user, held to what every detector promises: boxes inside the image, most confident first.
-
-    Args:
-        settings (`DetectorSettings`): `kind` is the import path, `options` the keyword arguments.
+    """A custom detector; its boxes are checked, clipped to the image and sorted by confidence.
 
     Raises:
         ImportError, TypeError: see `Imported`.
@@ -254,11 +234,13 @@ class ImportedDetector(Imported):
     def __call__(self, images: list[Image.Image]) -> list[list[PersonBox]]:
         found = self._made(images)
         if len(found) != len(images):
-            raise ValueError(f"{self._path} gave {len(found)} lists of boxes for {len(images)} images")
+            raise ValueError(f"{self._path} returned {len(found)} lists of boxes for {len(images)} images")
         for boxes in found:
             for box in boxes:
                 if not isinstance(box, PersonBox):
-                    raise TypeError(f"{self._path} must give PersonBox of modeling_gadms.media.detection, not {box!r}")
+                    raise TypeError(
+                        f"{self._path} must return PersonBox of modeling_gadms.media.detection, not {box!r}"
+                    )
         return [_tidy(boxes, image.size, self._min_confidence) for image, boxes in zip(images, found, strict=True)]
 
 
@@ -270,25 +252,17 @@ _DETECTORS: dict[str, type[Any]] = {
 
 
 def build_detector(settings: DetectorSettings) -> PersonDetector:
-    """The detector that the settings describe, with its weights loaded.
-
-    Args:
-        settings (`DetectorSettings`)
+    """Load the detector that the settings name.
 
     Returns:
-        `PersonDetector`: for each image the boxes of its persons, clipped to it, most confident first.
+        `PersonDetector`: returns for each image the boxes of its persons, clipped to the image, most confident first.
 
     Raises:
-        ImportError, OSError, TypeError, ValueError: as the classes of this file do; each says what to do.
+        ImportError, OSError, TypeError, ValueError: see the classes of this file.
     """
     if settings.kind == "whole_image":
         return WholeImageDetector()
     return _DETECTORS.get(settings.kind, ImportedDetector)(settings)
-
-
-def detector_identity(detector: PersonDetector) -> str:
-    """What found a box, for provenance: the detector's `identity` where it has one, else its import path."""
-    return identity_of(detector)
 
 
 def _person_labels(names: dict[int, str], model: str) -> set[int]:
@@ -296,12 +270,12 @@ def _person_labels(names: dict[int, str], model: str) -> set[int]:
     if not labels:
         known = sorted(names.values())
         shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
-        raise ValueError(f"{model} has no label {_PERSON!r}, only: {shown}. Take a model that detects persons")
+        raise ValueError(f"{model} has no label {_PERSON!r}, only: {shown}. Choose a model that detects persons")
     return labels
 
 
 def _boxes_of(wanted: set[int], corners: Any, scores: Any, labels: Any) -> list[PersonBox]:
-    """The boxes with a wanted label, from tensors of shape (boxes, 4), (boxes,) and (boxes,)."""
+    """The boxes with a wanted label, from tensors of shapes (boxes, 4), (boxes,) and (boxes,)."""
     rows = zip(corners.tolist(), scores.tolist(), labels.tolist(), strict=True)
     return [
         PersonBox(left, top, right, bottom, score)
@@ -311,13 +285,13 @@ def _boxes_of(wanted: set[int], corners: Any, scores: Any, labels: Any) -> list[
 
 
 def _tidy(boxes: Iterable[PersonBox], size: tuple[int, int], min_confidence: float) -> list[PersonBox]:
-    """The boxes worth recording, clipped to the image, most confident first."""
+    """Clip boxes to the image, drop small and uncertain ones, and sort by confidence, highest first."""
     width, height = size
     clipped = [
         PersonBox(max(box.left, 0), max(box.top, 0), min(box.right, width), min(box.bottom, height), box.confidence)
         for box in boxes
     ]
-    # In this sense, so that a box that is not a number anywhere fails a comparison.
+    # Written as `>=`, so that a NaN fails the comparison and drops the box.
     kept = [
         box
         for box in clipped
@@ -327,7 +301,7 @@ def _tidy(boxes: Iterable[PersonBox], size: tuple[int, int], min_confidence: flo
 
 
 def _without_duplicates(boxes: Iterable[PersonBox]) -> list[PersonBox]:
-    """One box a person, of boxes that come most confident first."""
+    """One box per person, from boxes sorted by confidence."""
     kept: list[PersonBox] = []
     for box in boxes:
         if all(_intersection_over_union(box, other) < DUPLICATE_OVERLAP for other in kept):

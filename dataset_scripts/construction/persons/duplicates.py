@@ -1,7 +1,8 @@
-"""Near-duplicates over all shards: a perceptual hash and a coarse colour grid for each crop; the first one stays.
+"""Blocks `signature` and `duplicates`: find near-duplicate crops over all shards, and keep the first of each.
 
-The paper does not remove duplicates; a crawl of the web holds many. A perceptual hash alone sees no colour, and two
-persons in one pose who differ by the colour of a coat are just what this data set is about: so colours must agree too.
+The paper does not remove duplicates, but web crawls contain many. Crops are compared by a perceptual hash and by a
+coarse colour grid, because the hash ignores colour: two persons in the same pose with coats of different colours are
+not duplicates.
 """
 
 import io
@@ -23,25 +24,24 @@ from ..blocks import Batch, Block, Outcome, Verdict, rows_of
 DUPLICATE = "duplicate"
 HASH_BITS = 64
 COLOUR_GRID = (4, 2)
-"""Rows and columns of the colour grid: head, torso, legs and feet, left and right."""
+"""Rows (head, torso, legs, feet) and columns (left, right) of the colour grid."""
 DUPLICATE_SCHEMA = pa.schema({"row_id": pa.string(), "duplicate_of": pa.string(), "distance": pa.int32()})
 
 
 @dataclass(frozen=True)
 class DuplicateSettings:
-    """When two crops count as one. Not in the paper: chosen.
+    """When two crops are duplicates. Not in the paper: chosen.
 
     Args:
-        max_distance (`int`, *optional*, defaults to 6): most bits of 64 in which the perceptual hashes differ.
-            -1: keep all.
-        max_colour_difference (`int`, *optional*, defaults to 24): most by which a mean colour of the grid differs, of
+        max_distance (`int`, *optional*, defaults to 6): maximum number of differing bits, of 64, between perceptual
+            hashes; -1 keeps all crops.
+        max_colour_difference (`int`, *optional*, defaults to 24): maximum difference of mean colours in the grid, of
             255.
 
-    Measured on 1,000 drawn persons, all different, and 79 pedestrians in a video: up to 9 bits none is taken for
-    another, and at 10 one of the pedestrians is. Among the 499,500 pairs of drawn persons each two bits more let
-    through about five times as many. Of copies that were compressed again (JPEG quality 20) or halved all are found
-    with 4 bits; of copies that are cut 1 to 2 % further in, as by a box that came out differently, 61 to 88 % with 4
-    bits, 92 to 94 % with 6 and 99 to 100 % with 8.
+    Measured on 1,000 different drawn persons and 79 pedestrians in a video: there are no false matches up to 9 bits,
+    and one (a pedestrian) at 10. Among the 499,500 pairs of drawn persons two more bits let through about five times
+    as many pairs. All copies that were recompressed (JPEG quality 20) or halved are found with 4 bits. Of copies that
+    were cropped 1 to 2 % tighter, 61 to 88 % are found with 4 bits, 92 to 94 % with 6 and 99 to 100 % with 8.
 
     Raises:
         ValueError: for a value out of its range.
@@ -58,7 +58,7 @@ class DuplicateSettings:
 
 
 class MeasureSignature(Block):
-    """Adds what crops are compared by: the perceptual hash (DCT, 64 bits) and the colour grid, both hexadecimal."""
+    """Adds the perceptual hash (DCT, 64 bits) and the colour grid of each crop, both hexadecimal."""
 
     name = "signature"
     reads = ("crop",)
@@ -69,7 +69,7 @@ class MeasureSignature(Block):
         try:
             import imagehash
         except ImportError as error:
-            raise ImportError('Finding duplicates needs ImageHash: pip install "gadms[construction]"') from error
+            raise ImportError('Duplicate detection needs ImageHash: pip install "gadms[construction]"') from error
         images = [Image.open(io.BytesIO(crop)).convert("RGB") for (crop,) in rows_of(batch, self.reads)]
         return Outcome(
             {
@@ -80,11 +80,7 @@ class MeasureSignature(Block):
 
 
 class DropDuplicates(Block):
-    """Rejects the rows that `write_duplicates` found.
-
-    Args:
-        path (`Path`): the file it wrote.
-    """
+    """Rejects the rows listed in the file that `write_duplicates` wrote."""
 
     name = "duplicates"
     reads = ("row_id",)
@@ -105,7 +101,7 @@ class DropDuplicates(Block):
 
 
 def colour_grid(image: Image.Image) -> np.ndarray:
-    """Mean colours of a grid.
+    """Mean colours of a coarse grid.
 
     Returns:
         `np.ndarray` of shape `(4 * 2 * 3,)` and type uint8.
@@ -115,19 +111,19 @@ def colour_grid(image: Image.Image) -> np.ndarray:
 
 
 def find_duplicates(hashes: np.ndarray, colours: np.ndarray, settings: DuplicateSettings) -> np.ndarray:
-    """For each crop, in order, the first kept crop that it repeats.
+    """Find for each crop, in order, the first kept crop that it duplicates.
 
-    Hashes within `max_distance` bits agree wholly in one of `max_distance + 1` bands, so that only crops that share a
-    band are compared: the result is exact. The larger `max_distance`, the shorter are the bands and the more crops
-    share one: time grows with the square of the crops, slowly at 6 and fast above 8.
+    Hashes within `max_distance` bits are equal in at least one of `max_distance + 1` bands, so only crops that share a
+    band are compared; the result is exact. A larger `max_distance` gives shorter bands, which more crops share: time
+    is quadratic in the number of crops, slowly growing at 6 and fast above 8.
 
     Args:
         hashes (`np.ndarray` of shape `(crops,)`, uint64): perceptual hashes.
         colours (`np.ndarray` of shape `(crops, 24)`, uint8): colour grids.
-        settings (`DuplicateSettings`): how alike duplicates are.
+        settings (`DuplicateSettings`): the thresholds.
 
     Returns:
-        `np.ndarray` of shape `(crops,)`, int64: index of the crop it repeats, which is itself kept; -1 where kept.
+        `np.ndarray` of shape `(crops,)`, int64: index of the kept crop that it duplicates; -1 if it is kept.
     """
     original = np.full(len(hashes), -1, np.int64)
     if settings.max_distance < 0:
@@ -147,14 +143,15 @@ def find_duplicates(hashes: np.ndarray, colours: np.ndarray, settings: Duplicate
 
 
 def write_duplicates(tables: Sequence[Path], path: Path, settings: DuplicateSettings) -> int:
-    """Compare the persons of all shards and write which of them repeat an earlier one.
+    """Compare the persons of all shards, and write the duplicates of earlier ones.
 
     Args:
         tables (`Sequence[Path]`): Parquet files with `row_id`, `perceptual_hash` and `colour_grid`, in order.
-        path (`Path`): Parquet file to write, of `DUPLICATE_SCHEMA`.
+        path (`Path`): Parquet file to write, with `DUPLICATE_SCHEMA`.
+        settings (`DuplicateSettings`): the thresholds.
 
     Returns:
-        `int`: how many were found.
+        `int`: number of duplicates.
     """
     columns = ["row_id", "perceptual_hash", "colour_grid"]
     table = pa.concat_tables([pq.read_table(shard, columns=columns) for shard in tables])
@@ -182,13 +179,13 @@ def _first_alike(
     colours: np.ndarray,
     settings: DuplicateSettings,
 ) -> int | None:
-    """Of kept crops, given by their indices, ascending, the first one that hash and colours agree with."""
+    """The first of some kept crops (`rivals`: ascending indices) that matches in hash and colours."""
     near = rivals[np.bitwise_count(hashes[rivals] ^ code) <= settings.max_distance]
     alike = near[np.abs(colours[near] - grid).max(axis=1) <= settings.max_colour_difference]
     return int(alike[0]) if alike.size else None
 
 
 def _bands(number: int) -> list[tuple[int, int]]:
-    """(shift, mask) of parts of about equal length that make up the whole hash."""
+    """(shift, mask) of the bands, which split the hash into parts of about equal length."""
     edges = [HASH_BITS * part // number for part in range(number + 1)]
     return [(low, (1 << (high - low)) - 1) for low, high in zip(edges, edges[1:], strict=False)]

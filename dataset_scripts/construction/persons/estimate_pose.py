@@ -1,23 +1,20 @@
-"""Block `pose`: the 17 COCO keypoints of every person."""
+"""Block `pose`: estimate the 17 COCO keypoints of each person."""
 
 import pyarrow as pa
 
 from ..blocks import Batch, Block, Outcome, rows_of
 from .decode import load_in_groups
 from .detect import stored_box
-from .pose import Pose, PoseSettings, build_pose_estimator, pose_estimator_identity
+from .pose import Pose, PoseSettings, build_pose_estimator
+from .pretrained import identity_of
 
 
 KEYPOINTS = pa.list_(pa.list_(pa.float64(), 3), 17)
-"""17 times (x, y, score); x and y in pixels to a hundredth, the score from 0 to 1 to a ten-thousandth."""
+"""17 times (x, y, score): x and y in pixels, rounded to hundredths; score in [0, 1], rounded to four decimals."""
 
 
 class EstimatePose(Block):
-    """Adds the keypoints, in pixels of the upright source image.
-
-    Args:
-        settings (`PoseSettings`): which estimator.
-    """
+    """Adds the keypoints, in pixels of the upright source image."""
 
     name = "pose"
     reads = ("image", "image_id", "box", "confidence")
@@ -30,7 +27,7 @@ class EstimatePose(Block):
 
     def prepare(self) -> None:
         self._estimator = build_pose_estimator(self.settings)
-        self._identity = pose_estimator_identity(self._estimator)
+        self._identity = identity_of(self._estimator)
 
     def __call__(self, batch: Batch) -> Outcome:
         contents = dict(zip(batch["image_id"], batch["image"], strict=True))  # each image once, in order
@@ -52,5 +49,5 @@ class EstimatePose(Block):
 
 
 def stored_pose(keypoints: list[list[float]]) -> Pose:
-    """The pose of a row."""
+    """Convert the keypoints of a row."""
     return Pose(tuple((x, y, score) for x, y, score in keypoints))

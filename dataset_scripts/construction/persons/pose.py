@@ -1,4 +1,4 @@
-"""Pose estimators: 17 keypoints a person, by ViTPose, by MoveNet on a CPU, or by a class of the user."""
+"""Pose estimators, 17 keypoints per person: ViTPose, MoveNet for CPUs, and custom classes."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,6 @@ from .pretrained import (
     choose_device,
     existing_file,
     files_identity,
-    identity_of,
     in_batches,
     load_pretrained,
     packaged_file,
@@ -43,14 +42,13 @@ KEYPOINT_NAMES = (
     "left_ankle",
     "right_ankle",
 )
-"""The keypoints of COCO, in its order. Left and right are the person's own."""
+"""The COCO keypoints, in order. Left and right are the person's own."""
 HEAD = (0, 1, 2, 3, 4)
 HIPS = (11, 12)
 DEFAULT_MODEL = "usyd-community/vitpose-base-simple"
-"""The paper does not name its pose model. ViTPose's base model, under Apache-2.0: chosen."""
+"""The paper does not name its pose model. Chosen: the base model of ViTPose (Apache-2.0)."""
 MOVENET_ENLARGEMENT = 1.25
-"""Side of the square that MoveNet sees, in terms of the longer side of the box. Not stated: chosen, as ViTPose and the
-estimators before it have it."""
+"""Side of MoveNet's square input as a multiple of the longer side of the box. Not stated: chosen, as in ViTPose."""
 _MOVENET_WEIGHTS = "models/movenet_lightning.tflite"
 _COCO_EXPERT = 0
 _KINDS: dict[str, set[str]] = {"vitpose": {"model", "revision"}, "movenet": {"weights"}}
@@ -61,11 +59,11 @@ class Pose:
     """The keypoints of one person.
 
     Attributes:
-        keypoints (`tuple` of 17 `tuple[float, float, float]`): x and y in pixels of the image, and a score in [0, 1];
+        keypoints (`tuple` of 17 `tuple[float, float, float]`): x and y in pixels of the image, and a score in [0, 1],
             in the order of `KEYPOINT_NAMES`.
 
     Raises:
-        ValueError: if there are not 17 of them, or a number is out of place.
+        ValueError: if there are not 17 keypoints, or a value is invalid.
     """
 
     keypoints: tuple[tuple[float, float, float], ...]
@@ -79,60 +77,46 @@ class Pose:
 
     @classmethod
     def in_image(cls, points: Iterable[Iterable[float]], size: tuple[int, int]) -> "Pose":
-        """A pose from what a network says of an image of `size` (width, height).
+        """Make a pose from the output of a network for an image of `size` (width, height).
 
-        Scores are brought into [0, 1]. What lies outside of the image gets 0: a network that is asked for 17 places
-        names 17, and one beyond the border is a guess about a part of the body that nobody can see.
+        Scores are clamped to [0, 1]. Keypoints outside the image get score 0: they are guesses about parts of the body
+        that are not visible.
         """
         width, height = size
         keypoints = []
         for x, y, score in points:
             if not (math.isfinite(x) and math.isfinite(y)):
                 x = y = score = 0.0
-            # In this order: max() and min() give their first argument where the other one is not a number.
+            # The order of arguments matters: max() and min() return the first one if the other is NaN.
             inside = 0 <= x < width and 0 <= y < height
             keypoints.append((float(x), float(y), min(1.0, max(0.0, float(score))) if inside else 0.0))
         return cls(tuple(keypoints))
 
     def visible(self, threshold: float) -> list[bool]:
-        """For each keypoint whether its score reaches the threshold; a score of 0 never does."""
+        """Whether the score of each keypoint reaches the threshold; a score of 0 never does."""
         return [0 < score >= threshold for _, _, score in self.keypoints]
-
-    def visible_count(self, threshold: float) -> int:
-        return sum(self.visible(threshold))
-
-    def visible_head(self, threshold: float) -> int:
-        """How many of nose, eyes and ears are visible."""
-        return self._count(HEAD, threshold)
-
-    def visible_hips(self, threshold: float) -> int:
-        return self._count(HIPS, threshold)
-
-    def _count(self, group: Sequence[int], threshold: float) -> int:
-        visible = self.visible(threshold)
-        return sum(visible[index] for index in group)
 
 
 class PoseEstimator(Protocol):
-    """What the pipeline asks of an estimator: the pose of the person in each box, the image of each box beside it."""
+    """Returns the pose of the person in each box; `images[i]` is the image of `boxes[i]`."""
 
     def __call__(self, images: list[Image.Image], boxes: list[PersonBox]) -> list[Pose]: ...
 
 
 @dataclass(frozen=True)
 class PoseSettings:
-    """Which estimator finds the keypoints.
+    """Settings of the pose estimator.
 
     Attributes:
-        kind (`str`): `"vitpose"`, `"movenet"` (small, for CPUs; its weights come with a package), or the import path
-            of a class of yours, `"my_package.my_module:MyEstimator"`.
-        model (`str`, *optional*): Hub name or folder of a ViTPose; by default `DEFAULT_MODEL`.
+        kind (`str`): `"vitpose"`, `"movenet"` (small, for CPUs; its weights come with the extra `construction`), or
+            the import path of a custom class, `"my_package.my_module:MyEstimator"`.
+        model (`str`, *optional*): Hub name or folder of a ViTPose model; by default `DEFAULT_MODEL`.
         revision (`str`, *optional*): branch, tag or commit of the model on the Hub.
-        batch_size (`int`, *optional*): persons the network sees at once; by default 1 on a CPU and 16 on a GPU. Of no
-            effect on MoveNet, which takes persons one by one.
-        device (`str`): `"auto"` (a CUDA GPU if there is one), `"cpu"`, `"cuda:1"`, ... MoveNet always runs on the CPU.
-        weights (`str`, *optional*): a `.tflite` file of a single-pose MoveNet; by default the package's Lightning.
-        options (`dict`): keyword arguments for a class of yours.
+        batch_size (`int`, *optional*): persons per forward pass; by default 1 on a CPU and 16 on a GPU. Ignored by
+            MoveNet, which processes persons one at a time.
+        device (`str`): `"auto"` (a CUDA GPU if available), `"cpu"`, `"cuda:1"`, ... MoveNet always runs on the CPU.
+        weights (`str`, *optional*): a `.tflite` file of a single-pose MoveNet; by default the packaged Lightning.
+        options (`dict`): keyword arguments of a custom class.
 
     Raises:
         ValueError: names the field and its value.
@@ -151,23 +135,20 @@ class PoseSettings:
 
 
 class VitPoseEstimator:
-    """ViTPose and ViTPose+ of transformers. Of the experts of ViTPose+ the one for COCO is asked.
-
-    Args:
-        settings (`PoseSettings`)
+    """ViTPose and ViTPose+ (with the COCO expert) of transformers.
 
     Attributes:
         identity (`str`): the model and its commit.
 
     Raises:
-        ImportError: without the extra `construction`.
-        OSError: if there is no such model.
-        ValueError: if it lacks weights, or has other keypoints than COCO's.
+        ImportError: if the extra `construction` is not installed.
+        OSError: if the model does not exist.
+        ValueError: if it lacks weights or does not have the COCO keypoints.
     """
 
     def __init__(self, settings: PoseSettings):
         try:
-            import scipy  # noqa: F401  the image processor needs it, and would only fail at the first image
+            import scipy  # noqa: F401  the image processor needs it, but would fail only at the first image
         except ImportError as error:
             raise ImportError('Poses by ViTPose need SciPy: pip install "gadms[construction]"') from error
         from transformers import VitPoseForPoseEstimation
@@ -180,7 +161,7 @@ class VitPoseEstimator:
         if self._model.config.num_labels != len(KEYPOINT_NAMES):
             raise ValueError(
                 f"{self.identity} has {self._model.config.num_labels} keypoints: "
-                f"take a model with the {len(KEYPOINT_NAMES)} of COCO"
+                f"choose a model with the {len(KEYPOINT_NAMES)} of COCO"
             )
         self._has_experts = self._model.config.backbone_config.num_experts > 1
 
@@ -192,7 +173,7 @@ class VitPoseEstimator:
         import torch
 
         images = [image.convert("RGB") for image, _ in persons]
-        boxes = [[[box.left, box.top, box.width, box.height]] for _, box in persons]  # one person an image
+        boxes = [[[box.left, box.top, box.width, box.height]] for _, box in persons]  # one person per image
         inputs = self._processor(images=images, boxes=boxes, return_tensors="pt").to(self._device)
         if self._has_experts:
             inputs["dataset_index"] = torch.full((len(persons),), _COCO_EXPERT, device=self._device)
@@ -209,18 +190,15 @@ class VitPoseEstimator:
 class MoveNetEstimator:
     """A single-pose MoveNet (Lightning or Thunder) through LiteRT, on one CPU core.
 
-    The person is shown in a square around its box, black where the square leaves the image.
-
-    Args:
-        settings (`PoseSettings`)
+    The input is a square around the box, black outside the image.
 
     Attributes:
-        identity (`str`): the name of the file and the first digits of its sha256.
+        identity (`str`): name and digest of the file.
 
     Raises:
-        ImportError: without the extra `construction`.
+        ImportError: if the extra `construction` is not installed.
         FileNotFoundError: if a given file does not exist.
-        ValueError: if the file holds another kind of network.
+        ValueError: if the file is not a single-pose MoveNet.
     """
 
     def __init__(self, settings: PoseSettings):
@@ -229,14 +207,14 @@ class MoveNetEstimator:
         except ImportError as error:
             raise ImportError('Poses by MoveNet need LiteRT: pip install "gadms[construction]"') from error
         weights = existing_file(settings.weights or packaged_file(_MOVENET_WEIGHTS))
-        # More threads would add in another order, and so change last bits.
+        # More threads change the order of summation, and so the last bits.
         self._network = Interpreter(model_path=str(weights), num_threads=1)
         self._network.allocate_tensors()
         (self._input, *_), (self._output, *_) = self._network.get_input_details(), self._network.get_output_details()
         shapes = tuple(self._input["shape"]), tuple(self._output["shape"])
         self._side = int(shapes[0][1])
         if shapes != ((1, self._side, self._side, 3), (1, 1, len(KEYPOINT_NAMES), 3)):
-            raise ValueError(f"{weights} is no single-pose MoveNet: its input and output have the shapes {shapes}")
+            raise ValueError(f"{weights} is not a single-pose MoveNet: its input and output have the shapes {shapes}")
         self.identity = files_identity(weights.stem, [weights])
 
     def __call__(self, images: list[Image.Image], boxes: list[PersonBox]) -> list[Pose]:
@@ -253,14 +231,11 @@ class MoveNetEstimator:
     def _run(self, pixels: np.ndarray) -> np.ndarray:
         self._network.set_tensor(self._input["index"], pixels)
         self._network.invoke()
-        return self._network.get_tensor(self._output["index"])[0, 0]  # (17, 3): y, x in [0, 1] of the square; score
+        return self._network.get_tensor(self._output["index"])[0, 0]  # (17, 3): y, x in [0, 1] of the square, score
 
 
 class ImportedPoseEstimator(Imported):
-    """An estimator of the user, held to one pose a box.
-
-    Args:
-        settings (`PoseSettings`): `kind` is the import path, `options` the keyword arguments.
+    """A custom estimator; it must return one pose per box.
 
     Raises:
         ImportError, TypeError: see `Imported`.
@@ -272,27 +247,21 @@ class ImportedPoseEstimator(Imported):
     def __call__(self, images: list[Image.Image], boxes: list[PersonBox]) -> list[Pose]:
         found = self._made(images, boxes)
         if len(found) != len(boxes):
-            raise ValueError(f"{self._path} gave {len(found)} poses for {len(boxes)} boxes")
+            raise ValueError(f"{self._path} returned {len(found)} poses for {len(boxes)} boxes")
         for pose in found:
             if not isinstance(pose, Pose):
                 raise TypeError(
-                    f"{self._path} must give Pose of dataset_scripts.construction.persons.pose, not {pose!r}"
+                    f"{self._path} must return Pose of dataset_scripts.construction.persons.pose, not {pose!r}"
                 )
-        # Once more, for an estimator that does not know what becomes of keypoints outside of the image.
+        # A custom estimator may not have set the score of keypoints outside the image to 0.
         return [Pose.in_image(pose.keypoints, image.size) for image, pose in zip(images, found, strict=True)]
 
 
 def build_pose_estimator(settings: PoseSettings) -> PoseEstimator:
-    """The estimator that the settings describe, with its weights loaded.
-
-    Args:
-        settings (`PoseSettings`)
-
-    Returns:
-        `PoseEstimator`: for each image and the box beside it a pose in pixels of the image.
+    """Load the estimator that the settings name; its poses are in pixels of the image.
 
     Raises:
-        ImportError, OSError, TypeError, ValueError: as the classes of this file do; each says what to do.
+        ImportError, OSError, TypeError, ValueError: see the classes of this file.
     """
     if settings.kind == "vitpose":
         return VitPoseEstimator(settings)
@@ -301,12 +270,7 @@ def build_pose_estimator(settings: PoseSettings) -> PoseEstimator:
     return ImportedPoseEstimator(settings)
 
 
-def pose_estimator_identity(estimator: PoseEstimator) -> str:
-    """What found a pose, for provenance: the estimator's `identity` where it has one, else its import path."""
-    return identity_of(estimator)
-
-
 def _square_around(box: PersonBox) -> tuple[int, int, int]:
-    """Left, top and side, in whole pixels, of the square that MoveNet sees."""
+    """Left, top and side, in whole pixels, of MoveNet's square input."""
     side = max(1, round(MOVENET_ENLARGEMENT * max(box.width, box.height)))
     return round((box.left + box.right - side) / 2), round((box.top + box.bottom - side) / 2), side

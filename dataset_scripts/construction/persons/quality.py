@@ -1,4 +1,4 @@
-"""Block `quality`: crops that are too blurred or too blank to describe, which the paper's filters let pass."""
+"""Block `quality`: reject crops that are too blurred or too blank to describe. Not in the paper."""
 
 import io
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from ..blocks import Batch, Block, Outcome, Verdict, rows_of
 
 
 HEIGHT = 256
-"""Pixels to which a crop's height is brought to be measured: a blur that hides a collar hides it at any size."""
+"""Height in pixels to which a crop is resized before measuring, so that the size of the crop does not matter."""
 
 
 class QualityProblem(StrEnum):
-    """Why a crop is dropped, in the order in which it is judged."""
+    """Why a crop is rejected, in the order of the checks."""
 
     BLANK = "nearly blank"
     BLURRED = "blurred"
@@ -24,17 +24,16 @@ class QualityProblem(StrEnum):
 
 @dataclass(frozen=True)
 class QualitySettings:
-    """What is too blank or too blurred. The paper has neither filter: chosen.
+    """Thresholds of contrast and sharpness. The paper has neither filter: chosen.
 
     Args:
-        min_contrast (`float`, *optional*, defaults to 10): least standard deviation of the grey values, of 255.
-        min_sharpness (`float`, *optional*, defaults to 8): least variance of the Laplacian of the grey values at a
-            height of 256 pixels. It falls with the contrast too: a sharp person in the dark may count as blurred.
+        min_contrast (`float`, *optional*, defaults to 10): minimum standard deviation of the grey values, of 255.
+        min_sharpness (`float`, *optional*, defaults to 8): minimum variance of the Laplacian of the grey values at a
+            height of 256 pixels. It decreases with the contrast: a sharp person in the dark may count as blurred.
 
-    Judged by eye, by whether garments can be told, on 86 pedestrians of 50 to 100 pixels in a video and on 100 drawn
-    persons. Contrast: the least are 35 and 21; darkened or faded to 10 a person can just be described, at 5 no longer.
-    Sharpness: the least are 10.8 and 24, all of which can be described. A Gaussian blur with a deviation of 2.5 of 256
-    pixels leaves 7 to 8: colours without any detail.
+    Chosen by inspecting 86 pedestrians of 50 to 100 pixels in a video and 100 drawn persons. Minimum contrast: 35 and
+    21; garments are just recognisable after fading to 10, and not at 5. Minimum sharpness: 10.8 and 24, all
+    recognisable; a Gaussian blur of 2.5 pixels at a height of 256 leaves 7 to 8, which shows colours without detail.
 
     Raises:
         ValueError: for a negative value.
@@ -50,7 +49,7 @@ class QualitySettings:
 
 
 class MeasureQuality(Block):
-    """Adds contrast and sharpness, and rejects what falls short in one of them."""
+    """Adds contrast and sharpness, and rejects crops below a threshold."""
 
     name = "quality"
     reads = ("crop",)
@@ -77,7 +76,7 @@ def contrast_and_sharpness(image: Image.Image) -> tuple[float, float]:
     """Standard deviation, and variance of the Laplacian (four neighbours), of the grey values at height `HEIGHT`.
 
     Returns:
-        `tuple[float, float]`: both to a tenth, so that the last bits of an average decide nothing.
+        `tuple[float, float]`: both rounded to tenths, so that last bits do not affect a verdict.
     """
     width = max(3, round(image.width * HEIGHT / image.height))
     grey = np.asarray(image.convert("L").resize((width, HEIGHT), Image.Resampling.BICUBIC)).astype(np.float64)

@@ -17,7 +17,7 @@ from ...publishing.dataset import CARD, REPORT, REPORT_FIGURE
 from ...publishing.dataset_card import ConstructionFacts, DatasetFacts, render_dataset_card
 from ...publishing.parquet_shards import WrittenSplit
 from ..captions.caption import public_name
-from ..pipeline_report import Stage, draw_funnel, format_funnel
+from ..pipeline_report import BlockCounts, draw_report, format_report
 from .config import BuildConfig
 
 
@@ -28,19 +28,19 @@ _LICENCE_NOTES = (
 )
 
 
-def write_report(root: Path, stages: Sequence[Stage]) -> None:
+def write_report(root: Path, counts: Sequence[BlockCounts]) -> None:
     """Write `report.json` and `report.png` into a run's folder."""
-    write_atomically(root / REPORT, json.dumps([asdict(stage) for stage in stages], indent=1) + "\n")
+    write_atomically(root / REPORT, json.dumps([asdict(block) for block in counts], indent=1) + "\n")
     with atomic_file(root / REPORT_FIGURE) as part:
-        draw_funnel(stages).save(part)
+        draw_report(counts).save(part)
 
 
-def write_card(config: BuildConfig, stages: Sequence[Stage]) -> None:
+def write_card(config: BuildConfig, counts: Sequence[BlockCounts]) -> None:
     """Write `README.md`, the data set card, with the metadata that `load_dataset` reads.
 
     Args:
         config (`BuildConfig`): the run. Its data files exist.
-        stages (`Sequence[Stage]`): its pipeline report.
+        counts (`Sequence[BlockCounts]`): its pipeline report.
     """
     files = tuple(sorted((config.root / "data").glob("train-*.parquet")))
     footers = [pq.read_metadata(file) for file in files]
@@ -63,7 +63,7 @@ def write_card(config: BuildConfig, stages: Sequence[Stage]) -> None:
                 column: public_name(chat.model) + (f" (revision {chat.revision})" if chat.revision else "")
                 for column, chat in config.captioners.items()
             },
-            report=format_funnel(stages),
+            report=format_report(counts),
             settings=yaml.safe_dump(_public_settings(config), sort_keys=False).strip(),
             blurs_faces=config.crop.blur_faces,
             has_opt_out=bool(config.run.opt_out),

@@ -1,4 +1,4 @@
-"""A construction run as one YAML file: sources, models, thresholds, captioners; overrides from the command line."""
+"""Configuration of a construction run: a YAML file with sources, models, thresholds and captioners, plus overrides."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -19,7 +19,7 @@ from ..persons.detectors import DetectorSettings
 from ..persons.duplicates import DuplicateSettings
 from ..persons.pose import PoseSettings
 from ..persons.quality import QualitySettings
-from ..sources.fetch import FetchSettings
+from ..sources.fetch_settings import FetchSettings
 from ..sources.planning import SourceSettings
 from .engines import Resources
 
@@ -32,13 +32,12 @@ class RunSettings:
     """Section `run`.
 
     Args:
-        output (`str`): folder of the run: everything is written there.
+        output (`str`): output folder of the run.
         engine (`str`, *optional*, defaults to `"local"`): `"local"` (`datasets`) or `"ray"` (Ray Data).
         workers (`int`, *optional*, defaults to 1): processes of the local engine; each takes whole shards.
-        images_per_shard (`int`, *optional*, defaults to 500): images that are read, kept in memory and finished
-            together.
-        opt_out (`str`, *optional*): file of URLs and domains that asked to be left out.
-        thumbnail_height (`int`, *optional*, defaults to 128): pixels of the picture that goes with a rejected person,
+        images_per_shard (`int`, *optional*, defaults to 500): images that are held in memory and finished together.
+        opt_out (`str`, *optional*): file of URLs and domains that must not be used.
+        thumbnail_height (`int`, *optional*, defaults to 128): height in pixels of the thumbnails of rejected persons,
             for review; 0 for none.
 
     Raises:
@@ -64,13 +63,13 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """A whole run. The fields are the sections of the file.
+    """Configuration of a run. The fields are the sections of the file.
 
     Attributes:
         sources (`Mapping[str, SourceSettings]`): by name, in order.
-        captioners (`Mapping[str, ChatSettings]`): by the name of the column they fill, `caption1`, `caption2`, ...
-            None: the run ends when the persons are found, and goes on when captioners are named.
-        resources (`Mapping[str, Resources]`): by the name of a block, or of a caption column for all its blocks.
+        captioners (`Mapping[str, ChatSettings]`): by the caption column they fill, `caption1`, `caption2`, ... Without
+            captioners the run ends after the stage `persons`; it resumes when captioners are added.
+        resources (`Mapping[str, Resources]`): by name of a block, or of a caption column for all its blocks.
     """
 
     run: RunSettings
@@ -113,16 +112,16 @@ _REQUIRED = {"run": "an output folder", "sources": "a name, with kind and path, 
 
 
 def load_build_config(path: str | Path, overrides: Sequence[str] = ()) -> BuildConfig:
-    """Read a construction run from YAML.
+    """Read the configuration of a construction run from YAML.
 
     Args:
         path (`str` or `Path`): the file.
-        overrides (`Sequence[str]`, *optional*): `section.key=value`, the value in YAML, as `run.engine=ray` or
-            `sources.crawl.path=/data/crawl`.
+        overrides (`Sequence[str]`, *optional*): `section.key=value` with the value in YAML, such as `run.engine=ray`
+            or `sources.crawl.path=/data/crawl`.
 
     Raises:
-        ValueError: for an unknown section or key, a value of the wrong type or out of its range, a missing section or
-            key, captioners of other names, or a malformed override, naming it.
+        ValueError: for an unknown or missing section or key, an invalid value, captioners with other names, or a
+            malformed override; names it.
         OSError: if the file cannot be read.
     """
     settings = read_settings(path, f"the sections {', '.join([*_SECTIONS, *_NAMED_SECTIONS])}")
@@ -138,32 +137,32 @@ def load_build_config(path: str | Path, overrides: Sequence[str] = ()) -> BuildC
     for name, record in _NAMED_SECTIONS.items():
         entries = settings.get(name) or {}
         if not isinstance(entries, dict):
-            raise ValueError(f"section `{name}` of {path} must hold names and their settings; it holds {entries!r}")
+            raise ValueError(f"section `{name}` of {path} must map names to settings, not {entries!r}")
         values[name] = {
             key: _record(record, entry, f"`{key}` in section `{name}` of {path}") for key, entry in entries.items()
         }
     for key, source in values["sources"].items():
         if source.name:
-            raise ValueError(f"`{key}` in section `sources` of {path} has its name already: leave `name` out")
+            raise ValueError(f"`{key}` in section `sources` of {path} already has this name: remove `name`")
         values["sources"][key] = replace(source, name=key)
     expected = [f"caption{number}" for number in range(1, len(values["captioners"]) + 1)]
     if list(values["captioners"]) != expected:
         raise ValueError(
-            f"section `captioners` of {path} names the caption columns: they must be {', '.join(expected)}, "
+            f"the names of the captioners of {path} are the caption columns: they must be {', '.join(expected)}, "
             f"not {', '.join(values['captioners'])}"
         )
     config = BuildConfig(**values)
     if config.captions.max_words > config.rules.max_words:
         raise ValueError(
-            f"{path}: captioners are asked for up to {config.captions.max_words} words (captions.max_words), and "
-            f"captions of more than {config.rules.max_words} refused (rules.max_words): bring them together"
+            f"{path}: captions.max_words ({config.captions.max_words}, for the prompt) must not exceed "
+            f"rules.max_words ({config.rules.max_words}, above which captions are rejected)"
         )
     return config
 
 
 def _record(record: type, values: Any, place: str) -> Any:
     if not isinstance(values, dict):
-        raise ValueError(f"{place} must hold keys and values; it holds {values!r}")
+        raise ValueError(f"{place} must be a mapping of keys to values, not {values!r}")
     check_keys([str(key) for key in values], field_names(record), place)
     check_types(values, record, place)
     for key in fields(record):

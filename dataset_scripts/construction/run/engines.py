@@ -1,6 +1,6 @@
-"""Engines run a list of blocks over the shards of a phase: `datasets` on this machine here, Ray Data in `ray_engine`.
+"""The local engine, which runs the blocks of a stage with `datasets`; `ray_engine` is its counterpart for Ray Data.
 
-Both hand a block the same batches of the same rows, one thread to a model, so that both give the same bytes.
+Both give a block the same batches, and each model one thread, so that both write the same bytes.
 """
 
 import os
@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 from ..blocks import Block, BlockError, run_batch, run_shard
 
 
-class Phase(Protocol):
-    """A part of a run: how a shard is read, what is done to it, and how it is finished. Must pickle."""
+class Stage(Protocol):
+    """A stage of a run: reads a shard, applies blocks to it, and writes it. Must pickle."""
 
     @property
     def name(self) -> str: ...
@@ -34,23 +34,23 @@ class Phase(Protocol):
     def blocks(self) -> Sequence[Block]: ...
 
     def read(self, number: int) -> pa.Table:
-        """The rows of a shard, of `ROW_SCHEMA` and more."""
+        """Read the rows of a shard, with at least the columns of `ROW_SCHEMA`."""
         ...
 
     def finish(self, number: int, table: pa.Table) -> None:
-        """Write a shard, kept and rejected rows, and mark it as finished."""
+        """Write the kept and rejected rows of a shard, and mark it as finished."""
         ...
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a block may use. Of no effect on the results but for the last bits that a GPU's batch decides.
+    """Resources of a block. They do not affect results, except for last bits that depend on a GPU's batch size.
 
     Args:
-        batch_size (`int`, *optional*): rows of one call, by default the block's own choice.
-        num_cpus, num_gpus (`float`, *optional*): what Ray reserves for each copy of the block.
-        concurrency (`int`, *optional*): copies of the block under Ray; by default 1 of a block with a model, and as
-            many as there are processors of the others.
+        batch_size (`int`, *optional*): rows per call; by default the block's own.
+        num_cpus, num_gpus (`float`, *optional*): reserved by Ray for each copy of the block.
+        concurrency (`int`, *optional*): copies of the block under Ray; by default 1 for a block with a model, and one
+            per processor for others.
 
     Raises:
         ValueError: for a value out of its range.
@@ -68,62 +68,62 @@ class Resources:
                 raise ValueError(f"`{name}` must be {least} or more, not {value}")
 
 
-def run_local(phase: Phase, numbers: Sequence[int], *, workers: int = 1, progress: bool = True) -> None:
-    """Run shards on this machine with `datasets.map`, one process a worker; each takes whole shards.
+def run_local(stage: Stage, numbers: Sequence[int], *, workers: int = 1, progress: bool = True) -> None:
+    """Run shards on this machine with `datasets.map`; each worker process takes whole shards.
 
     Args:
-        phase (`Phase`): what to do.
-        numbers (`Sequence[int]`): which shards.
-        workers (`int`): with 1, this process does it, and a bar shows each block. More of them end with this process,
-            however it ends, and at once if a shard fails.
+        stage (`Stage`): the stage to run.
+        numbers (`Sequence[int]`): numbers of the shards.
+        workers (`int`): number of worker processes. With 1 the shards run in-process, with a progress bar per block.
+            Workers exit when this process ends, for any reason, and as soon as a shard fails.
         progress (`bool`): show progress bars.
 
     Raises:
-        BlockError: if a block fails, or a worker dies.
+        BlockError: if a block fails or a worker dies.
     """
-    bar = partial(tqdm, total=len(numbers), desc=phase.name, unit="shard", disable=not progress)
+    bar = partial(tqdm, total=len(numbers), desc=stage.name, unit="shard", disable=not progress)
     if workers == 1 or len(numbers) <= 1:
         with _one_thread(), _progress_bars(progress):
-            for block in phase.blocks if numbers else ():
+            for block in stage.blocks if numbers else ():
                 block.prepare()
             for number in bar(numbers):
-                _run_local_shard(phase, number)
+                _run_local_shard(stage, number)
         return
     context = get_context("spawn")
     lifeline, our_end = context.Pipe(duplex=False)
     workers = min(workers, len(numbers))
-    with lifeline, our_end, ProcessPoolExecutor(workers, context, _start_worker, (phase, lifeline)) as pool:
+    with lifeline, our_end, ProcessPoolExecutor(workers, context, _start_worker, (stage, lifeline)) as pool:
         try:
             with _quiet_children():
                 futures = [pool.submit(_run_in_worker, number) for number in numbers]
             for future in bar(as_completed(futures)):
                 future.result()
         except BaseException as error:
-            our_end.close()  # or the pool would wait until the workers have finished their shards
+            our_end.close()  # otherwise the pool would wait until the workers have finished their shards
             if isinstance(error, BrokenProcessPool):
                 raise BlockError(
-                    f"a worker process of phase {phase.name} died, perhaps for want of memory. Finished shards are "
-                    "kept: run again to go on, with fewer `workers` or smaller shards"
+                    f"a worker process of stage {stage.name} died, perhaps for lack of memory. Finished shards are "
+                    "kept: run again to resume, with fewer `workers` or smaller shards"
                 ) from error
             raise
 
 
-def _run_local_shard(phase: Phase, number: int) -> None:
-    table = phase.read(number)
-    for block in phase.blocks:
+def _run_local_shard(stage: Stage, number: int) -> None:
+    table = stage.read(number)
+    for block in stage.blocks:
         table = run_shard(block, table, partial(_map, description=f"  shard {number}: {block.name}"))
-    phase.finish(number, table)
+    stage.finish(number, table)
 
 
-def _map(block: Block, opened: pa.Table, description: str) -> pa.Table:
-    if not opened.num_rows:
-        return run_batch(block, opened)  # `map` would not add the columns
-    fingerprint = os.urandom(8).hex()  # computed, it would be a digest of all images, and nothing is looked up by it
-    rows = datasets.Dataset(datasets.table.InMemoryTable(opened.combine_chunks()), fingerprint=fingerprint)
+def _map(block: Block, selected: pa.Table, description: str) -> pa.Table:
+    if not selected.num_rows:
+        return run_batch(block, selected)  # `map` would not add the columns
+    fingerprint = os.urandom(8).hex()  # by default a digest of all images, which is slow and not used here
+    rows = datasets.Dataset(datasets.table.InMemoryTable(selected.combine_chunks()), fingerprint=fingerprint)
     done = rows.with_format("arrow").map(
         partial(run_batch, block),
         batched=True,
-        batch_size=block.batch_size or opened.num_rows,
+        batch_size=block.batch_size or selected.num_rows,
         keep_in_memory=True,
         new_fingerprint=fingerprint,
         desc=description,
@@ -134,41 +134,41 @@ def _map(block: Block, opened: pa.Table, description: str) -> pa.Table:
 # ---------------------------------------------------------------------------------------------------------------------
 # Worker processes of the local engine.
 # ---------------------------------------------------------------------------------------------------------------------
-_worker_phase: Phase
+_worker_stage: Stage
 _is_prepared = False
 
 
-def _start_worker(phase: Phase, lifeline: Connection) -> None:
-    global _worker_phase
-    _worker_phase = phase
+def _start_worker(stage: Stage, lifeline: Connection) -> None:
+    global _worker_stage
+    _worker_stage = stage
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     datasets.disable_progress_bars()
-    tqdm.set_lock(threading.RLock())  # its own, a semaphore, would be left behind where a worker is ended
+    tqdm.set_lock(threading.RLock())  # the default semaphore would leak if the worker is killed
     limit_threads()
 
 
 def _run_in_worker(number: int) -> None:
     global _is_prepared
     try:
-        if not _is_prepared:  # not while starting: an error there would not reach the user
-            for block in _worker_phase.blocks:
+        if not _is_prepared:  # not in the initializer, whose errors do not reach the user
+            for block in _worker_stage.blocks:
                 block.prepare()
             _is_prepared = True
-        _run_local_shard(_worker_phase, number)
+        _run_local_shard(_worker_stage, number)
     except Exception as error:
         raise portable(error) from None
 
 
 def _die_with_parent(lifeline: Connection) -> None:
-    """A worker whose parent was killed must not go on: the run that resumes would do the same work beside it."""
+    """Exit when the parent ends: otherwise this worker would compete with the resumed run."""
     try:
         lifeline.recv()
-    except EOFError:  # nothing is ever sent: the other end was closed, by the parent or with it
+    except EOFError:  # nothing is ever sent: the parent closed its end or died
         os._exit(1)
 
 
 def portable(error: Exception) -> Exception:
-    """An error as another process can read it: not every class of a user's module survives the way."""
+    """Return the error if it pickles, else a `BlockError` with its text."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -178,7 +178,7 @@ def portable(error: Exception) -> Exception:
 
 @contextmanager
 def _quiet_children() -> Iterator[None]:
-    """Processes started here show no bars, and do not hear Ctrl-C, which a terminal sends to all: we end them."""
+    """Child processes started here show no progress bars and ignore Ctrl-C, because this process ends them."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     bars = os.environ.get("TQDM_DISABLE")
     os.environ["TQDM_DISABLE"] = "1"
@@ -194,7 +194,7 @@ def _quiet_children() -> Iterator[None]:
 
 @contextmanager
 def _progress_bars(shown: bool) -> Iterator[None]:
-    """Hides those of `datasets`."""
+    """Hide the progress bars of `datasets` unless `shown`."""
     if shown or datasets.are_progress_bars_disabled():
         yield
         return
@@ -206,8 +206,8 @@ def _progress_bars(shown: bool) -> Iterator[None]:
 
 
 def limit_threads() -> None:
-    """One thread to a model, for the rest of this process."""
-    # With another number of threads, sums come in another order, and their last bits differ.
+    """Use one thread per model, for the rest of this process."""
+    # The number of threads changes the order of summation, and so the last bits.
     import cv2
     import torch
 

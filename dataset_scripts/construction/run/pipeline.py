@@ -1,10 +1,10 @@
-"""Web images in, captioned persons out: the list of blocks, in order, and the run that goes through it.
+"""The construction pipeline: web images in, captioned persons out.
 
-    fetch -> read -> decode -> detect -> box -> pose -> keypoints -> crop -> quality -> signature      (shard by shard)
-    compare all persons                                                                                (all shards)
-    duplicates -> template -> caption -> verify -> match, once more where a caption failed -> publish  (shard by shard)
+    fetch -> read -> decode -> detect -> box -> pose -> keypoints -> crop -> quality -> signature    (shard by shard)
+    compare all persons                                                                              (all shards)
+    duplicates -> template -> caption -> verify -> match, repeated for failed captions -> publish    (shard by shard)
 
-A run is resumed by running it again: finished shards are passed over.
+To resume a run, run it again: finished shards are skipped.
 """
 
 import json
@@ -29,51 +29,51 @@ from ..persons.detect import DetectPersons
 from ..persons.duplicates import DUPLICATE, DropDuplicates, MeasureSignature, write_duplicates
 from ..persons.estimate_pose import EstimatePose
 from ..persons.quality import MeasureQuality
-from ..pipeline_report import PERSONS, Stage, add_up
-from ..shards import PhaseFolder, RunFolderError, fingerprint, lock_folder, remove_leftovers
+from ..pipeline_report import PERSONS, BlockCounts, sum_counts
+from ..shards import RunFolderError, StageFolder, fingerprint, lock_folder, remove_leftovers
 from ..sources.fetch import fetch_images
 from ..sources.opt_out import DropOptedOut
 from ..sources.opt_out_list import OptOutList
 from ..sources.planning import Plan, SourceSettings, plan_shards
 from .card import write_card, write_report
 from .config import BuildConfig
-from .engines import Phase, Resources, run_local
+from .engines import Resources, Stage, run_local
 from .ray_engine import run_ray
 from .review import draw_review
 from .stages import (
-    CaptionPhase,
+    CaptionStage,
     LostRowsError,
-    PersonPhase,
+    PersonStage,
     data_file,
     journal_folder,
     persons_file,
-    phase_stages,
+    stage_counts,
 )
 
 
 DUPLICATES_FILE = "work/duplicates.parquet"
 REVIEW_FILE = "work/review.png"
 FORMAT = 1
-"""Raised when the same settings would give other rows."""
+"""Part of all fingerprints; raised when the same settings would give other rows."""
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a run made.
+    """Result of a run.
 
     Attributes:
-        root (`Path`): its folder, which `load_dataset` opens.
-        stages (`tuple[Stage, ...]`): the account, block by block, over all shards.
-        persons (`int`): persons in the data set; without captioners those that could be captioned.
+        root (`Path`): folder of the run, which `load_dataset` can load.
+        counts (`tuple[BlockCounts, ...]`): counts per block, over all shards.
+        persons (`int`): persons in the data set; without captioners, persons ready to be captioned.
     """
 
     root: Path
-    stages: tuple[Stage, ...]
+    counts: tuple[BlockCounts, ...]
     persons: int
 
 
 def person_blocks(config: BuildConfig) -> list[Block]:
-    """From images to persons worth describing. The cheap criteria come before the models that they save."""
+    """Blocks of the stage `persons`. Cheap filters come before expensive models."""
     opt_out = [DropOptedOut(Path(config.run.opt_out))] if config.run.opt_out else []
     blocks: list[Block] = [
         *opt_out,
@@ -90,7 +90,7 @@ def person_blocks(config: BuildConfig) -> list[Block]:
 
 
 def caption_blocks(config: BuildConfig) -> list[Block]:
-    """From persons to captioned persons."""
+    """Blocks of the stage `captions`."""
     blocks: list[Block] = [DropDuplicates(config.root / DUPLICATES_FILE)]
     for column, captioner in config.captioners.items():
         for number in range(1, config.captions.attempts + 1):
@@ -106,7 +106,7 @@ def caption_blocks(config: BuildConfig) -> list[Block]:
 
 
 def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildReport:
-    """Run the pipeline, or the rest of it where an earlier run was cut off.
+    """Run the pipeline, or resume an interrupted run.
 
     Args:
         config (`BuildConfig`): the run.
@@ -116,10 +116,10 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
         `BuildReport`
 
     Raises:
-        RunFolderError: if the output folder is in use, or holds a run with other settings or another source.
-        FileNotFoundError, ValueError: for a source that is not there or holds nothing.
-        BlockError: if a block fails, which is an error of the program, of its settings or of a captioner's server.
-        ImportError, ChatConfigurationError: if a model cannot be loaded, or a captioner not be asked.
+        RunFolderError: if the output folder is in use, or contains a run with other settings or sources.
+        FileNotFoundError, ValueError: if a source is missing or empty.
+        BlockError: if a block fails: an error of the program, its settings or the server of a captioner.
+        ImportError, ChatConfigurationError: if a model cannot be loaded or a captioner cannot be reached.
     """
     _check_resources(config)
     with lock_folder(config.root):
@@ -129,8 +129,8 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
         _check_plan(plan, config.root)
         numbers = range(len(plan.shards))
 
-        persons = _person_phase(plan, config)
-        stages, _ = _run(persons, persons.folder, numbers, config, progress)
+        persons = _person_stage(plan, config)
+        counts, _ = _run(persons, persons.folder, numbers, config, progress)
 
         with tqdm(total=1, desc="duplicates", unit="comparison", disable=not progress) as bar:
             _compare_persons(config, len(numbers), persons.folder.fingerprint)
@@ -139,23 +139,23 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
         if not (config.root / REVIEW_FILE).is_file():
             write_review(config.root)
         if not config.captioners:
-            repeated = pq.read_metadata(config.root / DUPLICATES_FILE).num_rows
-            left = stages[-1].kept - repeated
-            dropped = {DUPLICATE: repeated} if repeated else {}
-            stages.append(Stage(DropDuplicates.name, PERSONS, stages[-1].kept, left, dropped))
-            return BuildReport(config.root, tuple(stages), left)
+            duplicates = pq.read_metadata(config.root / DUPLICATES_FILE).num_rows
+            remaining = counts[-1].kept - duplicates
+            dropped = {DUPLICATE: duplicates} if duplicates else {}
+            counts.append(BlockCounts(DropDuplicates.name, PERSONS, counts[-1].kept, remaining, dropped))
+            return BuildReport(config.root, tuple(counts), remaining)
 
-        captions = _caption_phase(plan, config, persons.folder.fingerprint)
-        caption_stages, captioned = _run(captions, captions.folder, numbers, config, progress)
-        stages += caption_stages
-        # Journals of shards that were finished just before a crash.
+        captions = _caption_stage(plan, config, persons.folder.fingerprint)
+        caption_counts, captioned = _run(captions, captions.folder, numbers, config, progress)
+        counts += caption_counts
+        # Journals can remain if a crash came right after a shard was finished.
         shutil.rmtree(journal_folder(config.root), ignore_errors=True)
 
-        report = BuildReport(config.root, tuple(stages), _published(stages, config, len(numbers)))
+        report = BuildReport(config.root, tuple(counts), _published(counts, config, len(numbers)))
         if captioned or not (config.root / "README.md").is_file():
             write_review(config.root)
-        write_report(config.root, report.stages)
-        write_card(config, report.stages)
+        write_report(config.root, report.counts)
+        write_card(config, report.counts)
         return report
 
 
@@ -165,7 +165,7 @@ def write_review(root: Path) -> None:
         draw_review(root).save(part)
 
 
-def _person_phase(plan: Plan, config: BuildConfig) -> PersonPhase:
+def _person_stage(plan: Plan, config: BuildConfig) -> PersonStage:
     settings = fingerprint(
         FORMAT,
         plan.digest,
@@ -174,53 +174,53 @@ def _person_phase(plan: Plan, config: BuildConfig) -> PersonPhase:
         _opt_out_digest(config),
         *(asdict(section) for section in (config.detector, config.pose, config.criteria, config.crop, config.quality)),
     )
-    folder = PhaseFolder(config.root, "persons", settings)
-    return PersonPhase(
+    folder = StageFolder(config.root, "persons", settings)
+    return PersonStage(
         folder, plan.shards, tuple(person_blocks(config)), config.run.thumbnail_height, config.crop.blur_faces
     )
 
 
-def _caption_phase(plan: Plan, config: BuildConfig, persons: str) -> CaptionPhase:
+def _caption_stage(plan: Plan, config: BuildConfig, persons: str) -> CaptionStage:
     columns = tuple(config.captioners)
     settings = fingerprint(
         persons,
         asdict(config.duplicates),
-        {name: _what_is_said(asdict(captioner)) for name, captioner in config.captioners.items()},
+        {name: _without_transport(asdict(captioner)) for name, captioner in config.captioners.items()},
         asdict(load_templates(config.captions)),
         asdict(config.captions),
         prompt_hash(config.captions.max_words),
         asdict(config.rules),
         asdict(config.match),
     )
-    folder = PhaseFolder(config.root, "captions", settings)
+    folder = StageFolder(config.root, "captions", settings)
     blocks = tuple(caption_blocks(config))
-    return CaptionPhase(folder, len(plan.shards), columns, blocks, config.run.thumbnail_height)
+    return CaptionStage(folder, len(plan.shards), columns, blocks, config.run.thumbnail_height)
 
 
-def _what_is_said(captioner: dict) -> dict:
-    """Of a captioner's settings those that bear on its replies: a server may move, or be asked more gently."""
+def _without_transport(captioner: dict) -> dict:
+    """The settings of a captioner that affect its replies: address and rate limits may change in a resumed run."""
     transport = {"base_url", "api_key_env", "concurrency", "requests_per_minute", "timeout_seconds", "max_retries"}
     return {name: value for name, value in captioner.items() if name not in transport}
 
 
 def _run(
-    phase: Phase, folder: PhaseFolder, numbers: Sequence[int], config: BuildConfig, progress: bool
-) -> tuple[list[Stage], int]:
-    """Do what is not done yet. Returns the account of all shards, and how many were done."""
+    stage: Stage, folder: StageFolder, numbers: Sequence[int], config: BuildConfig, progress: bool
+) -> tuple[list[BlockCounts], int]:
+    """Process the unfinished shards. Returns the counts of all shards, and how many were processed."""
     finished = {number: marker for number in numbers if (marker := folder.read_marker(number))}
     pending = [number for number in numbers if number not in finished]
     if config.run.engine == "ray":
-        run_ray(phase, pending, config.resources, progress=progress)
+        run_ray(stage, pending, config.resources, progress=progress)
     else:
-        run_local(phase, pending, workers=config.run.workers, progress=progress)
-    return list(add_up(phase_stages(folder, len(numbers), finished))), len(pending)
+        run_local(stage, pending, workers=config.run.workers, progress=progress)
+    return list(sum_counts(stage_counts(folder, len(numbers), finished))), len(pending)
 
 
 def _compare_persons(config: BuildConfig, shards: int, persons: str) -> None:
     path, marker = config.root / DUPLICATES_FILE, config.root / "work" / "duplicates.json"
     settings = fingerprint(persons, asdict(config.duplicates))
     if marker.is_file():
-        # Made with other settings it is made again: what was captioned by it has a marker that says so.
+        # With other settings it is computed again; the fingerprint of the captions then differs too.
         done = json.loads(marker.read_text(encoding="utf-8"))
         if done["fingerprint"] == settings and path.is_file() and file_digest(path) == done["sha256"]:
             return
@@ -231,7 +231,7 @@ def _compare_persons(config: BuildConfig, shards: int, persons: str) -> None:
 
 
 def _fetched(source: SourceSettings, config: BuildConfig) -> SourceSettings:
-    """A table of URLs as the tars that it is fetched into; any other source as it is."""
+    """Fetch a table of URLs and return the source of its tars; other sources are returned unchanged."""
     if source.kind != "urls":
         return source
     folder = config.root / "work" / "fetched" / source.label
@@ -248,26 +248,26 @@ def _check_plan(plan: Plan, root: Path) -> None:
     before = json.loads(path.read_text(encoding="utf-8"))
     if before != {"digest": plan.digest, "shards": len(plan.shards)}:
         raise RunFolderError(
-            f"{root} holds a run over other sources (then {before['shards']} shards, now {len(plan.shards)}): files "
-            "came, went or changed, or images_per_shard did. Name another output folder, or remove this one"
+            f"{root} contains a run over other sources ({before['shards']} shards, now {len(plan.shards)}): files "
+            "or images_per_shard have changed. Name another output folder, or remove this one"
         )
 
 
 def _check_resources(config: BuildConfig) -> None:
-    """Settings without an effect are errors: batches are a block's, all else is the process's that it shares."""
+    """Refuse settings without an effect: `batch_size` belongs to a block, the others to the process of its group."""
     blocks = [*person_blocks(config), *caption_blocks(config)]
     processes = {"read", "write", *(block.group or block.name for block in blocks)}
     group_of = {block.name: block.group for block in blocks}
     known = processes | group_of.keys()
     for name, chosen in config.resources.items():
         if name not in known:
-            raise ValueError(f"section `resources` names {name!r}, which is no block; blocks are {sorted(known)}")
+            raise ValueError(f"section `resources` names {name!r}, which is not a block; blocks are {sorted(known)}")
         if chosen.batch_size is not None and name not in group_of:
             raise ValueError(f"`{name}` in section `resources` has no batch_size: name one of its blocks")
         if name not in processes and chosen != Resources(batch_size=chosen.batch_size):
             raise ValueError(
-                f"`{name}` in section `resources` can have a batch_size alone: it shares the processes of "
-                f"`{group_of[name]}`, which has num_cpus, num_gpus and concurrency"
+                f"`{name}` in section `resources` accepts only batch_size, because it shares the processes of "
+                f"`{group_of[name]}`: set num_cpus, num_gpus and concurrency there"
             )
 
 
@@ -283,11 +283,11 @@ def _opt_out_digest(config: BuildConfig) -> str | None:
     return file_digest(Path(config.run.opt_out)) if config.run.opt_out else None
 
 
-def _published(stages: Sequence[Stage], config: BuildConfig, shards: int) -> int:
+def _published(counts: Sequence[BlockCounts], config: BuildConfig, shards: int) -> int:
     """Rows of the published files, which must be those that the account leaves."""
     rows = sum(pq.read_metadata(config.root / data_file(number, shards)).num_rows for number in range(shards))
-    compared = next(place for place, stage in enumerate(stages) if stage.block == DropDuplicates.name)
-    left = stages[compared - 1].kept - sum(sum(stage.dropped.values()) for stage in stages[compared:])
-    if rows != left or stages[compared - 1].kept != stages[compared].seen:
-        raise LostRowsError(f"{config.root}: the account leaves {left} persons, the published files hold {rows}")
+    compared = next(place for place, block in enumerate(counts) if block.block == DropDuplicates.name)
+    remaining = counts[compared - 1].kept - sum(sum(block.dropped.values()) for block in counts[compared:])
+    if rows != remaining or counts[compared - 1].kept != counts[compared].seen:
+        raise LostRowsError(f"{config.root}: {remaining} persons remain by the counts, but {rows} rows are published")
     return rows

@@ -1,4 +1,4 @@
-"""The engine for one machine or many: the blocks of a phase as tasks and actors of Ray Data."""
+"""The Ray engine: runs the blocks of a stage as tasks and actors of Ray Data, on one machine or a cluster."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
 from ..blocks import Block, BlockError, join, run_shard
-from .engines import Phase, Resources, limit_threads, portable
+from .engines import Resources, Stage, limit_threads, portable
 
 
 if TYPE_CHECKING:
@@ -21,31 +21,31 @@ if TYPE_CHECKING:
 
 
 FAILURE = "failure"
-"""Column of a table that takes the place of a shard's rows: the error, pickled. It travels as rows do, for Ray would
-wrap it, change its text, and print pages of its own."""
+"""Column with a pickled error, in a table that replaces the rows of a shard. Errors travel as rows, because Ray would
+wrap a raised error, change its text and print long tracebacks."""
 
 
 def run_ray(
-    phase: Phase, numbers: Sequence[int], resources: Mapping[str, Resources], *, progress: bool = True
+    stage: Stage, numbers: Sequence[int], resources: Mapping[str, Resources], *, progress: bool = True
 ) -> None:
     """Run shards with Ray Data: on this machine, or on the cluster that `RAY_ADDRESS` names.
 
-    A shard travels as one block of Ray's. Blocks with a model are actors, which load it once; the others are tasks,
-    which Ray fuses. All blocks of one caption column share an actor, which `resources` finds by the column's name. The
-    run's folder must be seen by all machines under one path.
+    A shard is one block of Ray. Blocks with a model run as actors, which load it once; the others run as tasks, which
+    Ray fuses. All blocks of a caption column share an actor; its key in `resources` is the name of the column. All
+    machines must see the run's folder under the same path.
 
-    A shard that kills its process is not tried again, as Ray would do for ever: the run ends, and goes on with the
+    A shard that kills its process is not retried, which Ray would do forever: the run ends, and processes the
     unfinished shards when it is started again.
 
     Args:
-        phase (`Phase`): what to do.
-        numbers (`Sequence[int]`): which shards.
-        resources (`Mapping[str, Resources]`): by the name of a block or group; also of `read` and `write`.
+        stage (`Stage`): the stage to run.
+        numbers (`Sequence[int]`): numbers of the shards.
+        resources (`Mapping[str, Resources]`): by name of a block or group, or `read` and `write`.
         progress (`bool`): show a progress bar.
 
     Raises:
-        ImportError: without the extra `ray`.
-        BlockError: if a block fails, or one of Ray's processes dies.
+        ImportError: if the extra `ray` is not installed.
+        BlockError: if a block fails or a Ray process dies.
     """
     try:
         import ray
@@ -55,23 +55,23 @@ def run_ray(
     if not numbers:
         return
     _start_ray()
-    with tqdm(total=len(numbers), desc=phase.name, unit="shard", disable=not progress) as bar:
+    with tqdm(total=len(numbers), desc=stage.name, unit="shard", disable=not progress) as bar:
         try:
-            for row in _plan(phase, numbers, resources).iter_rows():
+            for row in _plan(stage, numbers, resources).iter_rows():
                 if failure := row.get(FAILURE):
                     raise pickle.loads(failure)
                 bar.update(row["finished"])
         except ray.exceptions.RayError as error:
             what = str(error).strip().partition("\n")[0]
             raise BlockError(
-                f"Ray lost a process of phase {phase.name}, perhaps for want of memory ({what}). Finished shards are "
-                "kept: run again to go on"
+                f"Ray lost a process of stage {stage.name}, perhaps for lack of memory ({what}). Finished shards are "
+                "kept: run again to resume"
             ) from error
-        bar.update(len(numbers) - bar.n)  # shards without rows were finished as they were read
+        bar.update(len(numbers) - bar.n)  # shards without rows are finished when they are read
 
 
 def process_groups(blocks: Sequence[Block]) -> list[tuple[str, list[Block]]]:
-    """The blocks that share a process under Ray, in order, by the name under which `resources` finds them."""
+    """The blocks that share a process under Ray, in order, with their key in `resources`."""
     groups: list[tuple[str, list[Block]]] = []
     for block in blocks:
         if block.group and groups and groups[-1][0] == block.group:
@@ -84,36 +84,35 @@ def process_groups(blocks: Sequence[Block]) -> list[tuple[str, list[Block]]]:
 def _start_ray() -> None:
     import ray
 
-    # What a user must know comes from this program; Ray would tell of its own workings.
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its warnings are about Ray's internals
     if not ray.is_initialized():
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it reports to its makers otherwise
-        # Without an address Ray joins whatever cluster it finds running on the machine.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
+        # Without an address Ray joins any cluster that runs on this machine.
         address = os.environ.get("RAY_ADDRESS", "local")
         ray.init(address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
 
 
-def _plan(phase: Phase, numbers: Sequence[int], resources: Mapping[str, Resources]) -> "ray.data.Dataset":
-    """The phase as a data set of Ray's, of one row for each shard that is finished, or the failure."""
+def _plan(stage: Stage, numbers: Sequence[int], resources: Mapping[str, Resources]) -> "ray.data.Dataset":
+    """The stage as a Ray data set with one row per finished shard, or the failure."""
     import ray
 
     rows = ray.data.from_items([{"shard": number} for number in numbers], override_num_blocks=len(numbers))
     rows.context.target_max_block_size = None  # a shard stays whole
     rows.context.enable_progress_bars = False
     with warnings.catch_warnings():
-        # Ray 2.64 is to drop the number of retries, which it would not limit by itself.
+        # Deprecated in Ray 2.64, but without a replacement for the number of retries.
         warnings.filterwarnings("ignore", "`ray_remote_args`", DeprecationWarning)
-        shards = rows.map_batches(partial(_ray_read, phase), **_task("read", resources))
-        for name, blocks in process_groups(phase.blocks):
+        shards = rows.map_batches(partial(_ray_read, stage), **_task("read", resources))
+        for name, blocks in process_groups(stage.blocks):
             if any(block.has_model for block in blocks):
                 shards = shards.map_batches(_actor(blocks), **_pool(name, resources))
             else:
                 shards = shards.map_batches(_RayBlocks(blocks), **_task(name, resources))
-        return shards.map_batches(partial(_ray_write, phase), **_task("write", resources))
+        return shards.map_batches(partial(_ray_write, stage), **_task("write", resources))
 
 
 def _actor(blocks: Sequence[Block]) -> type:
-    # A class of its own rather than an argument: Ray warns that arguments of actors may be lost.
+    # A new class instead of constructor arguments: Ray warns that arguments of actors may be lost.
     class Blocks(_RayBlocks):
         def __init__(self) -> None:
             super().__init__(blocks)
@@ -143,10 +142,10 @@ def _task(name: str, resources: Mapping[str, Resources]) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What Ray calls, in its own processes.
+# Callables that run in Ray's processes.
 # ---------------------------------------------------------------------------------------------------------------------
 class _RayBlocks:
-    """Blocks that share a process; they load what they need with the first rows, where an error can travel."""
+    """Blocks that share a process. They are prepared with the first rows, where an error can be reported."""
 
     def __init__(self, blocks: Sequence[Block]):
         self.blocks = blocks
@@ -170,7 +169,7 @@ class _RayBlocks:
 
 
 def _or_failure(work: Callable[[pa.Table], pa.Table], table: pa.Table) -> pa.Table:
-    """What `work` makes of the rows, or the failure that takes their place."""
+    """Apply `work` to the rows, or return the failure instead."""
     if FAILURE in table.column_names:
         return table.select([FAILURE]).drop_null()[:1]
     try:
@@ -179,33 +178,33 @@ def _or_failure(work: Callable[[pa.Table], pa.Table], table: pa.Table) -> pa.Tab
         return pa.table({FAILURE: [pickle.dumps(portable(error))]})
 
 
-def _ray_read(phase: Phase, table: pa.Table) -> pa.Table:
-    return _or_failure(partial(_read, phase), table)
+def _ray_read(stage: Stage, table: pa.Table) -> pa.Table:
+    return _or_failure(partial(_read, stage), table)
 
 
-def _read(phase: Phase, table: pa.Table) -> pa.Table:
+def _read(stage: Stage, table: pa.Table) -> pa.Table:
     read = []
     for number in table["shard"].to_pylist():
-        rows = phase.read(number)
-        if not rows.num_rows:  # nothing would arrive at the end to finish it
-            for block in phase.blocks:
+        rows = stage.read(number)
+        if not rows.num_rows:  # no rows would arrive at the end to finish the shard
+            for block in stage.blocks:
                 rows = run_shard(block, rows)
-            phase.finish(number, rows)
+            stage.finish(number, rows)
         read.append(rows)
     return join(read)
 
 
-def _ray_write(phase: Phase, table: pa.Table) -> pa.Table:
-    return _or_failure(partial(_write, phase), table)
+def _ray_write(stage: Stage, table: pa.Table) -> pa.Table:
+    return _or_failure(partial(_write, stage), table)
 
 
-def _write(phase: Phase, table: pa.Table) -> pa.Table:
+def _write(stage: Stage, table: pa.Table) -> pa.Table:
     shards = _by_shard(table)
     for number, rows in shards.items():
-        phase.finish(number, rows)
+        stage.finish(number, rows)
     return pa.table({"finished": [len(shards)]})
 
 
 def _by_shard(table: pa.Table) -> dict[int, pa.Table]:
-    """The rows of each shard: no batch may hold rows of two, whatever Ray puts together."""
+    """The rows by shard: a batch of Ray may contain several shards, a batch of ours must not."""
     return {number: table.filter(pc.equal(table["shard"], number)) for number in pc.unique(table["shard"]).to_pylist()}

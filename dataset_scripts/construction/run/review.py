@@ -1,4 +1,4 @@
-"""The picture for review: some of the persons that a run kept, and some that it dropped, reason by reason."""
+"""Contact sheet for review: examples of kept persons, and of dropped persons for each reason."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,19 +9,19 @@ from PIL import Image, ImageDraw
 from modeling_gadms.media.drawing import FAINT_INK, INK, PAPER, font_for, paste_on_card, shorten
 
 
-PERSONS_A_ROW = 12
+PERSONS_PER_ROW = 12
 _CELL = (84, 176)
 _GAP, _MARGIN, _LABEL = 8, 28, 44
 
 
 def draw_review(root: Path) -> Image.Image:
-    """Draw kept and dropped persons of a run; of each reason the first ones.
+    """Draw examples of kept and dropped persons of a run.
 
     Args:
-        root (`Path`): the run's folder, whose persons have been found.
+        root (`Path`): folder of a run that has finished the stage `persons`.
 
     Returns:
-        `PIL.Image.Image` in mode RGB: a row for what was kept, and one for each block and reason, most frequent first.
+        `PIL.Image.Image` in mode RGB: a row of kept persons, then one row per block and reason, most frequent first.
     """
     kept, total = _kept(root)
     rows: list[tuple[str, int, list[bytes]]] = [("kept", total, kept)]
@@ -30,32 +30,32 @@ def draw_review(root: Path) -> Image.Image:
     for block, reason, thumbnail in _dropped(root):
         label = f"dropped by `{block}`: {reason}"
         counts[label] = counts.get(label, 0) + 1
-        pictures = dropped.setdefault(label, [])
-        if len(pictures) < PERSONS_A_ROW:
-            pictures.append(thumbnail)
+        thumbnails = dropped.setdefault(label, [])
+        if len(thumbnails) < PERSONS_PER_ROW:
+            thumbnails.append(thumbnail)
     rows += [(label, counts[label], dropped[label]) for label in sorted(counts, key=lambda label: -counts[label])]
 
-    width = 2 * _MARGIN + PERSONS_A_ROW * (_CELL[0] + _GAP) - _GAP
+    width = 2 * _MARGIN + PERSONS_PER_ROW * (_CELL[0] + _GAP) - _GAP
     height = 2 * _MARGIN + len(rows) * (_LABEL + _CELL[1] + _GAP)
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for number, (label, count, pictures) in enumerate(rows):
+    for number, (label, count, thumbnails) in enumerate(rows):
         top = _MARGIN + number * (_LABEL + _CELL[1] + _GAP)
         font, small = font_for(label, 18), font_for("", 14)
         draw.text((_MARGIN, top + 8), shorten(label, font, width - 260), font=font, fill=INK)
-        shown = f"{len(pictures)} of {count:,} persons" if len(pictures) < count else f"{count:,} persons"
+        shown = f"{len(thumbnails)} of {count:,} persons" if len(thumbnails) < count else f"{count:,} persons"
         draw.text((width - _MARGIN, top + 10), shown, font=small, fill=FAINT_INK, anchor="ra")
-        for column, content in enumerate(pictures):
+        for column, content in enumerate(thumbnails):
             left, cell_top = _MARGIN + column * (_CELL[0] + _GAP), top + _LABEL
             paste_on_card(sheet, content, left, cell_top, _CELL, margin=0, radius=5)
     return sheet
 
 
 def _kept(root: Path) -> tuple[list[bytes], int]:
-    """Pictures from all over the run, and how many persons there are before captioning."""
+    """Evenly spaced crops of the run, and the number of persons before captioning."""
     files = sorted((root / "work" / "persons").glob("*.parquet"))
     total = sum(pq.read_metadata(file).num_rows for file in files)
-    step = max(1, total // PERSONS_A_ROW)
+    step = max(1, total // PERSONS_PER_ROW)
     crops, first = [], 0
     for file in files:
         column = pq.read_table(file, columns=["crop"])["crop"]
@@ -63,7 +63,7 @@ def _kept(root: Path) -> tuple[list[bytes], int]:
             column[place - first].as_py() for place in range(-(-first // step) * step, first + len(column), step)
         ]
         first += len(column)
-    return crops[:PERSONS_A_ROW], total
+    return crops[:PERSONS_PER_ROW], total
 
 
 def _dropped(root: Path) -> Iterator[tuple[str, str, bytes]]:

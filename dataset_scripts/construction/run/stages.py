@@ -1,6 +1,6 @@
-"""The two parallel parts of a run, shard by shard: images to persons, and persons to captioned persons.
+"""The two stages of a run, each processed shard by shard: images to persons, and persons to captioned persons.
 
-Between them all persons are compared with each other to find duplicates, for which all shards must be there.
+Between the stages the persons of all shards are compared to find duplicates.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ from ..blocks import ROW_SCHEMA, Block, in_order
 from ..captions.caption import journal_path
 from ..persons.detect import BOX, DetectPersons, stored_box
 from ..persons.estimate_pose import KEYPOINTS
-from ..pipeline_report import IMAGES, PERSONS, Stage, account
-from ..shards import Marker, PhaseFolder
+from ..pipeline_report import IMAGES, PERSONS, BlockCounts, count_rows
+from ..shards import Marker, StageFolder
 from ..sources.planning import Shard, read_shard
 
 
@@ -42,32 +42,31 @@ REJECT_SCHEMA = pa.schema(
         "thumbnail": pa.binary(),
     }
 )
-"""Columns of the files of rejected rows; what a row did not get to have is empty.
+"""Columns of the files of rejected rows; columns that a row does not have are null.
 
-As in the row itself, keypoints are in pixels of the source image, and from the block `crop` on in pixels of the crop.
+Keypoints are in pixels of the source image, or of the crop for rows that passed the block `crop`.
 """
 _WORKING_COLUMNS = {*ROW_SCHEMA.names} - {"row_id"}
-_SOURCE_STEPS = ("fetch", "read")  # what `sources` enters in a row's trail
+_SOURCE_STEPS = ("fetch", "read")  # steps of sources in the trail of a row
 
 
 class LostRowsError(RuntimeError):
-    """Rows that were read and are neither kept nor rejected, or are there twice: an error of the program."""
+    """Rows were lost or duplicated: a bug of the program."""
 
 
 @dataclass(frozen=True)
-class PersonPhase:
+class PersonStage:
     """From images to persons.
 
     Attributes:
-        folder (`PhaseFolder`): where shards go.
-        shards (`tuple[Shard, ...]`): what to read.
-        blocks (`tuple[Block, ...]`): what to do.
-        thumbnail_height (`int`): of rejected persons, 0 for none.
-        blur_faces (`bool`): whether a rejected person's face is blurred too. Its keypoints may not be known: the top
-            quarter of the picture is.
+        folder (`StageFolder`): output folder.
+        shards (`tuple[Shard, ...]`): shards to read.
+        blocks (`tuple[Block, ...]`): blocks to apply.
+        thumbnail_height (`int`): height of thumbnails of rejected persons in pixels; 0 for none.
+        blur_faces (`bool`): blur the top quarter of thumbnails, because keypoints may be unknown.
     """
 
-    folder: PhaseFolder
+    folder: StageFolder
     shards: tuple[Shard, ...]
     blocks: tuple[Block, ...]
     thumbnail_height: int
@@ -88,11 +87,11 @@ class PersonPhase:
                 persons_file(number): _kept(table).drop_columns(["image", *_WORKING_COLUMNS]),
                 rejects_file(self.name, number): _rejects(table, self.thumbnail_height, self.blur_faces),
             },
-            account(table, self._units()),
+            count_rows(table, self._units()),
         )
 
     def _units(self) -> list[tuple[str, str]]:
-        """Up to the detector, with it, images are counted, and persons from there on."""
+        """Units of the counts: images up to and including the detector, then persons."""
         units, unit = [], IMAGES
         for name in (*_SOURCE_STEPS, *(block.name for block in self.blocks)):
             units.append((name, unit))
@@ -102,18 +101,18 @@ class PersonPhase:
 
 
 @dataclass(frozen=True)
-class CaptionPhase:
-    """From persons to captioned persons, as they are published.
+class CaptionStage:
+    """From persons to captioned persons, as published.
 
     Attributes:
-        folder (`PhaseFolder`): where shards go.
-        shards (`int`): how many there are.
+        folder (`StageFolder`): output folder.
+        shards (`int`): number of shards.
         columns (`tuple[str, ...]`): the caption columns.
-        blocks (`tuple[Block, ...]`): what to do.
-        thumbnail_height (`int`): of rejected persons, 0 for none.
+        blocks (`tuple[Block, ...]`): blocks to apply.
+        thumbnail_height (`int`): height of thumbnails of rejected persons in pixels; 0 for none.
     """
 
-    folder: PhaseFolder
+    folder: StageFolder
     shards: int
     columns: tuple[str, ...]
     blocks: tuple[Block, ...]
@@ -138,11 +137,11 @@ class CaptionPhase:
         table = in_order(table)
         expected = pq.read_metadata(self._persons(number)).num_rows
         if table["position"].to_pylist() != list(range(expected)):
-            raise LostRowsError(f"shard {number}: {expected} persons were read, {table.num_rows} rows are left")
+            raise LostRowsError(f"shard {number}: {expected} persons were read, but {table.num_rows} rows remain")
         _check_passage(table, (), self.blocks, number)
         kept = _kept(table)
         if lacking := [column for column in self.columns if kept[column].null_count]:
-            raise LostRowsError(f"shard {number}: rows without {', '.join(lacking)} are to be published")
+            raise LostRowsError(f"shard {number}: kept rows lack {', '.join(lacking)}")
         published = published_table(kept, self.columns)
         self.folder.finish(
             number,
@@ -150,7 +149,7 @@ class CaptionPhase:
                 data_file(number, self.shards): published,
                 rejects_file(self.name, number): _rejects(table, self.thumbnail_height),
             },
-            account(table, [(block.name, PERSONS) for block in self.blocks]),
+            count_rows(table, [(block.name, PERSONS) for block in self.blocks]),
         )
         for column in self.columns:
             journal_path(journal_folder(self.folder.root), number, column).unlink(missing_ok=True)
@@ -160,17 +159,17 @@ class CaptionPhase:
 
 
 def persons_file(number: int) -> str:
-    """The persons of a shard before they are compared and captioned, below the run's folder."""
+    """File of a shard's persons before de-duplication and captioning, relative to the run's folder."""
     return f"work/persons/{number:05d}.parquet"
 
 
-def rejects_file(phase: str, number: int) -> str:
-    """What a phase rejected of a shard, below the run's folder."""
-    return f"work/rejects/{phase}-{number:05d}.parquet"
+def rejects_file(stage: str, number: int) -> str:
+    """File of a shard's rows that a stage rejected, relative to the run's folder."""
+    return f"work/rejects/{stage}-{number:05d}.parquet"
 
 
 def journal_folder(root: Path) -> Path:
-    """Where the replies of unfinished shards are."""
+    """Folder of the journals of unfinished shards."""
     return root / "work" / "journal"
 
 
@@ -181,7 +180,7 @@ def data_file(number: int, shards: int) -> str:
 
 
 def published_features(captions: Sequence[str]) -> datasets.Features:
-    """The published columns first, then where every row comes from."""
+    """Features of the published data set: image and captions first, then the origin of each row."""
     text, number = datasets.Value("string"), datasets.Value("float64")
     features = {"image": datasets.Image(), "image_path": text, **dict.fromkeys(captions, text)}
     features |= {
@@ -210,15 +209,15 @@ def published_features(captions: Sequence[str]) -> datasets.Features:
 
 
 def published_table(kept: pa.Table, captions: Sequence[str]) -> pa.Table:
-    """Rows as they are published.
+    """Convert kept rows to the published columns.
 
     Args:
-        kept (`pa.Table`): the rows, with `crop` for `image`. A column of similarities may be missing, as that check is
-            optional; any other must be there.
+        kept (`pa.Table`): the rows, with `crop` for `image`. Only columns of similarities may be missing, because
+            that check is optional.
         captions (`Sequence[str]`): the caption columns.
 
     Returns:
-        `pa.Table` of `published_features`, which its schema holds for `datasets` to read.
+        `pa.Table` with `published_features`, also in the metadata of its schema for `datasets`.
     """
     features = published_features(captions)
     schema = features.arrow_schema
@@ -250,7 +249,7 @@ def _rejects(table: pa.Table, thumbnail_height: int, blur_faces: bool = False) -
 
 
 def _thumbnail(row: dict, height: int, blur_faces: bool) -> bytes | None:
-    """A small JPEG of a person, for review; of a row without a box there is none."""
+    """A small JPEG of a person for review; `None` for a row without a box."""
     if not height or row.get("box") is None:
         return None
     try:
@@ -262,41 +261,41 @@ def _thumbnail(row: dict, height: int, blur_faces: bool) -> bytes | None:
             if blur_faces:
                 head = picture.crop((0, 0, picture.width, -(-picture.height // 4)))
                 picture.paste(head.filter(ImageFilter.GaussianBlur(max(picture.size) / 12)))
-    except UnreadableImageError:  # a crop of a pixel or two, where the criteria let such a box pass
+    except UnreadableImageError:  # a crop of one or two pixels, if the criteria allow such boxes
         return None
     picture.thumbnail((4 * height, height))
     return to_jpeg(picture, 80)
 
 
 def _check_images(table: pa.Table, shard: Shard, number: int) -> None:
-    """Every image of the source once, or once for each of its persons, who are numbered from 0.
+    """Check that each image of the shard has one row, or one row per person, numbered from 0.
 
-    Where only reading tells how many there are, as in a tar, a loss of the last ones would not be seen here.
+    If the number of images is unknown before reading, as for tars, the loss of the last ones cannot be detected.
     """
     persons: dict[int, list[int | None]] = {}
     for position, person in zip(table["position"].to_pylist(), table["person"].to_pylist(), strict=True):
         persons.setdefault(position, []).append(person)
     expected = len(persons) if shard.expected is None else shard.expected
     if list(persons) != list(range(shard.position, shard.position + expected)):
-        raise LostRowsError(f"shard {number}: not all of {expected} images are accounted for, or others are")
+        raise LostRowsError(f"shard {number}: rows do not match its {expected} images")
     for position, numbers in persons.items():
         if numbers != [None] and numbers != list(range(len(numbers))):
             raise LostRowsError(f"shard {number}: the image at position {position} has the persons {numbers}")
 
 
 def _check_passage(table: pa.Table, sources: Sequence[str], blocks: Sequence[Block], number: int) -> None:
-    """A row comes from a source step and entered blocks in order, none twice, the one that rejected it last.
+    """Check the trail of each row: a source step first, then blocks in order, each once, the rejecting one last.
 
-    It left out none of those that concern every row. Whether it rightly left out others, as a second attempt, shows in
-    what they add: a published row has all its captions.
+    Blocks that select all rows must not be missing. Skipped blocks of later attempts are not checked here: kept rows
+    must have all captions.
     """
     order = {name: place for place, name in enumerate([*sources, *(block.name for block in blocks)])}
-    of_every_row = [block.name for block in blocks if type(block).concerns is Block.concerns]
+    of_every_row = [block.name for block in blocks if type(block).selects is Block.selects]
     columns = (table[name].to_pylist() for name in ("row_id", "trail", "rejected_by"))
     seen: set[str] = set()
     for row_id, trail, rejected_by in zip(*columns, strict=True):
         if row_id in seen:
-            raise LostRowsError(f"shard {number}: row {row_id} is there twice")
+            raise LostRowsError(f"shard {number}: row {row_id} occurs twice")
         seen.add(row_id)
         names = [step["block"] for step in trail]
         places = [order.get(name, -1) for name in names]
@@ -311,23 +310,22 @@ def _check_passage(table: pa.Table, sources: Sequence[str], blocks: Sequence[Blo
             raise LostRowsError(f"shard {number}: row {row_id} went through {names}, rejected by {rejected_by}")
 
 
-def phase_stages(
-    folder: PhaseFolder, shards: int, known: Mapping[int, Marker] | None = None
-) -> list[tuple[Stage, ...]]:
-    """The accounts of all shards.
+def stage_counts(
+    folder: StageFolder, shards: int, known: Mapping[int, Marker] | None = None
+) -> list[tuple[BlockCounts, ...]]:
+    """Block counts of all shards of a stage.
 
     Args:
-        folder (`PhaseFolder`): of the phase.
-        shards (`int`): how many there are.
-        known (`Mapping[int, Marker]`, *optional*): markers that were read before. Reading one reads all files of its
-            shard.
+        folder (`StageFolder`): folder of the stage.
+        shards (`int`): number of shards.
+        known (`Mapping[int, Marker]`, *optional*): markers read before. Reading a marker reads all files of its shard.
 
     Raises:
         LostRowsError: if a shard has no marker.
-        RunFolderError: see `PhaseFolder.read_marker`.
+        RunFolderError: see `StageFolder.read_marker`.
     """
     known = known or {}
     markers = [known.get(number) or folder.read_marker(number) for number in range(shards)]
     if missing := [number for number, marker in enumerate(markers) if marker is None]:
-        raise LostRowsError(f"phase {folder.phase} ended without shards {missing[:10]}")
-    return [marker.stages for marker in markers if marker]
+        raise LostRowsError(f"stage {folder.stage} ended without shards {missing[:10]}")
+    return [marker.counts for marker in markers if marker]

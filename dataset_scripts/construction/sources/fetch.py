@@ -1,16 +1,16 @@
-"""Fetch the images of a URL table with img2dataset: rows in, WebDataset tars and a reason for every other row out.
+"""Fetch the images of a URL table with img2dataset into WebDataset tars, with a reason for each failed row.
 
-img2dataset needs an older pandas than the rest of this project, so it runs in its own environment, as a process
-(`guarded_img2dataset.py`) that is given the rows of one tar after the other.
+img2dataset needs an older pandas than this project. So it runs in its own environment, as a separate process
+(`guarded_img2dataset.py`) that receives the rows of one tar at a time.
 
-Tar k holds what was fetched of the rows k * rows_per_tar to (k + 1) * rows_per_tar - 1 of the table, in their order:
+Tar k contains the images of rows k * rows_per_tar to (k + 1) * rows_per_tar - 1 of the table, in order:
 
 - `00000.tar`: for each image `<key>.jpg`, the file as the server sent it (whatever its format), and `<key>.json` with
   its id, URL, SHA-256, format and size. The key is the number of the row.
-- `00000.failed.parquet`: key, row, url, reason and detail of each row that has no image.
+- `00000.failed.parquet`: key, row, url, reason and detail of each row without an image.
 - `00000.done.json`: the counts; written last, it marks the tar as finished.
 
-Beside them, `fetch.json` holds what the tars depend on.
+`fetch.json` in the same folder records the table and settings that the tars depend on.
 """
 
 import io
@@ -20,8 +20,6 @@ import tarfile
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,75 +33,77 @@ from modeling_gadms.encoders.atomic_files import move_into_place, write_atomical
 from modeling_gadms.media.images import IMAGE_FORMATS
 
 from ..shards import RunFolderError, lock_folder, remove_leftovers
-from .fetch_process import Downloaded, Downloader, FetchFailedError
+from .fetch_process import Downloaded, Downloader
 from .fetch_settings import FetchProblem, FetchReport, FetchSettings
 from .opt_out_list import OptOutList
-from .planning import FAILED_SUFFIX
+from .tars import FAILED_SUFFIX
 from .url_table import UrlRow, UrlTable, rows_by_tar
 
-
-__all__ = ["FetchFailedError", "FetchProblem", "FetchReport", "FetchSettings", "fetch_images"]
 
 _FAILED_SCHEMA = pa.schema(
     [("key", pa.string()), ("row", pa.int64()), ("url", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
 )
 _WORK_PREFIX = ".fetching-"
-# What may change between a run and its continuation: it decides how fast images come, not which are kept.
+# These may change when a run is resumed: they affect speed, not which images are kept.
 _NOT_OF_THE_RUN = ("python", "processes", "threads", "timeout_seconds", "retries")
 
 
 def fetch_images(
-    table: str | Path, folder: str | Path, settings: FetchSettings, optout: OptOutList | None = None
+    table: str | Path, folder: str | Path, settings: FetchSettings, opt_out: OptOutList | None = None
 ) -> FetchReport:
     """Fetch the images of a table of URLs into WebDataset tars.
 
-    Stopped anywhere, the same call goes on with the tars that are not finished; a finished one is not fetched again.
+    The same call resumes an interrupted one; finished tars are not fetched again.
 
     Args:
         table (`str` or `Path`): a Parquet file, a folder of them, or a CSV file.
-        folder (`str` or `Path`): for the tars; made if it is not there.
-        settings (`FetchSettings`)
-        optout (`OptOutList`, *optional*): what must not be fetched.
+        folder (`str` or `Path`): folder for the tars; created if missing.
+        settings (`FetchSettings`): how to fetch.
+        opt_out (`OptOutList`, *optional*): URLs that must not be fetched.
 
     Returns:
-        `FetchReport`, of the whole table.
+        `FetchReport`: counts of the whole table.
 
     Raises:
-        FileNotFoundError: if there is no such table, or no environment of img2dataset.
+        FileNotFoundError: if the table or the environment of img2dataset is missing.
         ValueError: if the table lacks a column or cannot be read.
-        RunFolderError: if `folder` holds another run's tars, or another process is fetching into it.
+        RunFolderError: if `folder` contains the tars of another run, or another process is fetching into it.
         FetchFailedError: if img2dataset fails.
     """
     folder = Path(folder)
     rows = UrlTable.open(table, settings.url_column, settings.id_column)
     if not Path(settings.python).is_file():
         raise FileNotFoundError(
-            f"There is no Python at {settings.python}: make the environment of img2dataset with `make fetch-env`, "
-            "or set python to the interpreter of one that has img2dataset 1.47.0"
+            f"There is no Python at {settings.python}: create the environment of img2dataset with `make fetch-env`, "
+            "or set `python` to an interpreter that has img2dataset 1.47.0"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    with _work_folder(folder) as work:
-        _check_same_run(folder, rows, settings, optout)
-        return _Run(folder, work, rows, settings, optout).run()
+    with lock_folder(folder):
+        remove_leftovers(folder)
+        for left in folder.glob(f"{_WORK_PREFIX}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        # A new name each time: processes of a killed run may still be writing.
+        with tempfile.TemporaryDirectory(prefix=_WORK_PREFIX, dir=folder, ignore_cleanup_errors=True) as work:
+            _check_same_run(folder, rows, settings, opt_out)
+            return _Run(folder, Path(work), rows, settings, opt_out).run()
 
 
 class _Run:
-    """One call of `fetch_images`: hands tars out, takes them back, and finishes them."""
+    """One call of `fetch_images`: orders tars from the downloader and finishes them."""
 
-    def __init__(self, folder: Path, work: Path, table: UrlTable, settings: FetchSettings, optout: OptOutList | None):
+    def __init__(self, folder: Path, work: Path, table: UrlTable, settings: FetchSettings, opt_out: OptOutList | None):
         self.folder = folder
         self.work = work
         self.table = table
         self.settings = settings
-        self.optout = optout
-        # As many digits as the last tar needs: the order of names is the order of rows.
+        self.opt_out = opt_out
+        # Enough digits for the last tar, so that names sort in the order of rows.
         self.digits = max(5, len(str(table.rows // settings.rows_per_tar)))
         self.report = FetchReport(0, 0)
 
     def run(self) -> FetchReport:
         settings = self.settings
         open_tars: dict[int, list[UrlRow]] = {}
-        tars = rows_by_tar(self.table, settings.rows_per_tar, self.optout, settings.allowed_addresses)
+        tars = rows_by_tar(self.table, settings.rows_per_tar, self.opt_out, settings.allowed_addresses)
         with (
             tqdm(total=self.table.rows, desc="Fetching", unit="row") as progress,
             Downloader(settings, self.work) as downloader,
@@ -122,7 +122,7 @@ class _Run:
                 if not any(row.request for row in rows):
                     finish(tar, rows)
                     continue
-                # Enough for every process to have its next tar at hand, and no more than that on disk.
+                # Every process has its next tar waiting; more would only take up disk space.
                 while len(open_tars) >= 2 * settings.processes:
                     done = downloader.next_done()
                     finish(done, open_tars.pop(done))
@@ -132,7 +132,7 @@ class _Run:
                 done = downloader.next_done()
                 finish(done, open_tars.pop(done))
         if self.report.seen != self.table.rows:
-            raise ValueError(f"{self.table.rows} rows were announced by the table, but {self.report.seen} were read")
+            raise ValueError(f"the table declares {self.table.rows} rows, but {self.report.seen} were read")
         return self.report
 
     def _path(self, tar: int, suffix: str) -> Path:
@@ -150,7 +150,7 @@ class _Run:
         return FetchReport(marker["seen"], marker["fetched"], failed)
 
     def _finish(self, tar: int, rows: list[UrlRow]) -> FetchReport:
-        """Bring what img2dataset wrote, in the order in which images arrived, into the order of the rows."""
+        """Write the final files of a tar: img2dataset writes in order of arrival, the tar is in order of rows."""
         failed: list[dict[str, Any]] = []
         fetched = 0
         tar_file, failed_file = self.work / "finished.tar", self.work / "finished.parquet"
@@ -160,7 +160,7 @@ class _Run:
                 key = f"{row.row:010d}"
                 problem, detail = row.problem or "", row.detail
                 if row.request:
-                    content, meta, problem, detail = self._looked_at(downloaded, row, index)
+                    content, meta, problem, detail = self._checked(downloaded, row, index)
                     index += 1
                 if problem:
                     reason = FetchProblem(problem)
@@ -188,20 +188,20 @@ class _Run:
         downloaded.remove()
         return report
 
-    def _looked_at(self, downloaded: Downloaded, row: UrlRow, index: int) -> tuple[bytes, dict[str, Any], str, str]:
-        """Content, what is known about it, and the reason and detail if it is not to be kept."""
+    def _checked(self, downloaded: Downloaded, row: UrlRow, index: int) -> tuple[bytes, dict[str, Any], str, str]:
+        """Content and metadata of a row's image, and the problem and detail if it is rejected."""
         content, sha256, problem, detail = downloaded.image(row.row)
         if problem:
             return b"", {}, problem, detail
         redirects = downloaded.redirects.get(str(index), [])
         for url in redirects:
-            entry = self.optout.matches(url) if self.optout is not None else None
+            entry = self.opt_out.matches(url) if self.opt_out is not None else None
             if entry is not None:
                 return b"", {}, FetchProblem.OPTED_OUT, f"redirected to {url}, by the entry {entry}"
         image_format, width, height, problem, detail = _image_header(content)
         if not problem and min(width, height) < self.settings.min_image_size:
             problem = FetchProblem.TOO_SMALL
-            detail = f"{width}x{height} pixels, the shorter side must have at least {self.settings.min_image_size}"
+            detail = f"{width}x{height} pixels, the minimum of the shorter side is {self.settings.min_image_size}"
         meta = {
             "row": row.row, "id": row.id, "url": row.url, "fetched_url": (redirects or [row.request])[-1],
             "sha256": sha256, "bytes": len(content), "format": image_format, "width": width, "height": height,
@@ -209,49 +209,26 @@ class _Run:
         return content, meta, problem, detail
 
 
-@contextmanager
-def _work_folder(folder: Path) -> Iterator[Path]:
-    """A new folder in `folder`, for one process at a time; what killed ones left is removed.
-
-    A new name each time: processes of a killed run may write for a moment yet.
-    """
-    lock = lock_folder(folder)
-    try:
-        remove_leftovers(folder)
-        for left in folder.glob(f"{_WORK_PREFIX}*"):
-            shutil.rmtree(left, ignore_errors=True)
-        work = Path(tempfile.mkdtemp(prefix=_WORK_PREFIX, dir=folder))
-        try:
-            yield work
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    finally:
-        # Not `with lock`: that would take the lock, which is held already, a second time and give it back once.
-        lock.release()
-
-
-def _check_same_run(folder: Path, table: UrlTable, settings: FetchSettings, optout: OptOutList | None) -> None:
-    """Write what the tars depend on, or compare it with what is there."""
+def _check_same_run(folder: Path, table: UrlTable, settings: FetchSettings, opt_out: OptOutList | None) -> None:
+    """Write `fetch.json`, or compare with the existing one."""
     values = {name: value for name, value in asdict(settings).items() if name not in _NOT_OF_THE_RUN}
-    values |= {"table": table.digest, "rows": table.rows, "optout": optout.digest if optout is not None else None}
+    values |= {"table": table.digest, "rows": table.rows, "opt_out": opt_out.digest if opt_out is not None else None}
     text = json.dumps(values, indent=1, sort_keys=True)
     path = folder / "fetch.json"
     if not path.exists():
         write_atomically(path, text)
         return
-    before = json.loads(path.read_bytes())
-    # Through JSON, as the other one: a tuple becomes a list.
-    now = json.loads(text)
+    before, now = json.loads(path.read_bytes()), json.loads(text)  # both from JSON, which turns tuples into lists
     changed = sorted(name for name in before | now if before.get(name) != now.get(name))
     if changed:
         raise RunFolderError(
-            f"{folder} was begun with another {', '.join(changed)} ({path.name} has the old values): its finished "
-            "tars would not fit the new ones. Fetch into another folder, or remove this one"
+            f"{folder} was started with another {', '.join(changed)} ({path.name} has the old values): finished and "
+            "new tars would not match. Fetch into another folder, or remove this one"
         )
 
 
 def _image_header(content: bytes) -> tuple[str, int, int, str, str]:
-    """Format, width and height as the header gives them, without decoding; else the problem and its detail."""
+    """Read format, width and height from the header without decoding, or return a problem and its detail."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -260,13 +237,13 @@ def _image_header(content: bytes) -> tuple[str, int, int, str, str]:
     except Image.DecompressionBombError as error:
         return "", 0, 0, FetchProblem.TOO_LARGE, str(error)
     except UnidentifiedImageError:
-        return "", 0, 0, FetchProblem.NOT_AN_IMAGE, f"none of {', '.join(IMAGE_FORMATS)}; begins {content[:12]!r}"
+        return "", 0, 0, FetchProblem.NOT_AN_IMAGE, f"not {', '.join(IMAGE_FORMATS)}; starts with {content[:12]!r}"
     except Exception as error:  # parsers raise many kinds on damaged headers
         return "", 0, 0, FetchProblem.NOT_AN_IMAGE, f"its header is damaged: {error}"
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    # A new TarInfo has neither time nor owner: the same members are the same bytes.
+    # A new TarInfo has neither time nor owner, so the bytes are reproducible.
     member = tarfile.TarInfo(name)
     member.size = len(content)
     archive.addfile(member, io.BytesIO(content))

@@ -1,4 +1,4 @@
-"""The process that runs img2dataset, and the files that it leaves for each tar."""
+"""The img2dataset process, and the files that it writes for each tar."""
 
 import json
 import os
@@ -20,15 +20,15 @@ _SECONDS_TO_END = 10
 
 
 class FetchFailedError(RuntimeError):
-    """The process that fetches has failed. What is finished stays; the same call again goes on from there."""
+    """The img2dataset process has failed. Finished tars are kept; the same call resumes."""
 
 
 class Downloader:
-    """img2dataset in its own environment, started with the first tar that is ordered.
+    """img2dataset in its own environment, started when the first tar is ordered.
 
     Args:
-        settings (`FetchSettings`)
-        work (`Path`): folder for what is fetched, and for the log.
+        settings (`FetchSettings`): how to fetch.
+        work (`Path`): folder for its output and log.
     """
 
     def __init__(self, settings: FetchSettings, work: Path):
@@ -37,9 +37,9 @@ class Downloader:
         self._process: subprocess.Popen[str] | None = None
 
     def order(self, tar: int, rows: list[UrlRow]) -> None:
-        """Have the rows of a tar fetched, those that are asked for."""
-        asked = [row for row in rows if row.request]
-        table = pa.table({"row": [row.row for row in asked], "url": [row.request for row in asked]})
+        """Order the download of a tar, for those rows that have a request."""
+        requested = [row for row in rows if row.request]
+        table = pa.table({"row": [row.row for row in requested], "url": [row.request for row in requested]})
         path = self._work / f"{tar}.arrow"
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
@@ -54,10 +54,10 @@ class Downloader:
             raise self._failure("it has ended") from error
 
     def next_done(self) -> int:
-        """Wait for a tar that was ordered; any of them.
+        """Wait until any ordered tar is done, and return its number.
 
         Raises:
-            FetchFailedError: with the end of the log.
+            FetchFailedError: if the process failed, with the end of its log.
         """
         stdout = self._process.stdout if self._process is not None else None
         line = stdout.readline() if stdout is not None else ""
@@ -76,7 +76,7 @@ class Downloader:
         if process is None:
             return
         try:
-            # The end of its input tells the process to end; with tars open, at once.
+            # The process exits at the end of its input, at once if tars are unfinished.
             process.communicate(timeout=_SECONDS_TO_END)
         except (subprocess.TimeoutExpired, BrokenPipeError):
             process.kill()
@@ -97,10 +97,10 @@ class Downloader:
             "user_agent_token": settings.user_agent_token,
             "allowed_addresses": settings.allowed_addresses,
         }
-        # Libraries of img2dataset that would call home.
+        # Keeps libraries of img2dataset from connecting to their vendors.
         quiet = {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}
-        # Not resolved: the link is what makes it the interpreter of its environment. Isolated (-I): nothing of this
-        # environment's paths may reach that one.
+        # The path is not resolved: the symbolic link identifies the virtual environment. Isolated mode (-I) ignores
+        # the paths of this environment.
         command = [os.path.abspath(settings.python), "-I", str(_SCRIPT), json.dumps(options)]
         with self._log.open("ab") as log:
             return subprocess.Popen(
@@ -120,13 +120,13 @@ class Downloader:
         lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
         log = "\n".join(lines[-_LOG_LINES:]) or "(nothing)"
         return FetchFailedError(
-            f"img2dataset, run by {self._settings.python}, has failed ({what}). Tars that are finished stay: "
-            f"the same call goes on from there. Its last words:\n{log}"
+            f"img2dataset, run by {self._settings.python}, has failed ({what}). Finished tars are kept: run the same "
+            f"call again to resume. End of its log:\n{log}"
         )
 
 
 class Downloaded:
-    """What img2dataset wrote for one tar; nothing where nothing was ordered."""
+    """The files that img2dataset wrote for one tar; empty if the tar was not ordered."""
 
     def __init__(self, work: Path, tar: int):
         self._files = [work / f"{tar}{suffix}" for suffix in (".tar", ".parquet", ".redirects.json", "_stats.json")]
@@ -134,7 +134,7 @@ class Downloaded:
         self._members: dict[str, tarfile.TarInfo] = {}
         self._meta: dict[int, dict[str, Any]] = {}
         self.redirects: dict[str, list[str]] = {}
-        """Index among the rows ordered -> the URLs that were asked for after the row's own."""
+        """Index among the requested rows -> the redirect URLs that were followed."""
 
     def __enter__(self) -> Self:
         tar, parquet, redirects, _ = self._files
@@ -152,10 +152,10 @@ class Downloaded:
             self._archive.close()
 
     def image(self, row: int) -> tuple[bytes, str, str, str]:
-        """Content and SHA-256 of a row's file; where there is none, the problem and its detail."""
+        """Content and SHA-256 of a row's file, or the problem and its detail."""
         meta = self._meta.get(row)
         if meta is None:
-            return b"", "", FetchProblem.LOST, "it gave no account of this row"
+            return b"", "", FetchProblem.LOST, "it did not report this row"
         if meta["error_message"] is not None:
             problem, _, detail = meta["error_message"].partition(": ")
             if problem not in list(FetchProblem):
@@ -164,7 +164,7 @@ class Downloaded:
         member = self._members.get(f"{meta['key']}.jpg")
         content = self._archive.extractfile(member) if self._archive is not None and member is not None else None
         if content is None:
-            return b"", "", FetchProblem.LOST, "it gave neither an image nor a reason"
+            return b"", "", FetchProblem.LOST, "it returned neither an image nor a reason"
         return content.read(), meta["sha256"], "", ""
 
     def remove(self) -> None:

@@ -1,4 +1,4 @@
-"""How images are fetched, and what is told about those that could not be."""
+"""Settings and report of fetching, and the reasons why a row has no image."""
 
 import ipaddress
 import re
@@ -8,14 +8,14 @@ from enum import StrEnum
 
 
 class FetchProblem(StrEnum):
-    """Every reason for which a row of the table has no image."""
+    """Why a row of the table has no image."""
 
     NOT_A_URL = "not a URL"
     OPTED_OUT = "opted out"
-    """By an entry of the opt-out list that matches the URL, or a URL it redirects to."""
+    """An entry of the opt-out list matches the URL or a URL it redirects to."""
     DUPLICATE = "duplicate URL"
     ADDRESS_REFUSED = "address refused"
-    """Not a public address, or a redirect to something other than http and https."""
+    """Not a public address, or a redirect to a scheme other than http and https."""
     NO_SUCH_HOST = "no such host"
     CONNECTION_FAILED = "connection failed"
     TIMED_OUT = "timed out"
@@ -26,31 +26,30 @@ class FetchProblem(StrEnum):
     TOO_SMALL = "too small"
     NOT_AN_IMAGE = "not an image"
     LOST = "lost by img2dataset"
-    """img2dataset returned neither an image nor a reason: a defect, which must not go unseen."""
+    """img2dataset returned neither an image nor a reason: a bug, which must be visible."""
 
 
 @dataclass(frozen=True)
 class FetchSettings:
-    """How images are fetched. Numbers without a source are chosen: the paper only names COYO-700M.
+    """How images are fetched. The paper only names COYO-700M; numbers are chosen.
 
     Attributes:
-        python (`str`): interpreter of the environment of img2dataset, as `make fetch-env` makes it.
-        url_column (`str`): the table's column of URLs.
-        id_column (`str`, *optional*): column whose value is kept beside each image.
-        rows_per_tar (`int`): of the table; a tar holds those of them that have an image.
-        processes, threads (`int`): processes, and requests at a time in each. A process may hold twice `threads`
-            images of `max_bytes` in memory.
-        timeout_seconds (`float`): for one attempt, from looking up the name to the last byte, redirects included.
-        retries (`int`): further attempts where one may help: time-outs, failed connections, HTTP 429 and 5xx.
-        max_bytes (`int`): larger files are refused.
-        max_redirects (`int`)
-        min_image_size (`int`): least shorter side, in pixels. Nothing smaller can hold a box whose shorter side has
-            the paper's 90.
-        disallowed_header_directives (`tuple` of `str`): an image with one of them in `X-Robots-Tag` is refused;
-            img2dataset's defaults.
-        user_agent_token (`str`): name given to servers; also the one that `X-Robots-Tag` may address.
-        allowed_addresses (`tuple` of `str`): "address:port" pairs outside the public internet that may be connected
-            to all the same, for an intranet. Addresses, not names: a name may change its address.
+        python (`str`): interpreter of the environment of img2dataset, which `make fetch-env` creates.
+        url_column (`str`): column of URLs in the table.
+        id_column (`str`, *optional*): column whose value is stored with each image.
+        rows_per_tar (`int`): table rows per tar; rows without an image are not in the tar.
+        processes, threads (`int`): number of processes, and of concurrent requests in each. A process may hold twice
+            `threads` images of `max_bytes` in memory.
+        timeout_seconds (`float`): limit per attempt, from name resolution to the last byte, redirects included.
+        retries (`int`): further attempts after time-outs, failed connections, HTTP 429 and 5xx.
+        max_bytes (`int`): larger files are rejected.
+        max_redirects (`int`): maximum number of redirects per image.
+        min_image_size (`int`): minimum of the shorter side, in pixels. The paper's boxes have at least 90.
+        disallowed_header_directives (`tuple` of `str`): images with one of these in `X-Robots-Tag` are rejected; by
+            default those of img2dataset.
+        user_agent_token (`str`): name sent to servers, which `X-Robots-Tag` may address.
+        allowed_addresses (`tuple` of `str`): "address:port" pairs of an intranet that may be connected to. Names are
+            not accepted, because their address may change.
     """
 
     python: str = ".venv-fetch/bin/python"
@@ -80,12 +79,12 @@ class FetchSettings:
             raise ValueError(f"timeout_seconds must be positive and finite, not {self.timeout_seconds!r}")
         if not re.fullmatch(r"[A-Za-z0-9._-]+", self.user_agent_token):
             raise ValueError(
-                f"user_agent_token may hold letters, digits, '.', '_' and '-' only, not {self.user_agent_token!r}"
+                f"user_agent_token may contain only letters, digits, '.', '_' and '-', not {self.user_agent_token!r}"
             )
         for name in ("disallowed_header_directives", "allowed_addresses"):
             value = getattr(self, name)
             if isinstance(value, str):
-                raise ValueError(f"{name} must be a list, not the text {value!r}")
+                raise ValueError(f"{name} must be a list, not the string {value!r}")
             object.__setattr__(self, name, tuple(value))
         directives = tuple(directive.strip().lower() for directive in self.disallowed_header_directives)
         object.__setattr__(self, "disallowed_header_directives", directives)
@@ -94,12 +93,12 @@ class FetchSettings:
 
 @dataclass(frozen=True)
 class FetchReport:
-    """What became of the rows of a table, or of a tar. They add up, or there is no report.
+    """Counts of a table or tar: `seen` = `fetched` + the sum of `failed`.
 
     Attributes:
-        seen (`int`): rows.
-        fetched (`int`): rows with an image.
-        failed (`dict`): number of rows by `FetchProblem`, those that occur.
+        seen (`int`): number of rows.
+        fetched (`int`): number of rows with an image.
+        failed (`dict`): number of rows by `FetchProblem`, without zeros.
     """
 
     seen: int
@@ -108,9 +107,10 @@ class FetchReport:
 
     def __post_init__(self) -> None:
         if self.seen != self.fetched + sum(self.failed.values()):
+            failures = sum(self.failed.values())
             raise ValueError(
-                f"{self.seen} rows were seen, but {self.fetched} images and {sum(self.failed.values())} failures "
-                f"are {self.fetched + sum(self.failed.values())}: this is a defect, please report it"
+                f"{self.seen} rows were seen, but {self.fetched} images and {failures} failures are "
+                f"{self.fetched + failures}: this is a bug, please report it"
             )
 
     def __add__(self, other: "FetchReport") -> "FetchReport":
@@ -123,7 +123,7 @@ class FetchReport:
 
 
 def _address_and_port(pair: str) -> str:
-    """The one spelling of an "address:port" pair."""
+    """Normalise an "address:port" pair."""
     address, _, port = str(pair).rpartition(":")
     try:
         ip = ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))
@@ -131,6 +131,6 @@ def _address_and_port(pair: str) -> str:
             raise ValueError
     except ValueError as error:
         raise ValueError(
-            f"allowed_addresses holds pairs such as 10.0.0.5:80 or [fd00::5]:80, an address and a port, not {pair!r}"
+            f"allowed_addresses must contain address:port pairs such as 10.0.0.5:80 or [fd00::5]:80, not {pair!r}"
         ) from error
     return f"[{ip}]:{int(port)}" if ip.version == 6 else f"{ip}:{int(port)}"

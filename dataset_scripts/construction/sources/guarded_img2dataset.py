@@ -1,16 +1,16 @@
-"""Runs inside the environment of img2dataset: its downloader, with a guard on every connection that it opens.
+"""Script for the environment of img2dataset: runs its downloader with a guard on every connection.
 
-This script imports only the standard library and img2dataset, and is started by `fetch.py` with its settings (JSON) as
-argument. It reads one line for each tar to fetch from standard input, `{"tar": 7, "table": "7.arrow"}`, and writes one
-line when that tar is done, `{"tar": 7, "done": true}`. When standard input ends while tars are open, its parent is
-gone, and it ends too.
+It imports only the standard library and img2dataset. `fetch_process.py` starts it with its settings as JSON argument.
+Standard input has one line per tar to fetch, `{"tar": 7, "table": "7.arrow"}`; standard output gets one line per
+finished tar, `{"tar": 7, "done": true}`. If standard input ends while tars are unfinished, the parent has died, and
+the script exits.
 
-The table names addresses that strangers chose, so nothing about them is believed:
+URLs are untrusted, so the guard protects against requests to internal addresses:
 
-- Names are resolved here, each resolved address is judged, and the connection goes to exactly the address judged: a
-  name that is answered differently a second time gains nothing. The same holds for each redirect.
-- Only http and https, no proxy, no cookies, no credentials.
-- An image is given `timeout` seconds in all, from the first look-up of its name to its last byte, and `max_bytes`.
+- Host names are resolved here, each resolved address is checked, and the connection goes to exactly that address. So a
+  name that resolves differently the second time (DNS rebinding) has no effect. Redirects are checked the same way.
+- Only http and https; no proxy, cookies or credentials.
+- Each image is limited to `timeout` seconds in all, from name resolution to the last byte, and to `max_bytes`.
 """
 
 import http.client
@@ -39,12 +39,12 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _REDIRECTS = (301, 302, 303, 307, 308)
 _READ_BYTES = 65536
 _TARS_PER_PROCESS = 50
-"""A worker process is replaced after so many tars, which bounds what a leak in a library can grow to. Chosen."""
+"""A worker process is replaced after this many tars, which bounds memory leaks of libraries. Chosen."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What the guard lets through; `allowed_addresses` holds "address:port" pairs that are not judged."""
+    """Limits of the guard; `allowed_addresses` contains "address:port" pairs that are always allowed."""
 
     max_bytes: int
     max_redirects: int
@@ -52,7 +52,7 @@ class Policy:
 
 
 class FetchError(Exception):
-    """Why an image was not fetched: `reason` is a value of `fetch.FetchProblem`, `detail` is for people."""
+    """Why an image was not fetched: `reason` is a value of `FetchProblem`, `detail` is human-readable."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(reason, detail)
@@ -61,11 +61,10 @@ class FetchError(Exception):
 
 
 def refusal(address: str, port: int, allowed: tuple[str, ...] = ()) -> str | None:
-    """Why no connection may be opened to a numeric address; None where it may.
+    """Return why a connection to a numeric address is refused, or `None` if it is allowed.
 
-    Python's `is_global` alone lets pass multicast, the old site-local range, IPv6 forms that carry a private IPv4
-    address, and, in some versions, 192.0.0.0/24. 6to4 and Teredo are refused whatever they carry: no image server is
-    reached only by them.
+    Python's `is_global` alone allows multicast, the old site-local range, IPv6 forms that embed a private IPv4 address
+    and, in some versions, 192.0.0.0/24. 6to4 and Teredo are always refused: no image server needs them.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
     if _pair(ip, port) in allowed:
@@ -112,7 +111,7 @@ def open_socket(host: str, port: int, deadline: float, policy: Policy) -> "Deadl
 
 
 class DeadlineSocket(socket.socket):
-    """A socket whose reads share one deadline: a time-out for each read lets a slow server go on for ever."""
+    """A socket whose reads share one deadline: with a time-out per read, a slow server could go on forever."""
 
     deadline: float
 
@@ -122,7 +121,7 @@ class DeadlineSocket(socket.socket):
 
 
 class DeadlineTLSSocket(ssl.SSLSocket):
-    """The same for https."""
+    """`DeadlineSocket` for https."""
 
     deadline: float
 
@@ -142,12 +141,11 @@ class GuardedHTTPConnection(http.client.HTTPConnection):
 
 
 class GuardedHTTPSConnection(http.client.HTTPSConnection, GuardedHTTPConnection):
-    """HTTPSConnection asks its next class, which is the guarded one, for the socket, and wraps that."""
+    """`HTTPSConnection.connect` gets its socket from the next class, the guarded one, and wraps it."""
 
     def connect(self) -> None:
         super().connect()
-        # Made by `tls_context`, for which there is no type.
-        cast(DeadlineTLSSocket, self.sock).deadline = self.deadline
+        cast(DeadlineTLSSocket, self.sock).deadline = self.deadline  # see `tls_context`
 
 
 def tls_context() -> ssl.SSLContext:
@@ -162,16 +160,16 @@ def fetch(
     """Fetch one file.
 
     Returns:
-        Its content, and the URLs that were asked for: the given one, then each redirect.
+        Its content, and the requested URLs: the given one, then each redirect.
 
     Raises:
-        FetchError: for everything that can go wrong with one URL.
+        FetchError: for any problem with this URL.
     """
     deadline = time.monotonic() + timeout
     hops = [url]
     try:
         while True:
-            target = _ask(hops[-1], deadline, user_agent_token, directives, policy, tls)
+            target = _request(hops[-1], deadline, user_agent_token, directives, policy, tls)
             if isinstance(target, bytes):
                 return target, hops
             if len(hops) > policy.max_redirects:
@@ -182,17 +180,17 @@ def fetch(
     except (OSError, http.client.HTTPException) as error:
         detail = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise FetchError("connection failed", " ".join(detail.split())) from error
-    except (ValueError, UnicodeError) as error:  # a redirect to what is no URL
-        raise FetchError("connection failed", f"{hops[-1]!r} cannot be asked for: {error}") from error
+    except (ValueError, UnicodeError) as error:  # a redirect to an invalid URL
+        raise FetchError("connection failed", f"{hops[-1]!r} cannot be requested: {error}") from error
 
 
-def _ask(
+def _request(
     url: str, deadline: float, user_agent_token: str, directives: set[str] | None, policy: Policy, tls: ssl.SSLContext
 ) -> bytes | str:
-    """The content at `url`, or the URL it redirects to."""
+    """Return the content at `url`, or the URL it redirects to."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https"):
-        raise FetchError("address refused", f"a redirect to {parts.scheme or 'no scheme'}: is not followed")
+        raise FetchError("address refused", f"redirect to the scheme {parts.scheme!r}")
     host = parts.hostname or ""
     opened: GuardedHTTPConnection
     if parts.scheme == "https":
@@ -207,7 +205,7 @@ def _ask(
         response = opened.getresponse()
         location = response.headers.get("Location")
         if response.status in _REDIRECTS and location:
-            # http.client reads header bytes as Latin-1: back to bytes, and escaped.
+            # http.client decodes headers as Latin-1: encode again, then escape.
             return urljoin(url, quote(location.strip().encode("latin-1"), safe="%/:=&?~#+!$,;'@()*[]"))
         if response.status != 200:
             raise FetchError("HTTP error", f"HTTP {response.status}")
@@ -227,38 +225,38 @@ def _is_disallowed(headers: http.client.HTTPMessage, user_agent_token: str, dire
 def _read(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     declared = response.length
     if declared is not None and declared > max_bytes:
-        raise FetchError("too large", f"{declared} bytes are announced, at most {max_bytes} are read")
+        raise FetchError("too large", f"announced {declared} bytes, the limit is {max_bytes}")
     content = bytearray()
     while chunk := response.read(min(_READ_BYTES, max_bytes + 1 - len(content))):
         content += chunk
         if len(content) > max_bytes:
-            raise FetchError("too large", f"at most {max_bytes} bytes are read")
-    # http.client does not report a body that ends before its announced length when it is read in parts.
+            raise FetchError("too large", f"the limit is {max_bytes} bytes")
+    # http.client does not report a truncated body when it is read in parts.
     if declared is not None and len(content) < declared:
         raise FetchError("connection failed", f"ended after {len(content)} of {declared} bytes")
     return bytes(content)
 
 
 def is_worth_retrying(error: FetchError) -> bool:
-    """Whether asking again may help: not for 404, and not for what the guard or the owner refused."""
+    """Whether a retry may help: not for 404, nor for refusals by the guard or the owner."""
     if error.reason == "HTTP error":
         return error.detail == "HTTP 429" or error.detail.startswith("HTTP 5")
     return error.reason in ("timed out", "connection failed", "no such host")
 
 
 class OriginalBytes:
-    """Takes the place of img2dataset's resizer: the file as the server sent it; `fetch.py` looks at what it is."""
+    """Replaces img2dataset's resizer and keeps the file as sent; `fetch.py` checks the format."""
 
     def __call__(self, stream: io.BytesIO, boxes: None = None) -> tuple[bytes, None, None, None, None, None]:
         return stream.read(), None, None, None, None, None
 
 
 _redirects: dict[int, list[str]] = {}
-"""Of the tar this process works on: index in the tar -> URLs that were asked for, where there was a redirect."""
+"""For the tar in progress: index of the row -> the redirect URLs that were followed."""
 
 
 def guard_img2dataset(policy: Policy) -> None:
-    """Give img2dataset, in this process, our function for fetching one row in place of its own."""
+    """Replace img2dataset's function for fetching one row, in this process, by the guarded one."""
     from img2dataset import downloader
 
     tls = tls_context()
@@ -277,7 +275,7 @@ def guard_img2dataset(policy: Policy) -> None:
             except FetchError as error:
                 if attempt == retries or not is_worth_retrying(error):
                     return key, None, f"{error.reason}: {error.detail}"
-            except Exception as error:  # a defect of ours must cost one row, not its tar, and must be counted
+            except Exception as error:  # a bug here must cost one row, not the whole tar
                 return key, None, f"connection failed: {type(error).__name__}: {error}"
             else:
                 if len(hops) > 1:
@@ -289,7 +287,7 @@ def guard_img2dataset(policy: Policy) -> None:
 
 
 def start_worker(policy: Policy) -> None:
-    """Prepare a worker process: the guard, and an end with the process that started it, however that one ends."""
+    """Prepare a worker process: install the guard, and exit when the parent process ends."""
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()
@@ -297,7 +295,7 @@ def start_worker(policy: Policy) -> None:
 
 
 def fetch_tar(downloader: Any, folder: str, tar: int, table: str) -> bool:
-    """Fetch the rows of one tar; beside what img2dataset writes, keep where redirects led."""
+    """Fetch the rows of one tar, and write the redirects to a file beside img2dataset's output."""
     _redirects.clear()
     done, _ = downloader((tar, table))
     Path(folder, f"{tar}.redirects.json").write_text(json.dumps(_redirects))
@@ -306,14 +304,45 @@ def fetch_tar(downloader: Any, folder: str, tar: int, table: str) -> bool:
 
 def main() -> None:
     settings = json.loads(sys.argv[1])
-    # img2dataset prints to standard output, which belongs to the protocol: what it prints goes to the log.
+    # img2dataset prints to standard output, which is reserved for the protocol: redirect its prints to the log.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    downloader = _downloader(settings)
+    policy = Policy(settings["max_bytes"], settings["max_redirects"], tuple(settings["allowed_addresses"]))
+    unfinished: set[int] = set()
 
+    def reply(tar: int, finished: Future[bool]) -> None:
+        # Removed before the reply: after it, the parent may close our input at once.
+        unfinished.remove(tar)
+        error = finished.exception()
+        done = error is None and finished.result()
+        replies.write(json.dumps({"tar": tar, "done": done, "error": str(error or "")}) + "\n")
+
+    # Not img2dataset's own distributor: its pool waits forever for a killed worker; this one raises.
+    executor = ProcessPoolExecutor(
+        settings["processes"],
+        mp_context=get_context("spawn"),
+        initializer=start_worker,
+        initargs=(policy,),
+        max_tasks_per_child=_TARS_PER_PROCESS,
+    )
+    for line in sys.stdin:
+        order = json.loads(line)
+        unfinished.add(order["tar"])
+        future = executor.submit(fetch_tar, downloader, settings["folder"], order["tar"], order["table"])
+        future.add_done_callback(partial(reply, order["tar"]))
+    if unfinished:
+        for child in active_children():
+            child.kill()
+        os._exit(1)
+    executor.shutdown()
+
+
+def _downloader(settings: dict[str, Any]) -> Any:
     from img2dataset.downloader import Downloader
     from img2dataset.writer import WebDatasetSampleWriter
 
-    downloader = Downloader(
+    return Downloader(
         sample_writer_class=WebDatasetSampleWriter,
         resizer=OriginalBytes(),
         thread_count=settings["threads"],
@@ -331,34 +360,6 @@ def main() -> None:
         user_agent_token=settings["user_agent_token"],
         disallowed_header_directives=settings["disallowed_header_directives"] or None,
     )
-    policy = Policy(settings["max_bytes"], settings["max_redirects"], tuple(settings["allowed_addresses"]))
-    open_tars: dict[int, Future[bool]] = {}
-
-    def reply(tar: int, finished: Future[bool]) -> None:
-        # Taken out before the reply: after it, the parent may close our input at once.
-        open_tars.pop(tar)
-        error = finished.exception()
-        done = error is None and finished.result()
-        replies.write(json.dumps({"tar": tar, "done": done, "error": str(error or "")}) + "\n")
-
-    # Not img2dataset's own distributor: its pool waits for ever for a worker that was killed; this one raises.
-    executor = ProcessPoolExecutor(
-        settings["processes"],
-        mp_context=get_context("spawn"),
-        initializer=start_worker,
-        initargs=(policy,),
-        max_tasks_per_child=_TARS_PER_PROCESS,
-    )
-    for line in sys.stdin:
-        order = json.loads(line)
-        future = executor.submit(fetch_tar, downloader, settings["folder"], order["tar"], order["table"])
-        open_tars[order["tar"]] = future
-        future.add_done_callback(partial(reply, order["tar"]))
-    if open_tars:
-        for child in active_children():
-            child.kill()
-        os._exit(1)
-    executor.shutdown()
 
 
 def _left(deadline: float) -> float:

@@ -1,4 +1,4 @@
-"""What sources are read into: images, and the problems that stand where an image would."""
+"""Items read from a source: the content of an image, or the problem that prevented reading it."""
 
 import re
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from enum import StrEnum
 
 
 MAX_FILE_BYTES = 64 * 2**20
-"""Larger files are refused unread: 64 MiB is beyond any photograph of the web, and bounds what one row can cost."""
-# Control characters, line separators, halves of surrogate pairs (bytes that are no UTF-8) and the escape itself.
+"""Larger files are not read: 64 MiB exceeds any photograph on the web, and bounds the memory of one row."""
+# Control characters, line separators, lone surrogates (from bytes that are not UTF-8) and the backslash.
 _NO_PLAIN_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\\\\]")
 
 
 class SourceProblem(StrEnum):
-    """Every reason for which an item of a source does not become an image. `rejected_by` is `read`."""
+    """Why an item of a source is not an image. `rejected_by` is `read`."""
 
     CLIMBS_OUT = "path climbs out of the archive"
     LINK = "link in an archive"
@@ -26,26 +26,26 @@ class SourceProblem(StrEnum):
 
 
 class SourceNote(StrEnum):
-    """What is counted of an image beside its fate."""
+    """Notes on an image that are counted but do not reject it."""
 
     UNREADABLE_METADATA = "unreadable metadata"
 
 
 @dataclass
 class SourceItem:
-    """One item of a source: an image's content, or the problem that stands in its place.
+    """One item of a source: the content of an image, or a problem.
 
     Attributes:
-        name (`str`): unique in its source, unless somebody made an archive to the contrary.
+        name (`str`): unique in its source, except in malformed archives.
         image (`bytes`, *optional*): content of an image file.
-        problem (`str`, *optional*): why there is none.
-        detail (`str`, *optional*): the problem, for people.
-        rejected_by (`str`): `read`, or `fetch` for a problem that fetching had.
-        fetched (`bool`): whether it was fetched from a URL by this pipeline.
-        url (`str`, *optional*): where it comes from.
-        note (`SourceNote`, *optional*): what is to be counted besides.
-        frame (`int`, *optional*): number in its video.
-        time_seconds (`float`, *optional*): when its video shows it.
+        problem (`str`, *optional*): why there is no image.
+        detail (`str`, *optional*): human-readable detail of the problem.
+        rejected_by (`str`): `read`, or `fetch` for a problem while fetching.
+        fetched (`bool`): whether this pipeline fetched it from a URL.
+        url (`str`, *optional*): its URL.
+        note (`SourceNote`, *optional*): a note to count.
+        frame (`int`, *optional*): frame number in the video.
+        time_seconds (`float`, *optional*): time in the video.
     """
 
     name: str
@@ -61,7 +61,7 @@ class SourceItem:
 
 
 def plain_text(name: str) -> str:
-    r"""A name of any characters as one line that can be encoded; different names stay different.
+    r"""Escape a name so that it is one encodable line; different names stay different.
 
     >>> print(plain_text("caf\u00e9.jpg"), plain_text("a\n\udcff.jpg"), plain_text("a\\n.jpg"))
     café.jpg a\n\udcff.jpg a\\n.jpg

@@ -1,4 +1,4 @@
-"""Block `opt-out`: images that came with a URL whose owner wants to be left out, however they got here."""
+"""Block `opt-out`: reject images whose URL is on the opt-out list, whatever source they come from."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ NO_ADDRESS = "URL cannot be compared"
 
 
 class DropOptedOut(Block):
-    """Rejects what the list names. A table of URLs is also checked before anything is fetched.
+    """Rejects images whose URL is on the list. (Tables of URLs are also checked before fetching.)
 
-    An image without a URL passes; so does one with a text that is no web address, which is counted.
+    Images without a URL pass. Images whose URL is not a web address pass with a note.
 
     Args:
         path (`Path`): the list, see `OptOutList.load`.

@@ -1,4 +1,4 @@
-"""Web addresses that their owners do not want fetched, and the one spelling in which URLs are compared."""
+"""The opt-out list: domains, URLs and URL prefixes that must not be used, compared in a normal form of URLs."""
 
 import hashlib
 import re
@@ -15,19 +15,19 @@ _HOST_NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _IPV6 = re.compile(r"[0-9a-f:.]*:[0-9a-f:.]*")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-# Everything that may stand in a URL as it is; the percent sign, because what is escaped already is not escaped again.
+# Characters allowed in a URL, with the percent sign, so that existing escapes are not escaped again.
 _SAFE = "%/:=&?~+!$,;'@()*[]"
 
 
 @dataclass(frozen=True)
 class WebAddress:
-    """An http(s) URL in its one spelling.
+    """An http(s) URL in normal form.
 
     Attributes:
         scheme (`str`): "http" or "https".
         host (`str`): lower case, punycode, no trailing dot; IPv6 without brackets.
-        port (`int`)
-        path (`str`): path and query, percent-encoded, without dot segments; begins with "/".
+        port (`int`): explicit or default port.
+        path (`str`): path and query, percent-encoded, without dot segments; starts with "/".
     """
 
     scheme: str
@@ -37,10 +37,10 @@ class WebAddress:
 
     @classmethod
     def parse(cls, url: str) -> "WebAddress":
-        """Read a URL. Credentials and the fragment are left out: neither is ever sent.
+        """Parse a URL. Credentials and the fragment are dropped, because they are never sent.
 
         Raises:
-            ValueError: says why `url` is not an absolute http(s) URL.
+            ValueError: if `url` is not an absolute http(s) URL; gives the reason.
         """
         parts = urlsplit(url.strip())
         if parts.scheme not in _DEFAULT_PORTS:
@@ -54,7 +54,7 @@ class WebAddress:
 
     @property
     def location(self) -> str:
-        """The address without its scheme: http and https are one place to whoever opts out."""
+        """The address without its scheme: an opt-out applies to http and https alike."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host + ("" if self.port == _DEFAULT_PORTS[self.scheme] else f":{self.port}") + self.path
 
@@ -63,10 +63,10 @@ class WebAddress:
 
 
 def normal_host(host: str) -> str:
-    """Bring a host name to lower-case punycode (UTS 46) without a trailing dot.
+    """Convert a host name to lower-case punycode (UTS 46) without a trailing dot.
 
     Raises:
-        ValueError: if it is not a host name or address.
+        ValueError: if it is not a valid host name or address.
     """
     if not host.isascii():
         try:
@@ -81,32 +81,31 @@ def normal_host(host: str) -> str:
 
 @dataclass(frozen=True)
 class OptOutList:
-    """Domains, URLs and URL prefixes that are not fetched.
+    """Domains, URLs and URL prefixes that must not be fetched or used.
 
-    The scheme of an entry is ignored (what is not to be taken by http is not to be taken by https), and so are
-    credentials and fragments. An entry is found by dictionary look-ups, however long the list is.
+    Scheme, credentials and fragment of an entry are ignored. Look-ups take constant time, however long the list is.
 
     Attributes:
-        digest (`str`): the same for two files with the same entries, whatever their order and comments.
+        digest (`str`): digest of the entries, independent of their order and of comments.
     """
 
     domains: dict[str, str] = field(repr=False)
     urls: dict[str, str] = field(repr=False)
     prefixes: dict[str, str] = field(repr=False)
     digest: str
-    # For each host, the distinct lengths of its prefixes: one look-up a length.
+    # Host -> distinct lengths of its prefixes; each length takes one look-up.
     _lengths: dict[str, tuple[int, ...]] = field(repr=False)
 
     @classmethod
     def load(cls, path: str | Path) -> "OptOutList":
-        """Read a text file (UTF-8) with one entry a line; empty lines and what follows a `#` at the start of a line
-        or after a space are passed over.
+        """Read a UTF-8 text file with one entry per line. A `#` at the start of a line or after a space begins a
+        comment.
 
-        An entry is a domain (`example.com`: itself and its sub-domains on every port), a URL
+        An entry is a domain (`example.com`, which includes its sub-domains and every port), a URL
         (`https://example.com/a.jpg`), or a URL prefix (`https://example.com/portraits/*`).
 
         Raises:
-            ValueError: names the file and line of a malformed entry.
+            ValueError: for a malformed entry; names the file and line.
         """
         domains: dict[str, str] = {}
         urls: dict[str, str] = {}
@@ -115,7 +114,7 @@ class OptOutList:
         for number, entry in _entries(Path(path)):
             try:
                 if "*" in entry[:-1]:
-                    raise ValueError("an asterisk stands only at the end")
+                    raise ValueError("an asterisk is allowed only at the end")
                 if "://" not in entry:
                     domains.setdefault(_domain(entry), entry)
                 elif entry.endswith("*"):
@@ -126,7 +125,7 @@ class OptOutList:
                     urls.setdefault(WebAddress.parse(entry).location, entry)
             except ValueError as error:
                 raise ValueError(
-                    f"{path}, line {number}: the opt-out entry {entry!r} cannot be used: {error}. Give a domain "
+                    f"{path}, line {number}: the opt-out entry {entry!r} is invalid: {error}. Write a domain "
                     "(example.com), a URL (https://example.com/a.jpg) or a URL prefix (https://example.com/portraits/*)"
                 ) from error
         digest = hashlib.sha256()
@@ -139,7 +138,7 @@ class OptOutList:
         return len(self.domains) + len(self.urls) + len(self.prefixes)
 
     def matches(self, url: str | WebAddress) -> str | None:
-        """The entry, as it stands in the file, that forbids `url`; None where there is none or `url` is not one."""
+        """Return the entry, as in the file, that matches `url`; `None` if there is none or `url` is invalid."""
         if isinstance(url, str):
             try:
                 url = WebAddress.parse(url)
@@ -160,7 +159,7 @@ class OptOutList:
 
 
 def _entries(path: Path) -> Iterator[tuple[int, str]]:
-    # "utf-8-sig": editors on Windows begin a file with a byte order mark, which is no part of the first entry.
+    # "utf-8-sig" skips the byte order mark that editors on Windows write.
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             entry = re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip()
@@ -169,34 +168,34 @@ def _entries(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _domain(entry: str) -> str:
-    # A port is of no matter to a domain: urlsplit takes it and credentials away, as it does for URLs.
+    # Port and credentials of a domain are ignored.
     parts = urlsplit(f"//{entry}")
     if parts.path or parts.query or parts.fragment:
-        raise ValueError("a path needs a scheme before it")
+        raise ValueError("an entry with a path needs a scheme")
     _ = parts.port  # raises ValueError unless it is a number
     host = normal_host(parts.hostname or "")
     if "." not in host and ":" not in host:
-        raise ValueError("a domain has a dot")
+        raise ValueError("a domain must contain a dot")
     return host
 
 
 def _prefix(entry: str) -> tuple[str, str]:
     if "/" not in entry.partition("://")[2]:
-        raise ValueError("a prefix names the whole host, then a slash")
-    # Parsed without its asterisk. The normal form of a prefix is a prefix of the normal forms, except where it ends
-    # within a percent escape or names a bare dot segment.
+        raise ValueError("a prefix needs a whole host and a slash")
+    # The normal form of a prefix is a prefix of normal forms, unless it ends within a percent escape or with a dot
+    # segment.
     prefix = entry[:-1]
     if re.search(r"%[0-9A-Fa-f]?$|/\.{1,2}$", prefix):
-        raise ValueError("the asterisk stands within a percent escape or after a dot segment")
+        raise ValueError("the asterisk is within a percent escape or after a dot segment")
     if "#" in prefix:
-        raise ValueError("a fragment is never sent, so it is no part of a prefix")
+        raise ValueError("a prefix cannot contain a fragment, which is never sent")
     address = WebAddress.parse(prefix)
-    # The normal form drops an empty query, which is not empty in what begins with the prefix.
+    # The normal form drops an empty query, but URLs that start with this prefix have a query.
     return address.host, address.location + ("?" if prefix.endswith("?") and "?" not in address.location else "")
 
 
 def _normal_escapes(text: str) -> str:
-    """Escape what must be, and write escapes in the one way of RFC 3986, section 6.2.2."""
+    """Percent-encode, and normalise existing escapes (RFC 3986, section 6.2.2)."""
 
     def normal(match: re.Match[str]) -> str:
         character = chr(int(match[1], 16))
@@ -204,7 +203,7 @@ def _normal_escapes(text: str) -> str:
 
     if text.isalnum() and text.isascii():
         return text
-    # A percent sign that begins no escape is itself escaped.
+    # Escape percent signs that do not start an escape.
     text = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", text)
     return quote(_ESCAPE.sub(normal, text), safe=_SAFE)
 
@@ -213,7 +212,7 @@ def _normal_path(path: str) -> str:
     path = _normal_escapes(path)
     if "/." not in path:
         return path
-    # Not urljoin: it takes a path that begins with two slashes for a host.
+    # Not urljoin, which reads a leading double slash as a host.
     kept: list[str] = []
     segments = path.split("/")[1:]
     for segment in segments:

@@ -1,4 +1,4 @@
-"""Where images come from: folders, WebDataset tars and videos, cut into shards that can be read on their own."""
+"""Split the sources of a run (image folders, WebDataset tars, videos) into shards, and read the images of a shard."""
 
 import hashlib
 import json
@@ -15,33 +15,21 @@ from modeling_gadms.media.images import iter_image_files, to_jpeg
 from modeling_gadms.media.video import count_frames, read_frames
 
 from ..blocks import ROW_SCHEMA, stable_id
-from .items import MAX_FILE_BYTES, SourceItem, SourceNote, SourceProblem, plain_text
-from .tars import FAILED_SUFFIX, failures_beside, read_tar
+from .items import MAX_FILE_BYTES, SourceItem, SourceProblem, plain_text
+from .tars import failures_beside, read_tar
 
-
-__all__ = [
-    "FAILED_SUFFIX",
-    "SOURCE_SCHEMA",
-    "Plan",
-    "Shard",
-    "SourceNote",
-    "SourceProblem",
-    "SourceSettings",
-    "plan_shards",
-    "read_shard",
-]
 
 SourceKind = Literal["folder", "tars", "video", "urls"]
 FRAME_QUALITY = 95
-"""JPEG quality of a video's frames, with full colour resolution: next to no loss beside that of the video itself."""
-_TAR_ROOM = 1_000_000_000  # positions kept for one tar; they order rows and count nothing
+"""JPEG quality of video frames, with full colour resolution: the loss is negligible beside that of the video."""
+_TAR_ROOM = 1_000_000_000  # positions reserved per tar; positions only order rows
 
 SOURCE_SCHEMA = pa.schema(
     [
         *ROW_SCHEMA,
         pa.field("image_id", pa.string()),
-        pa.field("source", pa.string()),  # file below its folder, member of a tar, or frame of a video
-        pa.field("url", pa.string()),  # where it was fetched from, if it was
+        pa.field("source", pa.string()),  # relative path of a file, member of a tar, or frame of a video
+        pa.field("url", pa.string()),  # URL it was fetched from, if any
         pa.field("frame", pa.int64()),
         pa.field("time_seconds", pa.float64()),
         pa.field("image", pa.large_binary()),  # content of an image file
@@ -51,18 +39,18 @@ SOURCE_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class SourceSettings:
-    """One source of images. Links in a folder are followed if they lead to a file; those in a tar never are.
+    """One source of images. Symbolic links to files are followed in folders, never in tars.
 
     Args:
-        kind (`str`): `"folder"` (picture files, recursively, in sorted order), `"tars"` (a WebDataset tar, or a folder
-            of them), `"video"`, or `"urls"` (a table, which is fetched into tars first).
+        kind (`str`): `"folder"` (image files, recursively, in sorted order), `"tars"` (a WebDataset tar, or a folder
+            of them), `"video"`, or `"urls"` (a table of URLs, which is fetched into tars first).
         path (`str`): the folder or file.
-        name (`str`, *optional*): stands in row ids in place of the path, so that they are the same wherever the
-            source lies; by default the last part of the path.
-        every (`int`, *optional*, defaults to 1): of a video, take one frame out of so many.
+        name (`str`, *optional*): part of row ids instead of the path, so that ids do not depend on where the source
+            is stored; by default the last part of the path.
+        every (`int`, *optional*, defaults to 1): for a video, use every n-th frame.
 
     Raises:
-        ValueError: for another kind, no path, or an `every` that is below 1 or not of a video.
+        ValueError: for an unknown kind, an empty path, or an `every` that is below 1 or not for a video.
     """
 
     kind: SourceKind
@@ -75,11 +63,11 @@ class SourceSettings:
             kinds = ", ".join(get_args(SourceKind))
             raise ValueError(f"`kind` of a source must be one of {kinds}, not {self.kind!r}")
         if not self.path:
-            raise ValueError("`path` of a source is empty: it names its folder or file")
+            raise ValueError("`path` of a source is empty: name its folder or file")
         if self.every < 1:
-            raise ValueError(f"`every` must be 1 or more, not {self.every}: it takes one frame out of so many")
+            raise ValueError(f"`every` must be 1 or more, not {self.every}: every n-th frame is used")
         if self.every > 1 and self.kind != "video":
-            raise ValueError(f"`every` is for videos; {self.path} is a source of kind {self.kind}")
+            raise ValueError(f"`every` is only for videos; {self.path} is a source of kind {self.kind}")
 
     @property
     def label(self) -> str:
@@ -88,16 +76,16 @@ class SourceSettings:
 
 @dataclass(frozen=True)
 class Shard:
-    """What one unit of work reads.
+    """One unit of work: a range of items of one source.
 
     Attributes:
-        number (`int`): over all sources.
-        source (`SourceSettings`): which source.
-        start, stop (`int`): items of the source: files of a folder, tars of a folder of them, frames of a video.
-        position (`int`): of its first item over all sources.
-        expected (`int`, *optional*): how many images it holds; none where only reading tells.
-        files (`tuple[str, ...]`): the files, below the source's folder; empty for a video. They are listed once, when
-            planning: so a file that comes or goes later moves no other into another shard.
+        number (`int`): number of the shard over all sources.
+        source (`SourceSettings`): the source.
+        start, stop (`int`): range of items: files or tars of a folder, or frames of a video.
+        position (`int`): position of the first item over all sources.
+        expected (`int`, *optional*): number of images; `None` if unknown before reading.
+        files (`tuple[str, ...]`): files relative to the source's folder; empty for a video. They are listed once, when
+            planning, so that added or removed files do not move others to another shard.
     """
 
     number: int
@@ -111,11 +99,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the sources are cut into shards, with a digest that tells whether they still are what they were.
+    """The shards of all sources, with a digest that detects changed sources.
 
     Attributes:
         shards (`tuple[Shard, ...]`): in the order of the sources.
-        digest (`str`): of the names and sizes of all files, and of the settings that bear on what is read of them.
+        digest (`str`): digest of names and sizes of all files and of the settings that affect what is read.
     """
 
     shards: tuple[Shard, ...]
@@ -123,21 +111,21 @@ class Plan:
 
 
 _Planned = tuple[list[Shard], int, list[Any]]
-"""Shards yet without numbers, the positions that they take, and what there is, for the digest."""
+"""Shards without numbers, the number of positions they occupy, and the content for the digest."""
 
 
 def plan_shards(sources: Sequence[SourceSettings], images_per_shard: int) -> Plan:
-    """Cut sources into shards of about equal size.
+    """Split sources into shards of about equal size.
 
     Args:
-        sources (`Sequence[SourceSettings]`): in the order of the finished data set.
-        images_per_shard (`int`): images of a shard at most; a tar is never cut, so each is a shard of its own.
+        sources (`Sequence[SourceSettings]`): in the order of the data set.
+        images_per_shard (`int`): maximum number of images per shard. A tar is never split: each is one shard.
 
     Raises:
         FileNotFoundError: if a source does not exist.
-        NotADirectoryError: if a source of kind `"folder"` is none.
-        ValueError: if a source is empty or still to be fetched, if a video does not open, if two sources have one
-            name or one has none, or if `images_per_shard` is not positive.
+        NotADirectoryError: if a source of kind `"folder"` is not a folder.
+        ValueError: if a source is empty or a table of URLs, if a video does not open, if the name of a source is
+            missing or used twice, or if `images_per_shard` is not positive.
     """
     if images_per_shard < 1:
         raise ValueError(f"images_per_shard must be 1 or more, not {images_per_shard}")
@@ -145,7 +133,7 @@ def plan_shards(sources: Sequence[SourceSettings], images_per_shard: int) -> Pla
     for label, count in labels.items():
         if label in ("", "..") or count > 1:
             raise ValueError(
-                f"{count} of the sources have the name {label!r}, and row ids are made of it: give each its own `name`"
+                f"{count} of the sources have the name {label!r}, which is part of row ids: give each its own `name`"
             )
     shards: list[Shard] = []
     digest, position = hashlib.sha256(), 0
@@ -154,8 +142,8 @@ def plan_shards(sources: Sequence[SourceSettings], images_per_shard: int) -> Pla
             raise FileNotFoundError(f"the source {source.path} does not exist")
         planned, room, content = _PLANNERS[source.kind](source, images_per_shard, position)
         if not planned:
-            raise ValueError(f"the source {source.path} holds nothing to read: no {_WHAT[source.kind]}")
-        # As JSON, in which no name can look like several, and which writes any name in ASCII.
+            raise ValueError(f"the source {source.path} is empty: it contains no {_WHAT[source.kind]}")
+        # JSON is unambiguous and encodes any name in ASCII.
         digest.update(json.dumps([source.label, source.kind, source.every, content]).encode())
         shards += planned
         position += room
@@ -164,20 +152,20 @@ def plan_shards(sources: Sequence[SourceSettings], images_per_shard: int) -> Pla
 
 
 def read_shard(shard: Shard) -> pa.Table:
-    """Read a shard's images; what cannot be read is a row with its reason.
+    """Read the images of a shard; an unreadable one becomes a rejected row with its reason.
 
     Returns:
         `pa.Table` with the columns of `SOURCE_SCHEMA`, in the order of the source.
     """
     reader = {"folder": _read_folder, "tars": _read_tars, "video": _read_video}[shard.source.kind]
     label = plain_text(shard.source.label)
-    met: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
     rows = []
     for number, item in enumerate(reader(shard)):
         name = plain_text(item.name)
-        # Not of the URL: one URL can stand in many rows. What was made to look like another item gets its own id.
-        image_id = stable_id(label, name, str(met[name])) if met[name] else stable_id(label, name)
-        met[name] += 1
+        # Not from the URL, which several rows may share. Items of equal names get different ids.
+        image_id = stable_id(label, name, str(seen[name])) if seen[name] else stable_id(label, name)
+        seen[name] += 1
         rows.append(
             {
                 "row_id": image_id,
@@ -231,17 +219,17 @@ def _plan_video(source: SourceSettings, images_per_shard: int, position: int) ->
 
 
 def _plan_urls(source: SourceSettings, images_per_shard: int, position: int) -> _Planned:
-    raise ValueError(f"the source {source.path} is a table of URLs: they are fetched into tars, which can be planned")
+    raise ValueError(f"the source {source.path} is a table of URLs: it must be fetched into tars before planning")
 
 
 _PLANNERS = {"folder": _plan_folder, "tars": _plan_tars, "video": _plan_video, "urls": _plan_urls}
-_WHAT = {"folder": "picture file", "tars": "*.tar file", "video": "frame"}
+_WHAT = {"folder": "image file", "tars": "*.tar file", "video": "frame"}
 
 
 def _size(path: Path) -> int | None:
     try:
         return path.stat().st_size
-    except OSError:  # a link that leads nowhere, say: reading it gives a row with the reason
+    except OSError:  # such as a dangling link: reading it gives a row with the reason
         return None
 
 
@@ -258,12 +246,12 @@ def _read_folder(shard: Shard) -> Iterator[SourceItem]:
 
 
 class _RefusedError(Exception):
-    """A file that is not read, by its `SourceProblem` and detail."""
+    """A file that must not be read; the arguments are its `SourceProblem` and detail."""
 
 
 def _content(path: Path) -> bytes:
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may block forever
         raise _RefusedError(SourceProblem.NOT_A_FILE, "a pipe, a device or a folder")
     if status.st_size > MAX_FILE_BYTES:
         raise _RefusedError(SourceProblem.TOO_LARGE, f"{status.st_size:,} bytes")

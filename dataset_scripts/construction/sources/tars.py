@@ -1,7 +1,7 @@
-"""Read WebDataset tars that anybody may have made.
+"""Read untrusted WebDataset tars.
 
-Nothing is ever unpacked: members are read into memory one by one, under limits, so that no name in an archive can
-reach the disk. What is refused is an item with its reason.
+Nothing is extracted to disk: members are read into memory one at a time, within limits. A refused member becomes an
+item with its reason.
 """
 
 import io
@@ -21,25 +21,26 @@ from .items import MAX_FILE_BYTES, SourceItem, SourceNote, SourceProblem
 
 MAX_METADATA_BYTES = 2**20
 MAX_HEADER_BYTES = 16 * 2**10
-"""Of all headers of one member: four times the longest path of Linux. A header can claim any length, more of them can
-follow each other, and the time that `tarfile` needs for one can grow with the square of its length."""
+"""Limit for all headers of one member: four times the longest path on Linux. A header can declare any length, a member
+can have many of them, and the time of `tarfile` can be quadratic in the length."""
 FAILED_SUFFIX = ".failed.parquet"
-"""Beside a fetched tar: the rows of the URL table that did not become a member of it, with their reasons."""
+"""Suffix of the file beside a fetched tar that lists the failed rows of the URL table, with their reasons."""
 _FAILED_SCHEMA = pa.schema([pa.field(name, pa.string()) for name in ("key", "url", "reason", "detail")])
 _CHUNK = 2**20
 
 
 def read_tar(path: Path) -> list[SourceItem]:
-    """One item for each sample of a WebDataset tar, and one for everything in it that is refused.
+    """Read one item per sample of a WebDataset tar, and one per refused member.
 
-    A sample is what has one key; its first image is taken, and its URL from the key `url` of its JSON.
+    A sample consists of the members with the same key. Its first image is used, with the URL from the key `url` of its
+    JSON.
 
     Args:
-        path (`Path`): an uncompressed tar. With a file named as it but for `FAILED_SUFFIX` beside it, its images were
-            fetched, and the items include the rows of that file.
+        path (`Path`): an uncompressed tar. If a file of the same name with `FAILED_SUFFIX` exists, its images were
+            fetched, and the items include the failed rows of that file.
 
     Returns:
-        `list[SourceItem]`: by name and not as they lie: whoever fills a tar may do so in any order.
+        `list[SourceItem]`: sorted by name, because the order within a tar is arbitrary.
     """
     failed = failures_beside(path)
     fetched = failed.is_file()
@@ -58,34 +59,32 @@ def read_tar(path: Path) -> list[SourceItem]:
 
 
 def failures_beside(tar: Path) -> Path:
-    """Where the rows are that did not get into a fetched tar."""
+    """The file of failed rows beside a fetched tar."""
     return tar.with_name(tar.stem + FAILED_SUFFIX)
 
 
 @dataclass
 class _Contents:
-    """What was found in a tar so far: samples by their key, and what was refused."""
+    """Samples of a tar by key, and refused members."""
 
     tar: str
     samples: dict[str, SourceItem] = field(default_factory=dict)
     refused: list[SourceItem] = field(default_factory=list)
 
     def refuse(self, name: str, problem: SourceProblem, detail: str) -> None:
-        # Numbered, as several members can have one name.
+        # Numbered, because several members can have the same name.
         name = f"{self.tar}/{name} (refused {len(self.refused)})"
         self.refused.append(SourceItem(name, problem=problem, detail=detail))
 
 
 class _TarBytes(io.BufferedReader):
-    """A tar's file. `tarfile` gets no more of it for a member's headers than `MAX_HEADER_BYTES`."""
+    """The file of a tar. `tarfile` can read at most `MAX_HEADER_BYTES` for the headers of a member."""
 
     budget = MAX_HEADER_BYTES
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= self.budget:
-            raise tarfile.ReadError(
-                f"a header claims {size} bytes, at most {MAX_HEADER_BYTES:,} are read for a member"
-            )
+            raise tarfile.ReadError(f"a header declares {size} bytes, the limit per member is {MAX_HEADER_BYTES:,}")
         self.budget -= size
         return super().read(size)
 
@@ -93,16 +92,16 @@ class _TarBytes(io.BufferedReader):
         self.seek(member.offset_data)
         content = super().read(member.size)
         if len(content) < member.size:
-            raise tarfile.ReadError(f"{member.name} is cut short")
+            raise tarfile.ReadError(f"{member.name} is truncated")
         return content
 
     def check_end(self, offset: int) -> None:
-        # tarfile takes a damaged header after the first member for the end, and passes over what follows the end.
+        # tarfile treats a damaged header after the first member as the end, and ignores data after the end.
         self.seek(offset)
         length = 0
         while chunk := super().read(_CHUNK):
             if chunk.count(0) < len(chunk):
-                raise tarfile.ReadError(f"no header and no end of archive at byte {offset}, or more behind the end")
+                raise tarfile.ReadError(f"damaged header at byte {offset}, or data after the end of the archive")
             length += len(chunk)
         if length < tarfile.BLOCKSIZE:
             raise tarfile.ReadError(f"the end of the archive is missing at byte {offset}")
@@ -118,25 +117,25 @@ def _read_members(file: _TarBytes, contents: _Contents) -> None:
 
 
 def _members(file: _TarBytes) -> Iterator[tarfile.TarInfo]:
-    """The members, in order.
+    """Iterate over the members, in order.
 
     Raises:
-        tarfile.ReadError: if the archive is damaged, after all members before the damage.
+        tarfile.ReadError: if the archive is damaged, after the intact members.
     """
     end = 0
     try:
-        # The encoding is that of the machine by default, and row ids are made of names.
+        # The default encoding depends on the system, and row ids depend on names.
         archive = tarfile.TarFile(fileobj=file, encoding="utf-8", errors="surrogateescape")
         while (member := archive.next()) is not None:
             if archive.offset <= end or member.size < 0:
-                raise tarfile.ReadError(f"a header of negative size at byte {member.offset}")
+                raise tarfile.ReadError(f"a header with a negative size at byte {member.offset}")
             end = archive.offset
             yield member
             file.budget = MAX_HEADER_BYTES
         file.check_end(archive.offset)
     except tarfile.ReadError:
         raise
-    except Exception as error:  # numbers that are none, offsets beyond 64 bits, ...: tarfile raises many kinds
+    except Exception as error:  # tarfile raises many types: invalid numbers, offsets beyond 64 bits, ...
         raise tarfile.ReadError(f"{type(error).__name__}: {error}") from error
 
 
@@ -146,7 +145,7 @@ def _read_member(file: _TarBytes, member: tarfile.TarInfo, contents: _Contents) 
     if problem := _unsafe(member):
         contents.refuse(member.name, *problem)
     elif suffix not in IMAGE_SUFFIXES:
-        # A sample counts also where only its other files are there.
+        # A sample without an image counts too.
         sample = samples.setdefault(key, SourceItem(f"{tar}/{key}", problem=SourceProblem.NO_IMAGE))
         if suffix == ".json":
             url, note = _url(file, member)
@@ -167,7 +166,7 @@ def _read_member(file: _TarBytes, member: tarfile.TarInfo, contents: _Contents) 
 
 
 def _key_and_suffix(name: str) -> tuple[str, str]:
-    """WebDataset's rule: the key ends at the first dot of the file's name; the suffix is what follows the last."""
+    """WebDataset's rule: the key ends at the first dot of the file name; the suffix starts at the last."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + file.partition(".")[0], PurePosixPath(file).suffix.lower()
 
@@ -178,7 +177,7 @@ def _unsafe(member: tarfile.TarInfo) -> tuple[SourceProblem, str] | None:
         return SourceProblem.CLIMBS_OUT, member.name
     if member.issym() or member.islnk():
         return SourceProblem.LINK, f"{member.name} -> {member.linkname}"
-    # A sparse file unfolds to any size.
+    # A sparse file can expand to any size.
     if not member.isreg() or member.issparse():
         kind = "sparse" if member.issparse() else f"of tar type {member.type!r}"
         return SourceProblem.NOT_A_FILE, f"{member.name} is {kind}"
@@ -186,15 +185,15 @@ def _unsafe(member: tarfile.TarInfo) -> tuple[SourceProblem, str] | None:
 
 
 def _url(file: _TarBytes, member: tarfile.TarInfo) -> tuple[str | None, SourceNote | None]:
-    """The URL in a sample's JSON, none where there is none; noted where that cannot be told."""
+    """The URL in the JSON of a sample, if any, and a note if the JSON is unreadable."""
     if member.size > MAX_METADATA_BYTES:
         return None, SourceNote.UNREADABLE_METADATA
     content = file.content(member)
     try:
         url = json.loads(content).get("url")
         if url is not None:
-            url.encode()  # JSON can hold half a surrogate pair
-    except (ValueError, AttributeError, RecursionError):  # not JSON; no object, or no text in it; nested without end
+            url.encode()  # fails for an unpaired surrogate, which is valid JSON
+    except (ValueError, AttributeError, RecursionError):  # not JSON; not an object or not a string; nested too deeply
         return None, SourceNote.UNREADABLE_METADATA
     return url, None
 
@@ -204,9 +203,9 @@ def _failures(tar: str, failed: Path) -> Iterator[SourceItem]:
     try:
         table = pq.read_table(failed, columns=columns).select(columns).cast(_FAILED_SCHEMA)
         if table["key"].null_count or table["reason"].null_count:
-            raise ValueError("a row without key or reason")
+            raise ValueError("a row lacks a key or reason")
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        detail = f"{failed.name}, which fetching writes: {type(error).__name__}"
+        detail = f"{failed.name}: {type(error).__name__}"
         yield SourceItem(f"{tar}/failed", problem=SourceProblem.UNREADABLE, detail=detail)
         return
     for row in table.to_pylist():

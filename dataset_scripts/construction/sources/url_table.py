@@ -1,10 +1,10 @@
-"""Read a table of image URLs, and sort out the rows that no request is made for."""
+"""Read a table of image URLs, and decide for each row whether it is requested."""
 
 import hashlib
 import ipaddress
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,11 @@ class UrlRow:
     """One row of the table.
 
     Attributes:
-        row (`int`): its number in the whole table, from 0.
-        url (`str`): as the table has it; empty where it has none.
-        id (`int`, `str` or `None`): of the table's id column.
-        request (`str`): what is asked for: the URL in its normal form. Empty if the row is not asked for.
-        problem (`FetchProblem`, *optional*), detail (`str`): why it is not.
+        row (`int`): number of the row in the whole table, from 0.
+        url (`str`): as in the table; empty if missing.
+        id (`int`, `str` or `None`): value of the id column.
+        request (`str`): the URL to request, in normal form; empty if the row is not requested.
+        problem (`FetchProblem`, *optional*), detail (`str`): why the row is not requested.
     """
 
     row: int
@@ -47,9 +47,9 @@ class UrlTable:
     """A Parquet file, a folder of Parquet files (read in the order of their names), or a CSV file with a header.
 
     Attributes:
-        rows (`int`): of all files.
-        digest (`str`): of the names, sizes and contents of the files and the names of the columns read. Of a Parquet
-            file the end stands for the content: the offsets, sizes and statistics of all its columns.
+        rows (`int`): number of rows in all files.
+        digest (`str`): digest of the names, sizes and contents of the files and of the column names. Of a Parquet file
+            only the footer is read: it contains offsets, sizes and statistics of all columns.
     """
 
     files: tuple[Path, ...]
@@ -63,14 +63,14 @@ class UrlTable:
         """Find the files of a table and check their columns, without reading the rows.
 
         Raises:
-            FileNotFoundError: if there is no such file, or no Parquet file in the folder.
-            ValueError: names the file that cannot be read or lacks a column, and the columns that it has.
+            FileNotFoundError: if the file does not exist, or the folder contains no Parquet file.
+            ValueError: if a file cannot be read or lacks a column; names the file and its columns.
         """
         path = Path(path)
         files = tuple(sorted(path.glob("*.parquet"))) if path.is_dir() else (path,)
         if not files or not files[0].is_file():
             raise FileNotFoundError(
-                f"{path} is no table of URLs: give a Parquet or CSV file, or a folder of Parquet files"
+                f"{path} is not a table of URLs: name a Parquet or CSV file, or a folder of Parquet files"
             )
         digest = hashlib.sha256(f"{url_column}\0{id_column}\0".encode())
         rows = 0
@@ -95,7 +95,7 @@ class UrlTable:
         return cls(files, url_column, id_column, rows, digest.hexdigest())
 
     def __iter__(self) -> Iterator[tuple[int, str, int | str | None]]:
-        """Row number, URL and id of every row; a batch of rows is in memory at a time."""
+        """Iterate over row number, URL and id; one batch of rows is in memory at a time."""
         row = 0
         for file in self.files:
             try:
@@ -114,25 +114,25 @@ class UrlTable:
             with pa.parquet.ParquetFile(file) as opened:
                 yield from opened.iter_batches(_BATCH_ROWS, columns=columns)
         else:
-            # Types are given, not guessed: a guess from the first block fails in a later one.
+            # Explicit types: types inferred from the first block may not fit a later one.
             options = pa.csv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.string()))
             with _open_csv(file, options) as opened:
                 yield from opened
 
 
 def rows_by_tar(
-    table: UrlTable, rows_per_tar: int, optout: OptOutList | None, allowed_addresses: tuple[str, ...]
+    table: UrlTable, rows_per_tar: int, opt_out: OptOutList | None, allowed_addresses: tuple[str, ...]
 ) -> Iterator[list[UrlRow]]:
-    """The table in runs of `rows_per_tar` rows, each row judged.
+    """Iterate over the table in chunks of `rows_per_tar` checked rows.
 
-    Of rows with the same URL, in its normal form, the first one that may be asked for is kept. URLs are compared by
-    64-bit hashes, of 8 bytes each and 52 at the peak of a merge: 6 and 39 GB for the 747 million of COYO-700M, where
-    the chance that any two different URLs share a hash is 1.5 %.
+    Of rows with the same URL in normal form only the first is requested. URLs are compared by 64-bit hashes, which
+    take 8 bytes each and 52 at the peak of a merge: 6 and 39 GB for the 747 million of COYO-700M, where the
+    probability of any collision is 1.5 %.
     """
     seen = _SeenHashes()
     rows: list[UrlRow] = []
     for row, url, identity in table:
-        rows.append(_judged(row, url, identity, optout, allowed_addresses))
+        rows.append(_judged(row, url, identity, opt_out, allowed_addresses))
         if len(rows) == rows_per_tar:
             yield _without_duplicates(rows, seen)
             rows = []
@@ -141,15 +141,14 @@ def rows_by_tar(
 
 
 def _judged(
-    row: int, url: str, identity: int | str | None, optout: OptOutList | None, allowed: tuple[str, ...]
+    row: int, url: str, identity: int | str | None, opt_out: OptOutList | None, allowed: tuple[str, ...]
 ) -> UrlRow:
     try:
         address = WebAddress.parse(url)
     except ValueError as error:
-        return UrlRow(
-            row, url, identity, problem=FetchProblem.NOT_A_URL, detail=str(error) if url.strip() else "it is empty"
-        )
-    entry = optout.matches(address) if optout is not None else None
+        detail = str(error) if url.strip() else "it is empty"
+        return UrlRow(row, url, identity, problem=FetchProblem.NOT_A_URL, detail=detail)
+    entry = opt_out.matches(address) if opt_out is not None else None
     if entry is not None:
         return UrlRow(row, url, identity, problem=FetchProblem.OPTED_OUT, detail=f"by the entry {entry}")
     literal = _numeric(address.host)
@@ -160,27 +159,26 @@ def _judged(
 
 
 def _without_duplicates(rows: list[UrlRow], seen: "_SeenHashes") -> list[UrlRow]:
-    asked = [index for index, row in enumerate(rows) if row.request]
-    hashes = np.fromiter((_hash(rows[index].request) for index in asked), dtype=np.uint64, count=len(asked))
-    for index, is_new in zip(asked, seen.add(hashes), strict=True):
+    requested = [index for index, row in enumerate(rows) if row.request]
+    hashes = np.fromiter((_hash(rows[index].request) for index in requested), dtype=np.uint64, count=len(requested))
+    for index, is_new in zip(requested, seen.add(hashes), strict=True):
         if not is_new:
-            row = rows[index]
             detail = "an earlier row of the table has it"
-            rows[index] = UrlRow(row.row, row.url, row.id, problem=FetchProblem.DUPLICATE, detail=detail)
+            rows[index] = replace(rows[index], request="", problem=FetchProblem.DUPLICATE, detail=detail)
     return rows
 
 
 class _SeenHashes:
-    """A set of 64-bit numbers in sorted arrays: a Python set takes ten times the memory.
+    """A set of 64-bit numbers in sorted arrays, with a tenth of the memory of a Python set.
 
-    Each array is at least twice as long as the next, so that a number is merged, and looked for, log(n) times.
+    Each array is at least twice as long as the next, so that a number is merged and looked up O(log n) times.
     """
 
     def __init__(self) -> None:
         self._arrays: list[np.ndarray] = []
 
     def add(self, hashes: np.ndarray) -> np.ndarray:
-        """Add the numbers; for each, whether it is new: the first of its value, here and in every call before."""
+        """Add numbers. Returns for each whether it is the first of its value, in this and all earlier calls."""
         distinct, first = np.unique(hashes, return_index=True)
         is_new = np.ones(len(distinct), dtype=bool)
         for array in self._arrays:
@@ -201,7 +199,7 @@ def _hash(url: str) -> int:
 
 
 def _numeric(host: str) -> str | None:
-    """The address that `host` writes out, also in the short forms that resolvers take (127.1, 0x7f000001)."""
+    """The numeric address in `host`, including short forms that resolvers accept (127.1, 0x7f000001)."""
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:
@@ -229,7 +227,7 @@ def _columns_and_rows(file: Path) -> tuple[list[str], int]:
             return opened.schema_arrow.names, opened.metadata.num_rows
     with _open_csv(file) as opened:
         columns = opened.schema.names
-    # Every column as text, of which only the first is kept: nothing is guessed, so nothing fails here but bad CSV.
+    # Count rows by the first column, as text: without type inference only malformed CSV can fail here.
     options = pa.csv.ConvertOptions(include_columns=columns[:1], column_types={columns[0]: pa.string()})
     with _open_csv(file, options) as opened:
         return columns, sum(batch.num_rows for batch in opened)

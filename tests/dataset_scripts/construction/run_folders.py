@@ -18,6 +18,6 @@ def published_rows(root: Path) -> list[dict[str, Any]]:
     return pa.concat_tables([pq.read_table(file) for file in sorted(root.glob("data/*.parquet"))]).to_pylist()
 
 
-def rejected_rows(root: Path, phase: str) -> list[dict[str, Any]]:
-    files = sorted(root.glob(f"work/rejects/{phase}-*.parquet"))
+def rejected_rows(root: Path, stage: str) -> list[dict[str, Any]]:
+    files = sorted(root.glob(f"work/rejects/{stage}-*.parquet"))
     return pa.concat_tables([pq.read_table(file) for file in files]).to_pylist()

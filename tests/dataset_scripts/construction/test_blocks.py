@@ -19,10 +19,10 @@ from dataset_scripts.construction.blocks import (
     Outcome,
     in_order,
     join,
-    open_rows,
     rows_of,
     run_batch,
     run_shard,
+    selected_rows,
     stable_id,
 )
 
@@ -61,7 +61,7 @@ class Scripted(Block):
 class Business(Scripted):
     """Is concerned with the rows of even number alone."""
 
-    def concerns(self, table: pa.Table) -> pa.Array:
+    def selects(self, table: pa.Table) -> pa.Array:
         return pa.array([number % 2 == 0 for number in column(table, "script")], pa.bool_())
 
 
@@ -159,7 +159,7 @@ def test_a_block_that_replaces_a_column_leaves_it_in_other_rows():
     class Shout(Block):
         name, reads, adds = "shout", ("seen",), {"seen": pa.string()}
 
-        def concerns(self, table):
+        def selects(self, table):
             return pc.equal(table["seen"], "a")
 
         def __call__(self, batch):
@@ -194,18 +194,18 @@ REJECTED = (False, "bad")
         (Outcome({"added": [1, 2]}), "2 values of `added` for 3 rows"),
         (Outcome({"added": [1, 2, 3]}, verdicts=[True]), "1 verdicts for 3 rows"),
         (Outcome({"added": [1, 2, 3]}, notes=[None] * 4), "4 notes for 3 rows"),
-        (Outcome({}), r"adds \['added'\] and gave \[\]"),
-        (Outcome({"added": [1, 2, 3], "more": [1, 2, 3]}), r"gave \['added', 'more'\]"),
-        (Outcome({"added": ["x", "y", "z"]}), "`added` that is no int32"),
-        (Outcome({"added": [1, 2, 2**40]}), "`added` that is no int32"),
-        (Outcome({"added": [1, 2, 2**80]}), "`added` that is no int32"),
-        (Outcome({"added": [1, 2, 3]}, notes=[None, 1, None]), "`trail` that is no list"),
-        (Outcome({"added": [1, 2]}, origins=[0, 2]), "every row it keeps, and no other"),
-        (Outcome({"added": [1, 2, 3, 4]}, origins=[0, 1, 2, 3]), "every row it keeps, and no other"),
-        (Outcome({"added": [1, 2, 3]}, [True, True, REJECTED], origins=[0, 1, 2]), "every row it keeps"),
-        (Outcome({"added": [1, 2, 3]}, origins=[1, 0, 2]), "every row it keeps"),
+        (Outcome({}), r"adds \['added'\] but returned \[\]"),
+        (Outcome({"added": [1, 2, 3], "more": [1, 2, 3]}), r"returned \['added', 'more'\]"),
+        (Outcome({"added": ["x", "y", "z"]}), "`added` that is not of type int32"),
+        (Outcome({"added": [1, 2, 2**40]}), "`added` that is not of type int32"),
+        (Outcome({"added": [1, 2, 2**80]}), "`added` that is not of type int32"),
+        (Outcome({"added": [1, 2, 3]}, notes=[None, 1, None]), "`trail` that is not of type list"),
+        (Outcome({"added": [1, 2]}, origins=[0, 2]), "all kept rows and no others"),
+        (Outcome({"added": [1, 2, 3, 4]}, origins=[0, 1, 2, 3]), "all kept rows and no others"),
+        (Outcome({"added": [1, 2, 3]}, [True, True, REJECTED], origins=[0, 1, 2]), "all kept rows"),
+        (Outcome({"added": [1, 2, 3]}, origins=[1, 0, 2]), "all kept rows"),
         *(
-            (Outcome({"added": [1, 2, 3]}, verdicts=[True, verdict, True]), "gave the verdict")
+            (Outcome({"added": [1, 2, 3]}, verdicts=[True, verdict, True]), "returned the verdict")
             for verdict in (False, None, 1, (True, "x"), (False,), (False, ""), (False, None), (False, "a", "b", "c"))
         ),
     ],
@@ -231,11 +231,11 @@ def test_an_error_of_a_block_survives_the_way_between_processes():
 @pytest.mark.parametrize(
     "answer", [lambda rows: pa.array([True] * (rows - 1)), lambda rows: pa.array([True, None] + [False] * (rows - 2))]
 )
-def test_a_block_must_say_of_each_row_whether_it_concerns_it(answer: Callable[[int], pa.Array]):
+def test_a_block_selects_with_one_boolean_per_row(answer: Callable[[int], pa.Array]):
     block = Answers(Outcome({"added": []}))
-    block.concerns = lambda table: answer(table.num_rows)  # type: ignore[method-assign]
-    with pytest.raises(BlockError, match="`odd one` must say of each of 3 rows"):
-        open_rows(block, new_rows(3))
+    block.selects = lambda table: answer(table.num_rows)  # type: ignore[method-assign]
+    with pytest.raises(BlockError, match="`odd one` must select with one boolean per row, for 3 rows"):
+        selected_rows(block, new_rows(3))
 
 
 @pytest.mark.parametrize("expands", [True, False])

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dataset_scripts.construction.pipeline_report import Stage
+from dataset_scripts.construction.pipeline_report import BlockCounts
 from dataset_scripts.construction.shards import (
     ROW_GROUP,
     Marker,
-    PhaseFolder,
     RunFolderError,
+    StageFolder,
     fingerprint,
     lock_folder,
     remove_leftovers,
@@ -28,17 +28,17 @@ TABLES = {
     "work/persons/00003.parquet": pa.table({"row_id": ["a", "b"], "crop": [b"\xff\xd8", b"\x00"]}),
     "work/rejects/persons-00003.parquet": pa.table({"row_id": ["c"], "reason": ["too small"]}),
 }
-STAGES = (Stage("box", "persons", 3, 2, {"too small": 1}, {"seen twice": 1}),)
+COUNTS = (BlockCounts("box", "persons", 3, 2, {"too small": 1}, {"seen twice": 1}),)
 
 
 @pytest.fixture
-def folder(tmp_path) -> PhaseFolder:
-    return PhaseFolder(tmp_path / "run", "persons", "f1")
+def folder(tmp_path) -> StageFolder:
+    return StageFolder(tmp_path / "run", "persons", "f1")
 
 
 @pytest.fixture
-def finished(folder) -> PhaseFolder:
-    folder.finish(3, TABLES, STAGES)
+def finished(folder) -> StageFolder:
+    folder.finish(3, TABLES, COUNTS)
     return folder
 
 
@@ -50,7 +50,7 @@ def test_a_finished_shard_holds_its_tables_and_a_marker_with_digests_and_account
     for name, table in TABLES.items():
         assert pq.read_table(finished.root / name).equals(table)
     digests = {name: hashlib.sha256((finished.root / name).read_bytes()).hexdigest() for name in TABLES}
-    assert finished.read_marker(3) == Marker("f1", digests, STAGES)
+    assert finished.read_marker(3) == Marker("f1", digests, COUNTS)
     assert files_below(finished.root) == sorted([*TABLES, "work/markers/persons/00003.json"])
 
 
@@ -59,8 +59,8 @@ def test_a_shard_that_was_not_finished_has_no_marker(finished):
 
 
 def test_the_same_tables_give_the_same_bytes(finished, tmp_path):
-    again = PhaseFolder(tmp_path / "again", "persons", "f1")
-    again.finish(3, TABLES, STAGES)
+    again = StageFolder(tmp_path / "again", "persons", "f1")
+    again.finish(3, TABLES, COUNTS)
     for name in files_below(finished.root):
         assert (again.root / name).read_bytes() == (finished.root / name).read_bytes()
 
@@ -83,12 +83,12 @@ def test_a_failure_before_the_marker_is_in_place_leaves_no_marker(folder, monkey
 
     monkeypatch.setattr(Path, "replace", replace)
     with pytest.raises(OSError, match="no space"):
-        folder.finish(3, TABLES, STAGES)
+        folder.finish(3, TABLES, COUNTS)
     assert done == [folder.root / name for name in list(TABLES)[:moves]]
     assert folder.read_marker(3) is None
     monkeypatch.undo()
     remove_leftovers(folder.root)
-    folder.finish(3, TABLES, STAGES)
+    folder.finish(3, TABLES, COUNTS)
     assert folder.read_marker(3) is not None
     assert not list(folder.root.rglob(".part-*"))
 
@@ -98,13 +98,13 @@ def test_a_file_is_on_the_disk_before_it_is_moved_to_its_place(folder, monkeypat
     monkeypatch.setattr(os, "fsync", lambda descriptor: events.append("synced"))
     move = Path.replace
     monkeypatch.setattr(Path, "replace", lambda self, target: events.append("moved") or move(self, target))
-    folder.finish(3, TABLES, STAGES)
+    folder.finish(3, TABLES, COUNTS)
     assert events == ["synced", "moved"] * 3
 
 
 def test_a_shard_of_other_settings_is_refused_with_what_to_do(finished):
-    other = PhaseFolder(finished.root, "persons", "f2")
-    with pytest.raises(RunFolderError, match="shard 3 of phase persons.*other settings.*another output folder"):
+    other = StageFolder(finished.root, "persons", "f2")
+    with pytest.raises(RunFolderError, match="shard 3 of stage persons.*other settings.*another output folder"):
         other.read_marker(3)
 
 
@@ -113,7 +113,7 @@ def test_a_missing_or_changed_file_is_refused_with_what_to_do(finished, harm):
     path = finished.root / "work/rejects/persons-00003.parquet"
     harm(path)
     with pytest.raises(
-        RunFolderError, match="persons-00003.parquet is missing or not what was written.*remove .*00003"
+        RunFolderError, match="persons-00003.parquet is missing or has changed since it was written.*remove .*00003"
     ):
         finished.read_marker(3)
 
@@ -125,14 +125,14 @@ def test_a_missing_or_changed_file_is_refused_with_what_to_do(finished, harm):
         '{"fingerprint": "f1", "files"',
         "[]",
         '{"fingerprint": "f1", "files": {}}',
-        '{"fingerprint": "f1", "files": 3, "stages": []}',
-        '{"fingerprint": "f1", "files": {}, "stages": [{"block": "box", "unit": "persons", "seen": 2, "kept": 1}]}',
-        '{"fingerprint": "f1", "files": {}, "stages": [{"name": "box"}]}',
+        '{"fingerprint": "f1", "files": 3, "counts": []}',
+        '{"fingerprint": "f1", "files": {}, "counts": [{"block": "box", "unit": "persons", "seen": 2, "kept": 1}]}',
+        '{"fingerprint": "f1", "files": {}, "counts": [{"name": "box"}]}',
     ],
 )
 def test_a_damaged_marker_is_refused_with_what_to_do(finished, content):
     finished.marker_path(3).write_text(content)
-    with pytest.raises(RunFolderError, match="00003.json is damaged .*remove it to have the shard made again"):
+    with pytest.raises(RunFolderError, match="00003.json is damaged .*remove it to process the shard again"):
         finished.read_marker(3)
 
 
@@ -192,7 +192,7 @@ def test_a_folder_that_another_process_works_in_is_refused_until_that_process_en
     )
     with other:
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(RunFolderError, match=f"another run works in {tmp_path}: wait"):
+        with pytest.raises(RunFolderError, match=f"another run is using {tmp_path}: wait"):
             lock_folder(tmp_path)
         other.kill()
     with lock_folder(tmp_path):
@@ -219,7 +219,7 @@ def test_the_digest_of_a_file_is_its_sha256(tmp_path):
 
 def test_a_marker_is_json_that_other_tools_can_read(finished):
     values = json.loads(finished.marker_path(3).read_text())
-    assert values["stages"] == [
+    assert values["counts"] == [
         {
             "block": "box",
             "unit": "persons",

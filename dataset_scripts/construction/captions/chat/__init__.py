@@ -1,1 +1,1 @@
-"""Ask a language model, on a server or in this process, and keep a journal of its replies."""
+"""Chat clients: send requests to a language model, on a server or in-process, and keep a journal of the replies."""

@@ -1,4 +1,4 @@
-"""Replies of a language model, written down as they arrive, so that a run that was killed asks nothing twice."""
+"""Journal of replies: each reply is written to a file as it arrives, so that a killed run repeats no request."""
 
 import hashlib
 import json
@@ -16,25 +16,24 @@ _LINE_START = b'{"key": "'
 
 
 class JournalledChat:
-    """A `ChatModel` that answers from a file what it was asked before, and asks another model the rest.
+    """A `ChatModel` that answers known requests from a file and sends the others to another model.
 
-    The file has one JSON object a line, appended as a reply arrives: `{"key": ..., "text": ...}`, and for a request
-    without a usable reply also its problem. The key is a digest of the request, the model and `settings`. A last line
-    that was cut by a crash is removed.
+    The file contains one JSON object per line, appended as a reply arrives: `{"key": ..., "text": ...}`, with the
+    problem of a request without a usable reply. The key is a digest of the request, the model and `settings`. A last
+    line that was cut off by a crash is removed.
 
-    Problems that an outage of the server explains are written only when a later request had an answer, or the call
-    came to its end: what a server left unanswered before it was given up is asked again.
+    Problems that an outage can cause are written only after a later request was answered, or when the call ends. So
+    requests that a failing server left unanswered before the run stopped are sent again.
 
     Args:
-        model (`ChatModel`): who is asked.
-        path (`str` or `Path`): the file; made, with its folders, where there is none.
-        settings (`str`, *optional*): whatever else decides a reply, such as the temperature; in other words: with
-            another text here, nothing of the file is used.
-        keeps_problems (`bool`): whether a request that ended in a problem is settled, and not asked again by the next
-            run.
+        model (`ChatModel`): answers requests that are not in the file.
+        path (`str` or `Path`): the file; created, with its folders, if missing.
+        settings (`str`, *optional*): anything else that a reply depends on, such as the temperature. Entries that were
+            written with other settings are ignored.
+        keeps_problems (`bool`): whether problems are kept too, so that the next run does not repeat those requests.
 
     Raises:
-        ValueError: for a file that is not such a journal, naming the line.
+        ValueError: if the file is not such a journal; names the line.
     """
 
     def __init__(self, model: ChatModel, path: str | Path, settings: str = "", *, keeps_problems: bool = False):
@@ -46,13 +45,13 @@ class JournalledChat:
         self._settled = _read_journal(self.path)
 
     def __len__(self) -> int:
-        """How many replies are written down."""
+        """Number of replies in the journal."""
         return len(self._settled)
 
     def complete(
         self, requests: Sequence[ChatRequest], on_reply: Callable[[int, ChatReply], None] | None = None
     ) -> list[ChatReply]:
-        """See `ChatModel`. The same request is asked once, however often it is in `requests`."""
+        """See `ChatModel`. Equal requests in `requests` are sent once."""
         keys = [self._key(request) for request in requests]
         replies: dict[str, ChatReply] = {}
         places: dict[str, list[int]] = {}
@@ -97,7 +96,7 @@ class JournalledChat:
         self._settled[key] = reply
         problem = {"problem": reply.problem, "detail": reply.detail} if reply.problem else {}
         journal.write(json.dumps({"key": key, "text": reply.text, **problem}, ensure_ascii=False) + "\n")
-        journal.flush()  # a killed process loses what it has not handed to the system
+        journal.flush()  # a killed process loses what it has not handed to the operating system
 
     def _key(self, request: ChatRequest) -> str:
         image = hashlib.sha256(request.image).hexdigest() if request.image is not None else None
@@ -116,12 +115,12 @@ def _read_journal(path: Path) -> dict[str, ChatReply]:
             settled.update([_read_line(line)])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{path}, line {number}, is no reply of a journal ({error}); give another file, or delete the line"
+                f"{path}, line {number}, is not a journal entry ({error}): name another file or delete the line"
             ) from error
     torn = content[whole:]
     if torn and not (torn.startswith(_LINE_START) or _LINE_START.startswith(torn)):
-        raise ValueError(f"{path} does not end as a journal of replies does; give another file")
-    if torn:  # or the next reply would be appended to it
+        raise ValueError(f"{path} is not a journal of replies (see its last line): name another file")
+    if torn:  # otherwise the next reply would be appended to it
         os.truncate(path, whole)
     return settled
 
@@ -131,5 +130,5 @@ def _read_line(line: bytes) -> tuple[str, ChatReply]:
     key, text = entry["key"], entry["text"]
     problem = ChatProblem(entry["problem"]) if "problem" in entry else None
     if not isinstance(key, str) or not (isinstance(text, str) if problem is None else text is None):
-        raise TypeError("`key` must be a text, and `text` where there is no problem")
+        raise TypeError("`key` must be a string, and so must `text` unless there is a problem")
     return key, ChatReply(text, problem, entry.get("detail", ""))

@@ -1,4 +1,4 @@
-"""Ask a vision-language model, or a language model, that runs in this process."""
+"""Chat client for an in-process model: a (vision-)language model of transformers."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -31,17 +31,17 @@ from .types import (
 
 
 class TransformersChat:
-    """A model of the Hub, or of a folder, through `generate`.
+    """A model from the Hub or a folder, run with `generate`.
 
-    Requests are answered one by one: in a batch, the padding and the other requests change the numerics, and with them
-    now and then a word. On a CPU one thread computes, for the same reason. Who has a GPU to fill runs a server.
+    Requests are answered one at a time and, on a CPU, on one thread: batching and threads change the numerics, and so
+    occasionally a word. Use a server to make full use of a GPU.
 
     Args:
-        settings (`ChatSettings`): of kind `"transformers"`. Above temperature 0 each request samples with its own
-            seed, 0 if it has none.
+        settings (`ChatSettings`): of kind `"transformers"`. Above temperature 0 each request is sampled with its own
+            seed, or 0 if it has none.
 
     Raises:
-        ChatConfigurationError: if the model cannot be loaded, or has no chat template.
+        ChatConfigurationError: if the model cannot be loaded or has no chat template.
     """
 
     def __init__(self, settings: ChatSettings) -> None:
@@ -57,31 +57,25 @@ class TransformersChat:
             raise ChatConfigurationError(f"The chat model {settings.model} cannot be loaded: {error}") from error
         if not self._reader.chat_template:
             raise ChatConfigurationError(
-                f"The model {settings.model} has no chat template: choose one that was trained to follow instructions"
+                f"The model {settings.model} has no chat template: choose an instruction-tuned model"
             )
         self._model = model.to(settings.device).eval()
         self.name = settings.model
         self.revision = getattr(config, "_commit_hash", None) or settings.revision
 
     def complete(self, requests: Sequence[ChatRequest], on_reply: OnReply | None = None) -> list[ChatReply]:
-        """Answer one after the other.
-
-        Args:
-            requests (`Sequence[ChatRequest]`): the questions.
-            on_reply (`Callable[[int, ChatReply], None]`, *optional*): gets the position and the reply of each request.
-
-        Returns:
-            `list[ChatReply]`: one for each request, in their order.
+        """See `ChatModel`. Requests are answered one at a time.
 
         Raises:
-            ValueError: before anything is computed, if an image is neither JPEG nor PNG, or the model takes none.
-            ChatConfigurationError: if the chat template refuses the form of the messages.
+            ValueError: before anything is computed, if an image is neither JPEG nor PNG, or if the model accepts no
+                images.
+            ChatConfigurationError: if the chat template rejects the structure of the messages.
         """
         for request in requests:
             if request.image is not None:
                 image_type(request.image)
                 if not self._takes_images:
-                    raise ValueError(f"The model {self.name} takes no images: choose a vision-language model")
+                    raise ValueError(f"The model {self.name} accepts no images: choose a vision-language model")
         replies = []
         for index, request in enumerate(requests):
             with _one_thread():
@@ -105,8 +99,8 @@ class TransformersChat:
                 return_tensors="pt",
             ).to(self._model.device)
         except TemplateError as error:
-            # Such as the templates that know no system message: no request of this form will pass.
-            raise ChatConfigurationError(f"The chat template of {self.name} refuses the messages: {error}") from error
+            # For example a template without system messages: every request would fail the same way.
+            raise ChatConfigurationError(f"The chat template of {self.name} rejects the messages: {error}") from error
         new_tokens = self._generate(inputs, request.seed or 0)  # (num_new_tokens,)
         text = self._reader.decode(new_tokens, skip_special_tokens=True)
         return finished_reply(text, is_cut_off=not self._ends(new_tokens))
@@ -117,7 +111,7 @@ class TransformersChat:
         messages.append(("user", [*parts, {"type": "text", "text": request.text}]))
         if self._takes_images:
             return [{"role": role, "content": content} for role, content in messages]
-        # The templates of pure language models put content into the prompt as it is.
+        # Chat templates of text-only models insert `content` into the prompt verbatim.
         return [{"role": role, "content": content[-1]["text"]} for role, content in messages]
 
     @torch.no_grad()

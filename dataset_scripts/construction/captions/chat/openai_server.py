@@ -1,4 +1,4 @@
-"""Ask any server that speaks OpenAI's protocol: vLLM, `transformers serve`, a hosted one."""
+"""Chat client for servers with an OpenAI-compatible API: vLLM, `transformers serve`, hosted ones."""
 
 import asyncio
 import base64
@@ -30,16 +30,16 @@ try:
     import openai
     from anyio.from_thread import start_blocking_portal  # the event loops of openai
 except ImportError as error:
-    raise ImportError('Asking a server needs the client of OpenAI: pip install "gadms[construction]"') from error
+    raise ImportError('Chat servers need the openai package: pip install "gadms[construction]"') from error
 
 
 MAX_REPLY_BYTES = 1_000_000
-"""A longer reply is refused while it arrives. Chosen: a caption and its envelope have a thousand bytes or two."""
+"""A longer reply is rejected while it arrives. Chosen: a caption reply has one or two thousand bytes."""
 MAX_REFUSALS_IN_A_ROW = 20
-"""So many refused requests with no other reply between them are the settings' fault, not the pictures'. Chosen."""
+"""After this many consecutive refusals the settings are at fault, not the images. Chosen."""
 MAX_OUTAGES_IN_A_ROW = 50
-"""So many requests left unanswered after all their retries, with no reply between them, are an outage. Chosen."""
-# What the retries of `openai` look at. The rest describes a body that is already read and decoded.
+"""After this many consecutive requests without an answer the server counts as down. Chosen."""
+# The headers that the retries of `openai` read. The others describe a body that is already read and decoded.
 _KEPT_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry")
 
 _Arrivals = queue.SimpleQueue[tuple[int, ChatReply, asyncio.Event] | None]
@@ -48,17 +48,17 @@ _Arrivals = queue.SimpleQueue[tuple[int, ChatReply, asyncio.Event] | None]
 class OpenAIChat:
     """A model behind a server with OpenAI's `/chat/completions`.
 
-    Whatever the server does to a request ends in a [`ChatReply`], within `max_retries + 1` time-outs and the waits
-    between them. Only what would turn every row into a reject ends the run, as a [`ChatConfigurationError`]: status
-    401 or 404 or a spent quota at once, 403 as long as no request has had a reply (later it can mean the picture), and
-    `MAX_REFUSALS_IN_A_ROW` refusals of any kind; or, as a [`ChatOutageError`], `MAX_OUTAGES_IN_A_ROW` requests without
-    an answer.
+    Any answer to a request becomes a [`ChatReply`], within `max_retries + 1` time-outs and the waits between them.
+    Only conditions that would reject every row raise. A [`ChatConfigurationError`] is raised for status 401, 404 or an
+    exhausted quota, for 403 before the first successful reply (later it may concern a single image), and for
+    `MAX_REFUSALS_IN_A_ROW` consecutive refusals. A [`ChatOutageError`] is raised for `MAX_OUTAGES_IN_A_ROW`
+    consecutive requests without an answer.
 
     Args:
         settings (`ChatSettings`): of kind `"openai"`.
 
     Raises:
-        ChatConfigurationError: if the variable that `api_key_env` names is not set.
+        ChatConfigurationError: if the environment variable named by `api_key_env` is not set.
     """
 
     def __init__(self, settings: ChatSettings) -> None:
@@ -72,49 +72,41 @@ class OpenAIChat:
         self._has_answered = False
 
     def complete(self, requests: Sequence[ChatRequest], on_reply: OnReply | None = None) -> list[ChatReply]:
-        """Ask all, `concurrency` at a time. An exception of `on_reply` and Ctrl-C cancel what is under way.
+        """See `ChatModel`. Up to `concurrency` requests run at a time.
 
-        A place is free for the next request when `on_reply` has returned: a process that is killed loses the replies
-        of no more than `concurrency` requests.
-
-        Args:
-            requests (`Sequence[ChatRequest]`): the questions.
-            on_reply (`Callable[[int, ChatReply], None]`, *optional*): gets the position and the reply of each request
-                as it arrives, in the caller's thread.
-
-        Returns:
-            `list[ChatReply]`: one for each request, in their order.
+        An exception in `on_reply`, and Ctrl-C, cancel the running requests. The next request starts only after
+        `on_reply` has returned, so a killed process loses at most `concurrency` replies.
 
         Raises:
             ValueError: before anything is sent, if an image is neither JPEG nor PNG.
             ChatConfigurationError: if no request can succeed.
-            ChatOutageError: after `MAX_OUTAGES_IN_A_ROW` requests in a row without an answer.
+            ChatOutageError: after `MAX_OUTAGES_IN_A_ROW` consecutive requests without an answer.
         """
         for request in requests:
             if request.image is not None:
                 image_type(request.image)
         replies: dict[int, ChatReply] = {}
         arrivals: _Arrivals = queue.SimpleQueue()
-        # A thread of its own for the event loop: so it works below a running loop (notebook, Ray's actors), and
-        # `on_reply` may take its time in the caller's thread. Leaving the portal by an exception cancels what it runs.
+        # The event loop runs in its own thread. So it works inside a running loop (notebook, Ray actor), and
+        # `on_reply` may be slow. An exception that leaves the portal cancels its tasks.
         with start_blocking_portal() as portal:
-            asking = portal.start_task_soon(self._ask_all, requests, arrivals)
+            sending = portal.start_task_soon(self._send_all, requests, arrivals)
             while (arrival := arrivals.get()) is not None:
-                index, reply, is_told = arrival
+                index, reply, is_handled = arrival
                 replies[index] = reply
                 if on_reply is not None:
                     on_reply(index, reply)
-                portal.start_task_soon(is_told.set)
-            asking.result()  # raises what ended it early
+                portal.start_task_soon(is_handled.set)
+            sending.result()  # raises the error that ended it early
         return [replies[index] for index in range(len(requests))]
 
-    async def _ask_all(self, requests: Sequence[ChatRequest], arrivals: _Arrivals) -> None:
+    async def _send_all(self, requests: Sequence[ChatRequest], arrivals: _Arrivals) -> None:
         settings = self._settings
         http_client = _BoundedHttpClient(settings.timeout_seconds, self._wait_for_turn)
         try:
             async with openai.AsyncOpenAI(
                 base_url=settings.base_url,
-                # Always given, or the library would send the key of OPENAI_API_KEY to whatever server this is.
+                # Always set: otherwise the library would send OPENAI_API_KEY to this server.
                 api_key=self._key or "none",
                 timeout=settings.timeout_seconds,
                 max_retries=settings.max_retries,
@@ -133,12 +125,13 @@ class OpenAIChat:
         self, client: openai.AsyncOpenAI, waiting: Iterator[tuple[int, ChatRequest]], arrivals: _Arrivals
     ) -> None:
         for index, request in waiting:  # all workers share one iterator: each takes the next request
-            is_told = asyncio.Event()
-            arrivals.put((index, await self._ask(client, request), is_told))
-            await is_told.wait()
+            is_handled = asyncio.Event()
+            arrivals.put((index, await self._checked_reply(client, request), is_handled))
+            await is_handled.wait()
 
-    async def _ask(self, client: openai.AsyncOpenAI, request: ChatRequest) -> ChatReply:
-        reply = await self._reply_to(client, request)
+    async def _checked_reply(self, client: openai.AsyncOpenAI, request: ChatRequest) -> ChatReply:
+        """Send one request, and raise once too many in a row have failed."""
+        reply = await self._send(client, request)
         self._has_answered |= reply.text is not None
         self._refusals_in_a_row = self._refusals_in_a_row + 1 if reply.problem is ChatProblem.REFUSED else 0
         if self._refusals_in_a_row >= MAX_REFUSALS_IN_A_ROW:
@@ -146,19 +139,18 @@ class OpenAIChat:
         self._outages_in_a_row = self._outages_in_a_row + 1 if reply.problem in OUTAGE_PROBLEMS else 0
         if self._outages_in_a_row >= MAX_OUTAGES_IN_A_ROW:
             raise ChatOutageError(
-                f"The server {self._settings.base_url} left {self._outages_in_a_row} requests in a row without an "
-                f"answer, the last with: {reply.problem}, {reply.detail}. Run again when it is up: what it has "
-                "answered is kept"
+                f"The server {self._settings.base_url} did not answer {self._outages_in_a_row} requests in a row; "
+                f"last problem: {reply.problem}, {reply.detail}. Run again when it is up: replies so far are kept"
             )
         return reply
 
-    async def _reply_to(self, client: openai.AsyncOpenAI, request: ChatRequest) -> ChatReply:
+    async def _send(self, client: openai.AsyncOpenAI, request: ChatRequest) -> ChatReply:
         settings = self._settings
         try:
             response = await client.chat.completions.with_raw_response.create(
                 model=settings.model,
                 messages=_messages(request),
-                # Not `max_completion_tokens`, which some servers ignore in silence.
+                # Not `max_completion_tokens`, which some servers silently ignore.
                 max_tokens=settings.max_tokens,
                 temperature=settings.temperature,
                 top_p=settings.top_p,
@@ -180,7 +172,7 @@ class OpenAIChat:
         status = error.status_code
         detail = f"status {status}: {shortened(error.response.text)}"
         if status in (401, 404) or (status == 403 and not self._has_answered) or error.code == "insufficient_quota":
-            raise self._configuration_error("serves no request of ours", detail)
+            raise self._configuration_error("rejects all requests", detail)
         if status == 429:
             return ChatReply(None, ChatProblem.RATE_LIMITED, detail)
         return ChatReply(None, ChatProblem.SERVER_ERROR if status >= 500 else ChatProblem.REFUSED, detail)
@@ -189,7 +181,7 @@ class OpenAIChat:
         settings = self._settings
         return ChatConfigurationError(
             f"The server {settings.base_url} {what} (model {settings.model!r}): {detail}. "
-            f"Check base_url, model, and the key in the variable that api_key_env names ({settings.api_key_env})."
+            f"Check base_url, model, and the key in the environment variable of api_key_env ({settings.api_key_env})."
         )
 
     async def _wait_for_turn(self) -> None:
@@ -204,9 +196,9 @@ class _ReplyTooLongError(Exception):
 
 
 class _BoundedHttpClient(openai.DefaultAsyncHttpxClient):
-    """Each attempt, also of the library's retries, waits for its turn and reads its reply to the end within bounds.
+    """Applies the rate limit, one time-out and a size limit to each attempt, including the library's retries.
 
-    The library's own time-out is for each read: a server that sends a byte now and then would never meet it.
+    The library's own time-out applies to single reads: a server that sends a byte now and then would never reach it.
     """
 
     def __init__(self, seconds: float, wait_for_turn: Callable[[], Awaitable[None]]) -> None:
@@ -248,13 +240,13 @@ def _messages(request: ChatRequest) -> Any:
 
 
 def _read_completion(content: bytes) -> ChatReply:
-    # Not by the library's types: they let pass any JSON, and strictly they ask for more than some servers send.
+    # Not parsed with the library's types: unvalidated they accept any JSON, validated they reject some servers.
     try:
         choice = json.loads(content)["choices"][0]
         message, finish_reason = choice["message"], choice.get("finish_reason")
         text, refusal = message.get("content"), message.get("refusal")
         text = "" if text is None else text.strip()
-        text.encode()  # half a surrogate pair is valid JSON, but no file could hold it
+        text.encode()  # an unpaired surrogate is valid JSON, but cannot be written to a file
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         start = shortened(content.decode(errors="replace"))
         return ChatReply(None, ChatProblem.INVALID_REPLY, f"no chat completion: {start}")
@@ -267,5 +259,5 @@ def _key_from_environment(name: str | None) -> str | None:
     if name is None:
         return None
     if not (key := os.environ.get(name, "").strip()):
-        raise ChatConfigurationError(f"The environment variable {name}, which api_key_env names, is not set or empty")
+        raise ChatConfigurationError(f"The environment variable {name}, named by api_key_env, is not set or empty")
     return key

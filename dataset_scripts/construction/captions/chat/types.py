@@ -1,4 +1,4 @@
-"""Ask language models: what a question and a reply are, and which model answers."""
+"""Types of chat clients: settings, request, reply, the protocol of a client, and its errors."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,47 +14,47 @@ _DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
 class ChatProblem(StrEnum):
-    """Every reason for which a request has no usable reply."""
+    """Why a request has no usable reply."""
 
     TIMED_OUT = "timed out"
     NO_CONNECTION = "no connection"
     RATE_LIMITED = "rate limited"
-    """Status 429, to the last attempt."""
+    """Status 429 on the last attempt."""
     SERVER_ERROR = "server error"
-    """Status 5xx, to the last attempt."""
+    """Status 5xx on the last attempt."""
     REFUSED = "request refused"
-    """Any other status: the server, or the model's processor, will not take this request."""
+    """Any other status: the server, or the processor of a local model, rejects this request."""
     INVALID_REPLY = "invalid reply"
-    """Not JSON, not a chat completion, not text, or too long."""
+    """The reply is not a chat completion in JSON, has no text, or is too long."""
     EMPTY_REPLY = "empty reply"
     CUT_OFF = "cut off"
-    """The reply reached `max_tokens` before its end."""
+    """The reply reached `max_tokens`."""
     CONTENT_FILTER = "content filter"
 
 
 OUTAGE_PROBLEMS = frozenset(
     {ChatProblem.TIMED_OUT, ChatProblem.NO_CONNECTION, ChatProblem.RATE_LIMITED, ChatProblem.SERVER_ERROR}
 )
-"""Problems that say nothing of a request if all others have them too."""
+"""Problems that an outage of the server can cause, whatever the request."""
 
 
 class ChatConfigurationError(RuntimeError):
-    """A setting with which no request can succeed, or a server that is not what the settings say."""
+    """No request can succeed with these settings, or the server does not match them."""
 
 
 class ChatOutageError(RuntimeError):
-    """A server that answers nothing any more."""
+    """The server has stopped answering."""
 
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """One question to a language model.
+    """One request to a language model.
 
     Attributes:
-        system (`str`): what the model is to do; empty for none.
-        text (`str`): the question.
+        system (`str`): system message; empty for none.
+        text (`str`): user message.
         image (`bytes`, *optional*): content of a JPEG or PNG file.
-        seed (`int`, *optional*): of sampling; a server may ignore it.
+        seed (`int`, *optional*): sampling seed; a server may ignore it.
     """
 
     system: str
@@ -65,7 +65,7 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class ChatReply:
-    """What came back: a stripped, non-empty `text`, or the `problem` for counting and its `detail` for people."""
+    """Either a stripped, non-empty `text`, or a `problem` with a human-readable `detail`."""
 
     text: str | None
     problem: ChatProblem | None = None
@@ -76,9 +76,9 @@ OnReply = Callable[[int, ChatReply], None]
 
 
 class ChatModel(Protocol):
-    """What the pipeline asks of a language model: for each request a reply, in the order of the requests.
+    """A chat client: `complete` returns one reply per request, in the order of the requests.
 
-    `on_reply` gets the position and the reply of each request as it arrives, in the caller's thread.
+    `on_reply` is called in the caller's thread with the index and the reply of each request as it arrives.
     """
 
     name: str
@@ -89,27 +89,27 @@ class ChatModel(Protocol):
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """Which model answers, and how it is asked.
+    """Settings of a chat client: the model and how to reach it.
 
-    The paper names the models, Qwen2.5-VL-7B and -32B, and their server, vLLM. The numbers it does not state: chosen.
+    The paper names the models (Qwen2.5-VL-7B and -32B) and the server (vLLM). It states none of the numbers: chosen.
 
     Attributes:
-        kind (`str`): `"openai"` for a server, `"transformers"` for a model in this process.
-        model (`str`): the name by which the server knows it, or a Hub id or folder.
-        revision (`str`, *optional*): commit of the model. A server does not tell its own: this is recorded as given.
-        base_url (`str`, *optional*): of a server, such as `http://localhost:8000/v1`.
+        kind (`str`): `"openai"` for a server, `"transformers"` for an in-process model.
+        model (`str`): model name on the server, or a Hub id or folder.
+        revision (`str`, *optional*): commit of the model. For a server it is recorded as given, unchecked.
+        base_url (`str`, *optional*): address of the server, such as `http://localhost:8000/v1`.
         api_key_env (`str`, *optional*): name of the environment variable that holds the server's key.
-        concurrency (`int`): requests in flight from one process.
-        requests_per_minute (`float`, *optional*): limit for one process, evenly spaced, retries included.
-        timeout_seconds (`float`): for one attempt, from its connection to the last byte.
-        max_retries (`int`): further attempts after a time-out, a lost connection, 429 or 5xx. Waits between them
-            double from half a second to 8 s, or are what the server asks for (`Retry-After`) up to two minutes; a
-            server that asks for more is not asked again.
-        max_tokens (`int`): of a reply. A caption of 80 words has about 110.
-        temperature (`float`): 0 takes the likeliest word. Not stated by the paper: chosen, because captions get their
-            variety from templates, a likely word invents less than a sampled one, and the data set can be made again.
-        top_p (`float`): share of the likeliest words that sampling draws from.
-        device, dtype (`str`): of a model in this process.
+        concurrency (`int`): number of requests in flight per process.
+        requests_per_minute (`float`, *optional*): rate limit per process, evenly spaced, retries included.
+        timeout_seconds (`float`): limit for one attempt, from connecting to the last byte.
+        max_retries (`int`): further attempts after a time-out, a lost connection, 429 or 5xx. Waits between attempts
+            double from half a second to 8 s, or follow the server's `Retry-After` up to two minutes. A server that
+            asks for more is not asked again.
+        max_tokens (`int`): limit of a reply. A caption of 80 words has about 110 tokens.
+        temperature (`float`): 0 for greedy decoding. Not stated by the paper: chosen, because templates already vary
+            the captions, greedy decoding invents less, and the data set can be reproduced.
+        top_p (`float`): probability mass of nucleus sampling.
+        device, dtype (`str`): device and data type of an in-process model.
 
     Raises:
         ValueError: names the field and its value.
@@ -133,14 +133,14 @@ class ChatSettings:
     def __post_init__(self) -> None:
         self._require("kind", self.kind in _KINDS, f"must be one of {', '.join(_KINDS)}")
         self._require("model", _is_text(self.model), "must be the name of a model")
-        self._require("revision", self.revision is None or _is_text(self.revision), "must be a commit, or left out")
+        self._require("revision", self.revision is None or _is_text(self.revision), "must be a commit or omitted")
         is_variable = self.api_key_env is None or _is_text(self.api_key_env)
         self._require("api_key_env", is_variable, "must be the name of an environment variable")
         if self.kind == "openai":
             wanted = "must be the http(s) address of the server, such as http://localhost:8000/v1, without a password"
             self._require("base_url", _is_server_address(self.base_url), wanted)
         else:
-            self._require("base_url", self.base_url is None, "must be left out for a model in this process")
+            self._require("base_url", self.base_url is None, "must be omitted for an in-process model")
         self._require_number("concurrency", 1, whole=True)
         if self.requests_per_minute is not None:
             self._require_number("requests_per_minute", above=0)
@@ -149,7 +149,7 @@ class ChatSettings:
         self._require_number("max_tokens", 1, whole=True)
         self._require_number("temperature", 0)
         self._require_number("top_p", above=0, most=1)
-        self._require("device", _is_text(self.device), "must be a device of torch, such as cpu or cuda:0")
+        self._require("device", _is_text(self.device), "must be a torch device, such as cpu or cuda:0")
         self._require("dtype", self.dtype in _DTYPES, f"must be one of {', '.join(_DTYPES)}")
 
     def _require(self, field: str, is_right: bool, wanted: str) -> None:
@@ -167,24 +167,8 @@ class ChatSettings:
         self._require(field, is_number and math.isfinite(value) and least <= value <= most and value > above, wanted)
 
 
-def build_chat(settings: ChatSettings) -> ChatModel:
-    """The model that `settings` describe; one of this process is loaded here.
-
-    Raises:
-        ImportError: without the extra `construction`.
-        ChatConfigurationError: for a key that is not in the environment, or a model that cannot chat.
-    """
-    if settings.kind == "openai":
-        from .openai_server import OpenAIChat
-
-        return OpenAIChat(settings)
-    from .local_model import TransformersChat  # a process that asks a server needs no torch
-
-    return TransformersChat(settings)
-
-
 def image_type(content: bytes) -> str:
-    """The MIME type of a JPEG or PNG file, by its first bytes.
+    """Return the MIME type of a JPEG or PNG file, by its first bytes.
 
     >>> image_type(b"\\xff\\xd8\\xff\\xe0")
     'image/jpeg'
@@ -199,7 +183,7 @@ def image_type(content: bytes) -> str:
 
 
 def finished_reply(text: str, *, is_cut_off: bool) -> ChatReply:
-    """What a model said, as a reply: text that stops in mid-sentence is none."""
+    """Turn generated text into a reply; text that was cut off is a problem."""
     text = text.strip()
     if is_cut_off:
         return ChatReply(None, ChatProblem.CUT_OFF, f"reached max_tokens: {shortened(text)}")

@@ -1,5 +1,6 @@
 """Captions are asked for, checked and asked for again, each with its own template; nothing is asked twice."""
 
+import functools
 import hashlib
 import itertools
 import json
@@ -332,7 +333,7 @@ def test_a_model_on_this_machine_is_published_without_its_place(tmp_path, monkey
 
 def test_a_server_is_asked_and_asked_again(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(caption, "_chats", {})
+    monkeypatch.setattr(caption, "_shared_chat", functools.cache(caption._shared_chat.__wrapped__))
     answered = itertools.count()
 
     def script(question, number):

@@ -24,8 +24,8 @@ from dataset_scripts.construction.persons.detectors import (
     TransformersDetector,
     WholeImageDetector,
     build_detector,
-    detector_identity,
 )
+from dataset_scripts.construction.persons.pretrained import identity_of
 from modeling_gadms.media.detection import PersonBox
 from modeling_gadms.media.video import FrameReader
 from tests.vtest import vtest_video
@@ -228,7 +228,7 @@ def test_the_identity_of_a_hub_model_names_the_commit_whatever_was_asked_for(
         (repository / "refs" / name).write_text(COMMIT)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     detector = build_detector(DetectorSettings(model="someone/tiny", revision=revision))
-    assert detector_identity(detector) == f"someone/tiny@{COMMIT}"
+    assert identity_of(detector) == f"someone/tiny@{COMMIT}"
 
 
 def test_a_model_that_is_nowhere_is_named(tmp_path, monkeypatch):
@@ -262,7 +262,7 @@ def test_a_whole_image_is_one_person():
         [PersonBox(0, 0, 30, 70, 1.0)],
         [PersonBox(0, 0, 8, 9, 1.0)],
     ]
-    assert detector_identity(detector) == "whole_image"
+    assert identity_of(detector) == "whole_image"
 
 
 def test_ssd_keeps_boxes_of_every_shape_above_the_confidence(monkeypatch):
@@ -280,7 +280,7 @@ def test_the_identity_of_ssd_holds_the_digest_of_its_weights(tmp_path, monkeypat
     packaged = pretrained.packaged_file("models/frozen_inference_graph.pb")
     digest = hashlib.sha256(packaged.read_bytes()).hexdigest()[:12]
     detector = build_detector(DetectorSettings(kind="ssd_mobilenet"))
-    assert detector_identity(detector) == f"ssd_mobilenet_v2_coco_2018_03_29@{digest}"
+    assert identity_of(detector) == f"ssd_mobilenet_v2_coco_2018_03_29@{digest}"
     (tmp_path / "mine.pb").write_bytes(b"weights")
     (tmp_path / "my_net.pbtxt").touch()
     own = DetectorSettings(
@@ -328,7 +328,7 @@ def test_ultralytics_finds_persons_inside_the_image(ultralytics):
     (found,) = detector([Image.new("RGB", (100, 100))])
     assert [corners(box) for box in found] == [(0, 50, 20, 100), (10, 20, 30, 80)]
     assert [box.confidence for box in found] == pytest.approx([0.75, 0.6])
-    assert detector_identity(detector) == "ultralytics/yolo11l.pt"
+    assert identity_of(detector) == "ultralytics/yolo11l.pt"
 
 
 def test_the_identity_of_ultralytics_holds_the_digest_of_weights_at_hand_and_not_where_they_lie(ultralytics, tmp_path):
@@ -350,7 +350,7 @@ def test_ultralytics_refuses_models_without_persons_or_boxes(ultralytics):
     settings = DetectorSettings(kind="ultralytics", model="yolo11l-cls.pt")
     detector = build_detector(settings)
     ultralytics.boxes = None
-    with pytest.raises(ValueError, match=r"yolo11l-cls\.pt gives no boxes"):
+    with pytest.raises(ValueError, match=r"yolo11l-cls\.pt returns no boxes"):
         detector(noise_images(1))
     ultralytics.names = {number: f"thing {number:02}" for number in range(12)}
     with pytest.raises(ValueError, match="only: thing 00, .*thing 09 and 2 more"):
@@ -422,8 +422,8 @@ def test_the_identity_of_what_never_was_built_by_settings_is_its_import_path():
     def find_nobody(images):
         return [[] for _ in images]
 
-    assert detector_identity(find_nobody).endswith(f"test_detectors:{find_nobody.__qualname__}")
-    assert detector_identity(SimpleNamespace()) == "types:SimpleNamespace"
+    assert identity_of(find_nobody).endswith(f"test_detectors:{find_nobody.__qualname__}")
+    assert identity_of(SimpleNamespace()) == "types:SimpleNamespace"
 
 
 @pytest.mark.parametrize(
@@ -433,7 +433,7 @@ def test_the_identity_of_what_never_was_built_by_settings_is_its_import_path():
         ("somebodys_detectors:Missing", {}, ImportError, "Cannot import somebodys_detectors:Missing"),
         ("somebodys_detectors:constant", {}, TypeError, "somebodys_detectors:constant cannot be called"),
         ("somebodys_detectors:Half", {"sped": 1}, TypeError, "somebodys_detectors:Half .*'sped'"),
-        ("somebodys_detectors:NotCallable", {}, TypeError, "makes a NotCallable, which is not callable"),
+        ("somebodys_detectors:NotCallable", {}, TypeError, "returns a NotCallable, which is not callable"),
     ],
 )
 def test_what_cannot_be_imported_or_called_is_named(users_module, name, options, error, message):
@@ -442,9 +442,9 @@ def test_what_cannot_be_imported_or_called_is_named(users_module, name, options,
 
 
 def test_a_class_of_the_user_that_breaks_the_protocol_is_told_so(users_module):
-    with pytest.raises(ValueError, match="somebodys_detectors:TooFew gave 0 lists of boxes for 2 images"):
+    with pytest.raises(ValueError, match="somebodys_detectors:TooFew returned 0 lists of boxes for 2 images"):
         build_detector(DetectorSettings(kind=f"{users_module}:TooFew"))(noise_images(2))
-    with pytest.raises(TypeError, match=r"somebodys_detectors:Tuples must give PersonBox .* not \(0, 0, 1, 1, 0\.9\)"):
+    with pytest.raises(TypeError, match=r"Tuples must return PersonBox .* not \(0, 0, 1, 1, 0\.9\)"):
         build_detector(DetectorSettings(kind=f"{users_module}:Tuples"))(noise_images(1))
 
 
@@ -460,7 +460,10 @@ def test_a_class_of_the_user_that_breaks_the_protocol_is_told_so(users_module):
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"device": ""}, "device must be auto or"),
         ({"kind": "ultralytics"}, "model must name the weights for Ultralytics"),
-        ({"kind": "whole_image", "model": "some/model"}, "model is 'some/model', but the kind whole_image has no use"),
+        (
+            {"kind": "whole_image", "model": "some/model"},
+            "model is 'some/model', but the kind whole_image does not use it",
+        ),
         ({"kind": "ssd_mobilenet", "revision": "v1"}, "revision is 'v1', but the kind ssd_mobilenet"),
         ({"weights": "a.pb"}, r"weights is 'a\.pb', but the kind transformers"),
         ({"options": {"a": 1}}, "options is .*, but the kind transformers"),

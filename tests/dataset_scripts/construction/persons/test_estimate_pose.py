@@ -99,7 +99,7 @@ def test_a_stored_pose_is_read_as_it_was_stored():
     keypoints = [[float(n), n / 2, n / 20] for n in range(17)]
     pose = stored_pose(keypoints)
     assert [list(point) for point in pose.keypoints] == keypoints
-    assert pose.visible_count(0.5) == 7
+    assert sum(pose.visible(0.5)) == 7
 
 
 @pytest.mark.parametrize("chosen, expected", [(None, 16), (3, 3)])

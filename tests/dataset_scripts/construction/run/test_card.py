@@ -19,7 +19,7 @@ from dataset_scripts.construction.captions.caption import CaptionSettings
 from dataset_scripts.construction.captions.chat.types import ChatProblem, ChatReply, ChatSettings
 from dataset_scripts.construction.persons.crop import CropSettings
 from dataset_scripts.construction.persons.detectors import DetectorSettings
-from dataset_scripts.construction.pipeline_report import Stage, format_funnel
+from dataset_scripts.construction.pipeline_report import BlockCounts, format_report
 from dataset_scripts.construction.run.card import write_card, write_report
 from dataset_scripts.construction.run.config import BuildConfig
 from dataset_scripts.construction.run.pipeline import build_webperson
@@ -34,7 +34,7 @@ PERSONS = 6
 @dataclasses.dataclass(frozen=True)
 class Run:
     config: BuildConfig
-    stages: tuple[Stage, ...]
+    counts: tuple[BlockCounts, ...]
     home: Path
 
     @property
@@ -68,8 +68,8 @@ def run(tmp_path_factory) -> Iterator[Run]:
         chat_model = answer_with(monkeypatch, ScriptedChat(answer))
         chat_model.name = chat.model
         report = build_webperson(config, progress=False)
-    assert report.persons == PERSONS - 1, format_funnel(report.stages)
-    yield Run(config, report.stages, home)
+    assert report.persons == PERSONS - 1, format_report(report.counts)
+    yield Run(config, report.counts, home)
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +118,7 @@ def test_the_card_explains_every_published_column(run):
 
 def test_the_card_holds_the_report_and_settings_that_can_be_read_again(run):
     _, text = card_of(run)
-    assert format_funnel(run.stages) in text and "](report.png)" in text
+    assert format_report(run.counts) in text and "](report.png)" in text
     settings = yaml.safe_load(text[text.index("```yaml\n") + 8 :].partition("```")[0])
     assert settings["criteria"]["min_confidence"] == 0.85 and settings["captions"]["templates"] == "my_templates.json"
     assert settings["detector"]["options"] == ["path", "token"]
@@ -156,7 +156,7 @@ def test_one_caption_column_is_one_caption_per_image(run, tmp_path):
 
 
 def test_the_report_is_numbers_and_a_figure(run):
-    stages = [Stage(**stage) for stage in json.loads((run.root / "report.json").read_text())]
+    counts = [BlockCounts(**block) for block in json.loads((run.root / "report.json").read_text())]
     assert tuple(stages) == run.stages
     with Image.open(run.root / "report.png") as picture:
         assert picture.format == "PNG" and picture.width > 1000

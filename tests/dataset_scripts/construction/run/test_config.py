@@ -116,13 +116,13 @@ WRONG_SECTIONS = {
     "a captioner without a model": ({"captioners": {"caption1": {"kind": "openai"}}}, "`caption1` .*key `model`"),
     "a section that is a word": (
         {"crop": "tight"},
-        "section `crop` of .* must hold keys and values; it holds 'tight'",
+        "section `crop` of .* must be a mapping of keys to values, not 'tight'",
     ),
-    "a list of sources": ({"sources": ["a"]}, r"section `sources` of .* must hold names .*it holds \['a'\]"),
-    "a source that is a word": ({"sources": {"a": "images"}}, "`a` in section `sources` .*it holds 'images'"),
+    "a list of sources": ({"sources": ["a"]}, r"section `sources` of .* must map names to settings, not \['a'\]"),
+    "a source that is a word": ({"sources": {"a": "images"}}, "`a` in section `sources` .*not 'images'"),
     "a source named twice": (
         {"sources": {"a": {"kind": "folder", "path": "p", "name": "b"}}},
-        "`a` in section `sources` .* has its name already: leave `name` out",
+        "`a` in section `sources` .* already has this name: remove `name`",
     ),
     "a captioner of another name": ({"captioners": {"qwen": SERVER}}, "must be caption1, not qwen"),
     "captioners out of order": (
@@ -132,7 +132,7 @@ WRONG_SECTIONS = {
     "a missing first captioner": ({"captioners": {"caption2": SERVER}}, "must be caption1, not caption2"),
     "more words asked for than allowed": (
         {"captions": {"max_words": 90}},
-        r"up to 90 words \(captions.max_words\).*more than 80 refused \(rules.max_words\)",
+        r"captions.max_words \(90, .*must not exceed rules.max_words \(80, ",
     ),
     "a key that is a number": ({"crop": {1: 2}}, "has the key 1, which is not a string"),
     "a source whose name is a number": (

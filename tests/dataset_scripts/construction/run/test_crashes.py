@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from crash_detectors import write_frames
-from engine_phases import alive, with_environment
+from engine_stages import alive, with_environment
 from run_folders import contents, published_rows, rejected_rows
 
 from tests.waiting import wait_for
@@ -341,5 +341,5 @@ def test_two_runs_cannot_work_in_one_folder(runs, few):
     os.kill(first, signal.SIGSTOP)  # in the middle of its work
     runs.start(root, few.frames)
     assert runs.wait() == 1
-    assert f"another run works in {root}" in runs.output(root).read_text()
+    assert f"another run is using {root}" in runs.output(root).read_text()
     kill_group(first)

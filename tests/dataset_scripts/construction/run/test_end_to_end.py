@@ -60,8 +60,8 @@ def continued(persons: tuple[Path, BuildReport], output: Path, overrides: list[s
     return build_webperson(configured(output, *overrides), progress=False)
 
 
-def rejected(output: Path, phase: str) -> pa.Table:
-    files = sorted((output / "work" / "rejects").glob(f"{phase}-*.parquet"))
+def rejected(output: Path, stage: str) -> pa.Table:
+    files = sorted((output / "work" / "rejects").glob(f"{stage}-*.parquet"))
     return pa.concat_tables([pq.read_table(file) for file in files])
 
 
@@ -70,7 +70,7 @@ def kept_persons(output: Path) -> pa.Table:
 
 
 def stage(report: BuildReport, name: str):
-    return next(stage for stage in report.stages if stage.block == name)
+    return next(block for block in report.counts if block.block == name)
 
 
 def test_every_frame_and_photograph_is_kept_or_rejected_with_a_reason(persons):
@@ -85,10 +85,10 @@ def test_every_frame_and_photograph_is_kept_or_rejected_with_a_reason(persons):
     # The account is what the files hold.
     in_files = Counter(zip(dropped["rejected_by"].to_pylist(), dropped["reason"].to_pylist(), strict=True))
     counted = {
-        (stage.block, reason): count
-        for stage in report.stages
-        for reason, count in stage.dropped.items()
-        if stage.block != "duplicates"  # which are found here, and dropped before captioning
+        (block.block, reason): count
+        for block in report.counts
+        for reason, count in block.dropped.items()
+        if block.block != "duplicates"  # which are found here, and dropped before captioning
     }
     assert counted == in_files
     assert stage(report, "signature").kept == kept.num_rows
@@ -178,15 +178,15 @@ def test_the_account_names_every_reply_of_the_server(captioned):
     for behaviour, problem in PROBLEMS.items():
         expected[problem.value] += asked[behaviour]
     counted: Counter[str] = Counter()
-    for stage_ in report.stages:
-        if stage_.block.startswith(("caption", "verify")):
-            counted.update(stage_.dropped)
-            counted.update(stage_.noted)
+    for block in report.counts:
+        if block.block.startswith(("caption", "verify")):
+            counted.update(block.dropped)
+            counted.update(block.noted)
     assert counted == expected
     # What a retry heals, and what was right at once, is captions: two for each person kept, one for some dropped.
     healed = sum(asked[name] for name in ("rate_limited", "server_error", "dropped"))
     captions = len(log) - healed - sum(expected.values())
-    firsts = sum(stage_.kept for stage_ in report.stages if stage_.block == "template 2")
+    firsts = sum(block.kept for block in report.counts if block.block == "template 2")
     assert captions == firsts + report.persons
 
 
@@ -226,6 +226,6 @@ def test_the_card_and_the_account_are_those_of_the_run(captioned):
     card = (output / "README.md").read_text(encoding="utf-8")
     assert f"{report.persons:,} images of persons" in card
     saved = json.loads((output / "report.json").read_text(encoding="utf-8"))
-    assert [entry["block"] for entry in saved] == [stage.block for stage in report.stages]
+    assert [entry["block"] for entry in saved] == [block.block for block in report.counts]
     for entry in saved:
         assert entry["seen"] == entry["kept"] + sum(entry["dropped"].values())

@@ -16,7 +16,7 @@ import datasets
 import pyarrow as pa
 import pytest
 import torch
-from engine_phases import CountingPhase, Failing, SlowButForOne, Twins, Watcher, alive, pids, with_environment
+from engine_stages import CountingStage, Failing, SlowButForOne, Twins, Watcher, alive, pids, with_environment
 from run_folders import contents, published_rows, rejected_rows
 from scripted_replies import by_hash
 from scripted_server import MODEL, scripted_server
@@ -68,21 +68,21 @@ def ray_cluster():
 
 @dataclass(frozen=True)
 class Way:
-    """A way to run a phase; Ray knows two, one for blocks with a model."""
+    """A way to run a stage; Ray knows two, one for blocks with a model."""
 
     name: str
     run: Callable[..., None]
     has_model: bool = True
 
 
-def with_ray(phase: CountingPhase, numbers: Sequence[int]) -> None:
-    run_ray(phase, numbers, {}, progress=False)
+def with_ray(stage: CountingStage, numbers: Sequence[int]) -> None:
+    run_ray(stage, numbers, {}, progress=False)
 
 
-in_this_process = partial(run_local, progress=False)
+in_process = partial(run_local, progress=False)
 in_workers = partial(run_local, workers=2, progress=False)
 WAYS = [
-    Way("local", in_this_process),
+    Way("local", in_process),
     Way("workers", in_workers),
     Way("ray actors", with_ray),
     Way("ray tasks", with_ray, has_model=False),
@@ -157,7 +157,7 @@ def build(pictures, tmp_path_factory):
 
 def test_the_pictures_try_every_kind_of_fate(build):
     root = build(4, "local")
-    blocks = {row["rejected_by"] for phase in ("persons", "captions") for row in rejected_rows(root, phase)}
+    blocks = {row["rejected_by"] for stage in ("persons", "captions") for row in rejected_rows(root, stage)}
     assert {"decode", "box", "keypoints", "duplicates"} <= blocks
     assert blocks & {"caption 1, attempt 2", "verify 1, attempt 2"}
     assert len(published_rows(root)) > 10
@@ -182,8 +182,8 @@ def test_worker_processes_leave_the_same_files_to_the_byte(build):
 def test_rows_do_not_depend_on_how_the_source_is_cut(build, shards):
     cut, whole = build(4, "local"), build(shards, "local")
     assert published_rows(cut) == published_rows(whole)
-    for phase in ("persons", "captions"):
-        assert rejected_rows(cut, phase) == rejected_rows(whole, phase)
+    for stage in ("persons", "captions"):
+        assert rejected_rows(cut, stage) == rejected_rows(whole, stage)
     for name in ("report.json", "README.md", "work/duplicates.parquet", "work/review.png"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
 
@@ -197,17 +197,17 @@ def in_batches(values: list[str], size: int) -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def counted(way, tmp_path_factory) -> CountingPhase:
-    """A phase of four shards, one of them without rows, of which all but the third were asked for."""
+def counted(way, tmp_path_factory) -> CountingStage:
+    """A stage of four shards, one of them without rows, of which all but the third were asked for."""
     watchers = [Watcher("of three", 3, has_model=way.has_model), Watcher("of all", None, has_model=way.has_model)]
-    phase = CountingPhase(tmp_path_factory.mktemp("counted"), (2, 5, 4, 0), (Twins(), *watchers))
+    stage = CountingStage(tmp_path_factory.mktemp("counted"), (2, 5, 4, 0), (Twins(), *watchers))
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "3")
-        way.run(phase, [0, 1, 3])
+        way.run(stage, [0, 1, 3])
     torch.set_num_threads(before)
-    return phase
+    return stage
 
 
 @ways()
@@ -240,15 +240,15 @@ def test_the_shards_that_are_asked_for_are_finished_also_without_rows(counted):
 
 
 @ways("local", "ray actors")
-def test_a_phase_without_any_row_is_finished(way, tmp_path):
-    phase = CountingPhase(tmp_path, (0, 0), (Twins(), Watcher("of three", 3, has_model=True)))
-    way.run(phase, range(2))
-    assert phase.finished() == [0, 1]
+def test_a_stage_without_any_row_is_finished(way, tmp_path):
+    stage = CountingStage(tmp_path, (0, 0), (Twins(), Watcher("of three", 3, has_model=True)))
+    way.run(stage, range(2))
+    assert stage.finished() == [0, 1]
 
 
 @ways("local", "ray actors")
 def test_without_shards_nothing_is_loaded(way, tmp_path):
-    way.run(CountingPhase(tmp_path, (), (Failing("prepare", tmp_path / "log"),)), [])
+    way.run(CountingStage(tmp_path, (), (Failing("prepare", tmp_path / "log"),)), [])
     assert not (tmp_path / "log").exists()
 
 
@@ -256,7 +256,7 @@ def test_the_local_engine_leaves_threads_and_progress_bars_as_it_found_them(tmp_
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        in_this_process(CountingPhase(tmp_path, (1,), (Twins(),)), [0])
+        in_process(CountingStage(tmp_path, (1,), (Twins(),)), [0])
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
@@ -268,7 +268,7 @@ def test_rays_own_settings_stay_as_they_are(ray_cluster, tmp_path):
 
     context = ray.data.DataContext.get_current()
     before = (context.target_max_block_size, context.enable_progress_bars)
-    with_ray(CountingPhase(tmp_path, (1,), (Twins(),)), [0])
+    with_ray(CountingStage(tmp_path, (1,), (Twins(),)), [0])
     assert (context.target_max_block_size, context.enable_progress_bars) == before
 
 
@@ -277,34 +277,34 @@ def test_rays_own_settings_stay_as_they_are(ray_cluster, tmp_path):
 # ---------------------------------------------------------------------------------------------------------------------
 @ways()
 def test_an_error_of_a_block_reaches_the_user_as_it_was_raised(way, tmp_path):
-    phase = CountingPhase(tmp_path, (3, 0), (Failing("call", tmp_path / "log", has_model=way.has_model),))
+    stage = CountingStage(tmp_path, (3, 0), (Failing("call", tmp_path / "log", has_model=way.has_model),))
     with pytest.raises(BlockError) as raised:
-        way.run(phase, [0, 1])
+        way.run(stage, [0, 1])
     assert str(raised.value) == "block `failing` failed on rows r0 to r2: KeyError: 'colour'"
-    assert 0 not in phase.finished()
+    assert 0 not in stage.finished()
     assert (tmp_path / "log").read_text() == "failed\n"  # it was not tried again
 
 
 @ways()
 def test_an_error_of_loading_reaches_the_user_as_it_was_raised(way, tmp_path):
-    phase = CountingPhase(tmp_path, (3, 0), (Failing("prepare", tmp_path / "log", has_model=way.has_model),))
+    stage = CountingStage(tmp_path, (3, 0), (Failing("prepare", tmp_path / "log", has_model=way.has_model),))
     with pytest.raises(ImportError) as raised:
-        way.run(phase, [0, 1])
+        way.run(stage, [0, 1])
     assert (type(raised.value), str(raised.value)) == (ImportError, "no model called nothing")
 
 
 @ways("workers", "ray actors")
 def test_an_error_of_a_class_that_other_processes_cannot_read_is_told_in_words(way, tmp_path):
-    phase = CountingPhase(tmp_path, (3, 0), (Failing("prepare oddly", tmp_path / "log"),))
+    stage = CountingStage(tmp_path, (3, 0), (Failing("prepare oddly", tmp_path / "log"),))
     with pytest.raises(BlockError, match="^TwoWordsError: heads and tails$"):
-        way.run(phase, [0, 1])
+        way.run(stage, [0, 1])
 
 
 @ways("workers", "ray actors", "ray tasks")
 def test_a_block_that_kills_its_process_ends_the_run_and_is_not_tried_again(way, tmp_path):
-    phase = CountingPhase(tmp_path, (3, 0), (Failing("die", tmp_path / "log", has_model=way.has_model),))
-    with pytest.raises(BlockError, match="process of phase counting.*Finished shards are kept: run again") as raised:
-        way.run(phase, [0, 1])
+    stage = CountingStage(tmp_path, (3, 0), (Failing("die", tmp_path / "log", has_model=way.has_model),))
+    with pytest.raises(BlockError, match="process of stage counting.*Finished shards are kept: run again") as raised:
+        way.run(stage, [0, 1])
     assert "\n" not in str(raised.value)
     time.sleep(1)
     assert (tmp_path / "log").read_text() == "failed\n"
@@ -312,11 +312,11 @@ def test_a_block_that_kills_its_process_ends_the_run_and_is_not_tried_again(way,
 
 def test_an_error_ends_the_work_of_the_other_workers(tmp_path):
     log = tmp_path / "pids"
-    phase = CountingPhase(tmp_path, (1, 1), (SlowButForOne(60, log),))
+    stage = CountingStage(tmp_path, (1, 1), (SlowButForOne(60, log),))
     with pytest.raises(BlockError, match="KeyError: 'colour'"):
-        in_workers(phase, [0, 1])
+        in_workers(stage, [0, 1])
     assert pids(log) and not alive(pids(log))
-    assert phase.finished() == []
+    assert stage.finished() == []
 
 
 @pytest.fixture
@@ -326,7 +326,7 @@ def process(tmp_path):
 
     def start(engine: str, seconds: float) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, HERE / "engine_phases.py", engine, tmp_path, str(seconds)],
+            [sys.executable, HERE / "engine_stages.py", engine, tmp_path, str(seconds)],
             env=os.environ | {"PYTHONPATH": str(HERE), "GADMS_TEST": mark, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
             stdout=subprocess.PIPE,
@@ -398,33 +398,33 @@ def test_ray_joins_no_cluster_but_the_one_that_is_named(monkeypatch, named):
 # What Ray may do to the tables, without Ray.
 # ---------------------------------------------------------------------------------------------------------------------
 def test_shards_that_ray_puts_together_are_taken_apart(tmp_path):
-    phase = CountingPhase(tmp_path, (3, 0, 2), (Twins(), Watcher("of all", None, has_model=True)))
-    table = _ray_read(phase, pa.table({"shard": [0, 1, 2]}))
-    for block in phase.blocks:
+    stage = CountingStage(tmp_path, (3, 0, 2), (Twins(), Watcher("of all", None, has_model=True)))
+    table = _ray_read(stage, pa.table({"shard": [0, 1, 2]}))
+    for block in stage.blocks:
         table = _RayBlocks([block])(table)
-    assert _ray_write(phase, table).to_pylist() == [{"finished": 2}]
-    apart = replace(phase, folder=tmp_path / "apart")
+    assert _ray_write(stage, table).to_pylist() == [{"finished": 2}]
+    apart = replace(stage, folder=tmp_path / "apart")
     apart.folder.mkdir()
-    in_this_process(apart, range(3))
-    assert [phase.rows(number) for number in range(3)] == [apart.rows(number) for number in range(3)]
-    assert phase.rows(2)[0]["of all"] == ["r3-0", "r3-1", "r4-2", "r4-3"]
+    in_process(apart, range(3))
+    assert [stage.rows(number) for number in range(3)] == [apart.rows(number) for number in range(3)]
+    assert stage.rows(2)[0]["of all"] == ["r3-0", "r3-1", "r4-2", "r4-3"]
 
 
 def test_a_failure_goes_before_the_rows_that_ray_puts_beside_it(tmp_path):
-    phase = CountingPhase(tmp_path, (1, 1), (Failing("call", tmp_path / "log"),))
-    rows = phase.read(0)
-    failure = _RayBlocks(phase.blocks)(phase.read(1))
+    stage = CountingStage(tmp_path, (1, 1), (Failing("call", tmp_path / "log"),))
+    rows = stage.read(0)
+    failure = _RayBlocks(stage.blocks)(stage.read(1))
     assert failure.column_names == [FAILURE]
     mixed = pa.concat_tables([rows, failure, failure], promote_options="default")
     assert _RayBlocks([Twins()])(mixed) == failure
-    assert _ray_write(phase, mixed) == failure
-    assert phase.finished() == []
+    assert _ray_write(stage, mixed) == failure
+    assert stage.finished() == []
 
 
 def test_an_error_in_reading_or_writing_travels_too(tmp_path):
-    phase = CountingPhase(tmp_path / "missing", (1,), (Twins(),))
-    assert _ray_read(phase, pa.table({"shard": [7]})).column_names == [FAILURE]
-    assert _ray_write(phase, phase.read(0)).column_names == [FAILURE]
+    stage = CountingStage(tmp_path / "missing", (1,), (Twins(),))
+    assert _ray_read(stage, pa.table({"shard": [7]})).column_names == [FAILURE]
+    assert _ray_write(stage, stage.read(0)).column_names == [FAILURE]
 
 
 class Grouped(Twins):

@@ -17,6 +17,7 @@ from dataset_scripts.construction.captions.caption import CaptionSettings
 from dataset_scripts.construction.captions.chat.types import ChatConfigurationError, ChatProblem, ChatReply
 from dataset_scripts.construction.captions.match import MatchSettings
 from dataset_scripts.construction.captions.rules import CaptionRules
+from dataset_scripts.construction.captions.templates import SHIPPED
 from dataset_scripts.construction.persons.criteria import CriteriaSettings
 from dataset_scripts.construction.persons.crop import CropSettings
 from dataset_scripts.construction.persons.detectors import DetectorSettings
@@ -64,20 +65,20 @@ def test_a_run_captions_every_person_and_reports_what_each_block_did(config, cha
     assert [row["caption1"] for row in published_rows(config.root)] == [GOOD] * PERSONS
     assert [row["source"] for row in published_rows(config.root)] == [f"street/person{n}.jpg" for n in range(PERSONS)]
     assert len(chat.asked) == PERSONS
-    assert [stage.block for stage in report.stages] == [
+    assert [block.block for block in report.counts] == [
         *("fetch", "read", "decode", "detect", "box", "pose", "keypoints", "crop", "quality", "signature"),
         *("duplicates", "template 1", "caption 1", "verify 1"),
         *("template 1, attempt 2", "caption 1, attempt 2", "verify 1, attempt 2"),
     ]
-    assert {stage.seen for stage in report.stages[1:14]} == {PERSONS}
-    assert {stage.seen for stage in report.stages[14:]} == {0}
+    assert {block.seen for block in report.counts[1:14]} == {PERSONS}
+    assert {block.seen for block in report.counts[14:]} == {0}
 
 
 def test_a_caption_that_failed_is_asked_for_once_more(config, chat):
     chat.answer = lambda request, number: ChatReply(None, ChatProblem.CUT_OFF, "...") if number < 2 else GOOD
     report = build(replace(config, duplicates=DuplicateSettings(-1)))
     assert (report.persons, len(chat.asked)) == (PERSONS, PERSONS + 2)
-    noted = {stage.block: stage.noted for stage in report.stages if stage.noted}
+    noted = {block.block: block.noted for block in report.counts if block.noted}
     assert noted == {"caption 1": {"cut off": 2}}
 
 
@@ -98,7 +99,7 @@ def test_every_image_without_a_person_leaves_an_empty_data_set(config, chat):
 def test_without_captioners_a_run_ends_with_the_persons_and_goes_on_when_they_are_named(config, chat):
     report = build(replace(config, captioners={}))
     assert (report.persons, chat.asked, (config.root / "data").exists()) == (PERSONS, [], False)
-    assert report.stages[-1].block == "duplicates"
+    assert report.counts[-1].block == "duplicates"
     persons = contents(config.root / "work" / "persons")
     assert build(config).persons == PERSONS
     assert contents(config.root / "work" / "persons") == persons
@@ -107,16 +108,16 @@ def test_without_captioners_a_run_ends_with_the_persons_and_goes_on_when_they_ar
 def test_persons_without_captioners_are_counted_without_duplicates(config):
     (Path(config.sources["street"].path) / "person9.jpg").write_bytes(jpeg(0, (60, 150)))
     report = build(replace(config, captioners={}, duplicates=DuplicateSettings()))
-    assert (report.persons, report.stages[-1].kept) == (PERSONS - 1, PERSONS - 1)
-    assert report.stages[-1].dropped == {"duplicate": 1}
+    assert (report.persons, report.counts[-1].kept) == (PERSONS - 1, PERSONS - 1)
+    assert report.counts[-1].dropped == {"duplicate": 1}
 
 
 def test_an_account_that_the_published_files_belie_is_an_error(config):
     report = build(config)
     shard = config.root / "data" / "train-00000-of-00003.parquet"
     pq.write_table(pq.read_table(shard)[1:], shard)
-    with pytest.raises(LostRowsError, match=f"leaves {PERSONS} persons, the published files hold {PERSONS - 1}"):
-        pipeline._published(report.stages, config, 3)
+    with pytest.raises(LostRowsError, match=f"{PERSONS} persons remain by the counts, but {PERSONS - 1} rows"):
+        pipeline._published(report.counts, config, 3)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -213,7 +214,7 @@ def test_what_a_killed_run_left_behind_is_removed(config):
 # What is refused.
 # ---------------------------------------------------------------------------------------------------------------------
 def test_a_folder_in_use_is_refused_and_free_again_afterwards(config, chat):
-    with lock_folder(config.root), pytest.raises(RunFolderError, match="another run works in .*wait for it"):
+    with lock_folder(config.root), pytest.raises(RunFolderError, match="another run is using .*wait for it"):
         build(config)
     assert not chat.asked
     assert build(config).persons == PERSONS
@@ -249,7 +250,7 @@ def test_a_changed_source_is_refused_with_what_to_do(config, change: Callable[[P
     files = contents(config.root)
     change(Path(config.sources["street"].path))
     with pytest.raises(
-        RunFolderError, match=f"{config.root} holds a run over other sources.*Name another output folder"
+        RunFolderError, match=f"{config.root} contains a run over other sources.*Name another output folder"
     ):
         build(config)
     assert contents(config.root) == files
@@ -262,7 +263,7 @@ def test_another_name_of_a_source_or_other_shards_are_refused(config):
         replace(config, sources={"road": SourceSettings("folder", source, "road")}),
         with_run(config, images_per_shard=5),
     ):
-        with pytest.raises(RunFolderError, match="holds a run over other sources"):
+        with pytest.raises(RunFolderError, match="contains a run over other sources"):
             build(changed)
 
 
@@ -291,22 +292,22 @@ CAPTION_SETTINGS = {
 def test_other_settings_are_refused_with_what_to_do(config, section):
     build(config)
     files = contents(config.root)
-    phase = "persons" if section in PERSON_SETTINGS else "captions"
-    expected = f"shard 0 of phase {phase} in {config.root} was made with other settings.*name another output folder"
+    stage = "persons" if section in PERSON_SETTINGS else "captions"
+    expected = f"shard 0 of stage {stage} in {config.root} was made with other settings.*name another output folder"
     with pytest.raises(RunFolderError, match=expected):
         build(replace(config, **{section: (PERSON_SETTINGS | CAPTION_SETTINGS)[section]}))
     assert contents(config.root) == files
 
 
 def test_other_templates_are_refused_whatever_their_file_is_called(config, tmp_path):
-    shipped = json.loads((Path(pipeline.__file__).with_name("templates_en.json")).read_text())
+    shipped = json.loads(SHIPPED.read_text())
     path = tmp_path / "templates.json"
     path.write_text(json.dumps(shipped))
     config = replace(config, captions=CaptionSettings(templates=str(path)))
     build(config)
     shipped["templates"] = shipped["templates"][:-1]
     path.write_text(json.dumps(shipped))
-    with pytest.raises(RunFolderError, match="phase captions .* was made with other settings"):
+    with pytest.raises(RunFolderError, match="stage captions .* was made with other settings"):
         build(config)
 
 
@@ -317,14 +318,14 @@ def test_other_thumbnails_or_another_opt_out_list_are_refused(config, tmp_path):
     build(config)
     opt_out.write_text("one.example\ntwo.example\n")
     for changed in (config, with_run(config, thumbnail_height=99)):
-        with pytest.raises(RunFolderError, match="phase persons .* was made with other settings"):
+        with pytest.raises(RunFolderError, match="stage persons .* was made with other settings"):
             build(changed)
 
 
 def test_captions_of_persons_that_were_made_again_with_other_settings_are_refused(config):
     build(config)
     shutil.rmtree(config.root / "work" / "markers" / "persons")
-    with pytest.raises(RunFolderError, match="phase captions .* was made with other settings"):
+    with pytest.raises(RunFolderError, match="stage captions .* was made with other settings"):
         build(replace(config, crop=CropSettings(padding=0.2)))
 
 
@@ -332,14 +333,14 @@ def test_captions_of_persons_that_were_made_again_with_other_settings_are_refuse
 def test_another_captioner_is_refused(config, change):
     build(config)
     other = {"caption1": replace(config.captioners["caption1"], **change)}
-    with pytest.raises(RunFolderError, match="phase captions .* was made with other settings"):
+    with pytest.raises(RunFolderError, match="stage captions .* was made with other settings"):
         build(replace(config, captioners=other))
 
 
 def test_a_further_captioner_is_refused(config):
     build(config)
     both = dict.fromkeys(("caption1", "caption2"), config.captioners["caption1"])
-    with pytest.raises(RunFolderError, match="phase captions .* was made with other settings"):
+    with pytest.raises(RunFolderError, match="stage captions .* was made with other settings"):
         build(replace(config, captioners=both))
 
 
@@ -349,7 +350,7 @@ def test_persons_are_compared_again_with_other_settings_until_they_are_captioned
     assert build(replace(config, captioners={})).persons == PERSONS
     assert build(strict).persons == len(chat.asked) == PERSONS - 1
     files = contents(config.root)
-    with pytest.raises(RunFolderError, match="phase captions .* was made with other settings"):
+    with pytest.raises(RunFolderError, match="stage captions .* was made with other settings"):
         build(config)
     build(strict)
     assert (contents(config.root), len(chat.asked)) == (files, PERSONS - 1)
@@ -379,12 +380,12 @@ def test_batch_sizes_change_no_row(config, tmp_path):
 @pytest.mark.parametrize(
     ("name", "resources", "message"),
     [
-        ("detects", Resources(num_gpus=1), "names 'detects', which is no block; blocks are .*'detect'"),
-        ("caption2", Resources(), "names 'caption2', which is no block"),
+        ("detects", Resources(num_gpus=1), "names 'detects', which is not a block; blocks are .*'detect'"),
+        ("caption2", Resources(), "names 'caption2', which is not a block"),
         ("caption1", Resources(batch_size=4), "`caption1` .* has no batch_size: name one of its blocks"),
         ("read", Resources(batch_size=4), "`read` .* has no batch_size"),
-        ("verify 1", Resources(num_gpus=1), "`verify 1` .* can have a batch_size alone: .* of `caption1`"),
-        ("caption 1", Resources(batch_size=2, concurrency=2), "`caption 1` .* can have a batch_size alone"),
+        ("verify 1", Resources(num_gpus=1), "`verify 1` .* accepts only batch_size, .* of `caption1`"),
+        ("caption 1", Resources(batch_size=2, concurrency=2), "`caption 1` .* accepts only batch_size"),
     ],
 )
 def test_resources_without_an_effect_are_refused_before_anything_is_done(config, name, resources, message):

@@ -1,4 +1,4 @@
-"""What a phase writes of a shard, and that it refuses to finish one of which rows are lost."""
+"""What a stage writes of a shard, and that it refuses to finish one of which rows are lost."""
 
 import io
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from dataset_scripts.construction.persons.duplicates import DuplicateSettings, w
 from dataset_scripts.construction.run.pipeline import DUPLICATES_FILE, caption_blocks, person_blocks
 from dataset_scripts.construction.run.stages import (
     REJECT_SCHEMA,
-    CaptionPhase,
+    CaptionStage,
     LostRowsError,
-    PersonPhase,
+    PersonStage,
     data_file,
     persons_file,
-    phase_stages,
     published_features,
     published_table,
     rejects_file,
+    stage_counts,
 )
-from dataset_scripts.construction.shards import PhaseFolder
+from dataset_scripts.construction.shards import StageFolder
 from dataset_scripts.construction.sources.planning import Shard, SourceSettings, plan_shards
 
 
@@ -43,35 +43,35 @@ def config(tmp_path):
 
 
 @pytest.fixture
-def person_phase(config) -> PersonPhase:
+def person_stage(config) -> PersonStage:
     plan = plan_shards(list(config.sources.values()), PERSONS)
-    return PersonPhase(PhaseFolder(config.root, "persons", "f"), plan.shards, tuple(person_blocks(config)), 32)
+    return PersonStage(StageFolder(config.root, "persons", "f"), plan.shards, tuple(person_blocks(config)), 32)
 
 
 @pytest.fixture
-def persons(person_phase) -> pa.Table:
-    return in_order(run_blocks(person_phase.blocks, person_phase.read(0)))
+def persons(person_stage) -> pa.Table:
+    return in_order(run_blocks(person_stage.blocks, person_stage.read(0)))
 
 
 @pytest.fixture
-def caption_phase(config, person_phase, persons) -> CaptionPhase:
-    person_phase.finish(0, persons)
+def caption_stage(config, person_stage, persons) -> CaptionStage:
+    person_stage.finish(0, persons)
     write_duplicates([config.root / persons_file(0)], config.root / DUPLICATES_FILE, DuplicateSettings(-1))
-    folder = PhaseFolder(config.root, "captions", "f")
-    return CaptionPhase(folder, 1, tuple(config.captioners), tuple(caption_blocks(config)), 32)
+    folder = StageFolder(config.root, "captions", "f")
+    return CaptionStage(folder, 1, tuple(config.captioners), tuple(caption_blocks(config)), 32)
 
 
 @pytest.fixture
-def captions(caption_phase, monkeypatch) -> pa.Table:
+def captions(caption_stage, monkeypatch) -> pa.Table:
     """All captioned but the first person, whom the captioner will not describe."""
-    table = caption_phase.read(0)
+    table = caption_stage.read(0)
     refused = table["crop"][0].as_py()
 
     def answer(request, number):
         return ChatReply(None, ChatProblem.REFUSED, "status 400") if request.image == refused else GOOD
 
     answer_with(monkeypatch, ScriptedChat(answer))
-    return in_order(run_blocks(caption_phase.blocks, table))
+    return in_order(run_blocks(caption_stage.blocks, table))
 
 
 def row(table: pa.Table, number: int) -> pa.Table:
@@ -113,57 +113,57 @@ INJURIES = {
 
 
 @pytest.mark.parametrize("injury", INJURIES)
-def test_a_shard_of_images_with_lost_rows_is_not_finished(person_phase, persons, injury):
+def test_a_shard_of_images_with_lost_rows_is_not_finished(person_stage, persons, injury):
     with pytest.raises(LostRowsError, match="shard 0"):
-        person_phase.finish(0, INJURIES[injury](persons))
-    assert person_phase.folder.read_marker(0) is None
+        person_stage.finish(0, INJURIES[injury](persons))
+    assert person_stage.folder.read_marker(0) is None
 
 
 @pytest.mark.parametrize("skipped", ["decode", "detect", "box", "pose", "keypoints", "crop", "quality"])
-def test_no_block_of_the_first_part_can_be_skipped(person_phase, persons, skipped):
+def test_no_block_of_the_first_part_can_be_skipped(person_stage, persons, skipped):
     kept = column(persons, "rejected_by").index(None)
     injured = with_trail(persons, kept, lambda names: [name for name in names if name != skipped])
     with pytest.raises(LostRowsError, match="went through"):
-        person_phase.finish(0, injured)
+        person_stage.finish(0, injured)
 
 
-def test_a_rejected_row_cannot_have_skipped_a_block_before(person_phase, persons):
+def test_a_rejected_row_cannot_have_skipped_a_block_before(person_stage, persons):
     dropped = column(persons, "rejected_by").index("box")
     injured = with_trail(persons, dropped, lambda names: [name for name in names if name != "decode"])
     with pytest.raises(LostRowsError, match="rejected by box"):
-        person_phase.finish(0, injured)
+        person_stage.finish(0, injured)
 
 
-def test_a_tar_that_does_not_tell_its_number_of_images_is_checked_for_gaps(person_phase, persons):
+def test_a_tar_that_does_not_tell_its_number_of_images_is_checked_for_gaps(person_stage, persons):
     shard = Shard(0, SourceSettings("tars", "a.tar"), 0, 1, 0, None)
-    phase = PersonPhase(person_phase.folder, (shard,), person_phase.blocks, 32)
-    with pytest.raises(LostRowsError, match="not all of 3 images"):
-        phase.finish(0, INJURIES["a row is dropped"](persons))
-    phase.finish(0, persons)
+    stage = PersonStage(person_stage.folder, (shard,), person_stage.blocks, 32)
+    with pytest.raises(LostRowsError, match="rows do not match its 3 images"):
+        stage.finish(0, INJURIES["a row is dropped"](persons))
+    stage.finish(0, persons)
 
 
-def test_persons_of_an_image_are_numbered_without_gaps(person_phase, persons):
+def test_persons_of_an_image_are_numbered_without_gaps(person_stage, persons):
     kept = column(persons, "rejected_by").index(None)
     with pytest.raises(LostRowsError, match=r"the image at position 0 has the persons \[1\]"):
-        person_phase.finish(0, with_value(persons, kept, "person", 1))
+        person_stage.finish(0, with_value(persons, kept, "person", 1))
 
 
-def test_rows_in_any_order_are_written_in_that_of_the_source(person_phase, persons):
-    person_phase.finish(0, persons.take([3, 0, 2, 1]))
-    path = person_phase.folder.root / persons_file(0)
+def test_rows_in_any_order_are_written_in_that_of_the_source(person_stage, persons):
+    person_stage.finish(0, persons.take([3, 0, 2, 1]))
+    path = person_stage.folder.root / persons_file(0)
     assert column(pq.read_table(path), "source") == [f"street/person{number}.jpg" for number in (0, 2, 3)]
 
 
-def test_persons_are_handed_on_without_the_whole_image_and_without_work_columns(person_phase, persons):
-    person_phase.finish(0, persons)
-    names = set(pq.read_schema(person_phase.folder.root / persons_file(0)).names)
+def test_persons_are_handed_on_without_the_whole_image_and_without_work_columns(person_stage, persons):
+    person_stage.finish(0, persons)
+    names = set(pq.read_schema(person_stage.folder.root / persons_file(0)).names)
     assert not names & {"image", "shard", "position", "person", "trail", "rejected_by", "reason", "detail"}
     assert {"row_id", "image_id", "crop", "image_path", "keypoints", "perceptual_hash"} <= names
 
 
-def test_a_rejected_person_is_written_with_reason_place_and_thumbnail(person_phase, persons):
-    person_phase.finish(0, persons)
-    table = pq.read_table(person_phase.folder.root / rejects_file("persons", 0))
+def test_a_rejected_person_is_written_with_reason_place_and_thumbnail(person_stage, persons):
+    person_stage.finish(0, persons)
+    table = pq.read_table(person_stage.folder.root / rejects_file("persons", 0))
     assert table.schema.equals(REJECT_SCHEMA)
     (rejected,) = table.to_pylist()
     assert (rejected["rejected_by"], rejected["reason"], rejected["detail"]) == ("box", "too wide", "100x100")
@@ -209,11 +209,11 @@ def steepest(jpeg: bytes) -> list[int]:
     return [abs(a - b) for a, b in zip(rows, rows[1:], strict=False)]
 
 
-def test_an_image_without_a_person_has_no_thumbnail(person_phase, tmp_path):
+def test_an_image_without_a_person_has_no_thumbnail(person_stage, tmp_path):
     (tmp_path / "source" / "person0.jpg").write_text("no picture")
-    table = run_blocks(person_phase.blocks, person_phase.read(0))
-    person_phase.finish(0, table)
-    rejects = pq.read_table(person_phase.folder.root / rejects_file("persons", 0)).to_pylist()
+    table = run_blocks(person_stage.blocks, person_stage.read(0))
+    person_stage.finish(0, table)
+    rejects = pq.read_table(person_stage.folder.root / rejects_file("persons", 0)).to_pylist()
     assert [(row["rejected_by"], row["thumbnail"] is None, row["box"]) for row in rejects][0] == ("decode", True, None)
 
 
@@ -225,56 +225,56 @@ def test_a_crop_too_small_to_be_read_as_a_picture_has_no_thumbnail():
     assert _thumbnail({"box": [0, 0, 1, 1], "confidence": 1.0, "crop": buffer.getvalue()}, 30, False) is None
 
 
-def test_thumbnails_can_be_left_out(person_phase, persons):
-    phase = PersonPhase(person_phase.folder, person_phase.shards, person_phase.blocks, 0)
-    phase.finish(0, persons)
-    assert column(pq.read_table(phase.folder.root / rejects_file("persons", 0)), "thumbnail") == [None]
+def test_thumbnails_can_be_left_out(person_stage, persons):
+    stage = PersonStage(person_stage.folder, person_stage.shards, person_stage.blocks, 0)
+    stage.finish(0, persons)
+    assert column(pq.read_table(stage.folder.root / rejects_file("persons", 0)), "thumbnail") == [None]
 
 
-def test_the_account_of_images_turns_into_one_of_persons_after_the_detector(person_phase, persons):
-    person_phase.finish(0, persons)
-    ((*stages,),) = phase_stages(person_phase.folder, 1)
-    units = {stage.block: (stage.unit, stage.seen, stage.kept) for stage in stages}
+def test_the_account_of_images_turns_into_one_of_persons_after_the_detector(person_stage, persons):
+    person_stage.finish(0, persons)
+    ((*counts,),) = stage_counts(person_stage.folder, 1)
+    units = {block.block: (block.unit, block.seen, block.kept) for block in counts}
     assert units["read"] == ("images", 4, 4) and units["detect"] == ("images", 4, 4)
     assert units["box"] == ("persons", 4, 3) and units["signature"] == ("persons", 3, 3)
 
 
-def test_a_phase_that_ended_without_a_shard_is_an_error(person_phase, persons):
-    person_phase.finish(0, persons)
-    with pytest.raises(LostRowsError, match=r"phase persons ended without shards \[1\]"):
-        phase_stages(person_phase.folder, 2)
+def test_a_stage_that_ended_without_a_shard_is_an_error(person_stage, persons):
+    person_stage.finish(0, persons)
+    with pytest.raises(LostRowsError, match=r"stage persons ended without shards \[1\]"):
+        stage_counts(person_stage.folder, 2)
 
 
 def test_a_shard_without_any_person_is_finished_too(config, tmp_path):
     strict = build_config(tmp_path / "strict", tmp_path / "source", criteria=CriteriaSettings(min_shorter_side=10_000))
     plan = plan_shards(list(strict.sources.values()), PERSONS)
-    phase = PersonPhase(PhaseFolder(strict.root, "persons", "f"), plan.shards, tuple(person_blocks(strict)), 32)
-    phase.finish(0, run_blocks(phase.blocks, phase.read(0)))
+    stage = PersonStage(StageFolder(strict.root, "persons", "f"), plan.shards, tuple(person_blocks(strict)), 32)
+    stage.finish(0, run_blocks(stage.blocks, stage.read(0)))
     write_duplicates([strict.root / persons_file(0)], strict.root / DUPLICATES_FILE, DuplicateSettings())
     blocks = tuple(caption_blocks(strict))
-    captions = CaptionPhase(PhaseFolder(strict.root, "captions", "f"), 1, ("caption1",), blocks, 32)
+    captions = CaptionStage(StageFolder(strict.root, "captions", "f"), 1, ("caption1",), blocks, 32)
     captions.finish(0, run_blocks(blocks, captions.read(0)))
     published = pq.read_table(strict.root / data_file(0, 1))
     assert published.num_rows == 0 and published.schema.equals(published_features(["caption1"]).arrow_schema)
 
 
 @pytest.mark.parametrize("injury", [name for name in INJURIES if name != "a kept row skipped its last block"])
-def test_a_shard_of_persons_with_lost_rows_is_not_finished(caption_phase, captions, injury):
+def test_a_shard_of_persons_with_lost_rows_is_not_finished(caption_stage, captions, injury):
     with pytest.raises(LostRowsError, match="shard 0"):
-        caption_phase.finish(0, INJURIES[injury](captions))
-    assert caption_phase.folder.read_marker(0) is None
+        caption_stage.finish(0, INJURIES[injury](captions))
+    assert caption_stage.folder.read_marker(0) is None
 
 
 @pytest.mark.parametrize("empty", ["caption1", "caption2"])
-def test_a_row_without_a_caption_is_never_published(caption_phase, captions, empty):
+def test_a_row_without_a_caption_is_never_published(caption_stage, captions, empty):
     kept = column(captions, "rejected_by").index(None)
-    with pytest.raises(LostRowsError, match=f"rows without {empty} are to be published"):
-        caption_phase.finish(0, with_value(captions, kept, empty, None))
+    with pytest.raises(LostRowsError, match=f"kept rows lack {empty}"):
+        caption_stage.finish(0, with_value(captions, kept, empty, None))
 
 
-def test_the_published_columns_come_first_and_no_work_column_is_published(caption_phase, captions):
-    caption_phase.finish(0, captions)
-    path = caption_phase.folder.root / data_file(0, 1)
+def test_the_published_columns_come_first_and_no_work_column_is_published(caption_stage, captions):
+    caption_stage.finish(0, captions)
+    path = caption_stage.folder.root / data_file(0, 1)
     names = pq.read_schema(path).names
     assert path.name == "train-00000-of-00001.parquet"
     assert names[:4] == ["image", "image_path", "caption1", "caption2"]
@@ -283,9 +283,9 @@ def test_the_published_columns_come_first_and_no_work_column_is_published(captio
     assert not set(names) & work
 
 
-def test_datasets_reads_the_published_image_as_an_image(caption_phase, captions):
-    caption_phase.finish(0, captions)
-    path = str(caption_phase.folder.root / data_file(0, 1))
+def test_datasets_reads_the_published_image_as_an_image(caption_stage, captions):
+    caption_stage.finish(0, captions)
+    path = str(caption_stage.folder.root / data_file(0, 1))
     # Not `load_dataset`, whose cache is another test's business: the schema itself holds the features.
     features = datasets.Features.from_arrow_schema(pq.read_schema(path))
     assert features == published_features(["caption1", "caption2"]) and features["image"] == datasets.Image()
@@ -294,31 +294,31 @@ def test_datasets_reads_the_published_image_as_an_image(caption_phase, captions)
     assert len(first["keypoints"]) == 17 and len(first["box"]) == 4
 
 
-def test_a_published_image_is_the_crop_under_its_path(caption_phase, captions):
+def test_a_published_image_is_the_crop_under_its_path(caption_stage, captions):
     crops = dict(zip(column(captions, "image_path"), column(captions, "crop"), strict=True))
-    caption_phase.finish(0, captions)
-    rows = pq.read_table(caption_phase.folder.root / data_file(0, 1)).to_pylist()
+    caption_stage.finish(0, captions)
+    rows = pq.read_table(caption_stage.folder.root / data_file(0, 1)).to_pylist()
     assert len(rows) == 2
     for published in rows:
         assert published["image"] == {"bytes": crops[published["image_path"]], "path": published["image_path"]}
 
 
-def test_a_row_without_a_caption_is_written_with_its_last_reason_and_picture(caption_phase, captions):
-    caption_phase.finish(0, captions)
-    (rejected,) = pq.read_table(caption_phase.folder.root / rejects_file("captions", 0)).to_pylist()
+def test_a_row_without_a_caption_is_written_with_its_last_reason_and_picture(caption_stage, captions):
+    caption_stage.finish(0, captions)
+    (rejected,) = pq.read_table(caption_stage.folder.root / rejects_file("captions", 0)).to_pylist()
     assert (rejected["rejected_by"], rejected["reason"]) == ("caption 1, attempt 2", "request refused")
     assert rejected["detail"] == "status 400" and rejected["source"] == "street/person0.jpg"
     with Image.open(io.BytesIO(rejected["thumbnail"])) as thumbnail:
         assert thumbnail.height == 32
 
 
-def test_journals_stay_until_the_shard_is_finished_and_go_then(caption_phase, captions):
-    journals = caption_phase.folder.root / "work" / "journal"
+def test_journals_stay_until_the_shard_is_finished_and_go_then(caption_stage, captions):
+    journals = caption_stage.folder.root / "work" / "journal"
     assert len(list(journals.iterdir())) == 2
     with pytest.raises(LostRowsError):
-        caption_phase.finish(0, captions.slice(1))
+        caption_stage.finish(0, captions.slice(1))
     assert len(list(journals.iterdir())) == 2
-    caption_phase.finish(0, captions)
+    caption_stage.finish(0, captions)
     assert not list(journals.iterdir())
 
 

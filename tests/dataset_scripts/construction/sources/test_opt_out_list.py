@@ -159,7 +159,7 @@ def test_comments_empty_lines_and_a_byte_order_mark_are_passed_over(opted_out):
     ],
 )
 def test_a_malformed_entry_is_an_error_with_file_and_line(opted_out, entry):
-    with pytest.raises(ValueError, match=r"optout\.txt, line 3: .*cannot be used"):
+    with pytest.raises(ValueError, match=r"optout\.txt, line 3: .*is invalid"):
         opted_out("# list", "good.example", entry)
 
 

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dataset_scripts.construction.sources import planning as sources
-from dataset_scripts.construction.sources.items import plain_text
+from dataset_scripts.construction.sources.items import SourceProblem, plain_text
 from dataset_scripts.construction.sources.planning import (
     SOURCE_SCHEMA,
-    SourceProblem,
     SourceSettings,
     plan_shards,
     read_shard,
@@ -97,7 +96,7 @@ def test_what_is_not_there_or_empty_is_an_error_that_names_it(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         plan_shards([SourceSettings("folder", str(tmp_path / "nowhere"))], 1)
     (tmp_path / "notes.txt").touch()
-    for kind, missing in (("folder", "picture file"), ("tars", "tar file")):
+    for kind, missing in (("folder", "image file"), ("tars", "tar file")):
         with pytest.raises(ValueError, match=missing):
             plan_shards([SourceSettings(kind, str(tmp_path))], 1)
     with pytest.raises(NotADirectoryError):

@@ -14,8 +14,8 @@ import pytest
 
 from dataset_scripts.construction.blocks import ROW_SCHEMA
 from dataset_scripts.construction.sources import tars
-from dataset_scripts.construction.sources.items import SourceNote
-from dataset_scripts.construction.sources.planning import SourceProblem, SourceSettings, plan_shards, read_shard
+from dataset_scripts.construction.sources.items import SourceNote, SourceProblem
+from dataset_scripts.construction.sources.planning import SourceSettings, plan_shards, read_shard
 
 
 FAILED_COLUMNS = ("key", "row", "url", "reason", "detail")
@@ -385,7 +385,7 @@ def test_archives_that_are_only_joined_do_not_lose_the_second_in_silence(tar):
     tar.write_bytes(first + bytes(10_240) + GOOD + END)
     rows = read(tar)
     assert (reasons(rows), len(images(rows))) == ([SourceProblem.DAMAGED_ARCHIVE], 3)
-    assert "behind the end" in rows[-1]["detail"]
+    assert "after the end" in rows[-1]["detail"]
 
 
 @pytest.mark.parametrize(

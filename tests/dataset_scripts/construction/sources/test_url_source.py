@@ -69,13 +69,13 @@ criteria: {{min_keypoints: 0, min_hips: 0, min_head: 0}}
 """)
     report = build_webperson(load_build_config(tmp_path / "run.yaml"), progress=False)
 
-    stages = {stage.block: stage for stage in report.stages}
-    assert (stages["fetch"].seen, stages["fetch"].kept, stages["fetch"].dropped) == (
+    counts = {block.block: block for block in report.counts}
+    assert (counts["fetch"].seen, counts["fetch"].kept, counts["fetch"].dropped) == (
         9,
         5,
         {"HTTP error": 1, "address refused": 1, "duplicate URL": 1, "opted out": 1},
     )
-    assert stages["read"].seen == stages["read"].kept == 5
+    assert counts["read"].seen == counts["read"].kept == 5
     tables = [pq.read_table(file) for file in sorted(Path(tmp_path, "run", "work", "persons").glob("*.parquet"))]
     assert pa.concat_tables(tables)["url"].to_pylist() == urls[:5]
     assert server.paths.count("/person0") == 1 and "/person77" not in server.paths

@@ -79,7 +79,8 @@ def test_a_torn_last_line_is_asked_again(path):
 
 def test_another_kind_of_file_is_refused_and_left_alone(path):
     path.parent.mkdir()
-    for content, message in [(b"my novel", "does not end as"), (b'{"a": 1}\n', "line 1"), (b"\xff\n", "line 1")]:
+    contents = [(b"my novel", "is not a journal of replies"), (b'{"a": 1}\n', "line 1"), (b"\xff\n", "line 1")]
+    for content, message in contents:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=message):
             JournalledChat(Echo(), path)
@@ -90,7 +91,7 @@ def test_a_broken_line_in_the_middle_is_named(path):
     JournalledChat(Echo(), path).complete(REQUESTS)
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[1][:20], *lines[2:]]) + "\n")
-    with pytest.raises(ValueError, match=r"journal.jsonl, line 2, is no reply"):
+    with pytest.raises(ValueError, match=r"journal.jsonl, line 2, is not a journal entry"):
         JournalledChat(Echo(), path)
 
 

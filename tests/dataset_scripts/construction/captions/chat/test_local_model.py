@@ -1,4 +1,4 @@
-"""A model in this process answers as its own code does by hand, each request for itself."""
+"""An in-process model answers as its own code does by hand, each request independently."""
 
 import io
 import json
@@ -16,7 +16,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from dataset_scripts.construction.captions.chat import local_model as chat_local
+from dataset_scripts.construction.captions.chat import local_model
+from dataset_scripts.construction.captions.chat.clients import build_chat
 from dataset_scripts.construction.captions.chat.local_model import TransformersChat
 from dataset_scripts.construction.captions.chat.types import (
     ChatConfigurationError,
@@ -24,7 +25,6 @@ from dataset_scripts.construction.captions.chat.types import (
     ChatReply,
     ChatRequest,
     ChatSettings,
-    build_chat,
 )
 
 
@@ -165,7 +165,7 @@ def test_name_and_revision_are_those_of_the_settings(folder):
 
 @pytest.mark.parametrize("part", ["AutoConfig", "AutoProcessor", "AutoModelForImageTextToText"])
 def test_each_part_is_loaded_from_the_revision(folder, monkeypatch, part):
-    loader = getattr(chat_local, part)
+    loader = getattr(local_model, part)
     revisions = []
 
     def load(*arguments, revision=None, **options):
@@ -191,7 +191,7 @@ def test_a_model_without_chat_template_is_an_error(tmp_path):
 
 def test_a_chat_template_that_refuses_the_messages_is_an_error(tmp_path):
     save_tiny_llava(tmp_path, chat_template="{{ raise_exception('System role not supported') }}")
-    with pytest.raises(ChatConfigurationError, match="refuses the messages: System role not supported"):
+    with pytest.raises(ChatConfigurationError, match="rejects the messages: System role not supported"):
         chat_of(tmp_path).complete([ChatRequest(SYSTEM, TEXT)])
 
 
@@ -221,5 +221,5 @@ def test_a_language_model_without_eyes_answers_text(language_model):
 
 
 def test_a_language_model_without_eyes_refuses_a_picture(language_model):
-    with pytest.raises(ValueError, match="takes no images"):
+    with pytest.raises(ValueError, match="accepts no images"):
         chat_of(language_model).complete([ChatRequest("", TEXT, picture())])

@@ -39,7 +39,7 @@ from scripted_replies import (
 from scripted_server import MODEL, scripted_server
 from tiny_llava import save_tiny_llava, transformers_server
 
-from dataset_scripts.construction.captions.chat import openai_server as chat_openai
+from dataset_scripts.construction.captions.chat import openai_server
 from dataset_scripts.construction.captions.chat.openai_server import OpenAIChat
 from dataset_scripts.construction.captions.chat.types import (
     ChatConfigurationError,
@@ -253,7 +253,7 @@ def test_a_port_where_nobody_listens_is_no_connection():
 @pytest.mark.parametrize("status", [200, 400])
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_reply_beyond_the_bound_is_refused_also_if_it_is_small_until_unpacked(status, packed):
-    body = json.dumps({"choices": [{"message": {"content": "a" * chat_openai.MAX_REPLY_BYTES}}]}).encode()
+    body = json.dumps({"choices": [{"message": {"content": "a" * openai_server.MAX_REPLY_BYTES}}]}).encode()
     headers = {"Content-Encoding": "gzip"} if packed else {}
     body = gzip.compress(body) if packed else body
     reply, count = one_reply(Behaviour("long", status=status, body=body, headers=headers))
@@ -363,12 +363,12 @@ def test_ctrl_c_ends_it_at_once(tmp_path):
     program = tmp_path / "ask.py"
     with scripted_server(always(slow(600))) as server:
         program.write_text(
-            "from dataset_scripts.construction.captions.chat.types import *\n"
+            "from dataset_scripts.construction.captions import ChatRequest, ChatSettings, build_chat\n"
             f"settings = ChatSettings('openai', {MODEL!r}, base_url={server.base_url!r}, timeout_seconds=600)\n"
             "chat = build_chat(settings)\n"
             "chat.complete([ChatRequest('', 'Who?')] * 20)\n"
         )
-        environment = os.environ | {"PYTHONPATH": str(Path(chat_openai.__file__).parents[2])}
+        environment = os.environ | {"PYTHONPATH": str(Path(openai_server.__file__).parents[4])}
         process = subprocess.Popen([sys.executable, program], env=environment, stderr=subprocess.PIPE, text=True)
         try:
             end = time.monotonic() + 120
@@ -438,7 +438,7 @@ def test_a_server_that_answers_nothing_any_more_ends_the_run_across_calls():
     with scripted_server(always(server_error())) as server:
         chat = chat_of(server, **settings)
         assert len(chat.complete(questions(30))) == 30
-        with pytest.raises(ChatOutageError, match="left 50 requests in a row without an answer.*server error"):
+        with pytest.raises(ChatOutageError, match="did not answer 50 requests in a row.*server error"):
             chat.complete(questions(60), lambda index, reply: heard.append(index))
     assert len(server.log) == 50
     assert heard == list(range(19))

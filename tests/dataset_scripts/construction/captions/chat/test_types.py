@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
+from dataset_scripts.construction.captions.chat.clients import build_chat
 from dataset_scripts.construction.captions.chat.types import (
     ChatProblem,
     ChatReply,
     ChatSettings,
-    build_chat,
     finished_reply,
     image_type,
 )
@@ -70,8 +70,8 @@ def test_the_error_of_a_number_tells_its_range():
         dataclasses.replace(SERVER, concurrency=0)
 
 
-def test_a_model_in_this_process_takes_no_address():
-    with pytest.raises(ValueError, match="base_url must be left out"):
+def test_an_in_process_model_takes_no_address():
+    with pytest.raises(ValueError, match="base_url must be omitted"):
         ChatSettings("transformers", "qwen", base_url="http://localhost:8000/v1")
 
 
@@ -80,7 +80,7 @@ def test_the_kind_chooses_the_client():
     assert (type(chat).__name__, chat.name, chat.revision) == ("OpenAIChat", "qwen", "abc")
 
 
-def test_who_reads_settings_loads_neither_torch_nor_openai():
+def test_reading_settings_loads_neither_torch_nor_openai():
     code = (
         "import sys, dataset_scripts.construction.captions.chat.types; "
         "assert not {'torch', 'openai', 'transformers'} & set(sys.modules)"

@@ -1,6 +1,6 @@
-"""A phase of a run without models, and blocks that watch or fail: what an engine is tried with.
+"""A stage of a run without models, and blocks that watch or fail: what an engine is tried with.
 
-    python engine_phases.py workers|ray FOLDER SECONDS
+    python engine_stages.py workers|ray FOLDER SECONDS
 
 runs two shards, each of so many seconds.
 """
@@ -24,7 +24,7 @@ from dataset_scripts.construction.run.ray_engine import run_ray
 
 
 @dataclass(frozen=True)
-class CountingPhase:
+class CountingStage:
     """Shards of numbers, which are written as JSON.
 
     Attributes:
@@ -193,15 +193,15 @@ def with_environment(name: str, value: str) -> dict[int, psutil.Process]:
 
 
 def main(engine: str, folder: str, seconds: str) -> None:
-    phase = CountingPhase(Path(folder), (1, 1), (Slow(float(seconds), Path(folder, "pids")),))
+    stage = CountingStage(Path(folder), (1, 1), (Slow(float(seconds), Path(folder, "pids")),))
     if engine == "ray":
-        run_ray(phase, [0, 1], {}, progress=False)
+        run_ray(stage, [0, 1], {}, progress=False)
     else:
-        run_local(phase, [0, 1], workers=2, progress=False)
+        run_local(stage, [0, 1], workers=2, progress=False)
 
 
 if __name__ == "__main__":
     # By its name, for the processes that the engines start know no `__main__` of this one.
-    import engine_phases
+    import engine_stages
 
-    engine_phases.main(*sys.argv[1:])
+    engine_stages.main(*sys.argv[1:])

@@ -1,0 +1,17 @@
+from .caption import CaptionSettings as CaptionSettings
+from .chat.clients import build_chat as build_chat
+from .chat.journal import JournalledChat as JournalledChat
+from .chat.types import ChatConfigurationError as ChatConfigurationError
+from .chat.types import ChatModel as ChatModel
+from .chat.types import ChatOutageError as ChatOutageError
+from .chat.types import ChatProblem as ChatProblem
+from .chat.types import ChatReply as ChatReply
+from .chat.types import ChatRequest as ChatRequest
+from .chat.types import ChatSettings as ChatSettings
+from .match import MatchSettings as MatchSettings
+from .rules import CaptionProblem as CaptionProblem
+from .rules import CaptionRules as CaptionRules
+from .rules import clean_caption as clean_caption
+from .rules import find_problem as find_problem
+from .templates import Template as Template
+from .templates import TemplateSet as TemplateSet

@@ -1,0 +1,19 @@
+"""Choose and create the chat client that the settings name."""
+
+from .types import ChatModel, ChatSettings
+
+
+def build_chat(settings: ChatSettings) -> ChatModel:
+    """Create the chat client for `settings`; an in-process model is loaded here.
+
+    Raises:
+        ImportError: if the extra `construction` is not installed.
+        ChatConfigurationError: if the key is missing from the environment, or if the model cannot chat.
+    """
+    if settings.kind == "openai":
+        from .openai_server import OpenAIChat
+
+        return OpenAIChat(settings)
+    from .local_model import TransformersChat  # imports torch, which a client of a server does not need
+
+    return TransformersChat(settings)

@@ -1,0 +1,11 @@
+from .criteria import CriteriaSettings as CriteriaSettings
+from .crop import CropSettings as CropSettings
+from .detectors import DetectorSettings as DetectorSettings
+from .detectors import build_detector as build_detector
+from .duplicates import DuplicateSettings as DuplicateSettings
+from .duplicates import find_duplicates as find_duplicates
+from .pose import Pose as Pose
+from .pose import PoseEstimator as PoseEstimator
+from .pose import PoseSettings as PoseSettings
+from .pose import build_pose_estimator as build_pose_estimator
+from .quality import QualitySettings as QualitySettings
