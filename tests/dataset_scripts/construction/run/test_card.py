@@ -157,7 +157,7 @@ def test_one_caption_column_is_one_caption_per_image(run, tmp_path):
 
 def test_the_report_is_numbers_and_a_figure(run):
     counts = [BlockCounts(**block) for block in json.loads((run.root / "report.json").read_text())]
-    assert tuple(stages) == run.stages
+    assert tuple(counts) == run.counts
     with Image.open(run.root / "report.png") as picture:
         assert picture.format == "PNG" and picture.width > 1000
 
