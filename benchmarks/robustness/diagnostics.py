@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 
 import torch
-from data import Captions, Persons
-from scores import (
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.robustness.data import Captions, Persons
+from benchmarks.robustness.scores import (
     ScoreVariant,
     embedding_gradient_scores,
     gather_evidence,
     leave_one_out_scores,
     signed_scores,
 )
-from sklearn.metrics import roc_auc_score
-
 from modeling_gadms import GADMSForPreTraining, GADMSModel
 from modeling_gadms.metrics.person_retrieval.ranking import rank_metrics
 from modeling_gadms.token_scoring_gadms import token_image_cosine_scores
@@ -38,7 +38,15 @@ VARIANTS = {
     },
     **{f"layer {layer + 1} alone": ScoreVariant(layers=(layer,), rectified="none") for layer in range(4)},
 }
-"""Scores to compare with one another; those after the first keep their sign, so that one thing changes at a time."""
+"""Scores to compare. All but the first keep their sign, so that one thing changes at a time."""
+SCORES = (
+    *sorted(VARIANTS, key=lambda name: VARIANTS[name].towards),
+    "embedding gradient",
+    "embedding gradient, halfway",
+    "cosine",
+    "leave one out",
+)
+"""Names of all scores, in the order of the report."""
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from data import TEST_NOISE, Persons, load, normalised
-from diagnostics import Sample, retrieval, score_quality
-from masking_report import caption_examples, masking_report
-from scores import variant_scores
-from study import ABLATIONS, OBJECTIVES, RATES, TRUNK_RATE, Objective, Run, Scale, objective
-from training import Batches, Scorer, make_model, make_optimizer, model_config, train
 
+from benchmarks.robustness.data import TEST_NOISE, Persons, load, normalised
+from benchmarks.robustness.diagnostics import Sample, retrieval, score_quality
+from benchmarks.robustness.masking_report import caption_examples, masking_report
+from benchmarks.robustness.scores import variant_scores
+from benchmarks.robustness.study import ABLATIONS, OBJECTIVES, RATES, TRUNK_RATE, Objective, Run, Scale, objective
+from benchmarks.robustness.training import Batches, Scorer, make_model, make_optimizer, model_config, train
 from modeling_gadms import GADMSForPreTraining, GADMSProcessor
 from modeling_gadms.encoders.atomic_files import replacing
 

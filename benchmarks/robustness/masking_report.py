@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from diagnostics import Sample, embed_images
-from training import Scorer
 from transformers import CLIPTokenizer
 
+from benchmarks.robustness.diagnostics import Sample, embed_images
+from benchmarks.robustness.training import Scorer
 from modeling_gadms import GADMSForPreTraining
 from modeling_gadms.masking_gadms import caption_token_mask, informative_mask_probability, noise_mask_probability
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from data import Size
-from scores import ScoreVariant
-from training import Schedule
+from benchmarks.robustness.data import Size
+from benchmarks.robustness.scores import ScoreVariant
+from benchmarks.robustness.training import Schedule
 
 
 RATES = (0.0, 0.15, 0.3, 0.45)

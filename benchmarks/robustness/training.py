@@ -14,8 +14,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from data import LENGTH, Persons
 
+from benchmarks.robustness.data import LENGTH, Persons
 from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSProcessor
 from modeling_gadms.losses_gadms import image_text_contrastive_loss
 

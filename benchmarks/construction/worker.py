@@ -1,0 +1,126 @@
+"""One run of the pipeline under a clock, for `construction.py`, which starts it in a process of its own.
+
+    python -m benchmarks.construction.worker <configuration.yaml> <folder for events>
+
+Each process of the run appends a line to its own file in that folder for each call of a block, and for each shard that
+is read or finished. The clock is the machine's, so that events of several processes can be put in order.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from dataset_scripts.construction.blocks import Batch, Block, Outcome
+from dataset_scripts.construction.run import pipeline
+from dataset_scripts.construction.run.config import load_build_config
+from dataset_scripts.construction.run.stages import CaptionPhase, PersonPhase
+
+
+class TimedBlock(Block):
+    """A block that concerns every row, under the clock.
+
+    The clock runs while the block works, not while its engine hands rows to it.
+
+    Args:
+        block (`Block`): what is timed.
+        events (`Path`): folder to write to.
+    """
+
+    def __init__(self, block: Block, events: Path):
+        self.block, self.events = block, events
+        self.name, self.reads, self.adds, self.group = block.name, block.reads, block.adds, block.group
+        self.batch_size, self.has_model = block.batch_size, block.has_model
+
+    def prepare(self) -> None:
+        with timed(self.events, f"prepare {self.name}"):
+            self.block.prepare()
+
+    def __call__(self, batch: Batch) -> Outcome:
+        with timed(self.events, self.name) as event:
+            event["rows"] = len(batch[self.reads[0]])
+            return self.block(batch)
+
+
+class Timed:
+    """Times the reading and the finishing of a phase, before which it stands among the base classes."""
+
+    events: Path
+    reading: ClassVar[str]
+    finishing: ClassVar[str]
+
+    def read(self, number: int) -> pa.Table:
+        with timed(self.events, self.reading, shard=number) as event:
+            table = super().read(number)  # type: ignore[misc]
+            event["rows"] = table.num_rows
+        return table
+
+    def finish(self, number: int, table: pa.Table) -> None:
+        with timed(self.events, self.finishing, shard=number, rows=table.num_rows):
+            super().finish(number, table)  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class TimedPersonPhase(Timed, PersonPhase):
+    """Images to persons, timed."""
+
+    events: Path = Path()
+    reading: ClassVar[str] = "read"
+    finishing: ClassVar[str] = "finish"
+
+
+@dataclass(frozen=True)
+class TimedCaptionPhase(Timed, CaptionPhase):
+    """Persons to captioned persons, timed."""
+
+    events: Path = Path()
+    reading: ClassVar[str] = "read persons"
+    finishing: ClassVar[str] = "finish captions"
+
+
+@contextmanager
+def timed(events: Path, name: str, **values: Any) -> Iterator[dict[str, Any]]:
+    """Write down what happens inside of it, by name, with when it began, how long it took, and further values."""
+    event: dict[str, Any] = {"name": name, "rows": 0, **values, "start": time.monotonic()}
+    yield event
+    event["seconds"] = time.monotonic() - event["start"]
+    with (events / f"{os.getpid()}.jsonl").open("a") as file:
+        file.write(json.dumps(event) + "\n")
+
+
+def values_of(phase: PersonPhase | CaptionPhase) -> dict[str, Any]:
+    """Fields of a phase, by name."""
+    return {field.name: getattr(phase, field.name) for field in fields(phase)}
+
+
+def main(configuration: str, folder: str) -> None:
+    """Run the pipeline of a configuration file and write its events into a folder."""
+    events = Path(folder)
+
+    def person_phase(*values: Any, **named: Any) -> PersonPhase:
+        with timed(events, "begin persons"):
+            phase = PersonPhase(*values, **named)
+        blocks = tuple(TimedBlock(block, events) for block in phase.blocks)
+        return TimedPersonPhase(**{**values_of(phase), "blocks": blocks}, events=events)
+
+    def caption_phase(*values: Any, **named: Any) -> CaptionPhase:
+        with timed(events, "begin captions"):
+            phase = CaptionPhase(*values, **named)
+        return TimedCaptionPhase(**values_of(phase), events=events)
+
+    # The pipeline looks its phases up by these names when it runs.
+    pipeline.PersonPhase = person_phase  # type: ignore[misc, assignment]
+    pipeline.CaptionPhase = caption_phase  # type: ignore[misc, assignment]
+    with timed(events, "run") as event:
+        event["rows"] = pipeline.build_webperson(load_build_config(configuration), progress=False).persons
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
