@@ -1,18 +1,18 @@
-"""Adapters against the training of all weights: accuracy on another rendering, parameters, memory and time of a step.
+"""Adapters against training all weights: accuracy on another rendering, parameters, memory and time of a step.
 
-    python -m benchmarks.adapters.run                # 45 minutes on two cores, 20 more without bases: estimates
-    python -m benchmarks.adapters.run --part cost    # memory and time of a step alone: 7 minutes
+    python -m benchmarks.adapters.run                # 45 minutes on two cores, 20 more to train the bases
+    python -m benchmarks.adapters.run --part cost    # only memory and time of a step: 7 minutes
 
-Accuracy: models that were pre-trained on drawn WebPerson are fine-tuned on drawn CUHK-PEDES through
-examples/finetune.py: an adapter by LoRA, one by DoRA, or all weights, over the same steps, in processes of their own,
-two at a time with a thread each. The learning rate of each way is chosen by R@1 on the validation persons with the
-first seed, and the best checkpoint of each training likewise; the table is of the test persons. The bases, measured
-as they are, are the floor: with frozen encoders no training changes an embedding.
+Accuracy: models pre-trained on drawn WebPerson are fine-tuned on drawn CUHK-PEDES with examples/finetune.py, by LoRA,
+by DoRA or with all weights, over the same steps, in processes of their own, two at a time with one thread each. The
+learning rate of each method is chosen by R@1 on the validation persons with the first seed, and so is the best
+checkpoint of each training; the table is of the test persons. The bases without fine-tuning are the floor: with frozen
+encoders no training changes an embedding.
 
-Cost: the most memory that a process of its own has resident, and the time of a step, at the size of those models and
-at that of ViT-B/16 with random weights. All ways take turns within a repetition.
+Cost: peak resident memory of a process of its own and the time of a step, at the size of those models and at that of
+ViT-B/16 with random weights. All methods run in turn within a repetition.
 
-Whatever is finished in `--runs` is not repeated. Writes results/adapters.json and a section of RESULTS.md.
+Finished runs in `--runs` are not repeated. Writes results/adapters.json and a section of RESULTS.md.
 """
 
 import argparse
@@ -49,12 +49,12 @@ RATES = {
     "dora": ("1e-3", "2e-3", "4e-3", "8e-3"),
 }
 NEW_MODULE_RATE = 1e-3
-"""Of fusion encoder, token head and classifier, whichever way the encoders are trained."""
+"""Learning rate of fusion encoder, token head and classifier with every method."""
 RANK = {"demo": 8, "vit-b-16": 16}
 COST_WAYS = {"frozen": "frozen encoders", "lora": "LoRA", "dora": "DoRA", "full": "all weights"}
 COST_STEPS = {"demo": 8, "vit-b-16": 2}
 REPETITIONS = 3
-# So that an attempt takes a minute: four steps, of which the second is measured on the validation persons.
+# Trainings of a minute: four steps, evaluated on the validation persons every two.
 CI = ("training.max_steps=4", "training.eval_strategy=steps", "training.eval_steps=2", "training.save_strategy=steps",
       "training.save_steps=2", "training.load_best_model_at_end=true")  # fmt: skip
 Results = dict[str, Any]
@@ -66,8 +66,8 @@ class Tuning:
 
     Attributes:
         way (`str`): one of `WAYS`.
-        seed (`int`): of this training and of the base that it goes on from.
-        rate (`str`): learning rate of the encoders, as it is typed.
+        seed (`int`): seed of this training and of its base.
+        rate (`str`): learning rate of the encoders, as on the command line.
     """
 
     way: str
@@ -88,11 +88,11 @@ class Tuning:
 
 
 class Bench:
-    """Runs what is not finished yet, in folders of its own.
+    """Runs what is not finished yet.
 
     Args:
-        runs (`Path`): folder of all of it.
-        size (`str`): of the drawn data, `demo` or `ci`.
+        runs (`Path`): folder of all runs.
+        size (`str`): size of the drawn data, `demo` or `ci`.
     """
 
     def __init__(self, runs: Path, size: str):
@@ -101,7 +101,7 @@ class Bench:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def prepare(self, seeds: list[int]) -> None:
-        """Draw the data and pre-train the bases, where they are not there; both are those of examples/reproduce.py."""
+        """Draw the data and pre-train the bases if they are missing, as examples/reproduce.py does."""
         call = ["--table", "2", "--data-root", "synthetic", "--size", self.size, "--benchmarks", "cuhk_pedes"]
         call += ["--output", str(self.drawn.parent), "--seeds", *map(str, seeds)]
         _run([sys.executable, str(EXAMPLES / "reproduce.py"), *call], threads=None)
@@ -110,7 +110,7 @@ class Bench:
         return self.drawn / f"pretrain-seed{seed}" / "model"
 
     def tune(self, tuning: Tuning) -> Results:
-        """Train unless it is trained; what its files tell.
+        """Train unless it is finished, and return the results in its files.
 
         Raises:
             ValueError: if the folder holds a training with other settings.
@@ -141,7 +141,7 @@ class Bench:
         }
 
     def measure(self, model: Path, file: Path) -> Results:
-        """Measure on the test persons unless that is done: the metrics from captions to images, and the counts."""
+        """Caption-to-image metrics and counts on the test persons, measured unless the file exists."""
         if not file.is_file():
             call = [sys.executable, str(EXAMPLES / "evaluate.py"), "--model", str(model), "--dataset", "cuhk_pedes"]
             call += ["--captions", "captions", "--output", str(file), "--dataset-args", "check_counts=false"]
@@ -184,12 +184,12 @@ class Bench:
         }
 
     def cost(self, steps_of: dict[str, int], repetitions: int, threads: int) -> Results:
-        """Time steps in turn, each way in a process of its own.
+        """Time steps in turn, each method in a process of its own.
 
         Args:
-            steps_of (`dict[str, int]`): by the size of the model, how many steps.
-            repetitions (`int`): how often each way has its turn.
-            threads (`int`): of each process.
+            steps_of (`dict[str, int]`): number of steps by size of the model.
+            repetitions (`int`): number of runs of each method.
+            threads (`int`): threads of each process.
         """
         results: Results = {}
         for size, steps in steps_of.items():
@@ -226,7 +226,7 @@ def report(results: Results) -> str:
     """The section of RESULTS.md.
 
     Args:
-        results (`dict`): content of results/adapters.json; parts that are not there are left out.
+        results (`dict`): content of results/adapters.json; missing parts are skipped.
     """
     lines = ["## Adapters"]
     if "quality" in results:
@@ -236,10 +236,10 @@ def report(results: Results) -> str:
     if "cost" in results:
         lines += [
             "",
-            "Resident memory of a process, its libraries among it; ratios are within a repetition. An adapter spares "
-            "the gradient and the optimizer's two numbers of each weight of the encoders, and keeps some activations "
-            "more. Fusion encoder, token head and classifier are trained in every row; with an adapter also their "
-            "originals are kept.",
+            "Resident memory of a process with its libraries; ratios are within a repetition. An adapter needs no "
+            "gradients and optimizer states of the encoders' weights, but keeps more activations. Fusion encoder, "
+            "token head and classifier are trained in every row; with an adapter their original weights are kept as "
+            "well. What falls short: on a CPU adapters save no memory, and at the size of these models no time.",
         ]
     return "\n".join([*lines, "", provenance(results)])
 
@@ -248,7 +248,7 @@ def _quality_text(part: Results) -> list[str]:
     from modeling_gadms.evaluation.reports import MeanAndDeviation
 
     counts, runs = part["bases"][0]["counts"], part["runs"]
-    rows = [["frozen encoders: the base as it is", "", *_metrics(part["bases"]), "0", "", ""]]
+    rows = [["frozen encoders: the base without fine-tuning", "", *_metrics(part["bases"]), "0", "", ""]]
     for way, label in WAYS.items():
         first = runs[way][0]
         peaks = spread([run["peak_memory_bytes"] / 1e6 for run in runs[way]])
@@ -256,7 +256,7 @@ def _quality_text(part: Results) -> list[str]:
         rows.append([label, part["chosen_rate"][way], *_metrics(runs[way]), *cells])
     r1 = {way: [run["text_to_image"]["r1"] for run in runs[way]] for way in WAYS}
     gains = {way: [a - b for a, b in zip(r1[way], r1["full"], strict=True)] for way in ("lora", "dora")}
-    told = "; ".join(
+    differences = "; ".join(
         f"{WAYS[way]} {', '.join(f'{value:+.2f}' for value in values)} (mean {MeanAndDeviation.of(values)})"
         for way, values in gains.items()
     )
@@ -268,23 +268,24 @@ def _quality_text(part: Results) -> list[str]:
     return [
         "### On the drawn target domain",
         "",
-        "Models pre-trained on drawn WebPerson, fine-tuned on drawn CUHK-PEDES for "
-        f"{runs['full'][0]['steps']:,} steps, rank {part['rank']}; measured on {counts['captions']:,} captions and "
-        f"{counts['images']:,} images of {counts['identities']:,} other persons, captions to images, in percent. "
+        "Question: what does an adapter cost in accuracy, and what does it save? Models pre-trained on drawn "
+        f"WebPerson, fine-tuned on drawn CUHK-PEDES for {runs['full'][0]['steps']:,} steps, rank {part['rank']}; "
+        f"measured on {counts['captions']:,} captions and {counts['images']:,} images of {counts['identities']:,} "
+        f"other persons, captions to images, in percent. "
         + (
             f"Seed {seeds}."
             if len(part["seeds"]) == 1
-            else f"Mean and sample deviation over seeds {seeds}, of which each has a base of its own."
+            else f"Mean and sample deviation over seeds {seeds}, each with a base of its own."
         ),
         "",
         table(["", "learning rate", "R@1", "mAP", "trained parameters", "saved MB", "peak MB"], rows),
         "",
-        f"R@1 over the training of all weights, by seed: {told}.",
+        f"R@1 minus that of training all weights, by seed: {differences}.",
         "",
         f"The learning rates are those with the best R@1 on the validation persons, seed {part['seeds'][0]} "
         f"({candidates}); new modules learn at {part['new_module_rate']:g} throughout. Where the best rate is the "
-        "highest that was tried, a higher one may be better still. Peak memory is resident, with libraries and the "
-        "cached pictures.",
+        "highest that was tried, a higher one may be better. Peak memory is resident memory with libraries and the "
+        "cached images. What falls short: both adapters are below all weights, by 2 to 12 points of R@1.",
     ]
 
 
@@ -295,7 +296,7 @@ def _metrics(runs: list[Results]) -> list[str]:
 
 
 def cost_summary(runs: list[Results]) -> Results:
-    """One way's repetitions as one record: the median seconds of a step and the peak memory of each."""
+    """The repetitions of a method as one record: median seconds of a step and peak memory of each."""
     first = runs[0]
     same = ("trained_parameters", "parameters", "libraries_bytes", "batch", "threads")
     return {
@@ -327,8 +328,8 @@ def _cost_text(size: str, ways: dict[str, Results]) -> list[str]:
         f"### {label}",
         "",
         f"Random weights, rank {RANK[size]}, float32, {first['threads']} threads; medians of "
-        f"{len(first['seconds'])} repetitions of {first['steps']} steps, all ways in turn; the libraries alone take "
-        f"{first['libraries_bytes'] / 1e6:,.0f} MB.",
+        f"{len(first['seconds'])} repetitions of {first['steps']} steps, all methods in turn; the libraries alone "
+        f"take {first['libraries_bytes'] / 1e6:,.0f} MB.",
         "",
         table(["", "trained parameters", "peak MB", "over all weights", "s/step", "over all weights"], rows),
     ]

@@ -1,10 +1,10 @@
-"""Training steps under a clock, for `adapters.py`, which starts them in a process of their own.
+"""Timed training steps; `run.py` starts them in a process of their own.
 
     python -m benchmarks.adapters.worker <sizes: demo, vit-b-16> <way: frozen, lora, dora, full> <steps>
 
-Prints one line of JSON: seconds of each step after the first, the most that the process had resident, before the model
-was made and in all, and how many parameters are trained. Weights, pictures and captions are random: neither time nor
-memory depends on them. A step is what training does, scores, masks, losses and optimizer; data are at hand.
+Prints one line of JSON: seconds of each step after the first, peak resident memory before the model was made and at
+the end, and the number of trained parameters. Weights, images and captions are random: neither time nor memory depends
+on them. A step consists of scores, masks, losses and optimizer, without data loading.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def make_config(size: str) -> GADMSConfig:
 
 
 def make_model(size: str, way: str, rank: int) -> torch.nn.Module:
-    """A model of which all weights, an adapter and the new modules, or the new modules alone are trained."""
+    """A model that trains all weights, an adapter and the new modules, or only the new modules."""
     torch.manual_seed(0)
     model = GADMSForPreTraining(make_config(size)).train()
     if way in ("lora", "dora"):
@@ -56,7 +56,7 @@ def make_model(size: str, way: str, rank: int) -> torch.nn.Module:
 
 
 def make_batch(rows: int, length: int, config: GADMSConfig) -> dict[str, torch.Tensor]:
-    """Noise, as captions of one length."""
+    """Random images, and random captions of one length."""
     generator = torch.Generator().manual_seed(0)
     shape = (rows, length)
     eos = config.text_config.eos_token_id
@@ -91,7 +91,7 @@ def main(arguments: argparse.Namespace) -> None:
         seconds.append(time.perf_counter() - start)
     footprint = Footprint.of(model)
     result = {
-        # The first step also fetches memory and makes the state of the optimizer.
+        # The first step also allocates memory and the state of the optimizer.
         "seconds": seconds[1:],
         "peak_bytes": footprint.peak_memory_bytes,
         "libraries_bytes": libraries,

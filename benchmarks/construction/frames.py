@@ -1,8 +1,8 @@
-"""The pictures that `construction.py` runs the pipeline on: drawn persons in frames of 320x240, as JPEG files.
+"""Input images of the construction benchmark: drawn persons in frames of 320x240, as JPEG files.
 
-Drawing a person takes 60 ms, so a pool of them is drawn once. Each frame pastes none, one or two of them into a
-blurred background of random colours, at a random place, size and brightness: no two frames are alike, and one takes
-2 ms. Frame `n` depends on the seed, the size of the pool and `n` alone.
+Drawing a person takes 60 ms, so a pool of persons is drawn once. Each frame has none, one or two of them on a blurred
+background of random colours, at a random place, size and brightness: no two frames are equal, and one takes 2 ms.
+Frame `n` depends only on the seed, the size of the pool and `n`.
 """
 
 from pathlib import Path
@@ -47,7 +47,7 @@ class FrameSampler:
             scale, brightness = rng.uniform(MIN_SCALE, 1), rng.uniform(0.7, 1.2)
             size = (round(scale * person.width), round(scale * person.height))
             person = person.resize(size, Image.Resampling.BILINEAR).point(lambda value, by=brightness: value * by)
-            # Each has its own part of the width: nobody stands before another.
+            # Each person has its own part of the width, so that nobody is occluded.
             room = width // persons
             left = place * room + int(rng.integers(room - size[0] + 1))
             frame.paste(person, (left, int(rng.integers(height - size[1] + 1))))
@@ -55,7 +55,7 @@ class FrameSampler:
 
 
 def write_frames(sampler: FrameSampler, folder: Path, start: int, stop: int) -> None:
-    """Write frames `start` to `stop - 1` into a folder that is made here."""
+    """Write frames `start` to `stop - 1` into a new folder."""
     folder.mkdir(parents=True)
     for number in range(start, stop):
         sampler.draw(number).save(folder / f"{number:06d}.jpg", quality=JPEG_QUALITY)

@@ -1,4 +1,4 @@
-"""What the runs of `construction.py` come to: medians, a section of `RESULTS.md`, a picture."""
+"""Medians of the construction benchmark, its section of RESULTS.md, and its figure."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.measuring import provenance, spread, spread_text, table
 
 
-# What is compared within one repetition: (more, than).
+# Configurations compared within a repetition: (numerator, denominator).
 RATIOS = (("local 2", "local 1"), ("ray 2", "ray 1"), ("ray 1", "local 1"), ("ray 2", "local 2"))
 _Values = dict[str, Any]
 
@@ -49,7 +49,7 @@ def summary(part: str, runs: Sequence[_Values]) -> _Values:
 
 
 def _block_speeds(runs: Sequence[_Values]) -> _Values:
-    """Of each block its rows, the milliseconds that a process takes for one, and how many that is a second."""
+    """Rows of each block, milliseconds of a process for one row, and rows a second."""
     speeds = {}
     for name, first in runs[0]["blocks"].items():
         if first["rows"]:
@@ -116,16 +116,18 @@ def _workers_text(part: _Values) -> str:
         [
             "### Speed",
             "",
+            "Claim: a second worker speeds up the construction. "
             f"{sizes['workers']} frames of {'x'.join(map(str, part['frame_size']))} pixels with none, one or two "
             f"drawn persons, in shards of {sizes['shard']}; SSD-MobileNetV2, MoveNet, no captioners. Medians of "
-            f"{sizes['repetitions']} runs (least to most), each a process of its own, all configurations in turn. "
-            "Workers are processes of the local engine, and copies of each model under Ray, where the other blocks "
-            "run beside them. Steady: without the start of processes and models.",
+            f"{sizes['repetitions']} runs (minimum to maximum), each a process of its own, all configurations in "
+            "turn. Workers are processes of the local engine, or copies of each model under Ray, where the other "
+            "blocks run beside them. Steady: without the start of processes and models.",
             "",
             _speed_table(numbers, "images/s"),
             "",
-            "Images or persons a second that one process does while it works on a block; two workers do twice that "
-            "as long as each has a core to itself.",
+            "Images or persons a second of one process while it works on a block. Two workers reach twice that if "
+            "each has a core of its own. What falls short: on two cores a second worker gains less than that, and "
+            "under Ray, whose own processes need the cores as well, hardly anything.",
             "",
             table(
                 ["block", "rows", *numbers["blocks"]],
@@ -149,7 +151,7 @@ def _captions_text(part: _Values) -> str:
             "### Captions without a captioner",
             "",
             f"{sizes['captions']} persons, two captions each, from a server on the same machine that answers at once: "
-            "drawing templates, asking, the journal, checking and writing. Rows are persons.",
+            "drawing templates, requests, journal, checks and writing. Rows are persons.",
             "",
             _speed_table(part["summary"], "rows/s"),
         ]
@@ -169,10 +171,10 @@ def _memory_text(part: _Values) -> str:
         [
             "### Memory",
             "",
-            "The most that all processes of a run had resident at a time, in shards of "
-            f"{part['sizes']['memory_shard']} frames, {part['sizes']['processes'][-1]} workers; each frame counts as "
-            "a person (`whole_image`) with a pose by MoveNet. What processes share, as libraries and Ray's object "
-            "store, counts once for each under resident and not at all under unshared.",
+            "Claim: peak memory does not grow with the number of images. Peak memory of all processes of a run, in "
+            f"shards of {part['sizes']['memory_shard']} frames, {part['sizes']['processes'][-1]} workers; each frame "
+            "counts as a person (`whole_image`) with a pose by MoveNet. Shared memory, such as libraries and Ray's "
+            "object store, counts once for each process under resident and not at all under unshared.",
             "",
             table(headings, rows),
             "",

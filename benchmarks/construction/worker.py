@@ -1,9 +1,9 @@
-"""One run of the pipeline under a clock, for `construction.py`, which starts it in a process of its own.
+"""One timed run of the pipeline; `run.py` starts it in a process of its own.
 
     python -m benchmarks.construction.worker <configuration.yaml> <folder for events>
 
-Each process of the run appends a line to its own file in that folder for each call of a block, and for each shard that
-is read or finished. The clock is the machine's, so that events of several processes can be put in order.
+Each process of the run appends a line to its own file in that folder for each call of a block and for each shard that
+is read or finished. Times are of the machine's monotonic clock, so that events of several processes can be sorted.
 """
 
 import json
@@ -25,12 +25,10 @@ from dataset_scripts.construction.run.stages import CaptionPhase, PersonPhase
 
 
 class TimedBlock(Block):
-    """A block that concerns every row, under the clock.
-
-    The clock runs while the block works, not while its engine hands rows to it.
+    """Times the calls of a block, without the time in which the engine passes rows to it.
 
     Args:
-        block (`Block`): what is timed.
+        block (`Block`): the timed block.
         events (`Path`): folder to write to.
     """
 
@@ -87,7 +85,7 @@ class TimedCaptionPhase(Timed, CaptionPhase):
 
 @contextmanager
 def timed(events: Path, name: str, **values: Any) -> Iterator[dict[str, Any]]:
-    """Write down what happens inside of it, by name, with when it began, how long it took, and further values."""
+    """Append an event for the body of the `with`: name, start, seconds and further values."""
     event: dict[str, Any] = {"name": name, "rows": 0, **values, "start": time.monotonic()}
     yield event
     event["seconds"] = time.monotonic() - event["start"]

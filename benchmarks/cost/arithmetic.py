@@ -1,7 +1,7 @@
-"""What a training step of GA-DMS costs by arithmetic: FLOP and bytes of each part, from the configuration alone.
+"""The cost of a training step of GA-DMS by arithmetic: FLOP and bytes of each part, from the configuration alone.
 
 Counted as FLOP: matrix products, convolutions and both products of attention, a multiplication with its addition as
-two; attention over the whole square of tokens, also where it is causal, and without what a kernel computes again in
+two; attention over all pairs of tokens, also where it is causal, and without what a kernel computes again in
 its backward pass. A backward pass costs twice its forward pass, once for the gradient of the inputs and once for that
 of the weights, unless one of the two is not needed.
 
@@ -27,11 +27,11 @@ LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD = 2, 3
 
 @dataclass(frozen=True)
 class Step:
-    """What a step is given.
+    """The input of a step.
 
     Attributes:
         pairs (`int`): images with a caption each.
-        caption_tokens (`int`): length that captions are padded to.
+        caption_tokens (`int`): length of the padded captions.
         packed_rows, packed_tokens (`int`): rows that both masked versions of all captions are packed into, and
             tokens of a row.
         predicted_tokens (`int`): masked tokens of the informative captions, over all pairs.
@@ -46,7 +46,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Kernels:
-    """How elementwise operations are run: values read and written for each value.
+    """Kernels of elementwise operations: values read and written for each value.
 
     Attributes:
         activation, activation_backward (`int`): of QuickGELU.
@@ -68,7 +68,7 @@ LITERAL = Kernels(activation=7, activation_backward=14, optimizer=21)
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a part of a step: FLOP forward and backward, and bytes that elementwise operations read and write."""
+    """Cost of a part: FLOP forward and backward, and bytes that elementwise operations read and write."""
 
     forward: int = 0
     backward: int = 0
@@ -81,7 +81,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Layers:
-    """Equal transformer layers, before whose attention and feed-forward block stands a LayerNorm.
+    """Equal pre-norm transformer layers.
 
     Attributes:
         number (`int`)
@@ -106,7 +106,7 @@ class Layers:
         return linear(tokens, self.width, self.width) + 2 * linear(tokens, self.width, self.inner)
 
     def products(self, tokens: int) -> int:
-        """FLOP of one layer but for attention, forward."""
+        """FLOP of one layer without attention, forward."""
         return 3 * linear(tokens, self.width, self.width) + self.after_attention(tokens)
 
     def forward(self, sequences: int, length: int) -> int:
@@ -165,7 +165,7 @@ def image_tokens(config: GADMSConfig) -> int:
 
 
 def parameters(config: GADMSConfig) -> dict[str, int]:
-    """Number of parameters by part; those of the captions are the score's too."""
+    """Number of parameters by part; the score uses those of the captions."""
     text, vision = encoder_configs(config)
     width, patch = config.projection_dim, 3 * cast(int, vision.patch_size) ** 2
     of_image, of_text, of_fusion = (

@@ -1,14 +1,12 @@
-r"""How costs grow: a training step with its batch and its captions, an evaluation with its gallery, an index with its
-persons.
+r"""Growth of costs: training step by batch and caption length, evaluation by gallery, index by number of persons.
 
     python -m benchmarks.cost.growth            # 3 minutes on two cores
     python -m benchmarks.cost.growth --quick    # in small: 20 seconds
 
-Steps are those of `cost_model.py` at ViT-B/16 with random weights. An evaluation ranks a gallery for 1,000 captions,
-both embedded before. An index run adds persons to an empty gallery that is then indexed; their embeddings are drawn,
-so what is timed are small pictures, their thumbnails, rows and the index. Sizes take turns within a repetition.
-Writes results/cost_growth.json, the section `cost growth` of RESULTS.md, and docs/images/cost-growth.png beside its
-folder.
+Steps are those of `model.py` at ViT-B/16 with random weights. An evaluation ranks a gallery for 1,000 captions, both
+embedded before. An index run adds persons to an empty gallery and indexes it; embeddings are random, so the timed work
+consists of small images, their thumbnails, rows and the index. Sizes run in turn within a repetition. Writes
+results/cost_growth.json, a section of RESULTS.md, and docs/images/cost-growth.png.
 """
 
 import argparse
@@ -51,14 +49,14 @@ DIMENSION = 512
 IMAGES_OF_PERSON = 10
 PICTURE = (32, 16)
 PRODUCT = 2048
-"""Rows of the square matrices whose product, timed in the same turn, is the yardstick of what is guarded."""
+"""Rows of the square matrices whose product, timed in the same turn, is the unit of the guarded ratios."""
 FIGURE = "cost-growth.png"
 Times = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured.
+    """Sizes that are measured.
 
     Attributes:
         batches (`tuple[int, ...]`): pairs in a step, of captions of `caption_tokens`.
@@ -97,7 +95,7 @@ QUICK = Sizes(
 )
 
 
-# What is timed, and what its sizes are.
+# Title and axis label of each series.
 SERIES = {
     "batch": ("Training step by batch", "pairs in the batch"),
     "captions": ("Training step by length of captions", "tokens of a caption"),
@@ -123,7 +121,7 @@ def fit_power_law(sizes: Sequence[float], seconds: Sequence[float]) -> PowerLaw:
     (2.0, 0.0, 3.0)
 
     Raises:
-        ValueError: for fewer than three sizes, which leave nothing to tell the error from.
+        ValueError: for fewer than three sizes, which have no residuals to estimate the error.
     """
     if len(sizes) < 3:
         raise ValueError(f"{len(sizes)} sizes give an exponent no standard error; measure three or more")
@@ -143,7 +141,7 @@ def fit_line(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, f
 
 
 def beside_product(calls: Calls, repetitions: int, *, warm_ups: int = 1) -> tuple[Times, list[float]]:
-    """Seconds of the calls by name, and of a matrix product in the same turns."""
+    """Seconds of the calls by name, and of a matrix product in the same repetitions."""
     times = in_turn({**calls, "product": matrix_product(PRODUCT)}, repetitions, warm_ups=warm_ups)
     return times, times.pop("product")
 
@@ -177,9 +175,9 @@ def evaluation_times(sizes: Sizes, repetitions: int) -> tuple[Times, list[float]
 
 
 class DrawnEmbeddings(GADMSModel):
-    """Embeds a picture somewhere at random, as galleries of any size need no encoder for.
+    """Returns random embeddings instead of encoding images.
 
-    Directions that fill the space are the harder case for an index than those of persons.
+    Uniform directions are harder to index than embeddings of persons.
     """
 
     def __init__(self, config: GADMSConfig):
@@ -216,7 +214,7 @@ def index_times(sizes: Sizes, repetitions: int) -> tuple[Times, list[float]]:
         with tempfile.TemporaryDirectory() as folder:
             PersonGallery.create(folder, model, processor).add(records(number))
 
-    # Also the small ones get an index, so that all do the same work.
+    # Small galleries get an index as well, so that all sizes do the same work.
     with patch.object(person_gallery, "INDEX_FROM_ROWS", 1):
         add(min(sizes.persons))
         return beside_product({str(number): partial(add, number) for number in sizes.persons}, repetitions, warm_ups=0)
@@ -227,11 +225,11 @@ def _of_series(times: Times, name: str) -> Times:
 
 
 def growth(times: Times, product: list[float]) -> dict[str, Any]:
-    """What a series of sizes comes to.
+    """Fits of a series.
 
     Returns:
-        `dict`: the seconds of each size and of the product; both fits to the medians; and how many products the
-        largest size takes, of the least seconds, which other programs disturb least.
+        `dict`: the seconds of each size and of the product; both fits to the medians; and the ratio of the largest
+        size to the product, of minimum seconds, which other programs disturb least.
     """
     sizes = [int(size) for size in times]
     medians = [median(values) for values in times.values()]
@@ -261,7 +259,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         times = [spread(values) for values in series["seconds"].values()]
         middle, least, most = (np.array([time[key] for time in times]) for key in ("median", "min", "max"))
         bars = np.stack([middle - least, most - middle])
-        axes.errorbar(sizes, middle, bars, fmt="o", color="tab:blue", capsize=3, label="median, least to most")
+        axes.errorbar(sizes, middle, bars, fmt="o", color="tab:blue", capsize=3, label="median, minimum to maximum")
         along = np.geomspace(sizes[0], sizes[-1], 100)
         law = f"power {series['exponent']:.2f} ± {series['standard_error']:.2f}"
         axes.plot(along, series["factor"] * along ** series["exponent"], color="tab:orange", label=law)
@@ -298,26 +296,27 @@ def report(results: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "## Growth of costs",
-            f"Training steps of {results['model']} with random weights, {THREADS} threads: by pairs with captions of "
-            f"{sizes['caption_tokens']} tokens, and by tokens of a caption with {sizes['pairs']} pairs. Evaluation: "
-            f"{sizes['queries']:,} captions rank a gallery of embedded images. Index: persons are added to an empty "
-            f"gallery, whose index is built; small pictures, drawn embeddings of {DIMENSION} values, thumbnails and "
-            "rows, no encoder. Medians (least to most) of "
+            f"Claim: no cost grows faster than its size. Training steps of {results['model']} with random weights, "
+            f"{THREADS} threads: by pairs with captions of {sizes['caption_tokens']} tokens, and by tokens of a "
+            f"caption with {sizes['pairs']} pairs. Evaluation: {sizes['queries']:,} captions rank a gallery of "
+            f"embedded images. Index: persons are added to an empty gallery, whose index is built; small images, "
+            f"random embeddings of {DIMENSION} values, thumbnails and rows, no encoder. Medians (minimum to maximum) "
+            f"of "
             + ", ".join(f"{len(next(iter(one['seconds'].values())))} ({name})" for name, one in series.items())
             + " repetitions, all sizes in turn in each. Exponents are fitted to the medians by least squares between "
             "logarithms, with the standard error of the fit; fixed seconds and milliseconds each by least squares of "
             "relative errors.",
-            table(["cost", "seconds at the least size", "at the largest", "exponent", "fixed s + each"], rows),
+            table(["cost", "seconds at the smallest size", "at the largest", "exponent", "fixed s + each"], rows),
             f"![Costs against sizes](../docs/images/{FIGURE})",
-            f"A step has a fixed cost, the optimizer's above all, which is {share:.0%} of one of "
-            f"{sizes['batches'][-1]} pairs: hence an exponent below 1, which nears 1 with the batch. Captions "
-            f"{sizes['captions'][-1] / sizes['captions'][0]:.1f} times as long cost {longer:.2f} times as much, as "
-            "the image encoder takes most of a step and does not know of them. An evaluation costs something for each "
-            "caption whatever the gallery, so it too nears 1 from below; where captions grow with the gallery, as on "
-            "the benchmarks, the exponent is one more. The index grows with the persons. Embedding is not part of "
-            "it: it takes the same for each person, and at the size of ViT-B/16 far more than the rest. What it does "
-            "not show: other machines, where the fixed costs and the exponents between are others, and larger "
-            "galleries, which the section on the gallery measures.",
+            f"A step has a fixed cost, mainly of the optimizer, which is {share:.0%} of a step of "
+            f"{sizes['batches'][-1]} pairs: the exponent is below 1 and approaches 1 with larger batches. Captions "
+            f"{sizes['captions'][-1] / sizes['captions'][0]:.1f} times as long cost {longer:.2f} times as much, "
+            f"because the image encoder takes most of a step. An evaluation has a fixed cost for each caption, so "
+            f"its exponent also approaches 1 from below; where captions grow with the gallery, as on the benchmarks, "
+            f"the exponent is one more. The index grows with the number of persons. Embedding is excluded: it costs "
+            f"the same for each person, and at the size of ViT-B/16 far more than the rest. What falls short: fixed "
+            f"costs and exponents differ on other machines, and larger galleries are measured in the section on the "
+            f"gallery.",
             provenance(results),
         ]
     )
@@ -343,7 +342,7 @@ def main(arguments: argparse.Namespace) -> None:
         "seed": SEED,
         "model": "a small model" if quick else "ViT-B/16",
         "exponents": {name: one["exponent"] for name, one in series.items()},
-        # Not the exponents: they rise where only the fixed cost falls, which is no regression.
+        # Not the exponents: they rise when only the fixed cost falls, which is no regression.
         "guarded": {
             f"{name}_over_product": {"value": one["least_over_product"], "better": "lower"}
             for name, one in series.items()

@@ -1,11 +1,11 @@
-r"""FLOP and bytes of a training step by arithmetic, what share of the machine's peak we reach, and GPUs by prediction.
+r"""FLOP and bytes of a training step by arithmetic, the share of the machine's peak it reaches, and a GPU prediction.
 
     python -m benchmarks.cost.model            # 2 minutes on two cores
-    python -m benchmarks.cost.model --quick    # a small model in place of ViT-B/16: 15 seconds
+    python -m benchmarks.cost.model --quick    # a small model instead of ViT-B/16: 15 seconds
 
-The arithmetic is that of `cost_arithmetic.py`, checked here against what PyTorch counts while the step runs. A step at
-ViT-B/16 with random weights, its parts one by one, and matrix products of several sizes take turns; the fastest
-product is the machine's peak. Writes results/cost_model.json and the section `cost model` of RESULTS.md.
+The arithmetic is in `arithmetic.py` and is checked here against PyTorch's FLOP counter. A step at ViT-B/16 with random
+weights, each of its parts, and matrix products of several sizes run in turn; the fastest product is the machine's
+peak. Writes results/cost_model.json and a section of RESULTS.md.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def vit_l_14() -> GADMSConfig:
 
 
 def small() -> GADMSConfig:
-    """What `--quick` measures: large enough that matrix products take most of a step."""
+    """The model of `--quick`: large enough that matrix products take most of a step."""
     text = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}
     vision = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 4, "num_attention_heads": 6}
     tokens = {"vocab_size": 8192, "bos_token_id": 8189, "eos_token_id": 8190, "pad_token_id": 8190}
@@ -82,7 +82,7 @@ def make_captions(config: GADMSConfig, number: int, lengths: tuple[int, int]) ->
     text: Any = config.text_config
     length = torch.randint(lengths[0], lengths[1] + 1, (number,), generator=generator)[:, None]
     position = torch.arange(int(length.max()))
-    # CLIP's special tokens are its last, and ours the one behind them.
+    # CLIP's special tokens are the last of its vocabulary; our mask token follows them.
     input_ids = torch.randint(3, text.vocab_size - 4, (number, len(position)), generator=generator)
     input_ids[:, 0] = text.bos_token_id
     input_ids[position == length - 1] = text.eos_token_id
@@ -91,7 +91,7 @@ def make_captions(config: GADMSConfig, number: int, lengths: tuple[int, int]) ->
 
 
 def make_batch(config: GADMSConfig, pairs: int, lengths: tuple[int, int]) -> dict[str, torch.Tensor]:
-    """Noise for images, and captions of [`make_captions`]."""
+    """Random images, and captions of [`make_captions`]."""
     input_ids, attention_mask = make_captions(config, pairs, lengths)
     generator = torch.Generator().manual_seed(SEED)
     return {
@@ -103,7 +103,7 @@ def make_batch(config: GADMSConfig, pairs: int, lengths: tuple[int, int]) -> dic
 
 
 def described(config: GADMSConfig, attention_mask: torch.Tensor, predicted_tokens: int) -> Step:
-    """A step with captions of a mask, as the arithmetic takes it."""
+    """The [`Step`] of the arithmetic for captions with this mask."""
     text: Any = config.text_config
     both = attention_mask.repeat(2, 1)
     packed = pack_captions(both, both, capacity=text.max_position_embeddings, dtype=torch.float32)
@@ -112,7 +112,7 @@ def described(config: GADMSConfig, attention_mask: torch.Tensor, predicted_token
 
 
 class TrainingStep:
-    """A step of training, and each of its parts alone.
+    """A training step, and each of its parts alone.
 
     Args:
         config ([`GADMSConfig`]): of a model with random weights.
@@ -123,7 +123,7 @@ class TrainingStep:
         torch.manual_seed(SEED)
         self.config, self.batch = config, batch
         self.model = GADMSForPreTraining(config).train()
-        # A rate of zero keeps the scores, and with them the number of predicted tokens, from step to step.
+        # A learning rate of zero keeps the scores, and so the number of predicted tokens, from step to step.
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0, fused=True)
         self.predicted_tokens = 0
 
@@ -139,13 +139,13 @@ class TrainingStep:
 
     @property
     def description(self) -> Step:
-        """As the arithmetic takes it, after a step."""
+        """The [`Step`] of the arithmetic, after a step was run."""
         return described(self.config, self.batch["attention_mask"], self.predicted_tokens)
 
     def parts(self) -> Calls:
-        """By name of `PARTS`, what runs a part forward and backward on inputs of the right shapes.
+        """By name of `PARTS`, a function that runs the part forward and backward on inputs of the right shapes.
 
-        The optimizer needs the gradients that the other parts leave, so it is to be called after them.
+        Call the optimizer after the other parts: it needs their gradients.
         """
         model, config, batch = self.model, self.config, self.batch
         gadms, fusion, head = model.gadms, model.fusion, model.token_head
@@ -198,21 +198,21 @@ class TrainingStep:
 
 
 def _forget_gradients(*modules: nn.Module) -> None:
-    # As `zero_grad` of a step does; accumulating would read and write them once more.
+    # As `zero_grad` in a step; accumulation would read and write the gradients once more.
     for module in modules:
         module.zero_grad()
 
 
 def counted_flops(call: Callable[[], Any]) -> int:
-    """FLOP of the matrix products, convolutions and attention that a call runs, as PyTorch counts them."""
-    # PyTorch has no formula for the CPU's own attention kernel, and counts the products of the plain one.
+    """FLOP of the matrix products, convolutions and attention of a call, as PyTorch counts them."""
+    # PyTorch cannot count the CPU's fused attention kernel; it counts the products of the plain one.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
 
 
 def matrix_product(size: int) -> Callable[[], Any]:
-    """What multiplies two square float32 matrices, in `2 * size**3` FLOP."""
+    """A function that multiplies two square float32 matrices: `2 * size**3` FLOP."""
     left, right, out = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size)
     return lambda: torch.mm(left, right, out=out)
 
@@ -236,7 +236,7 @@ def measure(config: GADMSConfig, pairs: int, sizes: tuple[int, ...], repetitions
     seconds = in_turn({"step": step, **parts, **products, **memory}, repetitions)
 
     costs = step_costs(config, step.description)
-    # Other programs make a run slower and never faster: the least seconds are what they disturb least.
+    # Other programs only make a run slower, so the minimum is disturbed least.
     least = {name: min(values) for name, values in seconds.items()}
     per_second = {name: 2 * size**3 / least[name] for name, size in zip(products, sizes, strict=True)}
     peak = max(per_second.values())
@@ -274,14 +274,14 @@ def arithmetic(config: GADMSConfig, step: Step) -> dict[str, Any]:
 
 
 def expected_step(pairs: int, predicted_tokens_per_pair: float) -> Step:
-    """A step of the paper's captions, which are read by both models up to the same length."""
+    """A step with captions of `CAPTION_TOKENS`; both models have the same maximum length."""
     config = vit_b_16()
     _, attention_mask = make_captions(config, pairs, CAPTION_TOKENS)
     return described(config, attention_mask, round(pairs * predicted_tokens_per_pair))
 
 
 def loader_rows_per_second() -> float:
-    """Pairs that a worker of ours prepares, as the streaming benchmark measured it."""
+    """Pairs a second of one of our loader processes, from the streaming benchmark."""
     return median(read_results("streaming")["rows_per_second"]["1"]["ours"])
 
 
@@ -294,7 +294,7 @@ def main(arguments: argparse.Namespace) -> None:
     utilisations = {"measured": measured["fraction_of_peak"]["without optimizer"]}
     utilisations |= {f"{share:.0%}": share for share in BAND}
     configs = {"ViT-B/16": vit_b_16(), "ViT-L/14 at 378x126": vit_l_14()}
-    # As the measured batch has them, which random weights score; nothing but the head, the least part, depends on it.
+    # From the measured batch with random weights; only the head, the smallest part, depends on it.
     steps = {gpus: expected_step(BATCH // gpus, per_pair) for gpus in (1, 8)}
     models = {name: arithmetic(one, steps[1]) for name, one in configs.items()}
     results = {
@@ -305,7 +305,7 @@ def main(arguments: argparse.Namespace) -> None:
         "flops_ratio": models["ViT-B/16"]["flops_ratio"],
         "fraction_of_peak": measured["fraction_of_peak"]["step"],
         "guarded": {
-            # Of this package's step over the arithmetic: above 1 where the step began to compute more.
+            # Above 1 if the step computes more than the arithmetic says.
             "flops_over_arithmetic": {"value": measured["counted_over_arithmetic"], "better": "lower"},
             "fraction_of_peak": {"value": measured["fraction_of_peak"]["step"], "better": "higher"},
         },

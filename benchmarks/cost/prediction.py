@@ -1,4 +1,4 @@
-"""What the arithmetic of a training step predicts for GPUs that were not at hand."""
+"""Prediction of the training time on GPUs from the arithmetic of a step."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from modeling_gadms import GADMSConfig
 PAIRS, EPOCHS, BATCH = 5_002_723, 30, 512
 """Images of WebPerson-5M, with one caption of each in an epoch; the paper's epochs and batch."""
 BAND = (0.3, 0.5)
-"""Shares of a GPU's peak, FLOP of the model over time: assumed, as what trainings of transformers usually reach."""
+"""Assumed shares of a GPU's peak (FLOP of the model over time), as trainings of transformers usually reach."""
 
 
 @dataclass(frozen=True)

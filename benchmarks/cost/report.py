@@ -1,4 +1,4 @@
-"""The section `cost model` of RESULTS.md, from what `cost_model.py` measured."""
+"""The section on the cost model in RESULTS.md, from results/cost_model.json."""
 
 from typing import Any
 
@@ -18,13 +18,14 @@ def report(results: Values) -> str:
     """
     parts = [
         "## Cost model",
-        "Matrix products, convolutions and attention by arithmetic, a multiplication with its addition as two FLOP, "
-        "attention over all pairs of tokens of a row; the backward pass as twice the forward pass where inputs and "
-        "weights both have gradients. The arithmetic is written out in `cost_arithmetic.py`. Traffic is what "
-        "elementwise operations and the optimizer read and write in float32, a kernel at a time; products are bound "
-        "by their FLOP, and their traffic is not counted. Memory is that of weights, gradients and both moments of "
-        "Adam. The reference is the step of the released code: every caption at 77 tokens, a backward pass for each "
-        "scored layer, the token head on every position, no fused optimizer, QuickGELU of three kernels.",
+        "Claim: the arithmetic of a step explains its cost. It counts the FLOP of matrix products, convolutions and "
+        "attention: a multiplication with its addition as two, attention over all pairs of tokens of a row, the "
+        "backward pass as twice the forward pass where inputs and weights both have gradients (`cost/arithmetic.py`). "
+        "Traffic is what elementwise operations and the optimizer read and write in float32, one kernel an operation; "
+        "matrix products are bound by their FLOP, and their traffic is not counted. Memory is that of weights, "
+        "gradients and both moments of Adam. The reference is the step of the released code: every caption at 77 "
+        "tokens, a backward pass for each scored layer, the token head on every position, no fused optimizer, "
+        "QuickGELU in three kernels.",
         *(_costs_text(name, model) for name, model in results["models"].items()),
         _measured_text(results),
         _prediction_text(results),
@@ -48,7 +49,7 @@ def _costs_text(name: str, model: Values) -> str:
         f"{step['predicted_tokens']:,} tokens to be predicted.\n\n"
         f"{table([*headings, 'backward', 'traffic, MB', 'reference'], rows)}\n\n"
         f"In all {_giga(ours)} GFLOP a pair, of the reference's {_giga(reference)}: {model['flops_ratio']:.2f} by "
-        "FLOP alone. What fewer and larger operations gain is in no arithmetic."
+        "FLOP alone. The arithmetic does not count what fewer and larger operations gain."
     )
 
 
@@ -83,9 +84,9 @@ def _measured_text(results: Values) -> str:
         f"### Measured on this machine\n\n{results['size']}, batch {step['pairs']}, captions of {least} to {most} "
         f"tokens padded to {step['caption_tokens']} and packed into {step['packed_rows']} rows of "
         f"{step['packed_tokens']}, {step['predicted_tokens']} tokens to be predicted; random weights, float32, "
-        f"{results['threads']} threads; medians of {len(seconds['step'])} repetitions (least to most), all in turn; "
-        "shares of the peak are of the least seconds, which other programs on a shared machine disturb least. Each "
-        "part runs alone, forward and backward, on inputs of the step's shapes; together "
+        f"{results['threads']} threads; medians of {len(seconds['step'])} repetitions (minimum to maximum), all in "
+        f"turn; shares of the peak are of the minimum seconds, which other programs on a shared machine disturb "
+        f"least. Each part runs alone, forward and backward, on inputs of the step's shapes; together "
         f"they take {sum_of_parts:.2f} of the whole step. Counted: by PyTorch's counter while it ran.\n\n"
         + table(["part", "GFLOP by arithmetic", "GFLOP counted", "seconds", "of the peak"], rows)
         + "\n\nThe peak is the fastest product of square float32 matrices (GFLOP/s: "
@@ -121,23 +122,23 @@ def _prediction_text(results: Values) -> str:
         f"### A prediction, not a measurement: {H100.name}\n\n{PAIRS:,} pairs, {EPOCHS} epochs, a batch of {BATCH} in "
         f"all. Hours are FLOP over a share of the dense peak of the data sheet (bfloat16 {H100.bfloat16 / 1e12:.0f} "
         f"TFLOP/s; the score in float32 {H100.float32 / 1e12:.0f} or TF32 {H100.tf32 / 1e12:.0f}), plus the traffic "
-        f"of the optimizer at {H100.memory / 1e12:.2f} TB/s. Shares: {utilisations['measured']:.0%}, which is ours on "
-        f"this machine, and {low} and {high}, a band that is assumed. A share of a CPU does not carry over to a GPU, "
-        "whose memory is slower beside its products and which waits for small kernels: the band is the better guess, "
-        "and a guess until it is measured.\n\n"
+        f"of the optimizer at {H100.memory / 1e12:.2f} TB/s. Shares: {utilisations['measured']:.0%}, measured on "
+        f"this machine, and {low} and {high}, an assumed band. A share of a CPU does not carry over to a GPU, whose "
+        "memory is slower relative to its products and which waits for small kernels: the band is the better guess, "
+        "and remains a guess until it is measured.\n\n"
         + table(["model", "GPUs", "score in", *columns, "images/s"], rows)
-        + f"\n\nImages/s, at {low} to {high}, are what the loaders must feed. A worker of ours prepares {loader:,.0f} "
-        f"pairs a second here (section on streaming), so eight GPUs at ViT-B/16 ask for {workers[0]:,.0f} to "
-        f"{workers[1]:,.0f} of such workers: loading may well be what limits them. The score runs in float32, without "
-        f"tensor cores unless TF32 is allowed (`tf32: true` of the training arguments), which spares {spared:.0%} of "
+        + f"\n\nImages/s, at {low} to {high}, are what the loaders must deliver. One of our loader processes prepares "
+        f"{loader:,.0f} pairs a second here (section on streaming), so eight GPUs at ViT-B/16 need {workers[0]:,.0f} "
+        f"to {workers[1]:,.0f} of them: loading may well be the bottleneck. The score runs in float32, without "
+        f"tensor cores unless TF32 is allowed (`tf32: true` of the training arguments), which saves {spared:.0%} of "
         f"a step on eight GPUs. ViT-L/14 takes {longer:.1f} times as long as ViT-B/16.\n\n"
         f"On eight GPUs a step gathers {exchange['gathered_bytes'] / 1e6:.1f} MB of embeddings, "
         f"{1e6 * exchange['gather_seconds']:.0f} µs at the data sheet's {H100.link / 1e9:.0f} GB/s of NVLink, of a "
-        f"step of at least {1e3 * least:.0f} ms: that does not matter. Gradients are "
+        f"step of at least {1e3 * least:.0f} ms: that is negligible. Gradients are "
         f"{exchange['gradient_bytes'] / 1e6:,.0f} MB, {1e3 * exchange['gradient_seconds']:.1f} ms, which overlap with "
-        f"the backward pass; the optimizer takes {1e3 * exchange['optimizer_seconds']:.1f} ms on each GPU, whatever "
-        "the batch. Not counted: augmentation, evaluation, checkpoints, the wait for kernels, and whether a batch of "
-        f"{BATCH} fits one GPU without gradient checkpointing, which costs another forward pass."
+        f"the backward pass; the optimizer takes {1e3 * exchange['optimizer_seconds']:.1f} ms on each GPU for any "
+        "batch size. What falls short, not counted: augmentation, evaluation, checkpoints, the wait for kernels, and "
+        f"whether a batch of {BATCH} fits one GPU without gradient checkpointing, which costs another forward pass."
     )
 
 

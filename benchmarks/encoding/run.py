@@ -1,17 +1,17 @@
-"""Our encoders against transformers' CLIPModel of equal size, and an index run against the encoder alone.
+"""Our encoders against transformers' CLIPModel of the same size, and an index run against the encoder alone.
 
     python -m benchmarks.encoding.run            # 5 minutes on two cores
     python -m benchmarks.encoding.run --quick    # small models, half a minute
 
-Encoders: ViT-B/16 with random weights, on square images of 224x224 so that CLIP can do the same work, and on captions
-of 20 to 50 tokens; both models hold the same weights and get the same batches. Captions from text to embedding: ours,
-which puts similar lengths together and packs them, beside CLIP with batches in the given order, padded to their
-longest or to 77.
+Encoders: ViT-B/16 with random weights, on square images of 224x224, which CLIP requires, and on captions of 20 to 50
+tokens; both models have the same weights and get the same batches. Captions from text to embedding: ours, which sorts
+captions by length and packs them, beside CLIP with batches in the given order, padded to their longest caption or to
+77 tokens.
 
-Overlap: a folder of JPEG files of persons, decoded, resized and encoded: one after the other, by `encode_images`, and
-by `gadms index` into a gallery, each against the encoder alone on pixels that are ready. With ViT-B/16 at 384x128, and
-with the model of the demo at 96x32. Calls take turns; ratios are within a repetition. Writes results/encoding.json and
-a section of RESULTS.md.
+Overlap: a folder of JPEG files of persons is decoded, resized and encoded: one after the other, by `encode_images`,
+and by `gadms index` into a gallery, each against the encoder alone on preprocessed pixels; with ViT-B/16 at 384x128
+and with the model of the demo at 96x32. Calls run in turn; ratios are within a repetition. Writes
+results/encoding.json and a section of RESULTS.md.
 """
 
 import argparse
@@ -357,27 +357,26 @@ def report(results: Results) -> str:
     return "\n\n".join(
         [
             "## Encoding",
-            f"Our encoders and transformers' CLIPModel of the same sizes and weights, on the same batches: images of "
-            f"{side}x{side}, captions of {tokens['least']} to {tokens['most']} tokens, padded to the longest. "
-            f"{results['threads']} threads, float32; a second, medians (least to most) of "
-            f"{len(clip['seconds']['images']['ours'])} repetitions in turn; ratios within a repetition.",
+            "Claim: our encoders are as fast as transformers' CLIPModel of the same sizes and weights. Both get the "
+            f"same batches: images of {side}x{side}, captions of {tokens['least']} to {tokens['most']} tokens, "
+            f"padded to the longest. {results['threads']} threads, float32; items a second, medians (minimum to "
+            f"maximum) of {len(clip['seconds']['images']['ours'])} repetitions in turn; ratios within a repetition.",
             table(["", "batch", "ours", "CLIP", "ratio", "largest difference"], rows),
-            "The layers are transformers' own in both, so that no more than parity is to be had on the same batch. "
-            "One thing differs: ours norms and projects all tokens, which the fusion encoder reads, where CLIP "
-            "projects one (0.5 % of the arithmetic of ViT-B/16). Nothing is padded to 77 tokens and no positions are "
-            "resized on either side.",
+            "Both use the layers of transformers, so parity is the most that is possible on the same batch. One thing "
+            "differs: ours normalises and projects all tokens, because the fusion encoder reads them, and CLIP "
+            "projects one (0.5 % of the FLOP of ViT-B/16). Nothing is padded to 77 tokens and no positions are "
+            "resized in either model.",
             f"Captions from text to embedding, {count} in batches of {clip['texts']['batch']}, a second:",
             table(["", "captions", "over CLIP, padded to the longest"], text_rows),
-            "Overlap: JPEG files of persons, decoded, resized and encoded, as a share of what the encoder alone does "
-            "on pixels that are ready.",
+            "Overlap: JPEG files of persons are decoded, resized and encoded; throughput relative to the encoder "
+            "alone on preprocessed pixels.",
             table(["", "encoder alone, a second", "read and resize, ms an image", *WAYS.values()], index_rows),
             f"Targets: {'; '.join(targets)}.",
-            "`encode_images` reads ahead in a thread while the encoder computes. With all cores busy encoding there "
-            "is nothing to gain: what the thread does is taken from the encoder. With a core to spare it is faster "
-            "than one after the other. Where the model is large, reading is a hundredth of the time anyway; where it "
-            "is small, reading and resizing take as long as encoding, and the index run makes a thumbnail of each "
-            "person besides, so that on two cores no order of the work reaches the encoder alone. With a GPU nothing "
-            "was measured.",
+            "`encode_images` reads ahead in a thread while the encoder computes. If the encoder uses all cores, this "
+            "gains nothing; with a free core it is faster than one after the other. With a large model, reading is a "
+            "hundredth of the time. What falls short: with a small model, reading and resizing take as long as "
+            "encoding, and the index run also makes a thumbnail of each person, so that on two cores no order of the "
+            "work reaches the encoder alone. Nothing was measured on a GPU.",
             provenance(results),
         ]
     )

@@ -1,13 +1,14 @@
-"""What should not be there, said apart: how much of its similarity to take from the score.
+"""Exclusion (`without`): the weight of an excluded attribute in the score.
 
     make demo && python -m benchmarks.exclusion.run           # 1 minute on two cores, after the demo's 13
     python -m benchmarks.exclusion.run --model MODEL          # of another model
 
-Of the drawn test persons (1,000, one image each), descriptions of an upper garment and its colour with something that
-should not be there: "a person in a red jacket" without "a backpack". Right is who wears the garment and has not the
-thing; only pairs are asked of which some wearers have it and others have not. Mean average precision over the pairs
-for several weights, beside the same said in one sentence ("a person in a red jacket without a backpack"). The weight
-of the package, `WITHOUT_WEIGHT`, is one of them. Writes results/without.json and a section of RESULTS.md.
+Queries describe an upper garment with its colour and exclude something: "a person in a red jacket" without "a
+backpack". They are asked of the drawn test persons (1,000, one image each). Correct are persons who wear the garment
+and do not have the excluded thing; a pair is used only if some wearers have it and others do not. Measures mean
+average precision over the pairs for several weights, the package's `WITHOUT_WEIGHT` among them, and for the same
+query in one sentence ("a person in a red jacket without a backpack"). Writes results/exclusion.json and a section of
+RESULTS.md.
 """
 
 import argparse
@@ -34,14 +35,14 @@ KINDS = {
     "hat": {name: f"a {name}" for name in ("cap", "beanie", "brimmed hat")},
     "lower": {"skirt": "a skirt", "shorts": "shorts", "jeans": "jeans", "leggings": "leggings"},
 }
-"""Attributes of a drawn person, and how their values are said."""
+"""Attributes of a drawn person, and the phrases for their values."""
 FIRST = 10
 IN_ONE = "in one sentence"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A description, what should not be there, and who of the persons wears the one and has the other."""
+    """A description, the excluded thing, and which persons wear the garment and have the thing."""
 
     kind: str
     wanted: str
@@ -51,7 +52,7 @@ class Pair:
 
 
 def make_pairs(persons: list[dict[str, str]]) -> Iterator[Pair]:
-    """All pairs of which some wearers have the thing and others have not."""
+    """All pairs for which some wearers have the thing and others do not."""
     garments = sorted({(person["upper_color"], person["upper"]) for person in persons})
     for color, upper in garments:
         wears = np.array([(person["upper_color"], person["upper"]) == (color, upper) for person in persons])
@@ -64,7 +65,7 @@ def make_pairs(persons: list[dict[str, str]]) -> Iterator[Pair]:
 
 
 def measure(pairs: list[Pair], images: np.ndarray, text: dict[str, np.ndarray]) -> dict[str, Any]:
-    """By kind and way: mean average precision, and the share of the first ten who have what they should not."""
+    """By kind and weight: mean average precision, and the share of the first ten who have the excluded thing."""
     scores: dict[str, list[np.ndarray]] = {IN_ONE: [images @ text[one_sentence(pair)] for pair in pairs]}
     for weight in WEIGHTS:
         scores[f"{weight:g}"] = [images @ (text[pair.wanted] - weight * text[pair.unwanted]) for pair in pairs]
@@ -93,12 +94,15 @@ def report(results: dict[str, Any]) -> str:
         rows.append([kind, f"{measured['pairs']}", *cells])
     return "\n\n".join(
         [
-            "## What should not be there",
-            "Mean average precision, in percent, of persons who wear a garment and have not a thing, by the weight "
-            "with which the similarity to the thing is taken from that to the garment; in brackets how many of the "
-            f"first {FIRST} have the thing. At 0 it is not mentioned; {results['weight']:g} is the gallery's. "
+            "## Exclusion",
+            "Claim: subtracting the similarity to the excluded text ranks persons without it higher. Mean average "
+            "precision, in percent, of persons who wear a garment and do not have a thing, by the weight with which "
+            "the similarity to the thing is subtracted; in brackets the share of the first "
+            f"{FIRST} who have the thing. At 0 it is not mentioned; {results['weight']:g} is the gallery's default. "
             f"`{results['model']}` and {results['persons']:,} drawn test persons.",
             table(["without", "pairs", *ways], rows),
+            "What falls short: at the default weight mAP hardly changes, and one sentence with `without` has a higher "
+            "one. The share of wrong persons falls clearly only for garments of the lower body.",
             provenance(results),
         ]
     )

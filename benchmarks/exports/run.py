@@ -1,13 +1,12 @@
-r"""ONNX and int8 beside PyTorch: the same answers, and how much sooner on the same two cores.
+r"""ONNX and int8 beside PyTorch: agreement of the embeddings, accuracy and speed on the same two cores.
 
     python -m benchmarks.exports.run           # under 10 minutes on two cores, with the model of `make demo`
     python -m benchmarks.exports.run --quick --model my_model --dataset my_data    # in small, for tests
 
 The demo's model and one of the size of ViT-B/16 (random weights, so it has no accuracy) are exported with `--int8`.
-Accuracy: all captions and images of the test split are embedded by each runtime and ranked. Speed: the model alone,
+Accuracy: all captions and images of the test split are embedded by each runtime and ranked. Speed: the encoders alone,
 without decoding and tokenising, on the first captions and images of the split; all runtimes in turn within each
-repetition, two threads each; ratios are taken within a repetition. Writes the section `inference exports` of
-RESULTS.md.
+repetition, two threads each; ratios are within a repetition. Writes results/exports.json and a section of RESULTS.md.
 """
 
 import argparse
@@ -56,7 +55,7 @@ NAMES = dict(zip(RUNTIMES, ("PyTorch float32", "ONNX float32", "ONNX int8"), str
 
 @dataclass(frozen=True)
 class Persons:
-    """The images and captions of a split, and whose they are."""
+    """Images and captions of a split, with their person ids."""
 
     images: list[Image.Image]
     image_ids: list[Any]
@@ -65,7 +64,7 @@ class Persons:
 
 
 def read_persons(name: str, builder_arguments: dict[str, Any], split: str) -> Persons:
-    """The rows of a split, with the captions of both of WebPerson's columns."""
+    """Read a split with the captions of both of WebPerson's columns."""
     rows = choose_split(name, open_dataset(name, **builder_arguments), split)
     columns = DatasetColumns("image", ("caption1", "caption2"), "person_id")
     columns.validate(rows.column_names)
@@ -111,10 +110,10 @@ def measure(source: Path, folder: Path, persons: Persons, *, ranked: bool, repet
 
     Args:
         source (`Path`): the model.
-        folder (`Path`): where to export it to.
-        persons ([`Persons`]): what to encode.
-        ranked (`bool`): whether the model can be expected to find anybody.
-        repetitions (`dict[int, int]`): by size of batch.
+        folder (`Path`): destination of the export.
+        persons ([`Persons`]): images and captions to encode.
+        ranked (`bool`): whether to measure retrieval, which needs trained weights.
+        repetitions (`dict[int, int]`): repetitions by batch size.
     """
     report = export_onnx(source, folder, int8=True)
     models: dict[str, Any] = {}
@@ -163,7 +162,7 @@ def measure(source: Path, folder: Path, persons: Persons, *, ranked: bool, repet
 def calls_of(
     kind: str, batch: int, models: dict[str, Any], processor: GADMSProcessor, persons: Persons
 ) -> dict[str, Callable[[], Any]]:
-    """By runtime, what encodes a batch that is ready for the model."""
+    """By runtime, a function that encodes a preprocessed batch."""
     if kind == "images":
         pixels = processor(images=persons.images[:batch])["pixel_values"]
         return {runtime: lambda model=model: model.get_image_features(pixels) for runtime, model in models.items()}
@@ -195,19 +194,20 @@ def report(results: dict[str, Any]) -> str:
     """The section of RESULTS.md."""
     parts = [
         "## ONNX and int8",
-        f"Both encoders of each model, exported by `gadms export --format onnx --int8` (opset "
-        f"{results['models'][0]['opset']}) and run by onnxruntime, beside PyTorch in float32; {THREADS} threads for "
-        "each. Differences and cosines are those of embeddings of unit length to PyTorch's.",
+        f"Claim: exports give the same results faster. Both encoders of each model, exported by `gadms export "
+        f"--format onnx --int8` (opset {results['models'][0]['opset']}) and run by onnxruntime, beside PyTorch in "
+        f"float32; {THREADS} threads for each. Differences and cosines compare embeddings of unit length with "
+        f"PyTorch's.",
         _agreement(results["models"]),
     ]
     parts += [_accuracy(model) for model in results["models"] if "text_to_image" in model]
     parts += [
-        "Times of the encoders alone, without decoding and tokenising: medians (least to most), all runtimes in turn "
-        "within each repetition; ratios within a repetition, above 1 where the export is faster.",
+        "Times of the encoders alone, without decoding and tokenising: medians (minimum to maximum), all runtimes in "
+        "turn within each repetition; ratios within a repetition, above 1 where the export is faster.",
         _speeds(results["models"]),
-        "ViT-B/16 has random weights here: its speeds and sizes are the real ones, its cosines in int8 are not those "
-        "of trained weights, whose rare large numbers are harder to quantise. The export prints the cosine of the "
-        "model at hand.",
+        "What falls short: ViT-B/16 has random weights here. Its speeds and sizes are real, but its cosines in int8 "
+        "are not those of trained weights, whose rare large values are harder to quantise. `gadms export` prints the "
+        "cosine of the exported model.",
         provenance(results),
     ]
     return "\n\n".join(parts)

@@ -1,11 +1,11 @@
-"""Ranking metrics by counting, against the full argsort of the field's evaluation code: time, memory, same numbers.
+"""Ranking metrics by counting against the full argsort of common evaluation code: time, memory, equal metrics.
 
     python -m benchmarks.ranking.run            # 3 minutes on two cores; the full argsort takes 9 GB of memory
     python -m benchmarks.ranking.run --quick    # 6,000 x 6,000 instead of 19,848 x 19,848: half a minute
 
-Embeddings with the structure of ICFG-PEDES's test split: 19,848 images of 1,000 persons, one caption each. Both ways
-take turns, each time in a process of its own that draws the same embeddings: so the most memory of each is known, and
-only the ranking is timed. Then ours alone with more and more captions against 20,000 images. Writes
+Embeddings have the structure of ICFG-PEDES's test split: 19,848 images of 1,000 persons, one caption each. Both
+methods run in turn, each time in a process of its own that draws the same embeddings, so that the peak memory of each
+is known and only the ranking is timed. Then ours ranks 20,000 images for a growing number of captions. Writes
 results/ranking.json and a section of RESULTS.md.
 """
 
@@ -36,7 +36,7 @@ Results = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Rows of queries and of gallery, their persons, repetitions; for the growth, several queries and the gallery."""
+    """Numbers of rows (queries and gallery), persons and repetitions; queries and gallery of the growth."""
 
     rows: int
     persons: int
@@ -50,16 +50,16 @@ QUICK = Sizes(rows=6_000, persons=300, repetitions=2, growing_queries=(2_000, 20
 
 
 def run(way: str, queries: int, gallery: int, persons: int) -> Results:
-    """What one worker says."""
+    """Result of one worker."""
     counts = (queries, gallery, persons, DIMENSIONS, SEED)
     return output_of("benchmarks.ranking.worker", way, *counts, threads=THREADS)
 
 
 def compare(runs: dict[str, list[Results]]) -> Results:
-    """The ratios of ours over the full argsort, in the order of the repetitions.
+    """Ratios of ours over the full argsort, within each repetition.
 
     Args:
-        runs (`dict`): of each way what its workers said.
+        runs (`dict`): results of the workers by method.
     """
     ours, theirs = runs["counted"], runs["sorted"]
     added = {way: [run["peak_bytes"] - run["before_bytes"] for run in of_way] for way, of_way in runs.items()}
@@ -101,28 +101,29 @@ def report(results: Results) -> str:
         for (name, target), what in zip(TARGETS.items(), ("time", "memory"), strict=True)
     ]
     verdicts.append(
-        f"{'met' if difference <= AGREEMENT else 'MISSED'}: on the same similarities the same numbers to "
+        f"{'met' if difference <= AGREEMENT else 'MISSED'}: equal metrics on the same similarities to "
         f"{AGREEMENT:g} percent points ({difference:.1e})"
     )
     count = results["rows"]
     return "\n\n".join(
         [
             "## Ranking metrics",
+            "Claim: ranking by counting gives the metrics of a full argsort in less time and memory. "
             f"{count:,} captions against {count:,} images of {results['persons']:,} persons, {DIMENSIONS} dimensions, "
-            "random embeddings (the test split of ICFG-PEDES has 19,848 of each, of 1,000 persons). Medians (least to "
-            f"most) of {len(results['runs']['sorted'])} repetitions in turn, each in a process of its own, {THREADS} "
-            "threads; ratios within a repetition.",
+            "random embeddings (the test split of ICFG-PEDES has 19,848 of each, of 1,000 persons). Medians (minimum "
+            f"to maximum) of {len(results['runs']['sorted'])} repetitions in turn, each in a process of its own, "
+            f"{THREADS} threads; ratios within a repetition.",
             table(["", "s", "CPU s", "peak MB", "MB added by ranking", "R@1", "mAP", "mINP"], rows),
-            f"Targets: {'; '.join(verdicts)}. The memory ratio is that of whole processes, with Python, PyTorch and "
-            "the embeddings, which both ways hold: it decides whether a machine can do it. What ranking itself adds "
-            "stands beside. From the embeddings on, the two products round their last bits differently, and where a "
-            "person's image and another's are that close, either may come first: the numbers then differ by "
+            f"Targets: {'; '.join(verdicts)}. The memory ratio is that of whole processes, including Python, PyTorch "
+            "and the embeddings: it decides whether a machine can do it. The memory added by ranking itself stands "
+            "beside it. Starting from the embeddings, the two matrix products round differently. Where two images are "
+            "that close, either may come first: the metrics then differ by "
             f"{ratios['difference_from_embeddings']:.1e} points.",
             f"Ours with more captions, against {results['gallery']:,} images:",
             table(["captions", "s", "MB of the captions' embeddings", "MB added by ranking"], growth),
-            "Half of ours is the matrix product, which both ways need; most of the rest is counting, in one thread. "
-            "The more images a person has, the smaller the gain: beyond some 70 positives a query, ours sorts values "
-            "(not indices) instead of counting. On a GPU nothing was measured.",
+            "Half of our time is the matrix product, which both methods need; most of the rest is counting, in one "
+            "thread. What falls short: the more images a person has, the smaller the gain. Beyond about 70 positives "
+            "a query, ours sorts values (not indices) instead of counting. Nothing was measured on a GPU.",
             provenance(results),
         ]
     )
@@ -154,7 +155,7 @@ def main(arguments: argparse.Namespace) -> None:
         "time_ratio": ratios["time_ratio"]["median"],
         "memory_ratio": ratios["memory_ratio"]["median"],
         "guarded": {
-            # Not the seconds of the clock, which other programs lengthen, nor the libraries, which do not change.
+            # Not wall-clock seconds, which other programs lengthen, nor the memory of libraries, which is constant.
             name: {"value": ratios[name]["median"], "better": "lower"}
             for name in ("cpu_ratio", "added_memory_ratio")
         },

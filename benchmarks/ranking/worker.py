@@ -1,10 +1,10 @@
-"""One ranking under a clock, for `ranking.py`, which starts it in a process of its own.
+"""One timed ranking; `run.py` starts it in a process of its own.
 
     python -m benchmarks.ranking.worker <way: counted, sorted> <queries> <gallery> <persons> <dimensions> <seed>
 
-Prints one line of JSON: seconds, also those of all cores together; the metrics in percent; and the memory that was
-resident before the ranking, with the libraries and the embeddings, and at most. Of `sorted` also how far ours is from
-it on the very same similarities.
+Prints one line of JSON: wall-clock and CPU seconds, the metrics in percent, resident memory before the ranking (with
+libraries and embeddings) and its peak. For `sorted` also the largest difference of our metrics on the same
+similarities.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from modeling_gadms.metrics.person_retrieval.ranking import rank_metrics, rank_m
 
 
 NOISE = 2.4
-"""Length of what is a row's own, over that of what it shares with its person: persons are found, not always first. No
-time depends on it."""
+"""Length of a row's own part, relative to the part it shares with its person: persons are found, but not always first.
+Times do not depend on it."""
 ROWS_AT_ONCE = 1000
 KS = (1, 5, 10)
 
@@ -45,9 +45,9 @@ class Retrieval:
 
 
 def make_retrieval(queries: int, gallery: int, persons: int, dimensions: int, seed: int) -> Retrieval:
-    """Persons with about as many images each, and captions of images: as many as images, each has one.
+    """Persons with about equally many images; with as many captions as images, each image has one.
 
-    Rows are drawn a few at a time, so that drawing them does not hide the memory of ranking them.
+    Rows are drawn in small blocks, so that drawing them needs less memory than ranking them.
     """
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(persons, dimensions, generator=generator) / dimensions**0.5
@@ -71,9 +71,9 @@ def cosines(retrieval: Retrieval) -> torch.Tensor:
 
 
 def rank_by_full_argsort(retrieval: Retrieval) -> dict[str, float]:
-    """The way of the field's evaluation code: the whole similarity matrix, its order, and what matches, in order.
+    """The method of common evaluation code: the whole similarity matrix, its argsort, and the sorted matches.
 
-    Leaner than that of IRRA and its kin, which keeps all of it to the end and divides column by column.
+    It needs less memory than the code of IRRA, which keeps all matrices to the end and divides column by column.
     """
     similarity = cosines(retrieval)
     ordered_ids = retrieval.gallery_ids[torch.argsort(similarity, dim=1, descending=True, stable=True)]
@@ -96,7 +96,7 @@ def rank_by_counting(retrieval: Retrieval) -> dict[str, float]:
 
 
 def difference_on_same_similarities(retrieval: Retrieval, metrics: dict[str, float]) -> float:
-    """The largest difference of ours from `metrics` when no matrix product of our own can round in another way."""
+    """The largest difference of our metrics from `metrics` on the same similarity matrix."""
     ids = retrieval.query_ids, retrieval.gallery_ids
     ours = rank_metrics_from_similarity(cosines(retrieval), *ids, ks=KS).to_dict()
     return max(abs(ours[name] - value) for name, value in metrics.items())
@@ -106,7 +106,7 @@ WAYS = {"counted": rank_by_counting, "sorted": rank_by_full_argsort}
 
 
 def resident_bytes() -> int:
-    """The memory that this process has resident now. Linux alone tells."""
+    """Resident memory of this process now (Linux only)."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -1,4 +1,4 @@
-"""Processes of the serving benchmark: one that makes a gallery, one that serves it, and one that is its users."""
+"""Processes of the serving benchmark: `make` builds a gallery, `serve` serves it, `load` is its users."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ from modeling_gadms.training.tokenizer import train_tokenizer
 WORDS = (
     "a man woman person in with and red blue green black white grey coat jacket jeans trousers skirt hat bag backpack"
 ).split()
-# The text encoder of ViT-B/16; of the image encoder, which no query runs, as little as there can be.
+# The text encoder of ViT-B/16; a tiny image encoder, which no query runs.
 TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8}
 VISION = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 DIMENSION = 512
@@ -67,7 +67,7 @@ def make(folder: Path, rows: int) -> None:
 
 
 def serve(folder: Path, max_batch: int) -> None:
-    """Serve the gallery on a free port, which the first line of the output tells."""
+    """Serve the gallery on a free port, which is printed on the first line."""
     model, processor = load_model_and_processor(folder / "model")
     opened = PersonGallery.open(folder / "gallery", model, processor)
     app = create_app(opened, processor, max_batch=max_batch, limits=ServingLimits(search_seconds=60))
@@ -83,7 +83,7 @@ def serve(folder: Path, max_batch: int) -> None:
 
 
 def load(address: str, users: int, seconds: float) -> dict[str, Any]:
-    """Users who search without a pause, every fourth with a filter, for some seconds."""
+    """Users who search without a pause, a quarter of the searches with a filter."""
     latencies: list[float] = []
     answers: Counter[str] = Counter()
     end = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""How long each part of a training step takes, forward and backward, for `training_step.py`."""
+"""Time of each part of a training step, forward and backward."""
 
 import time
 from collections import defaultdict
@@ -17,9 +17,9 @@ PARTS = ("image", "score", "captions", "fusion", "head", "losses", "optimizer")
 
 
 class CutGraph:
-    """A step whose graph is cut where its parts meet, so that the backward pass of each has its own time.
+    """A step whose graph is cut between its parts, so that the backward pass of each is timed separately.
 
-    What a part gives goes on as leaves; when the backward pass has reached those leaves, their gradients start the
+    The outputs of a part are passed on as leaves. Once the backward pass has reached them, their gradients start the
     backward pass of the part. The gradients of all weights are those of the whole graph.
     """
 
@@ -28,7 +28,7 @@ class CutGraph:
         self._cuts: list[tuple[str, list[torch.Tensor], list[torch.Tensor]]] = []
 
     def timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """`call` under the clock of its part, with leaves for what it gives."""
+        """Wrap `call`: count its time for the part, and return leaves instead of its outputs."""
 
         def run(*arguments: Any, **keywords: Any) -> Any:
             start = time.perf_counter()
@@ -47,7 +47,7 @@ class CutGraph:
         return leaves
 
     def backward(self, loss: torch.Tensor) -> None:
-        """The backward pass, part by part, the last one first."""
+        """Backward pass part by part, from the last to the first."""
         start = time.perf_counter()
         loss.backward()
         self.seconds["losses"] += time.perf_counter() - start
@@ -64,7 +64,7 @@ class CutGraph:
 
 
 def timed_parts(step: Step, batch: Batch) -> dict[str, float]:
-    """Run a step; the seconds of each of `PARTS`. What belongs to none, as the masks, counts among the losses."""
+    """Run a step and return the seconds of each of `PARTS`; everything else, such as the masks, counts as `losses`."""
     graph, model = CutGraph(), step.model
     calls = [
         ("image", model.gadms, "get_image_features"),

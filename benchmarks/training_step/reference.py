@@ -1,4 +1,4 @@
-"""The training step written down literally, for `training_step.py`: what it computes is what the package computes.
+"""A literal training step, which computes the same as the package.
 
 It does what the released code does where that costs time and memory but does not change the result: 77 padded tokens
 everywhere; the caption, its noise-masked and its informative-masked version in a pass each; a backward pass for every

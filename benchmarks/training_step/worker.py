@@ -1,9 +1,9 @@
-"""Training steps for `training_step.py`, which also starts this file in a process of its own to measure memory.
+"""Training steps for `run.py`, which also starts this module in a process of its own to measure memory.
 
     python -m benchmarks.training_step.worker <ours, plain-blocks, reference or sdm> <vit-b-16 or small> <steps>
 
-Prints one line of JSON: the most that the process had resident, before the model was made and in all. Weights,
-pictures and captions are random: neither time nor memory depends on them.
+Prints one line of JSON: peak resident memory before the model was made and at the end. Weights, images and captions
+are random: neither time nor memory depends on them.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from modeling_gadms.training.trainer import GADMSTrainer, GADMSTrainingArguments
 
 STEPS = ("ours", "reference", "sdm")
 PLAIN_BLOCKS = "plain-blocks"
-"""Ours with the feed-forward blocks of transformers: measured for its memory alone."""
+"""Ours with the feed-forward blocks of transformers; only its memory is measured."""
 SIZES = ("vit-b-16", "small")
 BATCH_SIZE = 8
 CAPTION_TOKENS = (20, 50)
-"""Fewest and most of a caption's own tokens."""
+"""Minimum and maximum number of a caption's own tokens."""
 LEARNING_RATE, EPSILON, WEIGHT_DECAY = 1e-5, 1e-3, 4e-5
 """Of the released configuration (FACTS section 1)."""
 
@@ -40,7 +40,7 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass
 class Step:
-    """A training step on a batch at hand.
+    """A training step.
 
     Attributes:
         model ([`GADMSForPreTraining`])
@@ -99,7 +99,7 @@ def make_batch(config: GADMSConfig) -> Batch:
 
 
 def make_step(name: str, size: str) -> Step:
-    """One of `STEPS` (ours, the literal one, ours of plain SDM) or `PLAIN_BLOCKS`, on the same random weights."""
+    """One of `STEPS` (ours, the literal one, ours with plain SDM) or `PLAIN_BLOCKS`, on the same random weights."""
     plain = {"token_score": "none", "noise_masking": False, "masked_token_prediction": False}
     torch.manual_seed(0)
     model = GADMSForPreTraining(make_config(size, **(plain if name == "sdm" else {}))).train()
@@ -120,14 +120,14 @@ def make_step(name: str, size: str) -> Step:
 
 
 def set_blocks(model: GADMSForPreTraining, block: type[CLIPMLP]) -> None:
-    """Have all feed-forward blocks compute as those of a class."""
+    """Replace the class of all feed-forward blocks."""
     for module in model.modules():
         if isinstance(module, CLIPMLP):
             module.__class__ = block
 
 
 def make_trainer(model: GADMSForPreTraining) -> GADMSTrainer:
-    """The package's trainer, which brings the loss and the optimizer; its data stay away."""
+    """The package's trainer, which provides the loss and the optimizer; it has no data."""
     tokenizer = train_tokenizer(["a person"], vocab_size=600, max_length=77)
     with tempfile.TemporaryDirectory() as folder:
         arguments = GADMSTrainingArguments(

@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 
 INDEX_FROM_ROWS = 10_000
 """Unindexed rows from which `add` builds an index. A scan of so many is exact and takes about as long as an
-answer of the index at a million; one of 100,000 takes ten times as long as the index (`benchmarks/gallery.py`)."""
+answer of the index at a million; one of 100,000 takes ten times as long as the index (`benchmarks/gallery`)."""
 WRITE_ROWS = 4096
 """Rows of one commit: about 30 MB with their thumbnails. What is committed survives an interruption."""
 THUMBNAIL_HEIGHT = 256

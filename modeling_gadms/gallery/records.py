@@ -137,7 +137,7 @@ class Query:
 
 
 WITHOUT_WEIGHT = 0.25
-"""More excludes more, and finds fewer of those that are wanted (`benchmarks/without.py`)."""
+"""More excludes more, and finds fewer of those that are wanted (`benchmarks/exclusion`)."""
 
 
 @dataclass(frozen=True)

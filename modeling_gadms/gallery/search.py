@@ -18,7 +18,7 @@ _CROWD = 4
 """How many times as many rows are fetched, where crops of the same walks leave room for too few."""
 _PARTS_SEARCHED = 80
 """Of the index, which has a part for about 4,096 rows: all of them up to 330,000 rows. At a million the nearest 80
-have recall@10 of 0.989, and 64 of them 0.98 (`benchmarks/gallery.py`)."""
+have recall@10 of 0.989, and 64 of them 0.98 (`benchmarks/gallery`)."""
 _REFINE_FACTOR = 4
 """Rows compared exactly, by their whole vectors, for each row wanted. Directions that fill the space, the worst case,
 need 4 for recall@10 of 0.99, persons 2."""

@@ -135,7 +135,7 @@ def test_the_report_says_what_the_runs_say_also_where_it_disappoints():
             "machine": {"cpu": "m", "cores": 2},
         }
     )
-    assert "| frozen encoders: the base as it is |  | 12.00 ± 2.00 | 6.00 ± 1.00 | 0 |  |  |" in text
+    assert "| frozen encoders: the base without fine-tuning |  | 12.00 ± 2.00 | 6.00 ± 1.00 | 0 |  |  |" in text
     assert "| all weights | 5e-4 | 30.00 ± 10.00 | 15.00 ± 5.00 | 1,000 | 2.5 | 900 |" in text
     assert "LoRA -10.00, +1.00, -9.00 (mean -6.00 ± 6.08)" in text
     assert "LoRA 1e-3: 3.00, 2e-3: 4.00" in text and "for 264 steps" in text

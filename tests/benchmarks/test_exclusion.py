@@ -59,4 +59,4 @@ def test_the_report_tells_the_weight_and_every_kind():
             "kinds": {kind: {"pairs": 3, **ways} for kind in KINDS},
         }
     )
-    assert "0.5 is the gallery's" in text and text.count("12.3 (57 %)") == len(KINDS) * len(ways)
+    assert "0.5 is the gallery's default" in text and text.count("12.3 (57 %)") == len(KINDS) * len(ways)

@@ -45,7 +45,7 @@ def test_galleries_are_built_searched_and_told_of_beside_faiss(tmp_path):
             assert set(by_threads) == {"1", "4", "16"}
             assert all(measured["queries_per_second"] > 0 for measured in by_threads.values())
     text = (tmp_path / "RESULTS.md").read_text()
-    assert "<!-- gallery: begin -->" in text and "The million was left out." in text
+    assert "<!-- gallery: begin -->" in text and "The case of a million persons was skipped." in text
 
 
 def test_recall_is_the_share_of_the_exact_neighbours_that_was_found():

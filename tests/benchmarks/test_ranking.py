@@ -108,8 +108,8 @@ def test_a_miss_is_told():
     theirs = worker_says(10.0, 400_000_000, 4_000_000_000, difference=2e-6)
     text = report(results_of({"sorted": [theirs], "counted": [worker_says(3.0, 400_000_000, 420_000_000, r1=61.0)]}))
     assert "MISSED: time at most 1/5 (0.300); met: memory at most 1/8 (0.105)" in text
-    assert "MISSED: on the same similarities the same numbers to 1e-06 percent points (2.0e-06)" in text
-    assert "the numbers then differ by 1.0e+00 points" in text
+    assert "MISSED: equal metrics on the same similarities to 1e-06 percent points (2.0e-06)" in text
+    assert "the metrics then differ by 1.0e+00 points" in text
     assert "| full argsort | 10.0 | 20.0 | 4,000 | 3,600 | 60.0000 | 42.0000 | 9.0000 |" in text
     assert "| ratio | 0.300 | 0.300 | 0.105 | 0.006 |  |  |  |" in text
     assert "| 50,000 | 30.0 | 102 | 61 |" in text

@@ -25,4 +25,4 @@ def test_under_load_every_search_is_answered_and_queries_are_encoded_together(tm
     assert results["runs"]["alone"][0]["mean_batch"] == 1
     assert results["runs"]["together"][0]["mean_batch"] > 2
     text = (tmp_path / "RESULTS.md").read_text()
-    assert "| up to 32 queries together |" in text and "| each query alone |" in text
+    assert "| batches of up to 32 queries |" in text and "| each query alone |" in text
