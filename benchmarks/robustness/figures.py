@@ -1,4 +1,4 @@
-"""The pictures of the robustness study."""
+"""The figures of the robustness study."""
 
 from pathlib import Path
 from statistics import mean, stdev
@@ -28,7 +28,7 @@ COLOURS = {
     "gass-noise": ("tab:red", "v", "--"),
     "gass-both": ("tab:red", "D", "-"),
 }
-"""By score a colour, by mask a line."""
+"""A colour by score, a line style by mask."""
 
 
 def new_figure(width: float, height: float, **layout: Any) -> Figure:
@@ -49,7 +49,7 @@ def draw_rates(runs: dict[str, Any], path: Path) -> None:
     for place, (name, objective) in enumerate(OBJECTIVES.items()):
         colour, marker, line = COLOURS[name]
         style = {"color": colour, "marker": marker, "linestyle": line, "markersize": 5, "linewidth": 1.4}
-        shift = 0.004 * (place - len(OBJECTIVES) / 2)  # so that error bars stand side by side
+        shift = 0.004 * (place - len(OBJECTIVES) / 2)  # error bars side by side
         for axes, relative in ((left, False), (right, True)):
             points = []
             for rate in RATES:
@@ -74,7 +74,7 @@ def draw_rates(runs: dict[str, Any], path: Path) -> None:
 
 
 def draw_scores(branches: Branches, path: Path) -> None:
-    """How scores of planted noise and of true attribute words are spread, and what the noise mask takes."""
+    """Histograms of the scores of planted noise and of true attribute words, and noise by mask probability."""
     figure = new_figure(11, 3.6)
     first, second, third = figure.subplots(1, 3)
     for axes, name, title in ((first, "gass-both", "GASS"), (second, "cosine-both", "cosine")):
