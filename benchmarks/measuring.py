@@ -1,7 +1,7 @@
 """Shared by all benchmarks: calls timed in turn, ratios within a repetition, peak memory, and the files of results.
 
 A benchmark measures, writes `results/<claim>.json`, and makes its section of RESULTS.md from what that file holds.
-Runs whose single values may be compared later go to `results/<claim>.parquet`, one row a run.
+Runs whose single values may be compared later go to `results/raw/<claim>.parquet`, one row a run.
 """
 
 import argparse
@@ -172,8 +172,12 @@ def save(claim: str, results: dict[str, Any], report: Callable[[dict[str, Any]],
     print(section)
 
 
-def results_file(claim: str, output: Path, suffix: str = ".json") -> Path:
-    return output / "results" / f"{claim}{suffix}"
+def results_file(claim: str, output: Path) -> Path:
+    return output / "results" / f"{claim}.json"
+
+
+def runs_file(claim: str, output: Path) -> Path:
+    return output / "results" / "raw" / f"{claim}.parquet"
 
 
 def read_results(claim: str, output: Path = OUTPUT) -> dict[str, Any]:
@@ -189,21 +193,21 @@ def write_results(claim: str, results: dict[str, Any], output: Path) -> None:
 
 
 def read_runs(claim: str, output: Path = OUTPUT) -> list[dict[str, Any]]:
-    """Rows of `results/<claim>.parquet`, without the fields that a row does not have."""
+    """Rows of `results/raw/<claim>.parquet`, without the fields that a row does not have."""
     import pyarrow.parquet as pq  # here: workers measure the memory of their own libraries
 
-    path = results_file(claim, output, ".parquet")
+    path = runs_file(claim, output)
     return [_without_nulls(row) for row in pq.read_table(path).to_pylist()] if path.is_file() else []
 
 
 def write_runs(claim: str, rows: Sequence[dict[str, Any]], output: Path) -> None:
-    """Write `results/<claim>.parquet`, one row a run; the old file stays until the new one is complete."""
+    """Write `results/raw/<claim>.parquet`, one row a run; the old file stays until the new one is complete."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from modeling_gadms.encoders.atomic_files import replacing
 
-    path = results_file(claim, output, ".parquet")
+    path = runs_file(claim, output)
     # `from_pylist` alone takes its columns from the first row.
     schema = pa.schema(list(pa.array(list(rows)).type))
     with replacing(path) as part:

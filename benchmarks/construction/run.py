@@ -11,7 +11,7 @@ finds persons with SSD-MobileNetV2 and MoveNet. Part `memory` takes each frame a
 detector would need half an hour for 20,000 frames, and estimates every pose. Part `captions` asks an in-process server
 that answers at once with one caption, so that only the work around a captioner remains.
 
-Writes results/construction.json, results/construction.parquet with one row a run, a section of RESULTS.md and the
+Writes results/construction.json, results/raw/construction.parquet with one row a run, a section of RESULTS.md and the
 figure docs/images/construction-memory.png.
 """
 

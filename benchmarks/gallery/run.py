@@ -6,7 +6,7 @@
 Vectors are drawn, not encoded (`vectors.py`), and thumbnails are random bytes; everything else is what `add` and
 `search` do. Galleries and FAISS's flat and HNSW indexes are built and opened in processes of their own, which report
 their peak memory. Then one process searches all three in turn, query by query. Recall is against the flat index, which
-is exact. Writes results/gallery.json, results/gallery.parquet with the time of each query, and a section of
+is exact. Writes results/gallery.json, results/raw/gallery.parquet with the time of each query, and a section of
 RESULTS.md.
 """
 

@@ -12,9 +12,9 @@ model is first trained with alignment only (the trunk, three seeds), because the
 nothing; the paper starts from CLIP instead. From each trunk every objective is trained at every noise rate, on the
 same batches in the same order, and tested on true captions of unseen persons.
 
-A finished run is a file in `<folder>/finished/` and, once the command ends, a row of results/robustness.parquet. It is
-not repeated. To repeat runs, give another `--folder` and `--output`. Runs are processes with one thread each, as many
-at a time as there are cores.
+A finished run is a file in `<folder>/finished/` and, once the command ends, a row of results/raw/robustness.parquet.
+It is not repeated. To repeat runs, give another `--folder` and `--output`. Runs are processes with one thread each,
+as many at a time as there are cores.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Storage of the runs: a file each while the study works, then a row each of results/robustness.parquet."""
+"""Storage of the runs: a file each while the study works, then a row each of results/raw/robustness.parquet."""
 
 import json
 from collections import defaultdict

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bench import BENCHMARKS
-from benchmarks.measuring import LINE, OUTPUT, module_of, read_results, read_runs, results_file, to_json, write_runs
+from benchmarks.measuring import LINE, OUTPUT, module_of, read_results, read_runs, runs_file, to_json, write_runs
 
 
 ROOT = Path(__file__).parents[2]
@@ -57,4 +57,4 @@ def test_runs_come_back_as_they_were_written(tmp_path):
     assert read_runs("claim", tmp_path) == []
     write_runs("claim", runs, tmp_path)
     assert read_runs("claim", tmp_path) == runs
-    assert [path.name for path in results_file("claim", tmp_path).parent.iterdir()] == ["claim.parquet"]
+    assert [path.name for path in runs_file("claim", tmp_path).parent.iterdir()] == ["claim.parquet"]
