@@ -34,6 +34,7 @@ from benchmarks.measuring import in_turn, peak_memory_bytes
 from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor
 from modeling_gadms.gallery import person_gallery
 from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
+from modeling_gadms.gallery.search import _PARTS_SEARCHED, _REFINE_FACTOR
 from modeling_gadms.media.detection import PersonBox
 from modeling_gadms.training.tokenizer import train_tokenizer
 
@@ -290,7 +291,7 @@ def compare(folder: Path, repetitions: int) -> Results:
 def table_search(made: PersonGallery, query: np.ndarray, *, scan: bool = False) -> list[int]:
     """A search of the table with the gallery's own settings that fetches nothing but rows' numbers."""
     search: Any = made._table.search(query, vector_column_name="vector").distance_type("cosine").limit(TOP_K)
-    search = search.nprobes(search._PARTS_SEARCHED).refine_factor(search._REFINE_FACTOR).select(["frame", "_distance"])
+    search = search.nprobes(_PARTS_SEARCHED).refine_factor(_REFINE_FACTOR).select(["frame", "_distance"])
     search = search.bypass_vector_index() if scan else search
     return search.to_arrow()["frame"].to_pylist()
 
