@@ -45,11 +45,11 @@ demo-build: $(VENV)/.installed-demo-build  ## build a data set of persons from t
 	.venv-fetch/bin/python -m pip install --disable-pip-version-check --quiet --requirement constraints-fetch.txt
 	@touch $@
 
-bench: $(VENV)/.installed-benchmark  ## the benchmarks in small, against the committed ratios: 10 minutes on two idle cores
-	$(OFFLINE) $(BIN)/python benchmarks/bench.py
+bench: $(VENV)/.installed-benchmark  ## the benchmarks in small, against the committed ratios: 11 minutes on two idle cores
+	$(OFFLINE) $(BIN)/python -m benchmarks.bench
 
 bench-construction: $(VENV)/.installed-benchmark  ## speed and memory of building a data set: about 18 minutes
-	$(OFFLINE) $(BIN)/python benchmarks/construction.py
+	$(OFFLINE) $(BIN)/python -m benchmarks.construction.run
 
 fetch-env: .venv-fetch/.installed  ## the environment of img2dataset, which fetches tables of URLs
 

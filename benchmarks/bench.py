@@ -1,19 +1,20 @@
-r"""Run the benchmarks in small and compare their ratios with the committed ones: under ten minutes on two idle cores.
+r"""Run the benchmarks in small and compare their ratios with the committed ones: about ten minutes on two idle cores.
 
-    make bench                                          # all of them; what CI of a machine of its own would run
-    python benchmarks/bench.py ranking encoding         # some of them
-    python benchmarks/bench.py --update                 # run, and commit what came out as results/quick.json
+    make bench                                          # all of them
+    python -m benchmarks.bench ranking encoding         # some of them
+    python -m benchmarks.bench --update                 # run, and write the ratios to results/quick.json
 
-Each runs as `python <name>.py --quick --output <temporary folder>` and names the ratios that it guards, which hold
-within one run and so between machines of a kind. A ratio that is more than 15 % worse than the committed one is a
-regression. What looks like one is measured again, up to twice, and the best of the runs counts: noise makes a ratio
-worse more often than better.
+Each benchmark runs with `--quick` into a temporary folder and names the ratios to compare (`guarded`). Ratios are
+taken within one run, so they are comparable between similar machines. A ratio that is more than 15 % worse than the
+committed one is a regression. An apparent regression is measured again, up to twice, and the best run counts, because
+noise makes a ratio worse more often than better.
 
-Ends with 0 if nothing got worse, 1 with a regression or a ratio that vanished, 2 if a benchmark failed.
+Exit code: 0 if nothing is worse, 1 if there is a regression or a missing ratio, 2 if a benchmark failed.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,29 +22,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from measuring import machine
+from benchmarks.measuring import ROOT, machine, module_of, read_results, to_json
 
 
-HERE = Path(__file__).parent
-BENCHMARKS = ("training_step", "ranking", "encoding", "gallery", "cost_model", "cost_growth")
-LEFT_OUT = {
-    "construction": "has no small version: 18 minutes",
+BENCHMARKS = ("training_step", "ranking", "encoding", "gallery", "cost_model", "cost_growth", "startup")
+SKIPPED = {
+    "construction": "no small version: 18 minutes",
     "adapters, finetuning": "train models: 45 minutes and more",
-    "inference_exports": "needs the model of `make demo`",
-    "streaming": "compares with other libraries and guards no ratio",
+    "exports, exclusion": "need the model of `make demo`",
+    "streaming": "compares with other libraries, no ratio to guard",
     "serving": "its small version is one of the tests",
-    "robustness": "tells how good the method is, not what it costs, and guards no ratio",
-    "scaling_webperson": "plans a run on a cluster and measures nothing",
+    "robustness": "measures the method, no ratio to guard",
+    "scaling": "computes a plan, measures nothing",
 }
 TOLERANCE = 0.15
 ATTEMPTS = 3
 SECONDS_EACH = 300
-"""After which a benchmark counts as hanging."""
+"""Time limit of one run."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A guarded ratio, as the results of a benchmark tell it.
+    """A guarded ratio in the results of a benchmark.
 
     Attributes:
         value (`float`): positive.
@@ -58,7 +58,7 @@ class Ratio:
             raise ValueError(f"a guarded ratio is positive and better 'lower' or 'higher', not {self}")
 
     def worsened(self, committed: "Ratio") -> float:
-        """How much worse this is than `committed`, as a share of it; negative if it is better.
+        """Relative change to `committed` in the worse direction; negative if this ratio is better.
 
         >>> round(Ratio(1.1, "lower").worsened(Ratio(1.0, "lower")), 3)
         0.1
@@ -77,40 +77,40 @@ Ratios = dict[str, Ratio]
 
 
 class BenchmarkFailed(RuntimeError):
-    """A benchmark ended with an error, or its results guard nothing."""
+    """A benchmark ended with an error, or its results have no guarded ratios."""
 
 
-def run(script: Path, output: Path) -> Ratios:
-    """Run a benchmark in small; the ratios that it guards, by name.
+def run(claim: str, root: Path, output: Path) -> Ratios:
+    """Run a benchmark with `--quick` and return its guarded ratios by name.
 
     Raises:
-        BenchmarkFailed: if it fails, hangs, or writes no results that guard a ratio.
+        BenchmarkFailed: if it fails, exceeds the time limit, or writes no guarded ratios.
     """
-    command = [sys.executable, str(script), "--quick", "--output", str(output)]
+    command = [sys.executable, "-m", module_of(claim), "--quick", "--output", str(output)]
+    environment = os.environ | {"PYTHONPATH": str(root)}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_EACH)
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=SECONDS_EACH)
     except subprocess.TimeoutExpired as error:
-        raise BenchmarkFailed(f"{script.name} --quick took more than {SECONDS_EACH} seconds") from error
+        raise BenchmarkFailed(f"{claim} --quick took more than {SECONDS_EACH} seconds") from error
     if done.returncode:
-        raise BenchmarkFailed(f"{script.name} --quick ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    results = output / "results" / f"{script.stem}.json"
+        raise BenchmarkFailed(f"{claim} --quick ended with {done.returncode}:\n{done.stderr[-2000:]}")
     try:
-        guarded = json.loads(results.read_text(encoding="utf-8"))["guarded"]
+        guarded = read_results(claim, output)["guarded"]
         ratios = {name: Ratio(**ratio) for name, ratio in guarded.items()}
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise BenchmarkFailed(f"{script.name} --quick wrote no guarded ratios to {results}: {error!r}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise BenchmarkFailed(f"{claim} --quick wrote no guarded ratios to {output}: {error!r}") from error
     if not ratios:
-        raise BenchmarkFailed(f"{script.name} guards no ratio")
+        raise BenchmarkFailed(f"{claim} guards no ratio")
     return ratios
 
 
-def measure(script: Path, committed: Ratios) -> Ratios:
-    """Run a benchmark, and again while one of its ratios looks like a regression; the best of the runs."""
+def measure(claim: str, root: Path, committed: Ratios) -> Ratios:
+    """The best ratios of up to `ATTEMPTS` runs: repeated while one of them looks like a regression."""
     best: Ratios = {}
     with tempfile.TemporaryDirectory() as folder:
         for attempt in range(ATTEMPTS):
-            print(f"{script.stem}: run {attempt + 1}", flush=True)
-            ratios = run(script, Path(folder) / f"run{attempt}" / "benchmarks")
+            print(f"{claim}: run {attempt + 1}", flush=True)
+            ratios = run(claim, root, Path(folder) / f"run{attempt}" / "benchmarks")
             best = {name: ratio.best(best.get(name, ratio)) for name, ratio in ratios.items()}
             if not any(_regressed(ratio, committed.get(name)) for name, ratio in best.items()):
                 break
@@ -122,7 +122,7 @@ def _regressed(now: Ratio, committed: Ratio | None) -> bool:
 
 
 def verdict(now: Ratio | None, committed: Ratio | None) -> str:
-    """What became of a ratio: `new`, `vanished`, `REGRESSION`, `worse`, `better` or `same`."""
+    """The verdict on a ratio: `new`, `vanished`, `REGRESSION`, `worse`, `better` or `same`."""
     if now is None:
         return "vanished"
     if committed is None:
@@ -134,7 +134,7 @@ def verdict(now: Ratio | None, committed: Ratio | None) -> str:
 
 
 def comparison(now: dict[str, Ratios], committed: dict[str, Ratios]) -> list[list[str]]:
-    """A row for each ratio of either side: name, committed, now, change, verdict."""
+    """One row for each ratio: name, committed value, value now, change, verdict."""
     rows = []
     for benchmark in {**now, **committed}:
         of_now, of_committed = now.get(benchmark, {}), committed.get(benchmark, {})
@@ -147,14 +147,14 @@ def comparison(now: dict[str, Ratios], committed: dict[str, Ratios]) -> list[lis
 
 
 def aligned(rows: list[list[str]]) -> str:
-    """Rows as text, in columns."""
+    """Rows as text in aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
 
 
 def read_committed(path: Path) -> dict[str, Ratios]:
-    """The committed ratios by benchmark; none where the file is not there yet."""
+    """The committed ratios by benchmark; empty if the file is missing."""
     if not path.is_file():
         return {}
     guarded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["guarded"]
@@ -167,22 +167,22 @@ def write_committed(path: Path, ratios: dict[str, Ratios]) -> None:
     guarded = {
         benchmark: {name: asdict(ratio) for name, ratio in of_one.items()} for benchmark, of_one in ratios.items()
     }
-    content = {"command": "python benchmarks/bench.py --update", "machine": machine(), "guarded": guarded}
+    content = {"command": "python -m benchmarks.bench --update", "machine": machine(), "guarded": guarded}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    path.write_text(to_json(content) + "\n", encoding="utf-8")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    path = arguments.folder / "results" / "quick.json"
+    path = arguments.root / "benchmarks" / "results" / "quick.json"
     committed = read_committed(path)
-    # Of a choice of benchmarks the others have not vanished.
+    # Benchmarks that were not asked for do not count as missing.
     names = arguments.benchmarks or BENCHMARKS
     expected = {name: committed[name] for name in committed if not arguments.benchmarks or name in names}
     now: dict[str, Ratios] = {}
     failures: dict[str, str] = {}
     for name in names:
         try:
-            now[name] = measure(arguments.folder / f"{name}.py", {} if arguments.update else expected.get(name, {}))
+            now[name] = measure(name, arguments.root, {} if arguments.update else expected.get(name, {}))
         except BenchmarkFailed as error:
             failures[name] = str(error)
             expected.pop(name, None)
@@ -191,7 +191,7 @@ def main(arguments: argparse.Namespace) -> int:
     for failure in failures.values():
         print(f"\nFAILED: {failure}")
     if not arguments.benchmarks:
-        print("\nLeft out: " + "; ".join(f"{name} ({reason})" for name, reason in LEFT_OUT.items()))
+        print("\nSkipped: " + "; ".join(f"{name} ({reason})" for name, reason in SKIPPED.items()))
     if failures:
         return 2
     if arguments.update:
@@ -205,5 +205,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmarks", nargs="*", help=f"default: {' '.join(BENCHMARKS)}")
     parser.add_argument("--update", action="store_true", help="write the ratios as the committed ones")
-    parser.add_argument("--folder", type=Path, default=HERE, help="of the scripts, and of results/quick.json")
+    parser.add_argument("--root", type=Path, default=ROOT, help="repository whose benchmarks are run")
     sys.exit(main(parser.parse_args()))

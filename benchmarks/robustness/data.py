@@ -1,7 +1,7 @@
 """The drawn persons of the robustness study, ready for training: pixels and tokens in memory.
 
-All noise rates share the pictures, the true captions and the vocabulary; a caption at a higher rate is the caption at
-a lower one with more of its attributes told wrong.
+All noise rates share the images, the true captions and the vocabulary. A caption at a higher rate is the caption at a
+lower one with more wrong attributes.
 """
 
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ from modeling_gadms.training.tokenizer import train_tokenizer
 
 
 IMAGE_SIZE = (96, 36)
-"""Height and width in pixels: 8 x 3 patches of 12, half as many as of 8 and no pixel less."""
+"""Height and width in pixels: 8 x 3 patches of 12."""
 LENGTH = 77
 VOCABULARY = 1024
 TEST_NOISE = 0.3
-"""Of the captions that scores are judged on, whatever the noise in training."""
+"""Noise rate of the captions on which scores are judged, for every rate in training."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Captions:
     Attributes:
         input_ids (`torch.ShortTensor` of shape `(N, 2, LENGTH)`): padded.
         lengths (`torch.LongTensor` of shape `(N, 2)`): tokens from BOS to EOS, both included.
-        attribute (`torch.BoolTensor` of shape `(N, 2, LENGTH)`): tokens of words that tell an attribute.
-        colour (`torch.BoolTensor` of shape `(N, 2, LENGTH)`): those among them that tell a colour.
-        noise (`torch.BoolTensor` of shape `(N, 2, LENGTH)`): those among them that tell it wrong.
+        attribute (`torch.BoolTensor` of shape `(N, 2, LENGTH)`): tokens of attribute words.
+        colour (`torch.BoolTensor` of shape `(N, 2, LENGTH)`): those among them of colour words.
+        noise (`torch.BoolTensor` of shape `(N, 2, LENGTH)`): those among them of wrong words.
     """
 
     input_ids: torch.Tensor
@@ -70,7 +70,7 @@ class Persons:
 
 @dataclass(frozen=True)
 class Size:
-    """How many persons are drawn, and how many images of each in training; of a test person there is one."""
+    """Number of drawn persons, and of images of each in training; a test person has one."""
 
     train_persons: int
     images_per_person: int
@@ -78,13 +78,13 @@ class Size:
 
 
 def load(folder: Path, size: Size, rates: tuple[float, ...], processes: int = 2) -> dict[str, Any]:
-    """Draw the persons, or read them where they were drawn before.
+    """Draw the persons, or read them if they were drawn before.
 
     Args:
-        folder (`Path`): where they are kept.
-        size (`Size`): how many.
-        rates (`tuple[float, ...]`): shares of the attributes told wrong in training captions.
-        processes (`int`): that draw; the rows do not depend on it.
+        folder (`Path`): where they are stored.
+        size (`Size`): number of persons and images.
+        rates (`tuple[float, ...]`): shares of wrong attributes in training captions.
+        processes (`int`): number of drawing processes; the rows do not depend on it.
 
     Returns:
         `dict`: `train` and `test` as [`Persons`], `tokenizer`. Test captions have no noise, or that of `TEST_NOISE`.
@@ -114,7 +114,7 @@ def load(folder: Path, size: Size, rates: tuple[float, ...], processes: int = 2)
 
 
 def normalised(pixels: torch.Tensor, processor: GADMSProcessor) -> torch.Tensor:
-    """Pixels as the image encoder takes them: `torch.FloatTensor` of the shape of `pixels`."""
+    """Normalised pixels for the image encoder: `torch.FloatTensor` of the shape of `pixels`."""
     mean = torch.tensor(processor.image_processor.image_mean)[:, None, None]
     std = torch.tensor(processor.image_processor.image_std)[:, None, None]
     return (pixels.float() / 255 - mean) / std
@@ -123,7 +123,7 @@ def normalised(pixels: torch.Tensor, processor: GADMSProcessor) -> torch.Tensor:
 def _draw(
     split: str, persons: int, images: int, rates: tuple[float, ...], tokenizer_folder: Path, processes: int
 ) -> Persons:
-    # Started afresh rather than forked: the libraries of this process may hold locks.
+    # Spawned, not forked: the libraries of this process may hold locks.
     with get_context("spawn").Pool(processes, _prepare, (str(tokenizer_folder), rates)) as pool:
         rows = pool.starmap(_row, [(split, person, image) for person in range(persons) for image in range(images)], 64)
     pixels = torch.from_numpy(np.stack([picture for picture, _ in rows])).permute(0, 3, 1, 2).contiguous()
@@ -143,7 +143,7 @@ def _prepare(tokenizer_folder: str, rates: tuple[float, ...]) -> None:
 
 
 def _row(split: str, person: int, image: int) -> tuple[np.ndarray, list[tuple[np.ndarray, ...]]]:
-    """A picture, and by rate the fields of [`Captions`] but the lengths, each (2, LENGTH)."""
+    """An image, and by rate the fields of [`Captions`] except the lengths, each (2, LENGTH)."""
     sampler = PersonSampler(0, split)
     picture, _ = sampler.draw(person, image, IMAGE_SIZE)
     written = [_tokens(sampler.captions(person, image, noise=rate)) for rate in _rates]

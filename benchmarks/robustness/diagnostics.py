@@ -1,18 +1,18 @@
-"""What a trained model is asked in the study: whom it finds, and what its scores know of the planted noise."""
+"""Measurements on a trained model: retrieval, and how well its scores detect planted noise."""
 
 from dataclasses import dataclass
 
 import torch
-from data import Captions, Persons
-from scores import (
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.robustness.data import Captions, Persons
+from benchmarks.robustness.scores import (
     ScoreVariant,
     embedding_gradient_scores,
     gather_evidence,
     leave_one_out_scores,
     signed_scores,
 )
-from sklearn.metrics import roc_auc_score
-
 from modeling_gadms import GADMSForPreTraining, GADMSModel
 from modeling_gadms.metrics.person_retrieval.ranking import rank_metrics
 from modeling_gadms.token_scoring_gadms import token_image_cosine_scores
@@ -38,12 +38,20 @@ VARIANTS = {
     },
     **{f"layer {layer + 1} alone": ScoreVariant(layers=(layer,), rectified="none") for layer in range(4)},
 }
-"""Scores to compare with one another; those after the first keep their sign, so that one thing changes at a time."""
+"""Scores to compare. All but the first keep their sign, so that one thing changes at a time."""
+SCORES = (
+    *sorted(VARIANTS, key=lambda name: VARIANTS[name].towards),
+    "embedding gradient",
+    "embedding gradient, halfway",
+    "cosine",
+    "leave one out",
+)
+"""Names of all scores, in the order of the report."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Captions to score, one of each image.
+    """Captions to score, one for each image.
 
     Attributes:
         pixels (`torch.FloatTensor` of shape `(N, 3, height, width)`): normalised.
@@ -84,7 +92,7 @@ def embed_images(model: GADMSModel, pixels: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def embed_captions(model: GADMSModel, captions: Captions) -> torch.Tensor:
-    """Of both captions of each image, one after the other: (2 * N, projection_dim)."""
+    """Embeddings of both captions of each image, one after the other: (2 * N, projection_dim)."""
     ids, lengths = captions.input_ids.flatten(0, 1).long(), captions.lengths.flatten()
     embeds = []
     for part, of in zip(ids.split(CHUNK), lengths.split(CHUNK), strict=True):
@@ -95,7 +103,7 @@ def embed_captions(model: GADMSModel, captions: Captions) -> torch.Tensor:
 
 
 def retrieval(model: GADMSForPreTraining, test: Persons, pixels: torch.Tensor) -> dict[str, float]:
-    """Text-to-image metrics on clean captions of persons that training has not seen, in percent."""
+    """Text-to-image metrics on clean captions of unseen persons, in percent."""
     was_training = model.training
     model.eval()
     images, captions = embed_images(model.gadms, pixels), embed_captions(model.gadms, test.captions[0.0])
@@ -104,17 +112,16 @@ def retrieval(model: GADMSForPreTraining, test: Persons, pixels: torch.Tensor) -
 
 
 def score_quality(model: GADMSForPreTraining, sample: Sample, *, oracle: bool) -> dict[str, dict[str, float]]:
-    """AUROC of "this word is planted noise" by each score, low scores meaning noise.
+    """AUROC of "this word is planted noise" for each score, where low scores mean noise.
 
     Args:
         model ([`GADMSForPreTraining`])
         sample ([`Sample`]): captions with planted noise.
-        oracle (`bool`): whether also by leaving each word out, which takes a pass a word.
+        oracle (`bool`): whether to include leave-one-out scores, which take a pass a word.
 
     Returns:
-        `dict`: by name of the score, among the tokens of words that tell an `attribute`, and of those that tell a
-        `colour`; `centred attribute` and `centred colour`, where the similarity is that to the image less the mean of
-        all images.
+        `dict`: by name of the score, among the tokens of `attribute` words and of `colour` words; `centred attribute`
+        and `centred colour`, where the similarity is that to the image less the mean of all images.
     """
     was_training = model.training
     model.eval()

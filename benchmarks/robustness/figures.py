@@ -1,4 +1,4 @@
-"""The pictures of the robustness study."""
+"""The figures of the robustness study."""
 
 from pathlib import Path
 from statistics import mean, stdev
@@ -6,15 +6,17 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from data import IMAGE_SIZE
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from study import ABLATION_RATE, OBJECTIVES, RATES
 
+from benchmarks.robustness.data import IMAGE_SIZE
+from benchmarks.robustness.report import differences
+from benchmarks.robustness.runs import Branches
+from benchmarks.robustness.study import ABLATION_RATE, OBJECTIVES, RATES
+from benchmarks.robustness.summary import REFERENCE, run_key
 from dataset_scripts.synthetic_persons import PersonSampler
 
 
-RunResults = dict[tuple[str, float], dict[int, dict[str, Any]]]
 COLOURS = {
     "none": ("black", "o", "-"),
     "random-mtp": ("tab:gray", "s", ":"),
@@ -26,7 +28,7 @@ COLOURS = {
     "gass-noise": ("tab:red", "v", "--"),
     "gass-both": ("tab:red", "D", "-"),
 }
-"""By score a colour, by mask a line."""
+"""A colour by score, a line style by mask."""
 
 
 def new_figure(width: float, height: float, **layout: Any) -> Figure:
@@ -35,25 +37,26 @@ def new_figure(width: float, height: float, **layout: Any) -> Figure:
     return figure
 
 
-def draw_rates(runs: RunResults, path: Path) -> None:
-    """R@1 over the noise rate, and its difference to alignment only, a line an objective."""
+def draw_rates(runs: dict[str, Any], path: Path) -> None:
+    """R@1 over the noise rate, and its difference to alignment only, a line an objective.
+
+    Args:
+        runs (`dict`): `runs` of results/robustness.json.
+        path (`Path`)
+    """
     figure = new_figure(11, 4.6)
     left, right = figure.subplots(1, 2)
     for place, (name, objective) in enumerate(OBJECTIVES.items()):
         colour, marker, line = COLOURS[name]
         style = {"color": colour, "marker": marker, "linestyle": line, "markersize": 5, "linewidth": 1.4}
-        shift = 0.004 * (place - len(OBJECTIVES) / 2)  # so that error bars stand side by side
+        shift = 0.004 * (place - len(OBJECTIVES) / 2)  # error bars side by side
         for axes, relative in ((left, False), (right, True)):
             points = []
             for rate in RATES:
-                values = [run["metrics"]["r1"] for _, run in sorted(runs[name, rate].items())]
                 if relative:
-                    base = runs["none", rate]
-                    values = [
-                        run["metrics"]["r1"] - base[seed]["metrics"]["r1"]
-                        for seed, run in sorted(runs[name, rate].items())
-                        if seed in base
-                    ]
+                    values = differences(runs, name, REFERENCE, rate)
+                else:
+                    values = runs.get(run_key(name, rate), {}).get("r1", [])
                 if values:
                     points.append((rate + shift, mean(values), stdev(values) if len(values) > 1 else 0.0))
             if points:
@@ -70,12 +73,12 @@ def draw_rates(runs: RunResults, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw_scores(runs: RunResults, path: Path) -> None:
-    """How scores of planted noise and of true attribute words are spread, and what the noise mask takes."""
+def draw_scores(branches: Branches, path: Path) -> None:
+    """Histograms of the scores of planted noise and of true attribute words, and noise by mask probability."""
     figure = new_figure(11, 3.6)
     first, second, third = figure.subplots(1, 3)
     for axes, name, title in ((first, "gass-both", "GASS"), (second, "cosine-both", "cosine")):
-        counts = [run["masking"]["scores"] for run in runs[name, ABLATION_RATE].values()]
+        counts = [run["masking"]["scores"] for run in branches[name, ABLATION_RATE].values()]
         for kind, colour in (("true", "tab:green"), ("planted", "tab:red")):
             if not counts:
                 continue
@@ -86,7 +89,9 @@ def draw_scores(runs: RunResults, path: Path) -> None:
         axes.set(xlabel="score", ylabel="share of tokens", title=f"{title}, captions of training")
         axes.legend(frameon=False, fontsize=9)
     for name in ("gass-both", "cosine-both"):
-        bins = [each for run in runs[name, ABLATION_RATE].values() for each in run["masking"].get("calibration", [])]
+        bins = [
+            each for run in branches[name, ABLATION_RATE].values() for each in run["masking"].get("calibration", [])
+        ]
         if bins:
             probability = [each["probability"] for each in bins]
             share = [each["planted"] / each["tokens"] for each in bins]
@@ -103,9 +108,9 @@ def draw_scores(runs: RunResults, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw_captions(runs: RunResults, path: Path) -> None:
+def draw_captions(branches: Branches, path: Path) -> None:
     """Captions coloured by score beside their images, planted noise underlined."""
-    with_examples = [run for of in runs.values() for run in of.values() if "examples" in run]
+    with_examples = [run for of in branches.values() for run in of.values() if "examples" in run]
     if not with_examples:
         return
     examples = with_examples[0]["examples"]

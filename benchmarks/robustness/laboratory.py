@@ -1,32 +1,32 @@
-"""Runs of the robustness study, with the persons in memory: trunks, branches, and what they are asked."""
+"""Trains the trunks and branches of the robustness study, with the persons in memory, and measures them."""
 
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from data import TEST_NOISE, Persons, load, normalised
-from diagnostics import Sample, retrieval, score_quality
-from masking_report import caption_examples, masking_report
-from scores import variant_scores
-from study import ABLATIONS, OBJECTIVES, RATES, TRUNK_RATE, Objective, Run, Scale, objective
-from training import Batches, Scorer, make_model, make_optimizer, model_config, train
 
+from benchmarks.robustness.data import TEST_NOISE, Persons, load, normalised
+from benchmarks.robustness.diagnostics import Sample, retrieval, score_quality
+from benchmarks.robustness.masking_report import caption_examples, masking_report
+from benchmarks.robustness.scores import variant_scores
+from benchmarks.robustness.study import ABLATIONS, OBJECTIVES, RATES, TRUNK_RATE, Objective, Run, Scale, objective
+from benchmarks.robustness.training import Batches, Scorer, make_model, make_optimizer, model_config, train
 from modeling_gadms import GADMSForPreTraining, GADMSProcessor
 from modeling_gadms.encoders.atomic_files import atomic_file
 
 
 EXAMPLES_OF = Run("gass-both", 0.3, 0)
-"""The run whose captions are shown, coloured by score."""
+"""The run whose captions are shown in a figure, coloured by score."""
 
 
 class Laboratory:
-    """Trains and examines.
+    """Trains models and measures them.
 
     Args:
-        folder (`Path`): where persons and trunks are kept.
-        scale (`Scale`): of the study.
-        processes (`int`): that draw the persons.
+        folder (`Path`): where persons and trunks are stored.
+        scale (`Scale`): size of the study.
+        processes (`int`): number of processes that draw the persons.
     """
 
     def __init__(self, folder: Path, scale: Scale, processes: int = 2):
@@ -40,7 +40,7 @@ class Laboratory:
 
     @cached_property
     def judged(self) -> Sample:
-        """Captions of unseen persons with planted noise, on which scores are judged."""
+        """Captions of unseen persons with planted noise, to judge scores."""
         return Sample.of(self.test_split.captions[TEST_NOISE], self.test_pixels, self.scale.judged)
 
     def trunk_path(self, seed: int, step: int) -> Path:
@@ -48,18 +48,18 @@ class Laboratory:
         return self.folder / f"trunk-{size.train_persons}x{size.images_per_person}-seed{seed}-step{step}.pt"
 
     def has_trunk(self, seed: int) -> bool:
-        """Whether the trunk is trained, to its end."""
+        """Whether the trunk is trained to its end."""
         return self.trunk_path(seed, self.scale.schedule.trunk_steps).is_file()
 
     def needs_trunk(self, run: Run) -> bool:
-        """Whether the run goes on from a trunk, and does not begin with random weights."""
+        """Whether the run starts from a trunk instead of random weights."""
         return self._start(objective(run)) > 0
 
     def train_trunk(self, seed: int) -> dict[str, Any]:
-        """Align, and keep the model where masks may begin.
+        """Train with alignment only, and store the model at the steps where masks may begin.
 
         Returns:
-            `dict`: by step, what the model was like there.
+            `dict`: losses, metrics and score quality by step.
         """
         torch.manual_seed(seed)
         batches = self._batches(TRUNK_RATE, seed)
@@ -79,10 +79,10 @@ class Laboratory:
         return {"seed": seed, "stages": stages}
 
     def train_branch(self, run: Run) -> dict[str, Any]:
-        """Go on from the trunk with masks, or from the weights that the trunk began with.
+        """Train with masks, from the trunk or from the initial weights of the trunk.
 
         Returns:
-            `dict`: the run, its losses, its metrics, and what its scores know.
+            `dict`: the run, its losses, its metrics, its score quality and masking report.
         """
         of = objective(run)
         start = self._start(of)
@@ -112,7 +112,7 @@ class Laboratory:
         return result
 
     def step_calls(self, names: list[str], seed: int) -> dict[str, Any]:
-        """By objective, a function that takes a training step, all on the same batches."""
+        """By objective, a function that runs a training step, all on the same batches."""
         calls = {}
         for name in names:
             of = objective(Run(name, 0.3, seed))
@@ -158,6 +158,6 @@ class Laboratory:
 
 
 def _set_objective(model: GADMSForPreTraining, of: Objective) -> None:
-    """The objective is configuration, read in each step; all modules are there already."""
+    """Set the configuration of the objective, which each step reads; the model has all modules."""
     for name, value in of.config.items():
         setattr(model.config, name, value)

@@ -1,13 +1,13 @@
-"""Which words an objective masks: those that are planted noise, or those that are true?"""
+"""Masking probabilities of planted noise and of true words."""
 
 from typing import Any
 
 import numpy as np
 import torch
-from diagnostics import Sample, embed_images
-from training import Scorer
 from transformers import CLIPTokenizer
 
+from benchmarks.robustness.diagnostics import Sample, embed_images
+from benchmarks.robustness.training import Scorer
 from modeling_gadms import GADMSForPreTraining
 from modeling_gadms.masking_gadms import caption_token_mask, informative_mask_probability, noise_mask_probability
 
@@ -16,11 +16,11 @@ BINS = 20
 
 
 def masking_report(model: GADMSForPreTraining, sample: Sample, scorer: Scorer | None) -> dict[str, Any]:
-    """Probabilities of masking by kind of token, on training captions and without augmentation.
+    """Masking probabilities by kind of token, on training captions without augmentation.
 
     Args:
         model ([`GADMSForPreTraining`]): trained; its configuration is the objective.
-        sample ([`Sample`]): of the training split.
+        sample ([`Sample`]): captions of the training split.
         scorer (`Scorer`, *optional*): scores tokens instead of the model.
 
     Returns:
@@ -66,7 +66,7 @@ def masking_report(model: GADMSForPreTraining, sample: Sample, scorer: Scorer | 
 
 
 def scores_of(model: GADMSForPreTraining, sample: Sample, scorer: Scorer | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores that masks would be drawn by (zeros where they are drawn at random), and the captions' own tokens."""
+    """Scores that determine the masks (zeros for random masks), and the mask of the captions' own tokens."""
     was_training = model.training
     model.eval()
     parts = []
@@ -85,7 +85,7 @@ def scores_of(model: GADMSForPreTraining, sample: Sample, scorer: Scorer | None)
 
 
 def _calibration(probability: torch.Tensor, noise: torch.Tensor) -> list[dict[str, float]]:
-    """In ten bins of equal width up to the largest probability: its mean, the tokens in it, and those planted."""
+    """Ten bins of equal width up to the largest probability: mean probability, tokens, planted tokens."""
     highest = float(probability.max())
     bin_of = (probability / max(highest, 1e-9) * 10).long().clamp(max=9)
     return [
@@ -99,7 +99,7 @@ def _calibration(probability: torch.Tensor, noise: torch.Tensor) -> list[dict[st
 
 
 def caption_examples(model: GADMSForPreTraining, sample: Sample, tokenizer: CLIPTokenizer) -> list[dict[str, Any]]:
-    """Captions of unseen persons with their scores: by row, tokens as text, score, and whether it is planted noise."""
+    """Captions of unseen persons: by row the tokens with text, score, and whether they are planted noise."""
     scores, own = scores_of(model, sample, None)
     return [
         {

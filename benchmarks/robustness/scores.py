@@ -1,7 +1,7 @@
-"""Token scores of the study: GASS with any of its parts changed, its sign kept, and what it approximates.
+"""Token scores of the study: variants of GASS, signed scores, and the quantities that they approximate.
 
-The package computes GASS as the paper has it. Here the same quantities are put together in other ways, to find out
-which of them matter; the first test of this study is that the paper's way gives the package's score.
+The package computes GASS as in the paper. Here the same quantities are combined in other ways to find out which of
+them matter. A test checks that the paper's variant equals the package's score.
 """
 
 from collections.abc import Iterator
@@ -26,22 +26,22 @@ from modeling_gadms.token_scoring_gadms import (
 
 @dataclass(frozen=True)
 class ScoreVariant:
-    """A way to compute the score; as it stands, the paper's with all four layers.
+    """A variant of the score; the default is the paper's with all four layers.
 
     Attributes:
-        layers (`tuple[int, ...]`): which text layers, from the first, 0.
-        scales (`tuple[int, ...]`): of the multi-scale pooling.
+        layers (`tuple[int, ...]`): text layers, counted from 0.
+        scales (`tuple[int, ...]`): scales of the multi-scale pooling.
         attention (`str`): `"mean"`, the factor of eq. 3, averaged over heads; `"heads"`, each head's own attention
             to its own channels of g . v, which is what the token adds to the similarity there; `"none"`, no factor.
         importance (`bool`): whether eq. 1 is a factor.
         rectified (`str`): `"sum"`, the ReLU of eq. 4 after the mean over layers; `"layer"`, before it; `"none"`.
-        centred (`bool`): whether the similarity is that to the image less the mean of the batch's images.
-        towards (`float`): how far the caption's tokens have gone towards no meaning, from 0 to 1, where the score is
-            taken; see [`embedding_gradient_scores`].
+        centred (`bool`): whether the similarity is to the image minus the mean of the batch's images.
+        towards (`float`): how far the caption's tokens are moved to the mean embedding, from 0 to 1, before the score
+            is computed; see [`embedding_gradient_scores`].
         scaled (`str`): to [0, 1] over each `"caption"`, over all captions of the `"batch"`, or over each caption with
-            0.5 for no contribution (`"sign"`), so that low scores are those of words that take from the similarity.
-        of (`str`): what the gradient is by: `"values"` of each layer, as in GASS, or the token `"embeddings"`, to
-            which layers, scales and factors mean nothing.
+            0.5 for no contribution (`"sign"`), so that words that lower the similarity have low scores.
+        of (`str`): variable of the gradient: `"values"` of each layer, as in GASS, or the token `"embeddings"`,
+            which ignore layers, scales and factors.
     """
 
     layers: tuple[int, ...] = (0, 1, 2, 3)
@@ -57,7 +57,7 @@ class ScoreVariant:
 
 @dataclass
 class Evidence:
-    """What a caption's tokens contribute to the similarity, layer by layer.
+    """Contributions of a caption's tokens to the similarity, layer by layer.
 
     Attributes:
         own_tokens (`torch.BoolTensor` of shape `(batch_size, sequence_length)`)
@@ -86,7 +86,7 @@ def gather_evidence(
     towards: float = 0.0,
     scales: tuple[tuple[int, ...], ...] = ((1, 2),),
 ) -> Evidence:
-    """One forward and one backward pass over all layers, as GASS takes it.
+    """One forward and one backward pass over all layers, as in GASS.
 
     Args:
         model ([`GADMSModel`]), input_ids, attention_mask, image_embeds: as in
@@ -131,7 +131,7 @@ def gather_evidence(
 
 
 def signed_scores(evidence: Evidence, variant: ScoreVariant) -> torch.Tensor:
-    """The score before it is scaled, `torch.FloatTensor` of shape `(batch_size, sequence_length)`."""
+    """The unscaled score, `torch.FloatTensor` of shape `(batch_size, sequence_length)`."""
     total = torch.zeros(evidence.own_tokens.shape)
     for layer in variant.layers:
         score = evidence.by_head[layer] if variant.attention == "heads" else evidence.gradient_value[layer]
@@ -151,7 +151,7 @@ def variant_scores(
     image_embeds: torch.Tensor,
     variant: ScoreVariant,
 ) -> torch.Tensor:
-    """The scores as masks take them: `torch.FloatTensor` of shape `(batch_size, sequence_length)`, in [0, 1]."""
+    """The scores that determine the masks: `torch.FloatTensor` of shape `(batch_size, sequence_length)`, in [0, 1]."""
     arguments = (model, input_ids, attention_mask, image_embeds)
     way = {"centred": variant.centred, "towards": variant.towards}
     if variant.of == "embeddings":
@@ -178,12 +178,12 @@ def embedding_gradient_scores(
     centred: bool,
     towards: float = 0.0,
 ) -> torch.Tensor:
-    """What effacing a token takes from the similarity, estimated by one gradient.
+    """Loss of similarity from effacing each token, estimated by one gradient.
 
-    The gradient of the similarity by the token embeddings, times their distance to the mean embedding of the
-    vocabulary (at which the mask token starts from CLIP weights). It is taken where all of the caption's own tokens
-    have gone the share `towards` of that way: at 0 a tangent, at 0.5 integrated gradients (Sundararajan et al., 2017)
-    with one step.
+    The gradient of the similarity with respect to the token embeddings, times their distance to the mean embedding of
+    the vocabulary (the initial embedding of the mask token with CLIP weights). All of the caption's own tokens are
+    first moved by the share `towards` of that distance: 0 is a tangent, 0.5 integrated gradients (Sundararajan et
+    al., 2017) with one step.
 
     Returns:
         `torch.FloatTensor` of shape `(batch_size, sequence_length)`, with its sign. One forward and one backward pass.
@@ -204,14 +204,14 @@ def embedding_gradient_scores(
 def _on_the_way(
     model: GADMSModel, input_ids: torch.Tensor, attention_mask: torch.Tensor, towards: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token embeddings, the caption's own moved to the vocabulary's mean, and the whole way there.
+    """Token embeddings, the caption's own moved towards the vocabulary's mean, and their distance to it.
 
     Both of shape `(batch_size, sequence_length, hidden_size)`.
     """
     text_model = model.text_model
     table = text_model.embeddings.token_embedding.weight.detach()
     tokens = table[input_ids]
-    # The mask token, the last of all, is not of the vocabulary that captions are written in.
+    # The mask token, the last one, does not occur in captions.
     way = table[: model.config.mask_token_id].mean(dim=0) - tokens
     own_tokens = caption_token_mask(input_ids, text_model.config.eos_token_id, attention_mask)
     return tokens + towards * own_tokens[..., None] * way, way
@@ -237,9 +237,9 @@ def leave_one_out_scores(
     *,
     centred: bool,
 ) -> torch.Tensor:
-    """What masking each token of `chosen` takes from the similarity: the oracle, a forward pass a token.
+    """Loss of similarity from masking each token of `chosen`: the oracle, a forward pass a token.
 
-    Of shape `(batch_size, sequence_length)`, zero where nothing was chosen.
+    Of shape `(batch_size, sequence_length)`, zero for other tokens.
     """
     images = _targets(image_embeds, centred)
 

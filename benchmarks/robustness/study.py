@@ -1,23 +1,23 @@
-"""What the robustness study trains: objectives, noise rates, seeds, and one thing changed at a time."""
+"""The trainings of the robustness study: objectives, noise rates, seeds, and ablations."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from data import Size
-from scores import ScoreVariant
-from training import Schedule
+from benchmarks.robustness.data import Size
+from benchmarks.robustness.scores import ScoreVariant
+from benchmarks.robustness.training import Schedule
 
 
 RATES = (0.0, 0.15, 0.3, 0.45)
 TRUNK_RATE = 0.15
-"""Of the captions that the common checkpoints are trained on: a contrastive checkpoint from the web has met noise."""
+"""Noise rate of the trunk: a contrastive checkpoint from the web has seen noise as well."""
 ABLATION_RATE = 0.3
 SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the study is: persons, steps, captions that scores are judged on, and when a trunk is kept."""
+    """Size of the study: persons, steps, captions to judge scores on, and steps at which a trunk is measured."""
 
     size: Size
     schedule: Schedule
@@ -34,10 +34,10 @@ class Objective:
     """How captions are masked after the trunk.
 
     Attributes:
-        label (`str`): as tables have it.
+        label (`str`): name in tables.
         config (`dict`): fields of [`GADMSConfig`] that differ from GASS with both masks.
-        variant (`ScoreVariant`, *optional*): another score than the package's.
-        truth (`bool`): whether the score is 0 for tokens of planted noise and 1 for all others, which no model knows.
+        variant (`ScoreVariant`, *optional*): a score that replaces the package's.
+        truth (`bool`): whether the score is the truth, 0 for tokens of planted noise and 1 for all others.
         start (`float`): where masks begin, as a share of the trunk.
     """
 
@@ -101,12 +101,12 @@ ABLATIONS = {
     "start-two-thirds": Objective("masks from two thirds of the trunk", start=2 / 3),
     "start-0": Objective("masks from the first step", start=0.0),
 }
-"""Each differs from GASS with both masks in what its label says, and nothing else."""
+"""Each differs from GASS with both masks only in what its label says."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: an objective, at a share of wrong attributes in its captions, from a seed."""
+    """One training: objective, share of wrong attributes in the captions, and seed."""
 
     objective: str
     rate: float
@@ -118,7 +118,7 @@ class Run:
 
 
 def grid(seeds: tuple[int, ...] = SEEDS) -> list[Run]:
-    """The runs of the main table, seed by seed, the largest noise first after none."""
+    """The runs of the main table, seed by seed."""
     return [Run(name, rate, seed) for seed in seeds for rate in (0.3, 0.0, 0.45, 0.15) for name in OBJECTIVES]
 
 

@@ -1,7 +1,7 @@
-"""One training of the robustness study: a trunk that aligns, and branches that go on from it with masks.
+"""One training of the robustness study: a trunk with alignment only, and branches that continue it with masks.
 
-The learning rate warms up, stays, and falls along a cosine over the branch. A trunk is the training by alignment alone
-up to there, which all objectives share; so a branch is a whole training whose masks begin where it leaves the trunk.
+The learning rate warms up, stays constant, and falls along a cosine over the branch. All objectives share the trunk,
+so trunk and branch together are a training whose masks begin at the end of the trunk.
 """
 
 import math
@@ -14,24 +14,24 @@ from functools import partial
 from typing import Any
 
 import torch
-from data import LENGTH, Persons
 
+from benchmarks.robustness.data import LENGTH, Persons
 from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSProcessor
 from modeling_gadms.losses_gadms import image_text_contrastive_loss
 
 
 WARM_UP_STEPS = 60
 SORTED_BATCHES = 16
-"""Batches whose captions are sorted by length together, so that little of a batch is padding."""
+"""Number of batches whose captions are sorted by length together, to reduce padding."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Of one training.
+    """Steps, batch size and learning rate of a training.
 
     Attributes:
-        trunk_steps (`int`): those that all objectives share.
-        branch_steps (`int`): those after them, over which the learning rate falls to zero.
+        trunk_steps (`int`): steps that all objectives share.
+        branch_steps (`int`): steps after them, over which the learning rate falls to zero.
         batch_size (`int`)
         learning_rate (`float`): after the warm-up.
     """
@@ -54,7 +54,7 @@ class Schedule:
 
 
 def model_config(processor: GADMSProcessor, **objective: Any) -> GADMSConfig:
-    """A small model, whose temperature is learned, since from random weights SDM at 0.02 hardly starts."""
+    """A small model with a learned temperature, because SDM at 0.02 hardly starts from random weights."""
     tokenizer = processor.tokenizer
     layers: dict[str, Any] = {
         "hidden_size": 96,
@@ -83,13 +83,13 @@ def model_config(processor: GADMSProcessor, **objective: Any) -> GADMSConfig:
 
 
 class Batches:
-    """Batches of a training as a function of (seed, step): every objective sees the same ones in the same order.
+    """Batches as a function of (seed, step): every objective sees the same batches in the same order.
 
     Args:
         persons ([`Persons`]): the training split.
         pixels (`torch.FloatTensor` of shape `(N, 3, height, width)`): normalised.
         schedule ([`Schedule`])
-        trunk_rate (`float`), rate (`float`): noise of the captions in the trunk, and after it.
+        trunk_rate (`float`), rate (`float`): noise rate of the captions in the trunk and after it.
         seed (`int`)
     """
 
@@ -103,7 +103,7 @@ class Batches:
         self._epoch = -1
 
     def __getitem__(self, step: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """The arguments of the model, and which tokens are planted noise: (batch_size, sequence_length)."""
+        """The inputs of the model, and the mask of planted noise: (batch_size, sequence_length)."""
         epoch, place = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             self._shuffle(epoch)
@@ -123,7 +123,7 @@ class Batches:
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
         rows = torch.randperm(len(self.pixels), generator=generator)[: self.per_epoch * self.batch_size]
         which = torch.randint(2, rows.shape, generator=generator)
-        # By those of true captions: noise hardly changes a length, and so no batch depends on the rate.
+        # Sorted by the length of true captions, so that no batch depends on the noise rate.
         lengths = self.persons.captions[0.0].lengths[rows, which]
         together = SORTED_BATCHES * self.batch_size
         starts = range(0, len(rows), together)
@@ -135,13 +135,13 @@ class Batches:
 
 
 def make_model(config: GADMSConfig, seed: int) -> GADMSForPreTraining:
-    """A model from random weights, with fusion encoder and token head, whether or not its objective uses them."""
+    """A model with random weights; it has a fusion encoder and a token head for every objective."""
     torch.manual_seed(seed)
     return GADMSForPreTraining(config).train()
 
 
 def make_optimizer(model: GADMSForPreTraining, schedule: Schedule) -> torch.optim.Optimizer:
-    """AdamW that decays matrices alone."""
+    """AdamW with weight decay of matrices only."""
     matrices = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
@@ -165,7 +165,7 @@ def train(
         model ([`GADMSForPreTraining`]): its configuration is the objective.
         optimizer (`torch.optim.Optimizer`): of [`make_optimizer`].
         batches ([`Batches`])
-        steps (`range`): which.
+        steps (`range`): the steps to run.
         scorer (`Scorer`, *optional*): scores tokens instead of the model.
 
     Returns:
@@ -199,7 +199,7 @@ def train(
 
 @contextmanager
 def _scored_by(model: GADMSForPreTraining, scores: Callable[[torch.Tensor], torch.Tensor] | None) -> Iterator[None]:
-    """For the time of a step, the model takes its scores from a function of the image embeddings."""
+    """Inside the `with`, the model takes its scores from a function of the image embeddings."""
     if scores is None:
         yield
         return

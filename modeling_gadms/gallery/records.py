@@ -142,7 +142,7 @@ class Query:
 
 WITHOUT_WEIGHT = 0.25
 """Weight of `Query.without` in the score. A larger weight excludes more, but also loses more of the wanted persons
-(`benchmarks/without.py`)."""
+(`benchmarks/exclusion`)."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ _FETCH_GROWTH = 4
 """Factor by which the number of fetched rows grows when they belong to too few tracks."""
 _PARTITIONS_SEARCHED = 80
 """Partitions of the index to search. A partition has about 4,096 rows, so up to 330,000 rows all are searched. At a
-million rows, 80 partitions have a recall@10 of 0.989 and 64 of 0.98 (`benchmarks/gallery.py`)."""
+million rows, 80 partitions have a recall@10 of 0.989 and 64 of 0.98 (`benchmarks/gallery`)."""
 _REFINE_FACTOR = 4
 """Rows compared exactly, by their full vectors, for each row wanted. For a recall@10 of 0.99, uniformly distributed
 vectors (the worst case) need 4 and persons need 2."""

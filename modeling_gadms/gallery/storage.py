@@ -16,7 +16,7 @@ from .schema import indexed_rows, model_of
 
 INDEX_FROM_ROWS = 10_000
 """Number of unindexed rows from which an index is built. An exact scan of this many rows takes about as long as an
-index lookup among a million; a scan of 100,000 takes ten times as long as the lookup (`benchmarks/gallery.py`)."""
+index lookup among a million; a scan of 100,000 takes ten times as long as the lookup (`benchmarks/gallery`)."""
 KEEP_VERSIONS = timedelta(hours=1)
 """Default age from which earlier versions of the table are deleted. A running reader may still need a younger one."""
 _TABLE = "persons"

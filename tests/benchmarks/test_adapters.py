@@ -9,20 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.adapters import run as adapters
+from benchmarks.adapters.run import RATES, Tuning, cost_summary, report
+
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    yield
-    sys.modules.pop("adapters", None)
-
-
 def test_new_modules_learn_at_the_same_rate_whichever_way_the_encoders_are_trained():
-    from adapters import RATES, Tuning
-
     for way, rates in RATES.items():
         for rate in rates:
             settings = dict(override.split("=") for override in Tuning(way, 0, rate).overrides)
@@ -67,20 +61,18 @@ class Fake:
             counts = {"captions": 20, "images": 10, "identities": 5}
             record = {"text_to_image": {"r1": 40.0, "map": 30.0}, "counts": counts}
             Path(command[command.index("--output") + 1]).write_text(json.dumps(record))
-        elif command[1].endswith("adapters_worker.py"):
-            seconds = {"frozen": 1.0, "lora": 2.0, "dora": 3.0, "full": 4.0}[command[3]]
+        elif command[2] == "benchmarks.adapters.worker":
+            seconds = {"frozen": 1.0, "lora": 2.0, "dora": 3.0, "full": 4.0}[command[4]]
             numbers = {"peak_bytes": seconds * 1e9, "libraries_bytes": 5e8, "trained_parameters": 5, "parameters": 10}
             return "a warning\n" + json.dumps(numbers | {"seconds": [seconds] * 2, "threads": 2})
         return ""
 
 
-RATES = {"2e-4": 10.0, "5e-4": 30.0, "1e-3": 20.0, "2e-3": 25.0, "4e-3": 40.0, "8e-3": 5.0}
+VALIDATION_R1 = {"2e-4": 10.0, "5e-4": 30.0, "1e-3": 20.0, "2e-3": 25.0, "4e-3": 40.0, "8e-3": 5.0}
 
 
 def test_rates_are_chosen_on_validation_persons_and_nothing_is_repeated(tmp_path, monkeypatch):
-    import adapters
-
-    fake = Fake(RATES)
+    fake = Fake(VALIDATION_R1)
     monkeypatch.setattr(adapters, "_run", fake)
     first = adapters.Bench(tmp_path, "ci").quality([0, 1, 2])
     assert first["chosen_rate"] == {"full": "5e-4", "lora": "4e-3", "dora": "4e-3"}
@@ -94,9 +86,7 @@ def test_rates_are_chosen_on_validation_persons_and_nothing_is_repeated(tmp_path
 
 
 def test_a_training_that_was_begun_with_other_settings_is_not_taken_for_this_one(tmp_path, monkeypatch):
-    import adapters
-
-    monkeypatch.setattr(adapters, "_run", Fake(RATES))
+    monkeypatch.setattr(adapters, "_run", Fake(VALIDATION_R1))
     bench = adapters.Bench(tmp_path, "ci")
     bench.tune(adapters.Tuning("lora", 0, "1e-3"))
     monkeypatch.setitem(adapters.RANK, "demo", 4)
@@ -105,19 +95,15 @@ def test_a_training_that_was_begun_with_other_settings_is_not_taken_for_this_one
 
 
 def test_all_ways_take_turns_and_finished_steps_are_not_timed_again(tmp_path, monkeypatch):
-    import adapters
-
-    fake = Fake(RATES)
+    fake = Fake(VALIDATION_R1)
     monkeypatch.setattr(adapters, "_run", fake)
     bench = adapters.Bench(tmp_path, "ci")
     first = bench.cost({"demo": 2}, 2, 2)
-    assert [call[3] for call in fake.calls] == ["frozen", "lora", "dora", "full"] * 2
+    assert [call[4] for call in fake.calls] == ["frozen", "lora", "dora", "full"] * 2
     assert bench.cost({"demo": 2}, 2, 2) == first and len(fake.calls) == 8
 
 
 def test_the_report_says_what_the_runs_say_also_where_it_disappoints():
-    from adapters import report
-
     def run(r1: float, **footprint) -> dict:
         counts = {"captions": 2100, "images": 1050, "identities": 300}
         trained = {"trained_parameters": 1000, "saved_bytes": 2_500_000, "peak_memory_bytes": 9e8, "steps": 264}
@@ -141,8 +127,15 @@ def test_the_report_says_what_the_runs_say_also_where_it_disappoints():
         "dora": [cost([8.0], 4e9), cost([4.0], 4e9)],
         "full": [cost([6.0], 4e9), cost([4.0], 4e9)],
     }
-    text = report({"quality": quality, "cost": {"vit-b-16": ways}, "command": "c", "machine": "m"})
-    assert "| frozen encoders: the base as it is |  | 12.00 ± 2.00 | 6.00 ± 1.00 | 0 |  |  |" in text
+    text = report(
+        {
+            "quality": quality,
+            "cost": {"vit-b-16": {way: cost_summary(runs) for way, runs in ways.items()}},
+            "command": "c",
+            "machine": {"cpu": "m", "cores": 2},
+        }
+    )
+    assert "| frozen encoders: the base without fine-tuning |  | 12.00 ± 2.00 | 6.00 ± 1.00 | 0 |  |  |" in text
     assert "| all weights | 5e-4 | 30.00 ± 10.00 | 15.00 ± 5.00 | 1,000 | 2.5 | 900 |" in text
     assert "LoRA -10.00, +1.00, -9.00 (mean -6.00 ± 6.08)" in text
     assert "LoRA 1e-3: 3.00, 2e-3: 4.00" in text and "for 264 steps" in text
@@ -154,13 +147,11 @@ def test_the_report_says_what_the_runs_say_also_where_it_disappoints():
 
 @pytest.mark.integration
 def test_a_worker_trains_what_it_says():
-    import adapters
-
     def work(way: str) -> dict:
-        command = [sys.executable, str(ROOT / "benchmarks" / "adapters_worker.py"), "demo", way, "1", "--rank", "2"]
+        command = [sys.executable, "-m", "benchmarks.adapters.worker", "demo", way, "1", "--rank", "2"]
         command += ["--batch", "2"]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout.splitlines()[-1])
 

@@ -1,5 +1,6 @@
 """`make bench` tells a regression from noise, from an improvement and from a benchmark that broke."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -7,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.bench import BENCHMARKS, read_committed
+from benchmarks.measuring import module_of
 
-BENCH = Path(__file__).parents[2] / "benchmarks" / "bench.py"
+
+ROOT = Path(__file__).parents[2]
 # Hands out one set of ratios a run, the last one ever after.
 STUB = """
 import argparse, json, pathlib
@@ -21,7 +25,7 @@ run = int(counter.read_text()) if counter.is_file() else 0
 counter.write_text(str(run + 1))
 runs = {runs!r}
 (output / "results").mkdir(parents=True)
-results = output / "results" / (pathlib.Path(__file__).stem + ".json")
+results = output / "results" / "{name}.json"
 results.write_text(json.dumps({{"guarded": runs[min(run, len(runs) - 1)]}}))
 """
 
@@ -31,21 +35,29 @@ class Folder:
 
     def __init__(self, path: Path):
         self.path = path
-        self.quick = path / "results" / "quick.json"
+        self.quick = path / "benchmarks" / "results" / "quick.json"
+        self.quick.parent.mkdir(parents=True)
+        (path / "benchmarks" / "__init__.py").touch()
+
+    def script(self, name: str) -> Path:
+        return self.path / f"{module_of(name).replace('.', '/')}.py"
 
     def write(self, name: str, *runs: dict) -> None:
-        (self.path / f"{name}.py").write_text(STUB.format(runs=list(runs)))
+        self.write_script(name, STUB.format(runs=list(runs), name=name))
+
+    def write_script(self, name: str, text: str) -> None:
+        self.script(name).parent.mkdir(exist_ok=True)
+        self.script(name).write_text(text)
 
     def commit(self, **guarded: dict) -> None:
-        self.quick.parent.mkdir(exist_ok=True)
         self.quick.write_text(json.dumps({"guarded": guarded}))
 
     def runs_of(self, name: str) -> int:
-        return int((self.path / f"{name}.runs").read_text())
+        return int(self.script(name).with_suffix(".runs").read_text())
 
     def bench(self, *arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(BENCH), "--folder", str(self.path), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+        command = [sys.executable, "-m", "benchmarks.bench", "--root", str(self.path), *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
@@ -116,14 +128,14 @@ def test_a_ratio_that_vanished_fails_and_a_new_one_does_not(folder):
     [
         ("raise SystemExit('the encoder is not equal')", "the encoder is not equal"),
         ("", "wrote no guarded ratios"),
-        (STUB.format(runs=[{}]), "guards no ratio"),
-        (STUB.format(runs=[{"time": {"value": 0.0, "better": "lower"}}]), "wrote no guarded ratios"),
-        (STUB.format(runs=[{"time": {"value": 1.0, "better": "smaller"}}]), "wrote no guarded ratios"),
+        (STUB.format(runs=[{}], name="ranking"), "guards no ratio"),
+        (STUB.format(runs=[{"time": {"value": 0.0, "better": "lower"}}], name="ranking"), "wrote no guarded ratios"),
+        (STUB.format(runs=[{"time": {"value": 1.0, "better": "smaller"}}], name="ranking"), "wrote no guarded ratios"),
     ],
 )
 def test_a_benchmark_that_fails_ends_with_2_and_the_others_still_run(folder, script, said):
     folder.commit(ranking={"time": lower(1.0)}, encoding={"time": lower(1.0)})
-    (folder.path / "ranking.py").write_text(script)
+    folder.write_script("ranking", script)
     folder.write("encoding", {"time": lower(1.5)})
     done = folder.bench("ranking", "encoding")
     assert done.returncode == 2
@@ -131,17 +143,14 @@ def test_a_benchmark_that_fails_ends_with_2_and_the_others_still_run(folder, scr
     assert "encoding: time" in done.stdout and "REGRESSION" in done.stdout
 
 
-def test_without_a_choice_all_run_and_a_benchmark_that_left_the_list_has_vanished(folder, monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCH.parent))
-    from bench import BENCHMARKS
-
+def test_without_a_choice_all_run_and_a_benchmark_that_left_the_list_has_vanished(folder):
     for name in BENCHMARKS:
         folder.write(name, {"time": lower(1.0)})
     folder.commit(**{name: {"time": lower(1.0)} for name in BENCHMARKS})
     done = folder.bench()
     assert done.returncode == 0, done.stdout
     assert [folder.runs_of(name) for name in BENCHMARKS] == [1] * len(BENCHMARKS)
-    assert "Left out: construction (" in done.stdout
+    assert "Skipped: construction (" in done.stdout
     folder.commit(**{name: {"time": lower(1.0)} for name in (*BENCHMARKS, "training_of_yore")})
     done = folder.bench()
     assert done.returncode == 1
@@ -171,9 +180,6 @@ def test_an_update_with_a_failure_leaves_the_committed_ratios(folder):
     assert folder.quick.read_text() == before
 
 
-def test_every_benchmark_of_the_list_is_there_and_committed_names_are_of_the_list(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCH.parent))
-    from bench import BENCHMARKS, read_committed
-
-    assert all((BENCH.parent / f"{name}.py").is_file() for name in BENCHMARKS)
-    assert set(read_committed(BENCH.parent / "results" / "quick.json")) == set(BENCHMARKS)
+def test_every_benchmark_of_the_list_is_there_and_committed_names_are_of_the_list():
+    assert all(importlib.util.find_spec(module_of(name)) for name in BENCHMARKS)
+    assert set(read_committed(ROOT / "benchmarks" / "results" / "quick.json")) == set(BENCHMARKS)

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,49 +11,55 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.construction import run as construction
+from benchmarks.construction.frames import FRAME_SIZE, FrameSampler
+from benchmarks.construction.report import summary
+from benchmarks.construction.run import read_events, watch_memory
+from benchmarks.measuring import read_results, read_runs, write_section
+
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("workers", "memory", "captions")
 
 
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-
-
 def benchmark(output: Path, *arguments: str) -> dict[str, Any]:
     """The file of results after the program has run."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks/construction.py"), "--quick", "--output", str(output), *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-m", "benchmarks.construction.run", "--quick", "--output", str(output), *arguments],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=400,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads((output / "benchmarks/results/construction.json").read_text(encoding="utf-8"))
+    return parts_of(output)
+
+
+def parts_of(output: Path) -> dict[str, Any]:
+    """The results of each part, with its runs."""
+    parts, runs = read_results("construction", output), read_runs("construction", output)
+    return {name: part | {"runs": [run for run in runs if run["part"] == name]} for name, part in parts.items()}
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
-    output = tmp_path_factory.mktemp("results")
+    output = tmp_path_factory.mktemp("results") / "benchmarks"
     return output, benchmark(output, "--engine", "local")
 
 
 def test_every_part_runs_and_is_told_of(results):
     output, parts = results
     assert tuple(parts) == PARTS
-    section = (output / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
+    section = (output / "RESULTS.md").read_text(encoding="utf-8")
     assert [section.count(f"### {name}") for name in ("Speed", "Memory", "Captions")] == [1, 1, 1]
-    assert (output / "docs/images/construction-memory.png").read_bytes().startswith(b"\x89PNG")
+    assert (output.parent / "docs/images/construction-memory.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_part_run_alone_replaces_its_results_and_no_others(results, tmp_path, monkeypatch):
-    import construction
-
     output, parts = results
     shutil.copytree(output, tmp_path / "copy")
-    run = construction.Run(**parts["workers"]["runs"][0] | {"rows": 12, "seconds": 0.5})
+    fields = {name: value for name, value in parts["workers"]["runs"][0].items() if name != "part"}
+    run = construction.Run(**fields | {"rows": 12, "seconds": 0.5})
 
     def run_workers(sampler, work: Path, sizes, engines) -> list:
         work.mkdir()
@@ -63,7 +68,7 @@ def test_a_part_run_alone_replaces_its_results_and_no_others(results, tmp_path, 
     monkeypatch.setattr(construction, "run_workers", run_workers)
     arguments = {"part": ["workers"], "engine": ["local"], "quick": True, "seed": 5, "output": tmp_path / "copy"}
     construction.main(argparse.Namespace(**arguments))
-    renewed = json.loads((tmp_path / "copy/benchmarks/results/construction.json").read_text(encoding="utf-8"))
+    renewed = parts_of(tmp_path / "copy")
     assert tuple(renewed) == PARTS
     assert renewed["workers"]["seed"] == 5
     assert renewed["workers"]["summary"]["whole_rows_per_second"]["local 1"]["median"] == 24
@@ -72,7 +77,7 @@ def test_a_part_run_alone_replaces_its_results_and_no_others(results, tmp_path, 
 
 def test_results_tell_where_they_come_from(results):
     _, parts = results
-    assert parts["workers"]["command"].startswith("python benchmarks/construction.py --quick --output ")
+    assert parts["workers"]["command"].startswith("python -m benchmarks.construction.run --quick --output ")
     assert str(ROOT) not in parts["workers"]["command"]
     assert parts["captions"]["seed"] == 0
     assert {"cpu", "cores", "python", "torch", "ray"} <= set(parts["memory"]["machine"])
@@ -133,8 +138,6 @@ def hand_made(engine: str, workers: int, repetition: int, steady_seconds: float)
 
 
 def test_ratios_are_taken_within_a_repetition():
-    from construction_report import summary
-
     runs = [hand_made("local", 1, number, seconds) for number, seconds in enumerate((8.0, 4.0, 2.0))]
     # Repetitions that go backwards come in another order.
     runs += [hand_made("local", 2, number, seconds) for number, seconds in ((2, 1.0), (1, 2.0), (0, 4.0))]
@@ -148,8 +151,6 @@ def test_ratios_are_taken_within_a_repetition():
 
 
 def test_the_section_of_another_script_is_left_alone(tmp_path):
-    from measuring import write_section
-
     path = tmp_path / "RESULTS.md"
     write_section(path, "other", "of another \\1 script")
     write_section(path, "construction", "old")
@@ -160,8 +161,6 @@ def test_the_section_of_another_script_is_left_alone(tmp_path):
 
 
 def test_the_steady_part_begins_when_every_worker_has_finished_a_shard(tmp_path):
-    from construction import read_events
-
     events = [{"name": "begin persons", "start": 100.0, "seconds": 0.0, "rows": 0}]
     for shard, (start, end) in enumerate(((101, 110), (101, 112), (110, 116), (112, 120))):
         events.append({"name": "read", "shard": shard, "rows": 5 + shard, "start": start, "seconds": 1})
@@ -179,8 +178,6 @@ def test_the_steady_part_begins_when_every_worker_has_finished_a_shard(tmp_path)
 
 
 def test_memory_of_a_childs_child_counts():
-    from construction import watch_memory
-
     hold = "import time; held = bytearray(150_000_000); time.sleep(1.5)"
     start = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[2:], sys.argv[1]])"
     peak, unshared = watch_memory(subprocess.Popen([sys.executable, "-c", start, hold, start]))
@@ -188,8 +185,6 @@ def test_memory_of_a_childs_child_counts():
 
 
 def test_frames_differ_and_come_again():
-    from construction_frames import FRAME_SIZE, FrameSampler
-
     sampler = FrameSampler(seed=3, persons=2)
     frames = [sampler.draw(number) for number in range(6)]
     assert all(frame.size == FRAME_SIZE for frame in frames)

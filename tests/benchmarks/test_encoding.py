@@ -1,7 +1,6 @@
 """The comparison with CLIP is of the same work, ratios point the right way, and misses are told."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,20 +8,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from benchmarks.encoding.run import FULL, MAX_TOKENS, draw_persons, make_captions, make_config, report
+from modeling_gadms import GADMSProcessor
+from modeling_gadms.training.tokenizer import train_tokenizer
+
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
 
 
 @pytest.mark.integration
 def test_both_models_do_the_same_work_and_an_index_run_is_measured_beside_the_encoder(tmp_path):
     done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "encoding.py"), "--quick", "--output", str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-m", "benchmarks.encoding.run", "--quick", "--output", str(tmp_path)],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=300,
@@ -45,11 +43,6 @@ def test_both_models_do_the_same_work_and_an_index_run_is_measured_beside_the_en
 
 
 def test_captions_have_20_to_50_tokens():
-    from encoding import MAX_TOKENS, make_captions
-
-    from modeling_gadms import GADMSProcessor
-    from modeling_gadms.training.tokenizer import train_tokenizer
-
     captions = make_captions(200)
     tokenizer = train_tokenizer(captions, vocab_size=1024, max_length=MAX_TOKENS)
     processor = GADMSProcessor.from_tokenizer(tokenizer, image_size=(32, 16))
@@ -59,8 +52,6 @@ def test_captions_have_20_to_50_tokens():
 
 
 def test_the_drawn_files_are_of_upright_persons(tmp_path):
-    from encoding import draw_persons
-
     draw_persons(tmp_path / "persons", 12)
     pictures = [Image.open(path) for path in sorted((tmp_path / "persons").glob("*.jpg"))]
     assert len(pictures) == 12 and {picture.format for picture in pictures} == {"JPEG"}
@@ -69,11 +60,6 @@ def test_the_drawn_files_are_of_upright_persons(tmp_path):
 
 
 def test_the_full_comparison_is_of_vit_b_16_and_the_demo_model_is_that_of_its_recipe():
-    from encoding import FULL, make_captions, make_config
-
-    from modeling_gadms import GADMSProcessor
-    from modeling_gadms.training.tokenizer import train_tokenizer
-
     tokenizer = train_tokenizer(make_captions(20), vocab_size=600, max_length=77)
     GADMSProcessor.from_tokenizer(tokenizer, image_size=(32, 16))
     config = make_config(tokenizer, (FULL.side, FULL.side), FULL.encoder, FULL.encoder)
@@ -94,8 +80,6 @@ def test_the_full_comparison_is_of_vit_b_16_and_the_demo_model_is_that_of_its_re
 
 
 def test_a_miss_is_told_and_more_is_better():
-    from encoding import report
-
     seconds = {"ours": [0.5, 1.0, 1.0], "clip": [1.0, 1.0, 1.1]}
     run = {"alone": [2.0], "read": [1.0], "sequence": [4.0], "ahead": [2.5], "index": [2.0]}
     sizes = {"image_size": [384, 128], "images": 10, "batch": 5, "threads": 2}

@@ -1,7 +1,6 @@
 """The comparison of ways to rank: both are right, the ratios point the right way, and misses are told."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.ranking.run import compare, report
+from benchmarks.ranking.worker import Retrieval, make_retrieval, rank_by_counting, rank_by_full_argsort
+
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
 
 
 def worker_says(seconds: float, before: int, peak: int, r1: float = 60.0, difference: float = 2e-8) -> dict:
@@ -30,8 +27,6 @@ def worker_says(seconds: float, before: int, peak: int, r1: float = 60.0, differ
 
 
 def results_of(runs: dict[str, list[dict]]) -> dict:
-    from ranking import compare
-
     ratios = compare(runs)
     return {
         "command": "c",
@@ -50,8 +45,8 @@ def results_of(runs: dict[str, list[dict]]) -> dict:
 @pytest.mark.integration
 def test_both_ways_run_and_agree(tmp_path):
     done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "ranking.py"), "--quick", "--output", str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-m", "benchmarks.ranking.run", "--quick", "--output", str(tmp_path)],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=300,
@@ -73,8 +68,6 @@ def test_both_ways_run_and_agree(tmp_path):
 
 
 def test_the_full_argsort_walks_down_the_ranking_with_ties_in_gallery_order():
-    from ranking_worker import Retrieval, rank_by_counting, rank_by_full_argsort
-
     # Cosines 1, 0 or -1: the query orders the gallery 1, 3, 0, 4, 2 and finds its person at ranks 2, 3 and 5.
     gallery = torch.tensor([[0.0, 2.0], [1.0, 0.0], [-3.0, 0.0], [5.0, 0.0], [0.0, 1.0]])
     retrieval = Retrieval(torch.tensor([[2.0, 0.0]]), gallery, torch.tensor([7]), torch.tensor([7, 8, 7, 7, 8]))
@@ -86,8 +79,6 @@ def test_the_full_argsort_walks_down_the_ranking_with_ties_in_gallery_order():
 
 
 def test_the_drawn_retrieval_has_a_caption_an_image_and_as_many_images_of_each_person():
-    from ranking_worker import make_retrieval
-
     retrieval = make_retrieval(2_500, 1_200, 60, 16, seed=3)
     assert torch.equal(torch.bincount(retrieval.gallery_ids), torch.full((60,), 20))
     assert torch.equal(retrieval.query_ids[:1_200], retrieval.gallery_ids)
@@ -102,8 +93,6 @@ def test_the_drawn_retrieval_has_a_caption_an_image_and_as_many_images_of_each_p
 
 
 def test_ratios_are_ours_over_theirs_within_a_repetition_and_memory_is_that_of_whole_processes():
-    from ranking import compare
-
     runs = {
         "sorted": [worker_says(10.0, 400, 4_000), worker_says(40.0, 400, 4_400, difference=3e-8)],
         "counted": [worker_says(1.0, 400, 500, r1=60.5), worker_says(2.0, 400, 440)],
@@ -116,13 +105,11 @@ def test_ratios_are_ours_over_theirs_within_a_repetition_and_memory_is_that_of_w
 
 
 def test_a_miss_is_told():
-    from ranking import report
-
     theirs = worker_says(10.0, 400_000_000, 4_000_000_000, difference=2e-6)
     text = report(results_of({"sorted": [theirs], "counted": [worker_says(3.0, 400_000_000, 420_000_000, r1=61.0)]}))
     assert "MISSED: time at most 1/5 (0.300); met: memory at most 1/8 (0.105)" in text
-    assert "MISSED: on the same similarities the same numbers to 1e-06 percent points (2.0e-06)" in text
-    assert "the numbers then differ by 1.0e+00 points" in text
+    assert "MISSED: equal metrics on the same similarities to 1e-06 percent points (2.0e-06)" in text
+    assert "the metrics then differ by 1.0e+00 points" in text
     assert "| full argsort | 10.0 | 20.0 | 4,000 | 3,600 | 60.0000 | 42.0000 | 9.0000 |" in text
     assert "| ratio | 0.300 | 0.300 | 0.105 | 0.006 |  |  |  |" in text
     assert "| 50,000 | 30.0 | 102 | 61 |" in text

@@ -1,7 +1,6 @@
 """The robustness study: its scores against the package's and naive ones, its trainings, its whole run in small."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,17 +8,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import nn
+
+from benchmarks.measuring import read_runs, write_runs
+from benchmarks.robustness.data import LENGTH
+from benchmarks.robustness.laboratory import Laboratory
+from benchmarks.robustness.report import differences
+from benchmarks.robustness.runs import collect_runs, finished_runs, work_file
+from benchmarks.robustness.scores import (
+    ScoreVariant,
+    embedding_gradient_scores,
+    gather_evidence,
+    leave_one_out_scores,
+    signed_scores,
+    variant_scores,
+)
+from benchmarks.robustness.study import QUICK, RATES, TRUNK_RATE, Run
 
 
 ROOT = Path(__file__).parents[2]
-STUDY = ROOT / "benchmarks" / "robustness"
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    monkeypatch.syspath_prepend(str(STUDY))
 
 
 @pytest.fixture
@@ -41,22 +49,14 @@ def image_embeds(model, batch) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def laboratory(tmp_path_factory):
     """A study in small, and its trunk of seed 0."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
-        patch.syspath_prepend(str(STUDY))
-        from laboratory import Laboratory
-        from study import QUICK
-
-        made = Laboratory(tmp_path_factory.mktemp("study"), QUICK, processes=1)
-        assert not made.has_trunk(0)
-        made.trunk = made.train_trunk(0)
+    made = Laboratory(tmp_path_factory.mktemp("study"), QUICK, processes=1)
+    assert not made.has_trunk(0)
+    made.trunk = made.train_trunk(0)
     return made
 
 
 @pytest.mark.parametrize(("layers", "scales"), [((0, 1, 2, 3), (1, 2)), ((2, 3), (1,))])
 def test_the_paper_s_way_gives_the_score_of_the_package(model, batch, image_embeds, layers, scales):
-    from scores import ScoreVariant, variant_scores
-
     model.config.score_layers, model.config.score_scales = len(layers), scales
     inputs = (batch["input_ids"], batch["attention_mask"], image_embeds)
     ours = variant_scores(model, *inputs, ScoreVariant(layers=layers, scales=scales))
@@ -71,8 +71,6 @@ def test_the_paper_s_way_gives_the_score_of_the_package(model, batch, image_embe
      {"of": "embeddings", "rectified": "none", "towards": 0.5}],
 )  # fmt: skip
 def test_each_part_of_the_score_can_be_changed_alone(model, batch, image_embeds, change):
-    from scores import ScoreVariant, variant_scores
-
     inputs = (batch["input_ids"], batch["attention_mask"], image_embeds)
     paper, changed = (variant_scores(model, *inputs, variant) for variant in (ScoreVariant(), ScoreVariant(**change)))
     assert not torch.allclose(paper, changed)
@@ -81,8 +79,6 @@ def test_each_part_of_the_score_can_be_changed_alone(model, batch, image_embeds,
 
 
 def test_scores_over_the_batch_have_one_least_and_one_greatest(model, batch, image_embeds):
-    from scores import ScoreVariant, gather_evidence, signed_scores, variant_scores
-
     inputs = (model, batch["input_ids"], batch["attention_mask"], image_embeds)
     scaled = variant_scores(*inputs, ScoreVariant(rectified="none", scaled="batch"))
     evidence = gather_evidence(*inputs, centred=False)
@@ -92,8 +88,6 @@ def test_scores_over_the_batch_have_one_least_and_one_greatest(model, batch, ima
 
 
 def test_scores_about_zero_keep_their_sign(model, batch, image_embeds):
-    from scores import ScoreVariant, gather_evidence, signed_scores, variant_scores
-
     inputs = (model, batch["input_ids"], batch["attention_mask"], image_embeds)
     scaled = variant_scores(*inputs, ScoreVariant(rectified="none", scaled="sign"))
     evidence = gather_evidence(*inputs, centred=False)
@@ -106,8 +100,6 @@ def test_scores_about_zero_keep_their_sign(model, batch, image_embeds):
 
 
 def test_leaving_a_word_out_is_what_masking_it_alone_does(model, batch, image_embeds):
-    from scores import leave_one_out_scores
-
     ids, mask = batch["input_ids"], batch["attention_mask"]
     chosen = torch.zeros(ids.shape, dtype=torch.bool)
     chosen[0, 2], chosen[0, 3], chosen[2, 1] = True, True, True
@@ -126,8 +118,6 @@ def test_leaving_a_word_out_is_what_masking_it_alone_does(model, batch, image_em
 
 @pytest.mark.parametrize("towards", [0.0, 0.5])
 def test_the_embedding_gradient_is_the_slope_towards_no_meaning(model, batch, image_embeds, towards):
-    from scores import embedding_gradient_scores
-
     model = model.double()
     ids, mask, images = batch["input_ids"], batch["attention_mask"], image_embeds.double()
     scores = embedding_gradient_scores(model, ids, mask, images, centred=False, towards=towards)
@@ -153,9 +143,6 @@ def test_the_embedding_gradient_is_the_slope_towards_no_meaning(model, batch, im
 
 
 def test_all_rates_share_pictures_and_true_captions(laboratory):
-    from data import LENGTH
-    from study import RATES
-
     split = laboratory.train_split
     true = split.captions[0.0]
     assert not true.noise.any() and true.attribute.any()
@@ -209,8 +196,6 @@ def test_an_epoch_shows_each_image_once(laboratory):
 
 
 def test_captions_in_the_trunk_have_its_noise(laboratory):
-    from study import TRUNK_RATE
-
     step = laboratory.scale.schedule.trunk_steps - 1
     ours, _ = laboratory._batches(0.45, 0)[step]
     trunk, _ = laboratory._batches(TRUNK_RATE, 0)[step]
@@ -218,8 +203,6 @@ def test_captions_in_the_trunk_have_its_noise(laboratory):
 
 
 def test_a_branch_repeats_itself(laboratory):
-    from study import Run
-
     run = Run("gass-both", 0.3, 0)
     first, second = laboratory.train_branch(run), laboratory.train_branch(run)
     for result in (first, second):
@@ -229,8 +212,6 @@ def test_a_branch_repeats_itself(laboratory):
 
 
 def test_alignment_only_masks_nothing_and_masks_that_know_the_noise_take_it_alone(laboratory):
-    from study import Run
-
     assert "masking" not in laboratory.train_branch(Run("none", 0.3, 0))
     known = laboratory.train_branch(Run("truth-strong", 0.3, 0))["masking"]["noise_mask"]
     assert known["planted"] == pytest.approx(1 / (1 + np.exp(-2)), abs=1e-3)  # alpha_n = 1, lambda (1 - gamma_n) = 2
@@ -239,51 +220,63 @@ def test_alignment_only_masks_nothing_and_masks_that_know_the_noise_take_it_alon
 
 def test_masks_that_begin_with_the_trunk_s_end_train_only_the_branch(laboratory):
     """The trunk is the same whatever follows; a branch from its start sees the trunk's steps too."""
-    from study import Run
-
     late, early = (laboratory.train_branch(Run(name, 0.3, 0)) for name in ("gass-both", "start-0"))
     assert late["metrics"] != early["metrics"]
 
 
 def test_the_auroc_of_the_truth_is_one(laboratory):
-    from sklearn.metrics import roc_auc_score
-
     sample = laboratory.judged
     truth = (~sample.noise).float()[sample.attribute].numpy()
     assert roc_auc_score(sample.noise[sample.attribute].numpy(), -truth) == 1.0
 
 
 def test_differences_are_of_the_same_seed():
-    from report import differences
-
-    def runs(values):
-        return {seed: {"metrics": {"r1": value}} for seed, value in values.items()}
-
-    found = {("gass-both", 0.3): runs({0: 5.0, 1: 7.0, 2: 1.0}), ("none", 0.3): runs({2: 2.0, 0: 4.0})}
+    found = {
+        "gass-both-noise0.3": {"seeds": [0, 1, 2], "r1": [5.0, 7.0, 1.0]},
+        "none-noise0.3": {"seeds": [0, 2], "r1": [4.0, 2.0]},
+    }
     assert differences(found, "gass-both", "none", 0.3) == [1.0, -1.0]
+
+
+def test_a_finished_run_of_the_work_folder_replaces_its_row_and_is_collected_once(tmp_path):
+    work, output = tmp_path / "work", tmp_path / "benchmarks"
+    work.mkdir()
+    rows = [{"name": name, "objective": "none", "rate": 0.3, "seed": seed, "metrics": {"r1": 1.0 + seed}}
+            for seed, name in enumerate(("none-noise0.3-seed0", "none-noise0.3-seed1"))]  # fmt: skip
+    write_runs("robustness", rows, output)
+    newer = {"objective": "none", "rate": 0.3, "seed": 1, "metrics": {"r1": 9.0}}
+    work_file(work, "none-noise0.3-seed1").write_text(json.dumps(newer))
+    collected = collect_runs(work, output)
+    assert collected == {
+        "none-noise0.3-seed0": rows[0],
+        "none-noise0.3-seed1": {"name": "none-noise0.3-seed1", **newer},
+    }
+    assert not list(work.iterdir())
+    assert finished_runs(work, output) == collected
 
 
 @pytest.mark.integration
 def test_the_study_runs_in_small_and_does_not_repeat_what_it_has(tmp_path):
-    command = [sys.executable, STUDY / "run.py", "--quick", "--processes", "1"]
-    command += ["--folder", tmp_path / "runs", "--output", tmp_path / "output"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    call = {"env": environment, "capture_output": True, "text": True, "timeout": 400}
-    done = subprocess.run([str(part) for part in command], **call)
+    output = tmp_path / "benchmarks"
+    command = [sys.executable, "-m", "benchmarks.robustness.run", "--quick", "--processes", "1"]
+    command += ["--folder", str(tmp_path / "runs"), "--output", str(output)]
+    call = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 400}
+    done = subprocess.run(command, **call)
     assert done.returncode == 0, done.stderr[-4000:]
-    results = tmp_path / "output" / "results" / "robustness"
-    names = {path.name for path in results.glob("*.json")}
-    assert {"trunk-seed0.json", "time.json", "gass-both-noise0.3-seed0.json", "none-noise0.3-seed0.json"} <= names
-    text = (tmp_path / "output" / "RESULTS.md").read_text()
-    run = json.loads((results / "gass-both-noise0.3-seed0.json").read_text())
+    runs = {run["name"]: run for run in read_runs("robustness", output)}
+    assert {"trunk-seed0", "time", "gass-both-noise0.3-seed0", "none-noise0.3-seed0"} <= set(runs)
+    assert not list((tmp_path / "runs" / "finished-quick").iterdir())
+    text = (output / "RESULTS.md").read_text()
+    run = runs["gass-both-noise0.3-seed0"]
     assert f"| GASS both | {run['metrics']['r1']:.2f} |" in text.replace("| - ", "").replace(" | - |", " |")
-    for picture in ("robustness-r1", "robustness-scores", "robustness-captions"):
-        assert (tmp_path / "output" / "images" / f"{picture}.png").stat().st_size > 10_000
+    for figure in ("robustness-r1", "robustness-scores", "robustness-captions"):
+        assert (tmp_path / "docs" / "images" / f"{figure}.png").stat().st_size > 10_000
 
-    before = {path: path.stat().st_mtime_ns for path in results.glob("*-seed*.json")}
-    (results / "gass-both-noise0.3-seed0.json").unlink()
-    again = subprocess.run([str(part) for part in command] + ["--part", "grid"], **call)
+    others = [run for name, run in runs.items() if name != "gass-both-noise0.3-seed0"]
+    write_runs("robustness", others, output)
+    again = subprocess.run([*command, "--part", "grid"], **call)
     assert again.returncode == 0, again.stderr[-4000:]
-    assert json.loads((results / "gass-both-noise0.3-seed0.json").read_text())["metrics"] == run["metrics"]
-    changed = [path.name for path, when in before.items() if path.stat().st_mtime_ns != when]
-    assert changed == ["gass-both-noise0.3-seed0.json"]
+    renewed = {run["name"]: run for run in read_runs("robustness", output)}
+    assert renewed["gass-both-noise0.3-seed0"]["metrics"] == run["metrics"]
+    changed = [name for name, before in runs.items() if renewed[name] != before]
+    assert changed == ["gass-both-noise0.3-seed0"]  # its seconds are others
