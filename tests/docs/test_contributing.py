@@ -40,7 +40,9 @@ def code_spans(page) -> list[str]:
 
 
 def paths_in(text: str) -> list[str]:
-    return [path.rstrip(".") for path in _PATH.findall(text)]
+    """Paths of the repository, and the files of modules that are run as `python -m`."""
+    modules = re.findall(rf"-m ((?:{'|'.join(FOLDERS)})\.[\w.]+)", text)
+    return [path.rstrip(".") for path in _PATH.findall(text)] + [f"{name.replace('.', '/')}.py" for name in modules]
 
 
 def exists(path: str) -> bool:
@@ -110,6 +112,7 @@ def test_the_table_of_floors_is_the_one_that_the_layout_test_enforces():
 
 def test_what_is_not_there_is_found():
     assert paths_in("see `modeling_gadms/media/nowhere.py`.") == ["modeling_gadms/media/nowhere.py"]
+    assert paths_in("python -m benchmarks.nowhere.run --all") == ["benchmarks/nowhere/run.py"]
     assert not exists("modeling_gadms/media/nowhere.py") and exists("modeling_gadms/*_gadms.py")
     assert "gradient_attention_scores" in identifiers() and "nowhere_to_be_" + "found" not in identifiers()
     assert find_command(["gallery", "nonsense"]) is None
