@@ -11,7 +11,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 WORKERS := $(shell echo $$(($$(nproc 2>/dev/null || sysctl -n hw.ncpu) + 1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-video demo-web demo-build bench bench-construction fetch-env test test-again test-lowest torture lint format clean
+.PHONY: help demo demo-video demo-web demo-build bench bench-construction fetch-env test test-again test-lowest torture lint format docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -90,5 +90,9 @@ format: $(VENV)/.installed-dev  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.installed-docs  ## build the documentation into site/, and list the commands in it that no test runs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python tests/docs/list_not_run.py
+
 clean:  ## remove what runs wrote, keep the environment
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .coverage*
+	rm -rf runs site .pytest_cache .mypy_cache .ruff_cache .coverage*
