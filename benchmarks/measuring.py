@@ -205,12 +205,12 @@ def write_runs(claim: str, rows: Sequence[dict[str, Any]], output: Path) -> None
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from modeling_gadms.encoders.atomic_files import replacing
+    from modeling_gadms.encoders.atomic_files import atomic_file
 
     path = runs_file(claim, output)
     # `from_pylist` alone takes its columns from the first row.
     schema = pa.schema(list(pa.array(list(rows)).type))
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         pq.write_table(pa.Table.from_pylist(list(rows), schema), part, compression="zstd")
 
 

@@ -17,7 +17,7 @@ from dataset_scripts.publishing import dataset as publishing
 from gadms_cli.construction import build_webperson
 from modeling_gadms.publishing import hub
 from modeling_gadms.publishing.hub import PushReport
-from modeling_gadms.publishing.upload_folder import Publication
+from modeling_gadms.publishing.upload_folder import PublishReport
 
 
 ROOT = Path(__file__).parents[2]
@@ -120,10 +120,10 @@ def test_a_push_to_no_repository_is_refused_before_the_run(settings, monkeypatch
 def test_a_finished_run_is_pushed_where_the_user_says(settings, chat, monkeypatch, tmp_path):
     pushed = []
 
-    def publish(source: str, repo_id: str, *, private: bool) -> Publication:
+    def publish(source: str, repo_id: str, *, private: bool) -> PublishReport:
         pushed.append((source, repo_id, private))
         report = PushReport("https://hub/commit/abc", "abc", "main", None, files=0, deleted=0)
-        return Publication(repo_id, (), (), None, report)
+        return PublishReport(repo_id, {}, (), None, report)
 
     def check(repo_id: str, *, repo_type: str, private: bool) -> None:
         assert not (tmp_path / "out").exists(), "it is to be known before the run"

@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .attributes import Person, View, pick
 from .words import FORMS, PLURAL, POSES, group_of, wrong_words
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 MIN_WORDS, MAX_WORDS = 10, 60
@@ -359,3 +364,41 @@ def _count(pieces: _Phrase) -> int:
     return sum(
         len((piece if isinstance(piece, str) else piece.words).split()) for piece in pieces if piece not in (",", ".")
     )
+
+
+def word_mask_to_token_mask(
+    caption: str, word_positions: Sequence[int], tokenizer: "PreTrainedTokenizerBase", length: int | None = None
+) -> list[bool]:
+    """Mark the tokens of the words at `word_positions`.
+
+    Args:
+        caption (`str`): a caption.
+        word_positions (`Sequence[int]`): places in `caption.split()`, such as a row's `caption1_noise`.
+        tokenizer (`PreTrainedTokenizerBase`): a fast tokenizer, which knows where in the text its tokens are.
+        length (`int`, *optional*): of the `input_ids` that the mask goes with: a longer caption is truncated to it as
+            the tokenizer does, a shorter one padded with False at the end. By default the caption's own length.
+
+    Returns:
+        `list[bool]`: True for a token with at least one letter of a marked word. Punctuation after a word and
+        special tokens are never marked.
+
+    Raises:
+        ValueError: if the tokenizer is not fast.
+        IndexError: if a position is not one of the caption's words.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer: it cannot tell where its tokens are")
+    spans: list[tuple[int, int]] = []
+    end = 0
+    for word in caption.split():
+        start = caption.index(word, end)
+        end = start + len(word)
+        spans.append((start, start + len(word.rstrip(".,;:!?"))))
+    for position in word_positions:
+        if not 0 <= position < len(spans):
+            raise IndexError(f"there is no word {position}: the caption has {len(spans)} words: {caption!r}")
+    marked = [spans[position] for position in word_positions]
+    encoding = tokenizer(caption, return_offsets_mapping=True, truncation=length is not None, max_length=length)
+    offsets = encoding["offset_mapping"]  # special tokens have the empty span (0, 0)
+    mask = [any(max(start, first) < min(stop, last) for first, last in marked) for start, stop in offsets]
+    return mask if length is None else mask + [False] * (length - len(mask))
