@@ -2,6 +2,7 @@
 
 import io
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -335,7 +336,7 @@ class FakeVideo:
 @pytest.fixture
 def fake_video(monkeypatch, tmp_path):
     def make(*numbers: int) -> Path:
-        monkeypatch.setattr("modeling_gadms.media.video._open_video", lambda path: FakeVideo(*numbers))
+        monkeypatch.setattr("modeling_gadms.media.video._open_video", lambda path: nullcontext(FakeVideo(*numbers)))
         path = tmp_path / "fake.avi"
         path.write_bytes(b"x" * 1000)
         return path
