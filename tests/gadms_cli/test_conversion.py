@@ -118,7 +118,7 @@ def test_what_cannot_be_converted_is_refused_and_leaves_nothing(tmp_path, model_
     assert "already" in refusal("convert", model_folder, tmp_path / "ours")
     assert "no file" in refusal("convert", tmp_path / "none.pth", tmp_path / "ours")
     assert "not a multiple" in refusal("convert", clip_folder, tmp_path / "ours", "--image-size", "50x16")
-    assert "is there already" in refusal("convert", clip_folder, model_folder)
+    assert "already exists" in refusal("convert", clip_folder, model_folder)
     assert not (tmp_path / "ours").exists()
 
 
