@@ -7,6 +7,7 @@ CLIP or of research code built on it. Output: a folder with weights in float32, 
 import math
 import pickle
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel, PreTrainedConfig,
 
 from ..configuration_gadms import GADMSConfig, declared_settings, encoder_configs
 from ..encoders.atomic_files import atomic_folder
+from ..encoders.weight_files import check_layer_count, stored_shapes
 from ..modeling_gadms import GADMSForPreTraining, GADMSModel, append_mean_row, resize_patch_positions
 from ..processing_gadms import GADMSProcessor
 from .checkpoint_files import WEIGHT_SUFFIXES, WeightFile, read_weight_file
@@ -183,6 +185,11 @@ def _from_transformers(
 def _load_clip(source: str, options: dict[str, Any]) -> tuple[CLIPModel, list[str]]:
     """Load the model. Returns it and the names of unknown tensors."""
     config: Any = CLIPConfig.from_pretrained(source, **options)
+    num_stored: float = math.inf
+    with suppress(OSError, ValueError):  # pickled weights have no header, and damaged ones are reported below
+        num_stored = len(stored_shapes(source, **options))
+    num_layers = config.text_config.num_hidden_layers + config.vision_config.num_hidden_layers
+    check_layer_count(source, num_layers, num_stored)
     # Refuses invalid sizes, which CLIP's own configuration accepts.
     GADMSConfig(
         text_config=declared_settings(config.text_config) | {"eos_token_id": config.text_config.vocab_size - 1},

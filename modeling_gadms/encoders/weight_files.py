@@ -36,8 +36,7 @@ def check_weights(
     num_layers = sum(encoder.num_hidden_layers for encoder in encoder_configs(config))
     if model_class is not GADMSModel:
         num_layers += config.fusion_num_hidden_layers
-    if num_layers > len(stored):  # do not even build that many modules
-        raise ValueError(f"{name} lacks weights: {len(stored)} are stored, for {num_layers} layers in its config.json")
+    check_layer_count(name, num_layers, len(stored))
     try:
         with torch.device("meta"):
             model = model_class(config)
@@ -55,6 +54,16 @@ def check_weights(
             f"{name}: {len(differing)} weights have another size than its configuration says, such as {key}: "
             f"{_format_shape(stored[key])} in the file, {_format_shape(expected[key])} by the configuration"
         )
+
+
+def check_layer_count(name: str | Path, num_layers: int, num_stored: float) -> None:
+    """Refuse a configuration with more layers than there are stored weights, before that many modules are built.
+
+    Raises:
+        ValueError: if there are more layers than weights.
+    """
+    if num_layers > num_stored:
+        raise ValueError(f"{name} lacks weights: {num_stored} are stored, for {num_layers} layers in its config.json")
 
 
 def stored_shapes(name: str | Path, revision: str | None = None) -> dict[str, tuple[int, ...]]:

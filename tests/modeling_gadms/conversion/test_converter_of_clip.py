@@ -133,8 +133,10 @@ def test_another_kind_of_model_is_refused(tmp_path, model_folder):
     ("part", "field", "value", "message"),
     [
         ("text_config", "vocab_size", 10**9, "weights have another size than in its configuration"),
-        ("text_config", "num_hidden_layers", 900, "it lacks .* weights of transformers' CLIP"),
-        ("vision_config", "hidden_size", 10**7, "weights have another size than its configuration"),
+        ("text_config", "num_hidden_layers", 30, "it lacks .* weights of transformers' CLIP"),
+        ("text_config", "num_hidden_layers", 900, "are stored, for 90. layers in its config.json"),
+        ("vision_config", "hidden_size", 10**7, "weights have another size than in its configuration"),
+        ("vision_config", "num_hidden_layers", 10**6, "are stored, for 100000. layers in its config.json"),
     ],
 )
 def test_a_configuration_of_absurd_sizes_is_refused_without_taking_memory(
