@@ -1,7 +1,7 @@
 """Retry calls that fail now and then, such as reads from a server or a network disk."""
 
-import time
 from collections.abc import Callable
+from time import sleep
 from typing import TypeVar
 
 
@@ -27,5 +27,5 @@ def call_with_retries(call: Callable[[], Result], is_transient: Callable[[Except
         except Exception as error:
             if not is_transient(error):
                 raise
-            time.sleep(2**attempt)
+            sleep(2**attempt)
     return call()

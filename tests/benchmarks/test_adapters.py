@@ -11,6 +11,7 @@ import yaml
 
 from benchmarks.adapters import run as adapters
 from benchmarks.adapters.run import RATES, Tuning, cost_summary, report
+from tests.waiting import PATIENCE_SECONDS
 
 
 ROOT = Path(__file__).parents[2]
@@ -151,7 +152,9 @@ def test_a_worker_trains_what_it_says():
         command = [sys.executable, "-m", "benchmarks.adapters.worker", "demo", way, "1", "--rank", "2"]
         command += ["--batch", "2"]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=environment
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout.splitlines()[-1])
 

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.bench import BENCHMARKS, read_committed
 from benchmarks.measuring import module_of
+from tests.waiting import PATIENCE_SECONDS
 
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +58,7 @@ class Folder:
 
     def bench(self, *arguments: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "benchmarks.bench", "--root", str(self.path), *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from benchmarks.construction.frames import FRAME_SIZE, FrameSampler
 from benchmarks.construction.report import summary
 from benchmarks.construction.run import read_events, watch_memory
 from benchmarks.measuring import read_results, read_runs, write_section
+from tests.waiting import PATIENCE_SECONDS
 
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +30,7 @@ def benchmark(output: Path, *arguments: str) -> dict[str, Any]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     return parts_of(output)

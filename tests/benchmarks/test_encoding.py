@@ -11,6 +11,7 @@ from PIL import Image
 from benchmarks.encoding.run import FULL, MAX_TOKENS, draw_persons, make_captions, make_config, report
 from modeling_gadms import GADMSProcessor
 from modeling_gadms.training.tokenizer import train_tokenizer
+from tests.waiting import PATIENCE_SECONDS
 
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,7 @@ def test_both_models_do_the_same_work_and_an_index_run_is_measured_beside_the_en
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     results = json.loads((tmp_path / "results" / "encoding.json").read_text())

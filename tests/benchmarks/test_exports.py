@@ -13,6 +13,7 @@ from PIL import Image
 from benchmarks.exports import run as inference_exports
 from benchmarks.exports.run import report, speed_summary
 from modeling_gadms import GADMSProcessor
+from tests.waiting import PATIENCE_SECONDS
 
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,7 @@ def test_every_runtime_is_measured_at_both_sizes(tmp_path, tiny_model, processor
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     results = json.loads((tmp_path / "results" / "exports.json").read_text())

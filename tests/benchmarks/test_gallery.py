@@ -14,6 +14,7 @@ from benchmarks.gallery.run import report, stored, summary
 from benchmarks.gallery.vectors import gallery_vectors, query_vectors, write_vectors
 from benchmarks.gallery.worker import recall
 from benchmarks.measuring import read_runs, to_json
+from tests.waiting import PATIENCE_SECONDS
 
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.integration
 def test_galleries_are_built_searched_and_told_of_beside_faiss(tmp_path):
     command = [sys.executable, "-m", "benchmarks.gallery.run", "--quick", "--output", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stderr[-4000:]
     results = json.loads((tmp_path / "results" / "gallery.json").read_text())
     assert results["p50_ms_1m"] is None and results["recall_at_10_1m"] is None

@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.ranking.run import compare, report
 from benchmarks.ranking.worker import Retrieval, make_retrieval, rank_by_counting, rank_by_full_argsort
+from tests.waiting import PATIENCE_SECONDS
 
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +50,7 @@ def test_both_ways_run_and_agree(tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     results = json.loads((tmp_path / "results" / "ranking.json").read_text())

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_SECONDS
+
 
 ROOT = Path(__file__).parents[2]
 
@@ -14,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.integration
 def test_under_load_every_search_is_answered_and_queries_are_encoded_together(tmp_path):
     command = [sys.executable, "-m", "benchmarks.serving.run", "--quick", "--output", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results" / "serving.json").read_text())
     assert (results["users"], results["rows"]) == (50, 100_000)

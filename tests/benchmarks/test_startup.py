@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.startup.run import EMPTY, help_commands, measure, report, summary
+from tests.waiting import PATIENCE_SECONDS
 
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +62,7 @@ def test_the_slowest_help_is_guarded_and_a_miss_is_reported():
 @pytest.mark.integration
 def test_every_help_is_cheap(tmp_path):
     command = [sys.executable, "-m", "benchmarks.startup.run", "--quick", "--output", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stderr[-4000:]
     results = json.loads((tmp_path / "results" / "startup.json").read_text())
     helps = {name: values for name, values in results["programs"].items() if name.endswith("--help")}

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.streaming.run import SIZE, augment_by_image, report
+from tests.waiting import PATIENCE_SECONDS
 
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.integration
 def test_every_loader_is_measured_and_told_of(tmp_path):
     command = [sys.executable, "-m", "benchmarks.streaming.run", "--quick", "--output", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stderr[-4000:]
     results = json.loads((tmp_path / "results/streaming.json").read_text())
     for workers in ("1", "2"):

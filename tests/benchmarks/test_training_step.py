@@ -12,6 +12,7 @@ import torch
 from benchmarks.training_step.parts import PARTS, timed_parts
 from benchmarks.training_step.run import agreement, image_share, without_image
 from benchmarks.training_step.worker import make_batch, make_step
+from tests.waiting import PATIENCE_SECONDS
 
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +129,7 @@ def test_the_script_measures_and_writes(tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     results = json.loads((tmp_path / "results" / "training_step.json").read_text())

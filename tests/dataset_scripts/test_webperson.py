@@ -18,6 +18,7 @@ from PIL import Image
 import dataset_scripts  # noqa: F401, makes the name known
 from dataset_scripts.construction.run.stages import published_features
 from tests.hub_server import HubServer
+from tests.waiting import PATIENCE_SECONDS
 
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +101,7 @@ class Reader:
         return answer["error"], answer["message"]
 
     def stop(self) -> None:
-        self.process.communicate(timeout=300)
+        self.process.communicate(timeout=PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="module")

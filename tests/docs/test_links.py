@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.docs.pages import PAGES, ROOT, anchors, links
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -28,7 +29,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}  # of an announcement, printed by the theme
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stderr
     reference = (tmp_path / "site" / "reference" / "modeling_gadms.gallery" / "index.html").read_text()
     assert 'id="modeling_gadms.gallery.person_gallery.PersonGallery.search"' in reference

@@ -15,6 +15,7 @@ from PIL import Image
 
 from dataset_scripts.synthetic_garments import SyntheticGarments
 from modeling_gadms.gallery.person_gallery import PersonGallery, Query, SearchResult
+from tests.waiting import PATIENCE_SECONDS
 
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +100,7 @@ def test_the_program_trains_measures_and_answers(tmp_path):
         env=os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=PATIENCE_SECONDS,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())

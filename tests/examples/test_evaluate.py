@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from modeling_gadms import GADMSModel
 from modeling_gadms.evaluation.retrieval import evaluate_retrieval
 from modeling_gadms.training.data import DatasetColumns
+from tests.waiting import PATIENCE_SECONDS
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -67,7 +68,7 @@ def test_it_evaluates_synthetic_persons_from_the_command_line(model_folder, tmp_
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_SECONDS,
     )
     assert run.returncode == 0, run.stderr
     assert "R@1" in run.stdout and "text-to-image" in run.stdout and f"Written to {output}" in run.stdout

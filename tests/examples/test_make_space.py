@@ -12,6 +12,7 @@ import requests
 import yaml
 
 from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
+from tests.waiting import PATIENCE_SECONDS
 
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 def make_space(*arguments) -> subprocess.CompletedProcess:
     command = [sys.executable, ROOT / "examples" / "make_space.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def read_page(address: str, server: subprocess.Popen, log: Path) -> dict:
     for _ in range(600):
         assert server.poll() is None, log.read_text()
         try:
-            return requests.get(address, timeout=300).json()
+            return requests.get(address, timeout=PATIENCE_SECONDS).json()
         except requests.ConnectionError:
             time.sleep(0.5)
     raise AssertionError(log.read_text())

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from dataset_scripts.construction.captions.templates import TemplateSet
+from tests.waiting import PATIENCE_SECONDS
 
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +40,7 @@ def example(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_SECONDS,
     )
 
 

@@ -19,6 +19,7 @@ from modeling_gadms.evaluation.retrieval import evaluate_retrieval
 from modeling_gadms.training.data import DatasetColumns
 from tests.hub_server import HubServer
 from tests.hub_state import FIRST_FILES
+from tests.waiting import PATIENCE_SECONDS
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -84,7 +85,9 @@ def test_with_push_both_are_on_the_hub_as_in_the_dry_run(run, arguments, tmp_pat
         hub.add_token(TOKEN, write=True, namespaces=["me"])
         environment = os.environ | hub.environment(tmp_path / "home", TOKEN) | {"PYTHONPATH": str(REPOSITORY)}
         command = [sys.executable, str(PROGRAM), *arguments, "--push", "--tag", "v1", "--private"]
-        finished = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        finished = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        )
         assert finished.returncode == 0, finished.stderr
         for kind, name in (("model", "me/ga-dms-demo"), ("dataset", "me/drawn-persons")):
             files = hub.files(name, "v1", repo_type=kind)
@@ -103,7 +106,9 @@ def test_neither_is_pushed_where_one_is_refused(arguments, tmp_path):
         hub.add_token(TOKEN, write=True, namespaces=["me"])
         environment = os.environ | hub.environment(tmp_path / "home", TOKEN) | {"PYTHONPATH": str(REPOSITORY)}
         command = [sys.executable, str(PROGRAM), *arguments, "--push"]
-        finished = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        finished = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        )
         assert finished.returncode == 2 and "was measured on other weights" in finished.stderr
         assert hub.repositories == {} and hub.writes() == []
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_SECONDS
+
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ALL = ["cuhk_pedes", "icfg_pedes", "rstpreid"]
@@ -22,7 +24,7 @@ def reproduction():
 
 def reproduce(*arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, str(EXAMPLES / "reproduce.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=400)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.vtest import vtest_video
+from tests.waiting import PATIENCE_SECONDS
 
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +22,7 @@ def example(name: str, *arguments: object, cwd: Path, **environment: str) -> sub
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_SECONDS,
     )
 
 

@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoProcessor
 from dataset_scripts.synthetic_persons import load_synthetic_persons
 from modeling_gadms import GADMSModel, GADMSProcessor
 from modeling_gadms.training.run_config import load_run_config
+from tests.waiting import PATIENCE_SECONDS
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -77,7 +78,7 @@ def launch(command: list[str], folder: Path, *arguments: str, **environment: str
         env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_SECONDS,
     )
 
 

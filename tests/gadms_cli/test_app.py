@@ -12,6 +12,7 @@ from modeling_gadms import GADMSProcessor
 from modeling_gadms.encoders.encoding import encode_captions, encode_images
 from modeling_gadms.training.tokenizer import train_tokenizer
 from tests.command_line import refusal, run
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -192,7 +193,9 @@ def test_the_program_itself_searches_and_refuses_in_one_line(gallery, tmp_path):
     def gadms(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "gadms_cli", *map(str, arguments)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        )
 
     found = gadms("search", "--gallery", "gallery", "a person in a red jacket")
     assert found.returncode == 0, found.stderr
@@ -215,7 +218,7 @@ def test_shells_complete_commands_and_options(words, completed):
         "COMP_CWORD": str(len(words.split()) - 1),
     }
     program = [sys.executable, "-c", "import sys; sys.argv = ['gadms']; from gadms_cli.app import main; main()"]
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.stdout.split() == [completed]
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
 from tests.command_line import refusal, run
 from tests.serving_process import running_server
+from tests.waiting import PATIENCE_SECONDS
 
 
 TOKEN = "a token of this test"
@@ -35,10 +36,12 @@ def server(gallery, tmp_path) -> Iterator[tuple[subprocess.Popen, str]]:
 def test_it_answers_and_ends_in_peace(server):
     process, address = server
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    answer = requests.post(f"{address}/search", json={"text": "a person in red"}, headers=headers, timeout=300)
+    answer = requests.post(
+        f"{address}/search", json={"text": "a person in red"}, headers=headers, timeout=PATIENCE_SECONDS
+    )
     assert sorted(row["source"] for row in answer.json()["results"]) == ["green.png", "red.png"]
     assert "server" not in answer.headers
-    assert requests.post(f"{address}/search", json={"text": "a"}, timeout=300).status_code == 401
+    assert requests.post(f"{address}/search", json={"text": "a"}, timeout=PATIENCE_SECONDS).status_code == 401
     process.send_signal(signal.SIGTERM)
     assert process.wait(300) in (0, -signal.SIGTERM)
 
@@ -52,9 +55,11 @@ def test_what_it_indexes_when_it_is_stopped_is_kept(server, gallery, tmp_path):
     writer.release()
     headers = {"Authorization": f"Bearer {TOKEN}"}
     options = {"name": "v.avi", "detect": False, "camera": "gate"}
-    answer = requests.post(f"{address}/index", params=options, data=path.read_bytes(), headers=headers, timeout=300)
+    answer = requests.post(
+        f"{address}/index", params=options, data=path.read_bytes(), headers=headers, timeout=PATIENCE_SECONDS
+    )
     job = f"{address}/index/{answer.json()['id']}"
-    while not (requests.get(job, headers=headers, timeout=300).json()["progress"] or {}).get("seen", 0):
+    while not (requests.get(job, headers=headers, timeout=PATIENCE_SECONDS).json()["progress"] or {}).get("seen", 0):
         pass
     process.send_signal(signal.SIGTERM)
     process.wait(300)

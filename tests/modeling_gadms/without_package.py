@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import PATIENCE_SECONDS
+
 
 ABSENT_PACKAGE = """
 import importlib.abc, sys
@@ -44,7 +46,7 @@ def run_without_package(tmp_path: Path, program: str, **constants: Any) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE_SECONDS,
         env={
             "PATH": os.environ.get("PATH", ""),
             "HF_HOME": str(home),

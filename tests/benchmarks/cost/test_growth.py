@@ -12,6 +12,7 @@ from scipy import stats
 
 from benchmarks.cost import growth as cost_growth
 from benchmarks.cost.growth import Sizes, evaluation_times, fit_line, fit_power_law, growth, index_times, step_times
+from tests.waiting import PATIENCE_SECONDS
 
 
 ROOT = Path(__file__).parents[3]
@@ -103,7 +104,7 @@ def test_evaluations_rank_the_whole_gallery_for_every_query(sizes, monkeypatch):
 def test_the_small_version_runs_and_draws_its_picture(tmp_path):
     output = tmp_path / "benchmarks"
     command = [sys.executable, "-m", "benchmarks.cost.growth", "--quick", "--output", str(output)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stderr[-4000:]
     results = json.loads((output / "results" / "cost_growth.json").read_text())
     assert set(results["exponents"]) == set(results["growth"]) == {"batch", "captions", "evaluation", "index"}

@@ -14,6 +14,7 @@ from benchmarks.cost.arithmetic import PARTS, Cost, Step, parameters, reference_
 from benchmarks.cost.model import TrainingStep, counted_flops, make_batch, vit_b_16, vit_l_14
 from benchmarks.cost.prediction import Gpu, predict, predicted_step_seconds
 from modeling_gadms import GADMSForPreTraining
+from tests.waiting import PATIENCE_SECONDS
 
 
 ROOT = Path(__file__).parents[3]
@@ -162,7 +163,7 @@ def test_captions_of_a_batch_have_the_lengths_asked_for(tiny_config):
 @pytest.mark.integration
 def test_the_small_version_runs_and_tells_what_it_measured(tmp_path):
     command = [sys.executable, "-m", "benchmarks.cost.model", "--quick", "--output", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stderr[-4000:]
     results = json.loads((tmp_path / "results" / "cost_model.json").read_text())
     measured = results["measured"]

@@ -18,6 +18,7 @@ from miniature_releases import colour, cuhk_pedes, icfg_pedes, rstpreid, write
 import dataset_scripts  # noqa: F401, makes the names known
 from dataset_scripts.icfg_pedes import choose_held_out
 from dataset_scripts.releases.raw import SPLITS, Entry, SplitCounts, count_splits, number_persons
+from tests.waiting import PATIENCE_SECONDS
 
 
 def load(name: str, folder: Path, config: str | None = None, **options) -> datasets.DatasetDict:
@@ -113,7 +114,7 @@ def test_two_processes_build_the_same_rows(cuhk, tmp_path):
     whole = load("cuhk_pedes", folder)
     saved = tmp_path / "saved"
     program = [sys.executable, "-c", TWO_PROCESSES, str(folder), str(tmp_path / "shared"), str(saved)]
-    subprocess.run(program, check=True, timeout=300, cwd=Path(__file__).parents[3])
+    subprocess.run(program, check=True, timeout=PATIENCE_SECONDS, cwd=Path(__file__).parents[3])
     for name, split in datasets.load_from_disk(saved).items():
         assert split.remove_columns("image").to_list() == whole[name].remove_columns("image").to_list()
 

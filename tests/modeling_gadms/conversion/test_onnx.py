@@ -30,6 +30,7 @@ from modeling_gadms.encoders.onnx_model import MANIFEST, OnnxModel
 from modeling_gadms.gallery import schema as gallery_schema
 from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord, gallery_model
 from tests.command_line import run
+from tests.waiting import PATIENCE_SECONDS
 
 
 CAPTIONS = ["A man in a red coat and blue jeans walks towards the camera.", "Person.", "A woman with a white hat."]
@@ -409,7 +410,7 @@ def test_a_folder_and_a_hub_name_run_without_torch_weights_and_without_the_expor
         env={**os.environ, "HF_HUB_CACHE": str(repository.parent), "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE_SECONDS,
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
     for embeds, export in zip(json.loads(ran.stdout), (exported, half_exported), strict=True):

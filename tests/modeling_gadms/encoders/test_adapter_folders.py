@@ -19,6 +19,7 @@ from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.training.adapters import AdapterArguments, add_adapter, record_base
 from modeling_gadms.training.model_setup import build_model_and_processor
 from modeling_gadms.training.run_config import ModelArguments
+from tests.waiting import PATIENCE_SECONDS
 
 
 QUERY = "base_model.model.gadms.text_model.encoder.layers.0.self_attn.q_proj"
@@ -256,7 +257,7 @@ def test_on_the_hub_an_adapter_is_tied_to_the_commit_of_its_base(model_folder, t
     def run(step: str) -> list[str]:
         environment = os.environ | {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", FROM_THE_HUB, step, str(cache), str(scratch)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout.splitlines()[-1].split()
 

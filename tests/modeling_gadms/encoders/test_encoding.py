@@ -11,6 +11,7 @@ from PIL import Image
 from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor
 from modeling_gadms.encoders.encoding import PREFETCHED_BATCHES, encode_captions, encode_images
 from modeling_gadms.training.tokenizer import train_tokenizer
+from tests.waiting import PATIENCE_SECONDS
 
 
 CAPTIONS = [
@@ -132,7 +133,7 @@ def test_images_are_prefetched_at_most_two_batches_ahead(model, processor, image
 
     def encode(**inputs):
         # The first batch waits until the third is being read: without prefetching, this would never end.
-        assert third_batch_began.wait(timeout=300)
+        assert third_batch_began.wait(timeout=PATIENCE_SECONDS)
         batches.append(len(read))
         time.sleep(0.05)  # for a thread that reads too much
         assert len(read) <= 4 * (len(batches) + PREFETCHED_BATCHES)

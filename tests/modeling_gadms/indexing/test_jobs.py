@@ -13,7 +13,7 @@ from modeling_gadms.indexing import jobs as index_jobs
 from modeling_gadms.indexing.indexer import SourceOptions
 from modeling_gadms.indexing.jobs import IndexJob, IndexJobs, JobsFullError, JobState, safe_name
 from modeling_gadms.media.detection import PersonBox
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_SECONDS, wait_for
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ class HeldDetector:
         self.allowed = threading.Semaphore(allowed)
 
     def __call__(self, images):
-        assert self.allowed.acquire(timeout=300)
+        assert self.allowed.acquire(timeout=PATIENCE_SECONDS)
         return [[PersonBox(10, 10, 40, 90, 0.9)] for _ in images]
 
 

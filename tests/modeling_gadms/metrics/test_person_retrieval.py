@@ -19,6 +19,7 @@ from modeling_gadms.metrics.person_retrieval.ranking import (
     rank_metrics,
     rank_metrics_from_similarity,
 )
+from tests.waiting import PATIENCE_SECONDS
 
 
 METRIC_FOLDER = Path(__file__).parents[3] / "modeling_gadms" / "metrics" / "person_retrieval"
@@ -324,7 +325,12 @@ print(json.dumps(results))
     environment = {**os.environ, **offline}
     environment.pop("HF_MODULES_CACHE", None)
     run = subprocess.run(
-        [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", program],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout.splitlines()[-1]) == pytest.approx(expected_results())

@@ -18,6 +18,7 @@ from modeling_gadms.training.tokenizer import train_tokenizer
 from tests.hub_client import MINE, READING
 from tests.hub_server import HubServer
 from tests.modeling_gadms.publishing.hub_stories import COLORS, TEXTS, embeddings
+from tests.waiting import PATIENCE_SECONDS
 
 
 STORIES = "tests.modeling_gadms.publishing.hub_stories"
@@ -136,7 +137,7 @@ def run_alone(tmp_path: Path, hub: HubServer, program: str, **constants) -> None
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE_SECONDS,
         env={"PATH": os.environ.get("PATH", ""), **environment},
     )
     assert finished.returncode == 0, finished.stderr[-3000:]

@@ -27,7 +27,7 @@ from modeling_gadms.media.detection import PersonBox
 from modeling_gadms.serving.app import create_app
 from modeling_gadms.serving.limits import LimitsMiddleware, ServingLimits
 from modeling_gadms.serving.query_batching import QueryBatcher
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_SECONDS, wait_for
 
 
 TOKEN = "a token of this test"
@@ -202,12 +202,15 @@ def test_two_files_of_one_name_stay_two_and_leave_nothing_behind(gallery, proces
         assert [job["report"]["persons"] for job in jobs] == [1, 1]
         assert jobs[0]["source"] != jobs[1]["source"]
         (uploads,) = tmp_path.glob("gadms-uploads-*")
-        wait_for(lambda: not list(uploads.iterdir()), seconds=20)
+        wait_for(lambda: not list(uploads.iterdir()))
     assert not uploads.exists()
 
 
 def test_health_needs_no_token_and_metrics_count(client):
-    assert requests.get(f"{client.address}/healthz", timeout=300).json() == {"status": "ok", "persons": len(COLOURS)}
+    assert requests.get(f"{client.address}/healthz", timeout=PATIENCE_SECONDS).json() == {
+        "status": "ok",
+        "persons": len(COLOURS),
+    }
     client.post("/search", json={"text": "a person"})
     client.post("/search", json={"text": " "})
     text = client.get("/metrics").text
@@ -283,7 +286,7 @@ def test_strangers_are_refused_and_logged(client, caplog):
     for path in paths:
         for header in headers:
             given = {} if header is None else {"Authorization": header}
-            answer = requests.post(f"{client.address}{path}", headers=given, timeout=300)
+            answer = requests.post(f"{client.address}{path}", headers=given, timeout=PATIENCE_SECONDS)
             assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), (path, header)
     assert caplog.text.count("401 A token is needed") == len(paths) * len(headers)
     assert TOKEN not in caplog.text
@@ -334,7 +337,7 @@ def test_a_body_that_is_too_large_is_refused_announced_or_not(client):
 
 def test_a_body_that_does_not_come_is_given_up(client):
     host, port = client.address.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=300) as connection:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as connection:
         head = f"POST /search HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 100\r\n\r\n"
         connection.sendall(head.encode() + b'{"te')
         assert b" 408 " in connection.recv(1_000)
@@ -343,7 +346,7 @@ def test_a_body_that_does_not_come_is_given_up(client):
 @pytest.mark.parametrize("length", ["-1", "abc", "99999999999999999999999"])
 def test_a_length_that_is_none_is_refused(client, length):
     host, port = client.address.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=300) as connection:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as connection:
         head = f"POST /search HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {length}\r\n\r\n"
         connection.sendall(head.encode())
         assert connection.recv(1_000).split()[1] in (b"400", b"413")

@@ -23,6 +23,7 @@ from modeling_gadms.training.data import DatasetColumns, ImageCaptionPairs, Pair
 from modeling_gadms.training.model_setup import build_model_and_processor
 from modeling_gadms.training.run_config import ModelArguments
 from modeling_gadms.training.trainer import GADMSTrainer, GADMSTrainingArguments
+from tests.waiting import PATIENCE_SECONDS
 
 
 METHODS = ("lora", "dora")
@@ -235,7 +236,7 @@ def test_two_processes_train_the_adapter_that_one_trains(tmp_path):
         for command in ([sys.executable, script], together)
     ]
     for process in processes:
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 0, output[-4000:]
     (alone, expected), *both = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
     assert alone == 1 and [world_size for world_size, _ in both] == [2, 2]
@@ -406,7 +407,7 @@ def test_a_run_that_was_killed_ends_where_an_uninterrupted_one_does(run_file, ca
     script = f"SCRIPT = {str(EXAMPLES / 'train.py')!r}\n{KILLED}"
     killed = f"training.output_dir={tmp_path / 'killed'}"
     command = [sys.executable, "-c", script, "--config", str(config), killed]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert finished.returncode == -signal.SIGKILL, finished.stderr[-4000:]
     assert not (tmp_path / "killed" / "model").exists()
     call("train.py", "--config", config, "--resume", killed)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.waiting import PATIENCE_SECONDS
+
 
 # One worker of several runs them all, so that the processes are launched once.
 pytestmark = pytest.mark.integration
@@ -33,7 +35,7 @@ def results(tmp_path_factory) -> dict[str, list[dict]]:
         process = subprocess.Popen([*command, WORKER, together], env=environment, stdout=output, stderr=output)
         try:
             worker.main(alone, rank=0, world_size=1)
-            assert process.wait(timeout=300) == 0, log.read_text()[-4000:]
+            assert process.wait(timeout=PATIENCE_SECONDS) == 0, log.read_text()[-4000:]
         finally:
             process.kill()
     ranks = (alone, 0), (together, 0), (together, 1)

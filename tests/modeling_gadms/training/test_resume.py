@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests.waiting import PATIENCE_SECONDS
+
 
 # One worker of several runs them all, so that the runs are killed once.
 pytestmark = pytest.mark.integration
@@ -77,7 +79,7 @@ def folder(request, tmp_path_factory) -> Path:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_SECONDS,
     )
     assert result.returncode == 0, result.stderr[-4000:]
     return folder

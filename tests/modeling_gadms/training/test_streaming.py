@@ -23,6 +23,7 @@ from modeling_gadms import GADMSForPreTraining
 from modeling_gadms.training.data import DatasetColumns, ImageCaptionPairs, PairCollator
 from modeling_gadms.training.streaming import BatchStream, ParquetRows, RowGroup, StreamedPairs
 from modeling_gadms.training.trainer import GADMSTrainer, GADMSTrainingArguments
+from tests.waiting import PATIENCE_SECONDS
 
 
 SIZES = ((5, 3, 7), (0, 4), (6, 6, 1))  # rows of the row groups of three files
@@ -295,7 +296,7 @@ class Flaky(LocalFileSystem):
 @pytest.fixture
 def flaky(monkeypatch):
     waits = []
-    monkeypatch.setattr("modeling_gadms.training.retry.time.sleep", waits.append)
+    monkeypatch.setattr("modeling_gadms.training.retry.sleep", waits.append)
     monkeypatch.setattr(Flaky, "asked", [])
     fsspec.register_implementation("flaky", Flaky, clobber=True)
     return waits
@@ -456,7 +457,7 @@ def test_two_processes_see_disjoint_rows_that_together_are_all_rows(files, tmp_p
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                str(worker), str(tmp_path), *files]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1", "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert result.returncode == 0, result.stderr[-4000:]
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     assert first["world_size"] == second["world_size"] == 2

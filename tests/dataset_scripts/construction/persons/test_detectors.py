@@ -29,6 +29,7 @@ from dataset_scripts.construction.persons.pretrained import identity_of
 from modeling_gadms.media.detection import PersonBox
 from modeling_gadms.media.video import FrameReader
 from tests.vtest import vtest_video
+from tests.waiting import PATIENCE_SECONDS
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -249,7 +250,7 @@ def test_loading_and_detecting_show_no_warnings(detector_folder):
         cwd=Path(__file__).parents[4],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     assert not re.search("warn|deprecat|use_fast", done.stderr, re.IGNORECASE)

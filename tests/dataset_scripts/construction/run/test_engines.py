@@ -44,7 +44,7 @@ from dataset_scripts.construction.run.ray_engine import (
 )
 from dataset_scripts.construction.sources.planning import SourceSettings
 from dataset_scripts.synthetic_persons import PersonSampler
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_SECONDS, wait_for
 
 
 # One worker of several runs them all, so that Ray is started once.
@@ -354,7 +354,7 @@ def test_workers_end_with_a_parent_that_is_killed(process, tmp_path):
     parent = process("workers", 500)
     wait_for(lambda: len(pids(log)) == 2)
     parent.kill()
-    wait_for(lambda: not alive(pids(log)), seconds=120)
+    wait_for(lambda: not alive(pids(log)))
     written = log.read_bytes()
     time.sleep(0.3)
     assert log.read_bytes() == written
@@ -370,7 +370,7 @@ def test_ctrl_c_ends_parent_and_workers_with_one_message(process, tmp_path, when
 
     wait_for(starting if when == "starting" else lambda: len(pids(log)) == 2)
     os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to all of them
-    output, _ = parent.communicate(timeout=300)
+    output, _ = parent.communicate(timeout=PATIENCE_SECONDS)
     assert parent.returncode == -signal.SIGINT
     assert not process.family()
     assert output.count("Traceback") == 1 and output.rstrip().endswith("KeyboardInterrupt")
@@ -383,10 +383,10 @@ def test_ray_is_quiet_keeps_to_itself_and_leaves_no_process_behind(process, tmp_
     rays = [member for member in process.family().values() if "ray" in member.name() or "ray" in str(member.cmdline())]
     assert "raylet" in {member.name() for member in rays}
     assert {member.environ()["RAY_USAGE_STATS_ENABLED"] for member in rays} == {"0"}
-    output, _ = driver.communicate(timeout=300)
+    output, _ = driver.communicate(timeout=PATIENCE_SECONDS)
     assert (output, driver.returncode) == ("", 0)
     assert (tmp_path / "1.json").is_file()
-    wait_for(lambda: not process.family(), seconds=120)
+    wait_for(lambda: not process.family())
 
 
 @pytest.mark.parametrize("named", [None, "ray://head:10001"])

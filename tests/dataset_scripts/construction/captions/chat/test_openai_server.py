@@ -49,6 +49,7 @@ from dataset_scripts.construction.captions.chat.types import (
     ChatRequest,
     ChatSettings,
 )
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -375,7 +376,7 @@ def test_ctrl_c_ends_it_at_once(tmp_path):
             while len(server.log) < 8 and time.monotonic() < end:
                 time.sleep(0.02)
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=120)
+            _, errors = process.communicate(timeout=PATIENCE_SECONDS)
         finally:
             process.kill()
     assert errors.strip().endswith("KeyboardInterrupt")
