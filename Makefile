@@ -11,7 +11,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 WORKERS := $(shell echo $$(($$(nproc 2>/dev/null || sysctl -n hw.ncpu) + 1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-video demo-web demo-build bench bench-construction fetch-env test test-again test-lowest torture lint format docs clean
+.PHONY: help demo demo-video demo-web demo-build bench bench-construction fetch-env test test-fast test-again test-lowest torture lint format docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,11 @@ $(VENV)/.chromium: | $(BIN)/python
 test: $(VENV)/.installed-test $(VENV)/.chromium .venv-fetch/.installed  ## all tests, with line coverage of the two packages
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not torture' -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		--cov --cov-report=term --cov-fail-under=90
+
+# What a change breaks most often, without servers, browsers, trainings and Ray.
+test-fast: $(VENV)/.installed-test  ## the fast tests, with line coverage: at most 3 minutes on two idle cores
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not torture and not slow' -n $(WORKERS) --dist worksteal \
+		--cov --cov-report=term --cov-fail-under=75
 
 test-again: $(VENV)/.installed-test $(VENV)/.chromium .venv-fetch/.installed  ## the tests that failed last, one at a time
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures none

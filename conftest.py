@@ -4,6 +4,7 @@ import os
 import signal
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 
 # Before any Hugging Face library is imported: a test that reaches for the network is to fail, not to wait.
@@ -35,6 +36,14 @@ from tests.hub_server import HubServer
 settings.register_profile("deterministic", derandomize=True, database=None)
 settings.load_profile("deterministic")
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Programs, benchmarks and pages are slow as a whole: they start processes, train and serve."""
+    tests = Path(__file__).with_name("tests")
+    for item in items:
+        if any(item.path.is_relative_to(tests / folder) for folder in ("benchmarks", "docs", "examples")):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,9 @@ from tests.hub_server import HubServer
 from tests.hub_state import FIRST_FILES
 
 
+pytestmark = pytest.mark.slow
+
+
 PART_SIZE = 1000
 THEIRS = "hf_theirs"
 FILES = {

@@ -14,6 +14,9 @@ import pytest
 from tests.waiting import PATIENCE_SECONDS
 
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("modeling_gadms", "dataset_scripts", "gadms_cli")
 

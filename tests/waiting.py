@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-PATIENCE_SECONDS = 1_200
+PATIENCE_SECONDS = 600
 """How long a test waits for another process before it fails. On a machine that is busy with other work a process can
 take ten times as long as on an idle one, and no test fails for that: speed is measured by benchmarks."""
 

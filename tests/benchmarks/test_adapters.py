@@ -146,7 +146,7 @@ def test_the_report_says_what_the_runs_say_also_where_it_disappoints():
     assert "| all weights | 100 (25.0%) | 4,000 | 1.00 | 5.00 | 1.00 (1.00 to 1.00) |" in text
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_a_worker_trains_what_it_says():
     def work(way: str) -> dict:
         command = [sys.executable, "-m", "benchmarks.adapters.worker", "demo", way, "1", "--rank", "2"]

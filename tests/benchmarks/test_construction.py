@@ -122,7 +122,7 @@ def test_every_person_gets_the_servers_caption(results):
     assert run["blocks"]["finish captions"]["rows"] == run["rows"]
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_ray_is_measured_in_the_same_way(tmp_path):
     (run,) = benchmark(tmp_path, "--engine", "ray", "--part", "workers")["workers"]["runs"]
     assert (run["engine"], run["images"]) == ("ray", 12)

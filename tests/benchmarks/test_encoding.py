@@ -17,7 +17,7 @@ from tests.waiting import PATIENCE_SECONDS
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_both_models_do_the_same_work_and_an_index_run_is_measured_beside_the_encoder(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.encoding.run", "--quick", "--output", str(tmp_path)],

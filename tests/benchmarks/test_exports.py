@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 KINDS = ("captions 1", "captions 32", "images 1", "images 32")
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_every_runtime_is_measured_at_both_sizes(tmp_path, tiny_model, processor):
     tiny_model().save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")

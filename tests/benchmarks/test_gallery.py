@@ -20,7 +20,7 @@ from tests.waiting import PATIENCE_SECONDS
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_galleries_are_built_searched_and_told_of_beside_faiss(tmp_path):
     command = [sys.executable, "-m", "benchmarks.gallery.run", "--quick", "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)

@@ -43,7 +43,7 @@ def results_of(runs: dict[str, list[dict]]) -> dict:
     }
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_both_ways_run_and_agree(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.ranking.run", "--quick", "--output", str(tmp_path)],

@@ -255,7 +255,7 @@ def test_a_finished_run_of_the_work_folder_replaces_its_row_and_is_collected_onc
     assert finished_runs(work, output) == collected
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_the_study_runs_in_small_and_does_not_repeat_what_it_has(tmp_path):
     output = tmp_path / "benchmarks"
     command = [sys.executable, "-m", "benchmarks.robustness.run", "--quick", "--processes", "1"]

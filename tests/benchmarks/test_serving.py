@@ -13,7 +13,7 @@ from tests.waiting import PATIENCE_SECONDS
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_under_load_every_search_is_answered_and_queries_are_encoded_together(tmp_path):
     command = [sys.executable, "-m", "benchmarks.serving.run", "--quick", "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)

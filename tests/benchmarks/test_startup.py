@@ -59,7 +59,7 @@ def test_the_slowest_help_is_guarded_and_a_miss_is_reported():
     assert "| `gadms --help` | 0.15 (0.10 to 0.20) | 30 | 6.2 | 3.0 |" in text
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_every_help_is_cheap(tmp_path):
     command = [sys.executable, "-m", "benchmarks.startup.run", "--quick", "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)

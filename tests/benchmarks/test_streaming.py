@@ -16,7 +16,7 @@ from tests.waiting import PATIENCE_SECONDS
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_every_loader_is_measured_and_told_of(tmp_path):
     command = [sys.executable, "-m", "benchmarks.streaming.run", "--quick", "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)

@@ -13,6 +13,9 @@ import pytest
 from dataset_scripts.registration import register
 
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).parents[2]
 BUILDER = """
 from dataclasses import dataclass

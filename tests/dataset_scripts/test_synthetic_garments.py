@@ -28,6 +28,7 @@ from dataset_scripts.synthetic_garments import (
     SyntheticGarments,
     SyntheticGarmentsConfig,
 )
+from tests.dataset_scripts.drawn_in_processes import load_with_two_processes
 
 
 SIZE = (64, 48)
@@ -98,8 +99,10 @@ def test_pictures_of_a_product_differ_and_its_fields_do_not(catalogue):
     }
 
 
+@pytest.mark.slow
 def test_rows_depend_neither_on_the_number_of_products_nor_on_the_processes(catalogue, tmp_path):
-    more = load(tmp_path, num_train_products=70, images_per_product=1, image_size=(32, 24), num_proc=2)
+    fields = {**SMALL, "num_train_products": 70, "images_per_product": 1, "image_size": (32, 24)}
+    more = load_with_two_processes("synthetic_garments", tmp_path / "two", **fields)
     same = load(tmp_path, num_train_products=2, images_per_product=1, image_size=(32, 24))
     assert raw(more["train"])[:2] == raw(same["train"])
     assert [row["caption1"] for row in raw(same["train"])] == [

@@ -13,6 +13,7 @@ from dataset_scripts.synthetic_persons import (
     SyntheticPersonsConfig,
     load_synthetic_persons,
 )
+from tests.dataset_scripts.drawn_in_processes import load_with_two_processes
 
 
 # 70 training persons are two shards, so that two processes have something to share.
@@ -89,8 +90,9 @@ def test_images_of_one_identity_differ_and_its_clothes_do_not(persons):
     assert worn[0] == worn[1]
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_the_number_of_processes(persons, tmp_path):
-    parallel = load_synthetic_persons(cache_dir=str(tmp_path), num_proc=2, caption_noise=0.3, **SMALL)
+    parallel = load_with_two_processes("synthetic_persons", tmp_path, caption_noise=0.3, **SMALL)
     assert digest(parallel) == digest(persons)
 
 

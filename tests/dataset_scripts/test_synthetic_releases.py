@@ -14,6 +14,9 @@ import dataset_scripts  # noqa: F401, makes the names known
 from dataset_scripts.synthetic_releases import DOMAINS, MARKER, ReleaseSizes, _identities, write_synthetic_releases
 
 
+pytestmark = pytest.mark.slow
+
+
 SIZES = ReleaseSizes(webperson_images=40)
 BENCHMARKS = {"cuhk_pedes": "CUHK-PEDES", "icfg_pedes": "ICFG-PEDES", "rstpreid": "RSTPReid"}
 

@@ -21,6 +21,9 @@ from tests.hub_server import HubServer
 from tests.waiting import PATIENCE_SECONDS
 
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).parents[2]
 CARD = b"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*.parquet\n---\n"
 FEATURES = datasets.Features(

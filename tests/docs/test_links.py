@@ -23,7 +23,7 @@ def test_relative_links_and_anchors_exist(page):
     assert broken == []
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     """Every link, anchor and page of the navigation; a warning is an error."""
     pytest.importorskip("mkdocs")

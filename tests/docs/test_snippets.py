@@ -26,7 +26,7 @@ WITH_BLOCKS = [page for page in STORIES if any(b.language in RUNNABLE and not b.
 MAKES_GALLERY = re.compile(r"gadms index .*--gallery my_gallery")
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_blocks_of_a_page_run(page, story, request):
     runnable = [block for block in blocks(page) if block.language in RUNNABLE and not block.not_run]

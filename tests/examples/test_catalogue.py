@@ -92,7 +92,7 @@ def test_a_sheet_tells_title_price_and_sizes(program, columns):
     assert draw("q", [shown(1)]).tobytes() != draw("q", [shown(1, **columns)]).tobytes()
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_the_program_trains_measures_and_answers(tmp_path):
     result = subprocess.run(
         [sys.executable, "examples/catalogue.py", "--size", "ci", "--output", str(tmp_path / "run")],

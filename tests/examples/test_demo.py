@@ -334,7 +334,7 @@ def test_a_narrow_window_and_the_keyboard(page, scheme):
     assert not serious(page)
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_the_pedestrian_video_is_indexed_and_searched_in_the_page(
     browser, tmp_path, tiny_config, processor, monkeypatch
 ):

@@ -55,7 +55,7 @@ def run(run_program):
     return partial(run_program, PROGRAM)
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_it_evaluates_synthetic_persons_from_the_command_line(model_folder, tmp_path):
     output = tmp_path / "runs" / "metrics.json"
     command = [sys.executable, PROGRAM, "--model", model_folder, "--dataset", "synthetic_persons"]

@@ -34,7 +34,7 @@ def gallery(tmp_path, tiny_model, processor, images) -> Path:
     return tmp_path / "gallery"
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_a_space_answers_when_all_that_it_was_made_of_is_gone(tmp_path, gallery):
     space = tmp_path / "space"
     made = make_space("--gallery", gallery, "--out", space, "--title", "Persons of gate 2")

@@ -78,7 +78,7 @@ def test_without_push_it_writes_what_would_be_pushed(run, arguments, tmp_path):
     assert len(datasets.load_dataset(str(out / "dataset"), split="test")) == 3
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_with_push_both_are_on_the_hub_as_in_the_dry_run(run, arguments, tmp_path):
     run(*arguments)
     with HubServer() as hub:
@@ -97,7 +97,7 @@ def test_with_push_both_are_on_the_hub_as_in_the_dry_run(run, arguments, tmp_pat
     assert 'AutoModel.from_pretrained("me/ga-dms-demo", trust_remote_code=True)' in finished.stdout
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_neither_is_pushed_where_one_is_refused(arguments, tmp_path):
     record = json.loads((tmp_path / "metrics.json").read_text())
     record["model"]["weights_sha256"]["model.safetensors"] = "0" * 64

@@ -86,7 +86,7 @@ def output(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("reproduce")
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_table_4_runs_whole_on_drawn_data_and_is_not_run_twice(output):
     arguments = ("--table", 4, "--data-root", "synthetic", "--size", "ci", "--output", output)
     result = reproduce(*arguments)
@@ -120,7 +120,7 @@ def test_table_4_runs_whole_on_drawn_data_and_is_not_run_twice(output):
     assert (output / "synthetic-ci" / "table-4.md").read_text() == table
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_fine_tuning_runs_from_a_checkpoint_over_two_seeds(output):
     arguments = ("--table", 1, "--data-root", "synthetic", "--size", "ci", "--output", output, "--seeds", 0, 1,
                  "--benchmarks", "icfg_pedes")  # fmt: skip
@@ -140,7 +140,7 @@ def test_fine_tuning_runs_from_a_checkpoint_over_two_seeds(output):
     assert run["config"]["data"]["dataset_args"]["name"] == "holdout"
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_a_checkpoint_takes_the_place_of_a_training_and_counts_once(output):
     model = output / "synthetic-ci" / "ablation-gass-noise-mtp-seed0" / "model"
     arguments = ("--table", 2, "--data-root", "synthetic", "--size", "ci", "--output", output / "two", "--seeds", 0, 1,
@@ -154,7 +154,7 @@ def test_a_checkpoint_takes_the_place_of_a_training_and_counts_once(output):
     assert [ours.split("|")[column] for column in (3, 5, 7)] == [row.split("|")[column] for column in (3, 5, 7)]
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_another_checkpoint_or_benchmark_is_measured_anew(output, tmp_path):
     root, runs = tmp_path / "data", output / "synthetic-ci"
     root.mkdir()

@@ -54,7 +54,7 @@ def test_fetching_the_video_without_apt_says_what_to_do(tmp_path):
     assert "use --video" in result.stderr.splitlines()[-1]
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_demo_video_finds_persons_in_a_real_video_and_draws_every_answer(tmp_path, model_folder):
     video = vtest_video()
     result = example("demo_video.py", "--model", model_folder, "--video", video, "--per-second", 0.04, cwd=tmp_path)

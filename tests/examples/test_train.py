@@ -57,7 +57,7 @@ training:
 """
 
 
-launched = pytest.mark.integration
+launched = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,9 @@ from modeling_gadms.publishing.hub import PushReport
 from modeling_gadms.publishing.upload_folder import PublishReport
 
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).parents[2]
 PERSONS = 3
 

@@ -16,6 +16,9 @@ from tests.serving_process import running_server
 from tests.waiting import PATIENCE_SECONDS
 
 
+pytestmark = pytest.mark.slow
+
+
 TOKEN = "a token of this test"
 
 

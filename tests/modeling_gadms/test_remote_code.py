@@ -13,6 +13,9 @@ from modeling_gadms import GADMSModel
 from tests.modeling_gadms.without_package import run_without_package
 
 
+pytestmark = pytest.mark.slow
+
+
 PACKAGE = Path(modeling_gadms.__file__).parent
 SHIPPED = {
     "configuration_gadms.py",

@@ -100,7 +100,7 @@ def test_evaluations_rank_the_whole_gallery_for_every_query(sizes, monkeypatch):
     assert shapes == [(7, 40), (7, 80)] * 2
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_the_small_version_runs_and_draws_its_picture(tmp_path):
     output = tmp_path / "benchmarks"
     command = [sys.executable, "-m", "benchmarks.cost.growth", "--quick", "--output", str(output)]

@@ -160,7 +160,7 @@ def test_captions_of_a_batch_have_the_lengths_asked_for(tiny_config):
     assert (batch["input_ids"] == config.mask_token_id).sum() == 0
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_the_small_version_runs_and_tells_what_it_measured(tmp_path):
     command = [sys.executable, "-m", "benchmarks.cost.model", "--quick", "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)

@@ -32,6 +32,9 @@ from tests.hub_server import HubServer
 from tests.hub_state import FIRST_FILES
 
 
+pytestmark = pytest.mark.slow
+
+
 CARD = DatasetCardSettings(license="cc-by-4.0")
 
 

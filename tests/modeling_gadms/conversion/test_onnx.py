@@ -33,6 +33,9 @@ from tests.command_line import run
 from tests.waiting import PATIENCE_SECONDS
 
 
+pytestmark = pytest.mark.slow
+
+
 CAPTIONS = ["A man in a red coat and blue jeans walks towards the camera.", "Person.", "A woman with a white hat."]
 LENGTH = 24
 

@@ -17,6 +17,9 @@ from modeling_gadms.encoders.loading import load_model_and_processor
 from tests.modeling_gadms.without_package import run_without_package
 
 
+pytestmark = pytest.mark.slow
+
+
 SHIPPED = {path.name for path in Path(modeling_gadms.__file__).parent.glob("*_gadms.py")}
 CAPTIONS = ["a woman in a red coat", "a man", "someone with a green shirt, grey trousers and a yellow bag " * 3]
 

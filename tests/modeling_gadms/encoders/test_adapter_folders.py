@@ -248,7 +248,7 @@ def put_on_the_hub(cache: Path, name: str, folder: Path, commit: str) -> None:
     (repository / "refs" / "main").write_text(commit)
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_on_the_hub_an_adapter_is_tied_to_the_commit_of_its_base(model_folder, tiny_model, model, tmp_path):
     first, second, other = "1" * 40, "2" * 40, "3" * 40
     cache, scratch = tmp_path / "cache", tmp_path / "scratch"

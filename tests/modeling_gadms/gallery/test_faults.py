@@ -16,6 +16,9 @@ from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
 from tests.modeling_gadms.gallery.gallery_worker import COMMIT, records
 
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).parents[3]
 PERSONS = 240
 FEW, MANY = 2, 20
@@ -82,7 +85,7 @@ def answers(opened: PersonGallery) -> list[str]:
     return [result.id for result in opened.search("a red coat", 1000)]
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kills", MOMENTS)
 def test_killed_while_adding_whole_commits_are_there_and_a_repeated_run_completes(place, opened, model_folder, kills):
@@ -104,7 +107,7 @@ def test_killed_while_adding_whole_commits_are_there_and_a_repeated_run_complete
         first = last
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kills", MOMENTS)
 @pytest.mark.parametrize("work", ["compact", "index"])
@@ -126,7 +129,7 @@ def test_killed_while_compacting_or_indexing_every_answer_stays(place, opened, m
         assert set(answers(PersonGallery.open(place, *opened._encoders))) == set(expected)
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_two_processes_that_add_at_once_both_succeed(place, model_folder):
     """A third of the persons is added by both."""
     one = start("add", place, model_folder, 0, 120)
@@ -138,7 +141,7 @@ def test_two_processes_that_add_at_once_both_succeed(place, model_folder):
     assert ids_in(found) == ids(range(200)) and found.verify().sound
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_a_reader_is_answered_all_through_a_compaction(place, opened, model_folder, monkeypatch):
     monkeypatch.setattr(gallery, "WRITE_ROWS", 10)
     opened.add(records(range(120)))

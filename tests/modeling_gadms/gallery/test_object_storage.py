@@ -15,6 +15,9 @@ from modeling_gadms.gallery.person_gallery import PersonGallery, gallery_model
 from tests.modeling_gadms.gallery.gallery_worker import records
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def storage_options(tmp_path_factory):
     """Storage options of a store with an empty bucket named `bucket`."""
@@ -43,7 +46,7 @@ def storage_options(tmp_path_factory):
         server.wait(300)
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_a_gallery_on_an_object_store_answers_as_one_on_disk(tmp_path, model, processor, storage_options):
     place = "s3://bucket/persons"
     far = PersonGallery.create(place, model, processor, storage_options=storage_options)
@@ -63,7 +66,7 @@ def test_a_gallery_on_an_object_store_answers_as_one_on_disk(tmp_path, model, pr
     assert gallery_model(place, storage_options=storage_options) == near.model
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_a_place_in_the_store_without_a_gallery_is_told(model, processor, storage_options):
     with pytest.raises(FileNotFoundError, match="no gallery in s3://bucket/nothing"):
         PersonGallery.open("s3://bucket/nothing", model, processor, storage_options=storage_options)

@@ -24,7 +24,7 @@ def folders(tmp_path) -> list[str]:
     return made
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_workers_write_one_gallery_and_one_that_fails_does_not_stop_the_others(tmp_path, folders, model, processor):
     parallel = PersonGallery.create(tmp_path / "parallel", model, processor)
     options = SourceOptions(camera="gate-1")

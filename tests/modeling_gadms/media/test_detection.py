@@ -160,7 +160,7 @@ PEDESTRIANS = {
 }
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_the_pedestrians_of_a_real_video_are_found_with_few_false_boxes():
     frames = {frame.index: frame.image for frame in FrameReader(vtest_video(), every=50)}
     found = SsdMobileNetDetector()([frames[index] for index in PEDESTRIANS])

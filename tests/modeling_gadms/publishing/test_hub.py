@@ -11,6 +11,9 @@ from tests.hub_server import HubServer
 from tests.hub_state import FIRST_FILES
 
 
+pytestmark = pytest.mark.slow
+
+
 FILES = {
     "README.md": b"---\nlicense: mit\n---\n# A model\n",
     "config.json": b"{}",

@@ -21,6 +21,9 @@ from tests.modeling_gadms.publishing.hub_stories import COLORS, TEXTS, embedding
 from tests.waiting import PATIENCE_SECONDS
 
 
+pytestmark = pytest.mark.slow
+
+
 STORIES = "tests.modeling_gadms.publishing.hub_stories"
 ALONE = ("transformers", "torch", "pillow", "safetensors", "tokenizers")
 """Packages that a user of a published model needs, in addition to their dependencies."""

@@ -38,6 +38,9 @@ from tests.hub_state import FIRST_FILES
 from tests.modeling_gadms.publishing.hub_stories import embeddings
 
 
+pytestmark = pytest.mark.slow
+
+
 PACKAGE = Path(modeling_gadms.__file__).parent
 CODE = {path.name for path in PACKAGE.glob("*_gadms.py")}
 CLIP = "openai/clip-vit-base-patch16"

@@ -30,6 +30,9 @@ from modeling_gadms.serving.query_batching import QueryBatcher
 from tests.waiting import PATIENCE_SECONDS, wait_for
 
 
+pytestmark = pytest.mark.slow
+
+
 TOKEN = "a token of this test"
 COLOURS = {"red": (200, 10, 10), "green": (10, 200, 10), "blue": (10, 10, 200), "grey": (120, 120, 120)}
 

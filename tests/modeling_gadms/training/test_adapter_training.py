@@ -26,6 +26,9 @@ from modeling_gadms.training.trainer import GADMSTrainer, GADMSTrainingArguments
 from tests.waiting import PATIENCE_SECONDS
 
 
+pytestmark = pytest.mark.slow
+
+
 METHODS = ("lora", "dora")
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -225,7 +228,7 @@ torch.save((args.world_size, moves), Path(OUTPUT, f"{args.world_size}-{args.proc
 """
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_two_processes_train_the_adapter_that_one_trains(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(f"WORKER, OUTPUT = {str(Path(__file__).parent)!r}, {str(tmp_path)!r}\n{TWO_PROCESSES}")
@@ -401,7 +404,7 @@ runpy.run_path(SCRIPT, run_name="__main__")
 """
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_a_run_that_was_killed_ends_where_an_uninterrupted_one_does(run_file, call, tmp_path):
     config = run_file("dora")
     script = f"SCRIPT = {str(EXAMPLES / 'train.py')!r}\n{KILLED}"

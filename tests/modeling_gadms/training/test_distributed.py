@@ -13,7 +13,7 @@ from tests.waiting import PATIENCE_SECONDS
 
 
 # One worker of several runs them all, so that the processes are launched once.
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("distributed_worker.py")
 spec = importlib.util.spec_from_file_location("distributed_worker", WORKER)
 worker = importlib.util.module_from_spec(spec)

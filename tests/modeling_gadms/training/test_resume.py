@@ -20,7 +20,7 @@ from tests.waiting import PATIENCE_SECONDS
 
 
 # One worker of several runs them all, so that the runs are killed once.
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.slow
 TRAIN = Path(__file__).parents[3] / "examples" / "train.py"
 # 22 rows make 5 batches of 4 an epoch: 15 steps. Masks, augmentation and captions are all drawn.
 CONFIG = """

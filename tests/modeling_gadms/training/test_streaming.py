@@ -26,6 +26,9 @@ from modeling_gadms.training.trainer import GADMSTrainer, GADMSTrainingArguments
 from tests.waiting import PATIENCE_SECONDS
 
 
+pytestmark = pytest.mark.slow
+
+
 SIZES = ((5, 3, 7), (0, 4), (6, 6, 1))  # rows of the row groups of three files
 ROWS = 32
 
@@ -450,7 +453,7 @@ def test_a_stream_refuses_to_keep_an_incomplete_batch(trainer):
         trainer(dataloader_drop_last=False)
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_two_processes_see_disjoint_rows_that_together_are_all_rows(files, tmp_path):
     """Two real processes, each with a worker, train for two epochs; one of two row groups is cut between them."""
     worker = Path(__file__).with_name("streaming_worker.py")

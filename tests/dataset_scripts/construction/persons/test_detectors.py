@@ -481,7 +481,7 @@ def test_settings_name_the_field_and_the_value_at_fault(fields, message):
 PEDESTRIANS = [(274, 200, 302, 286), (590, 140, 617, 204), (688, 300, 744, 411)]
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_ssd_finds_the_pedestrians_of_a_real_frame():
     frame = next(frame for frame in FrameReader(vtest_video(), every=400) if frame.index == 400)
     (found,) = build_detector(DetectorSettings(kind="ssd_mobilenet"))([frame.image])

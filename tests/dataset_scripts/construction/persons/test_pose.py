@@ -360,7 +360,7 @@ PEDESTRIANS = [
 ]
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_movenet_finds_heads_hips_and_feet_of_pedestrians_in_a_real_frame(movenet):
     frame = next(frame for frame in FrameReader(vtest_video(), every=400) if frame.index == 400).image
     poses = movenet([frame] * 3, [PersonBox(*box, 1.0) for box, _, _ in PEDESTRIANS])

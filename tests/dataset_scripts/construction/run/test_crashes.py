@@ -27,7 +27,7 @@ from tests.waiting import wait_for
 
 
 # One worker of several runs them all, so that the libraries are loaded once.
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 HERE = Path(__file__).parents[1]
 FRAMES, FEW_FRAMES = 2000, 300
 CONCURRENCY = 4

@@ -23,7 +23,7 @@ from dataset_scripts.construction.run.pipeline import BuildReport, build_webpers
 from tests.vtest import vtest_video
 
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 ROOT = Path(__file__).parents[4]
 FRAMES = range(0, 795, 5)

@@ -48,7 +48,7 @@ from tests.waiting import PATIENCE_SECONDS, wait_for
 
 
 # One worker of several runs them all, so that Ray is started once.
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parents[1]
 IMAGES = 48
 

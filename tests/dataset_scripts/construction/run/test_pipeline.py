@@ -34,6 +34,9 @@ from dataset_scripts.construction.sources.planning import SourceSettings
 from dataset_scripts.publishing.dataset_card import DatasetCardSettings
 
 
+pytestmark = pytest.mark.slow
+
+
 PERSONS = 10
 
 

@@ -14,7 +14,7 @@ from dataset_scripts.construction.run.pipeline import build_webperson
 from dataset_scripts.synthetic_persons import PersonSampler
 
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.slow
 
 
 def drawn(index: int) -> bytes:

@@ -38,7 +38,7 @@ def embedder(minilm) -> TransformersEmbedder:
     return TransformersEmbedder(TransformersEmbedderSettings(str(minilm)))
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_vectors_are_those_of_sentence_transformers(minilm, embedder):
     from sentence_transformers import SentenceTransformer
 

@@ -52,6 +52,9 @@ from dataset_scripts.construction.captions.chat.types import (
 from tests.waiting import PATIENCE_SECONDS
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -508,7 +511,7 @@ def test_the_scripted_server_runs_as_a_process_and_ends_by_itself(tmp_path):
     assert [entry["status"] for entry in entries] == [200, 200, 410]
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_a_real_server_describes_a_picture(tmp_path):
     save_tiny_llava(tmp_path)
     with transformers_server(tmp_path) as url:
