@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from .figures import save_figure
 from .options import ModelOption
-from .pictures import save_picture
 from .user_errors import user_errors
 
 
@@ -34,9 +34,9 @@ def explain(
         person = load_image(image)
         loaded, processor = load_model_and_processor(model)
         explanation = explain_caption(loaded, processor, person, caption)
-        save_picture(draw_explanation(person, explanation), out)
+        save_figure(draw_explanation(person, explanation), out)
         if heat_map is not None:
-            save_picture(draw_heat_map(person, image_relevance(loaded, processor, person, caption).scores), heat_map)
+            save_figure(draw_heat_map(person, image_relevance(loaded, processor, person, caption).scores), heat_map)
         for token in explanation.tokens:
             typer.echo(f"{token.score:.3f}  {'#' * round(token.score * 20):<20}  {token.text}")
         typer.echo(f"Cosine similarity of image and caption: {explanation.similarity:.3f}")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .pictures import save_picture
+from .figures import save_figure
 from .user_errors import user_errors
 
 
@@ -39,7 +39,7 @@ def inspect_dataset(
         columns = choose_columns(next(iter(splits.values())).column_names, image, captions or (), person_id)
         found = inspect_splits(splits, columns, AutoTokenizer.from_pretrained(tokenizer) if tokenizer else None)
         typer.echo(found.to_text())
-        save_picture(draw_sample_sheet(f"{dataset}: {', '.join(columns.captions)}", found.samples), out)
+        save_figure(draw_sample_sheet(f"{dataset}: {', '.join(columns.captions)}", found.samples), out)
         typer.echo(f"\nContact sheet: {out}")
         if json_out:
             write_json(json_out, found.to_dict())

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from .figures import save_figure
 from .options import RUNTIME_HELP, GalleryModelOption, GalleryOption, WhereOption
-from .pictures import save_picture
 from .user_errors import user_errors
 
 
@@ -50,7 +50,7 @@ def search(
         loaded, processor = load_model_and_processor(model or built_with.name, runtime=runtime or built_with.runtime)
         opened = PersonGallery.open(gallery, loaded, processor)
         results = opened.search(query, top_k, where=where, group_tracks=group)
-        save_picture(draw_contact_sheet(str(query), results), out)
+        save_figure(draw_contact_sheet(str(query), results), out)
         if as_json:
             typer.echo(json.dumps([result.to_dict() for result in results], indent=2, ensure_ascii=False))
             return

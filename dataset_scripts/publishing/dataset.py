@@ -92,14 +92,14 @@ def publish_dataset(
     arguments, card, folder = dataset_args or {}, card or DatasetCardSettings(), Path(source)
     is_run = (folder / REPORT).is_file() or (folder / "work" / "markers").is_dir()
     excluded: list[Excluded] = []
-    with new_upload_folder(dry_run, beside=folder if is_run else None) as staging:
+    with new_upload_folder(dry_run, beside=folder if is_run else None) as upload:
         if is_run:
             if arguments or captions or person_id or card != DatasetCardSettings():
                 raise ValueError(
                     f"{source} is a construction run, which has its own card: change section `card` of its "
                     "configuration and run the pipeline again"
                 )
-            excluded = _copy_run(folder, repo_id, staging)
+            excluded = _copy_run(folder, repo_id, upload)
         else:
             # Check everything that needs no rows before reading them.
             splits, is_benchmark = _load(source, arguments, may_redistribute)
@@ -107,7 +107,7 @@ def publish_dataset(
             license = _license(source, card)
             found = _inspect(source, splits, columns, progress)
             written = {
-                str(name): write_shards(split, str(name), staging / "data", shard_bytes=shard_bytes, progress=progress)
+                str(name): write_shards(split, str(name), upload / "data", shard_bytes=shard_bytes, progress=progress)
                 for name, split in splits.items()
             }
             facts = DatasetFacts(
@@ -123,10 +123,10 @@ def publish_dataset(
                 by_permission=is_benchmark,
                 found=found,
             )
-            (staging / CARD).write_text(render_dataset_card(facts), encoding="utf-8", newline="\n")
-        _check_loading(staging)
+            (upload / CARD).write_text(render_dataset_card(facts), encoding="utf-8", newline="\n")
+        _check_loading(upload)
         return publish_upload_folder(
-            staging,
+            upload,
             repo_id,
             repo_type="dataset",
             sources=[folder] if folder.exists() else [],
@@ -139,21 +139,21 @@ def publish_dataset(
         )
 
 
-def _copy_run(root: Path, repo_id: str, staging: Path) -> list[Excluded]:
+def _copy_run(root: Path, repo_id: str, upload: Path) -> list[Excluded]:
     """Copy what a construction run publishes. Returns: the entries of its folder that are not published."""
     shards = sorted((root / "data").glob("train-*.parquet"))
     missing = [name for name in _RUN_FILES if not (root / name).is_file()] + ([] if shards else ["data"])
     if missing:
         raise ValueError(f"{root} is not a finished run: {missing[0]} is missing. Run the pipeline to its end first")
-    (staging / "data").mkdir()
+    (upload / "data").mkdir()
     for shard in shards:
-        _link_or_copy(shard, staging / "data" / shard.name)
+        _link_or_copy(shard, upload / "data" / shard.name)
     for name in _RUN_FILES:
-        shutil.copyfile(root / name, staging / name)
+        shutil.copyfile(root / name, upload / name)
     # The card names the folder of the run, as it was written before the name on the Hub was known.
-    text = (staging / CARD).read_text(encoding="utf-8")
+    text = (upload / CARD).read_text(encoding="utf-8")
     text = re.sub(r'load_dataset\("[^"]*", split="train"', f'load_dataset("{repo_id}", split="train"', text)
-    (staging / CARD).write_text(text, encoding="utf-8", newline="\n")
+    (upload / CARD).write_text(text, encoding="utf-8", newline="\n")
     others = [path for path in sorted(root.iterdir()) if path.name not in (*_RUN_FILES, "data")]
     return [Excluded(f"{path.name}/" if path.is_dir() else path.name, "not what a run publishes") for path in others]
 

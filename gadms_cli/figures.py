@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-def save_picture(picture: "Image.Image", out: Path) -> None:
+def save_figure(figure: "Image.Image", out: Path) -> None:
     """Save a figure; its folder is created if missing."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(out)
+    figure.save(out)
