@@ -187,13 +187,7 @@ def draw_template(templates: TemplateSet, row_id: str, slot: int, attempt: int, 
         slot (`int`): number of the caption column.
         attempt (`int`): number of earlier attempts.
         seed (`int`): seed of the data set.
-
-    Raises:
-        ValueError: if `slot` or `attempt` is negative.
     """
-    for name, value in (("slot", slot), ("attempt", attempt)):
-        if value < 0:
-            raise ValueError(f"{name} must be 0 or more, not {value}")
     count = len(templates.templates)
     cycle, step = divmod(attempt, count)
     # A partial Fisher-Yates shuffle; `moved` maps positions to the items that were swapped there.
