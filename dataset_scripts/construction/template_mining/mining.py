@@ -16,6 +16,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from ..captions.chat.journal import JournalledChat
 from ..captions.chat.types import ChatModel, ChatRequest
 from ..captions.templates import template_problem
 from ..captions.words import folded
@@ -92,36 +93,40 @@ class MinedTemplate:
     """A template before review.
 
     Args:
-        id (`str`): derived from origin, cluster and text, so that it is the same in every run.
         cluster (`int`): cluster of the template, or of the examples it was written from.
         origin (`str`): `mined` from a caption, or a `variant` by the language model.
         text (`str`): the template.
     """
 
-    id: str
     cluster: int
     origin: str
     text: str
 
+    @property
+    def id(self) -> str:
+        """The same in every run."""
+        return template_id(self.text, self.origin, self.cluster)
+
 
 @dataclass(frozen=True)
 class MiningResult:
-    """All templates, the counts of every step, and the settings needed to repeat the mining."""
+    """All templates, the counts of every step, and the settings needed to repeat the mining.
+
+    The models are named with their revisions, if those are known.
+    """
 
     templates: tuple[MinedTemplate, ...]
     steps: tuple[StepCounts, ...]
     source: CaptionSource
     settings: MiningSettings
-    chat_model: str
-    chat_revision: str | None
-    embedder: str
-    embedder_revision: str | None
+    language_model: str
+    embedding_model: str
 
 
 def mine_templates(
     captions: Sequence[str],
     source: CaptionSource,
-    chat: ChatModel,
+    chat: ChatModel | JournalledChat,
     embedder: TextEmbedder,
     settings: MiningSettings | None = None,
 ) -> MiningResult:
@@ -129,7 +134,7 @@ def mine_templates(
 
     Args:
         captions, source: from [`training_captions`], which excludes test captions.
-        chat (`ChatModel`): the language model. Use a [`JournalledChat`] to resume interrupted runs.
+        chat (`ChatModel` or [`JournalledChat`]): the language model. A journal lets an interrupted run resume.
         embedder ([`TextEmbedder`]): embeds templates.
         settings ([`MiningSettings`], *optional*): numbers and seed.
 
@@ -149,21 +154,21 @@ def mine_templates(
             f"fewer clusters. So far: {' | '.join(map(str, steps))}"
         )
     clusters, chosen = choose_examples(templates, embedder.embed(templates), settings)
-    mined = [_template(text, number, "mined") for number, texts in enumerate(clusters) for text in texts]
+    mined = [MinedTemplate(number, "mined", text) for number, texts in enumerate(clusters) for text in texts]
     variants, written = write_variants(clusters, templates, chat, settings)
     return MiningResult(
         tuple(sorted([*mined, *variants], key=lambda template: template.cluster)),
         (*steps, chosen, written),
         source,
         settings,
-        chat.name,
-        chat.revision,
-        embedder.name,
-        embedder.revision,
+        _at(chat.name, chat.revision),
+        _at(embedder.name, embedder.revision),
     )
 
 
-def put_placeholders(captions: Sequence[str], chat: ChatModel, seed: int = 0) -> tuple[list[str], StepCounts]:
+def put_placeholders(
+    captions: Sequence[str], chat: ChatModel | JournalledChat, seed: int = 0
+) -> tuple[list[str], StepCounts]:
     """Let a language model turn captions into templates, and drop unfaithful replies.
 
     A reply must be a valid template whose words outside of placeholders are those of the caption, in the same order.
@@ -270,14 +275,14 @@ def choose_examples(
 
 
 def write_variants(
-    clusters: Sequence[Sequence[str]], known: Sequence[str], chat: ChatModel, settings: MiningSettings
+    clusters: Sequence[Sequence[str]], known: Sequence[str], chat: ChatModel | JournalledChat, settings: MiningSettings
 ) -> tuple[list[MinedTemplate], StepCounts]:
     """Let a language model write variants of the examples of each cluster.
 
     Args:
         clusters: examples from `choose_examples`.
         known (`Sequence[str]`): all mined templates. Variants must differ from them.
-        chat (`ChatModel`): receives one request per cluster.
+        chat (`ChatModel` or [`JournalledChat`]): receives one request per cluster.
         settings ([`MiningSettings`]): number of variants and seed.
 
     Returns:
@@ -309,7 +314,7 @@ def write_variants(
             else:
                 taken.add(folded(text))
                 accepted += 1
-                kept.append(_template(text, cluster, "variant"))
+                kept.append(MinedTemplate(cluster, "variant", text))
     return kept, StepCounts("variants", len(kept) + sum(dropped.values()), len(kept), dict(dropped))
 
 
@@ -318,8 +323,8 @@ def template_id(text: str, origin: str, cluster: int) -> str:
     return f"{origin[0]}{cluster:03d}-{_digest(text)[:12]}"
 
 
-def _template(text: str, cluster: int, origin: str) -> MinedTemplate:
-    return MinedTemplate(template_id(text, origin, cluster), cluster, origin, text)
+def _at(name: str, revision: str | None) -> str:
+    return f"{name}@{revision}" if revision else name
 
 
 def _clean(reply: str) -> str:

@@ -95,8 +95,8 @@ def write_review(result: MiningResult, path: str | Path) -> None:
         data_set=source.dataset,
         split=source.split,
         revision=source.revision,
-        language_model=_at(result.chat_model, result.chat_revision),
-        embedding_model=_at(result.embedder, result.embedder_revision),
+        language_model=result.language_model,
+        embedding_model=result.embedding_model,
         clusters=result.settings.clusters,
         seed=result.settings.seed,
     )
@@ -192,9 +192,9 @@ def finish_templates(review: Review, version: str, count: int = 1000) -> tuple[T
         `TemplateSet`, in the order of the file, and [`StepCounts`].
 
     Raises:
-        ValueError: if no template is kept, or `count` is not an integer of at least 1.
+        ValueError: if no template is kept, or `count` is less than 1.
     """
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+    if count < 1:
         raise ValueError(f"count = {count!r} must be a whole number from 1 up")
     kept = [entry for entry in review.entries if entry.keep]
     if not kept:
@@ -256,7 +256,3 @@ def _entry(row: Any) -> ReviewEntry:
     if entry.keep and (problem := template_problem(entry.text)):
         raise ValueError(f"the text {problem}: correct it or set `keep: false`. It reads {entry.text!r}")
     return entry
-
-
-def _at(name: str, revision: str | None) -> str:
-    return f"{name}@{revision}" if revision else name
