@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 
 import pyarrow as pa
 from PIL import Image, ImageDraw
@@ -38,15 +39,12 @@ class BlockCounts:
 
 
 def count_rows(table: pa.Table, blocks: Sequence[tuple[str, str]]) -> tuple[BlockCounts, ...]:
-    """Count what each block did to the rows of a shard.
+    """Count what each block did to the rows of a shard, kept and rejected.
 
     Args:
-        table (`pa.Table`): all rows of the shard, kept and rejected.
+        table (`pa.Table`): all rows of the shard.
         blocks (`Sequence[tuple[str, str]]`): name and unit of each block, in order. If the unit is images, all persons
             of one image count as one.
-
-    Returns:
-        `tuple[BlockCounts, ...]`: one entry per block, in order.
     """
     seen: dict[str, set] = {name: set() for name, _ in blocks}
     dropped: dict[str, dict] = {name: {} for name, _ in blocks}
@@ -174,7 +172,7 @@ def draw_report(counts: Sequence[BlockCounts]) -> Image.Image:
 
 def _draw_bar(draw: ImageDraw.ImageDraw, block: BlockCounts, bar_left: int, top: int, *, most: int) -> None:
     left = float(bar_left)
-    dropped = [(count, _colour(index)) for index, count in enumerate(block.dropped.values())]
+    dropped = list(zip(block.dropped.values(), cycle(_DROPPED), strict=False))
     for segments in ([(block.kept, _KEPT)], dropped):
         total = sum(count for count, _ in segments)
         # At least two pixels, so that a handful of rows among millions stays visible.
@@ -193,13 +191,10 @@ _SQUARE = 12
 
 def _words(counts: BlockCounts) -> list[_Word]:
     words: list[_Word] = [
-        (f"{count:,} {reason}", _colour(index), INK) for index, (reason, count) in enumerate(counts.dropped.items())
+        (f"{count:,} {reason}", colour, INK)
+        for (reason, count), colour in zip(counts.dropped.items(), cycle(_DROPPED), strict=False)
     ]
     return words + [(f"{count:,} {note}", None, FAINT_INK) for note, count in counts.noted.items()]
-
-
-def _colour(index: int) -> tuple[int, int, int]:
-    return _DROPPED[index % len(_DROPPED)]
 
 
 def _flow(words: Sequence[_Word], font: Font, width: int) -> list[list[tuple[int, _Word]]]:
