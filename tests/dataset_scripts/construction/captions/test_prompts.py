@@ -4,10 +4,11 @@ import hashlib
 import json
 
 import pytest
+from template_fillings import placeholders
 
 from dataset_scripts.construction.captions import prompts
 from dataset_scripts.construction.captions.prompts import caption_request, prompt_hash
-from dataset_scripts.construction.captions.templates import Template, TemplateSet, placeholders
+from dataset_scripts.construction.captions.templates import Template, TemplateSet
 
 
 TEMPLATE = Template("t001", "The [gender] wears a [colored top] and [colored bottom].")

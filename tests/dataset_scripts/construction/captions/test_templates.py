@@ -6,7 +6,7 @@ import json
 from collections import Counter
 
 import pytest
-from template_fillings import filled
+from template_fillings import filled, placeholders
 
 from dataset_scripts.construction.captions.rules import CaptionRules, find_problem
 from dataset_scripts.construction.captions.templates import (
@@ -17,7 +17,6 @@ from dataset_scripts.construction.captions.templates import (
     TemplateError,
     TemplateSet,
     draw_template,
-    placeholders,
     template_problem,
 )
 
@@ -85,15 +84,6 @@ def test_a_saved_set_is_loaded_unchanged(tmp_path, origin):
     templates = TemplateSet("2", (Template("a", FINE), Template("b-1", "A café waiter’s [colored top].")), origin)
     templates.save(tmp_path / "set.json")
     assert TemplateSet.load(tmp_path / "set.json") == templates
-
-
-def test_placeholders_are_found_in_order_and_as_often_as_they_stand_there():
-    assert placeholders("[hair], a [colored top] and [hair]; [Not] [a-b c2]") == [
-        "hair",
-        "colored top",
-        "hair",
-        "a-b c2",
-    ]
 
 
 @pytest.mark.parametrize(
