@@ -109,11 +109,7 @@ class DrawTemplate(AttemptBlock):
 class AskCaptioner(AttemptBlock):
     """Requests the caption of each crop. A journal keeps replies as they arrive, so that a crash repeats no request.
 
-    Args:
-        attempt (`Attempt`): column and attempt.
-        settings (`CaptionSettings`): templates, word limit, seed.
-        captioner (`ChatSettings`): the chat client.
-        journal (`Path`): folder of the journals of unfinished shards.
+    `journal` is the folder of the journals of unfinished shards.
     """
 
     step = "caption"
@@ -185,12 +181,7 @@ class VerifyCaption(AttemptBlock):
 
 
 def load_templates(settings: CaptionSettings) -> TemplateSet:
-    """Load the templates of a run.
-
-    Raises:
-        TemplateError: if the file is not a set of templates, or contains an unusable template.
-        OSError: if the file cannot be read.
-    """
+    """Load the templates of a run; for errors see `TemplateSet.load`."""
     return TemplateSet.load(settings.templates or None)
 
 

@@ -51,16 +51,7 @@ class CaptionDrop(StrEnum):
 
 @dataclass(frozen=True)
 class StepCounts:
-    """Counts of one step of template mining.
-
-    Args:
-        step (`str`): name of the step.
-        seen, kept (`int`): number of inputs and outputs.
-        dropped (`dict[str, int]`): number of dropped inputs by reason.
-
-    Raises:
-        ValueError: if `seen` is not `kept` plus the sum of `dropped`.
-    """
+    """What one step of template mining saw, kept and dropped by reason: `seen` = `kept` + the sum of `dropped`."""
 
     step: str
     seen: int
@@ -217,7 +208,7 @@ def _commit_of(dataset: datasets.Dataset) -> str | None:
 
 def _strings(value: Any) -> list[str]:
     if isinstance(value, dict):
-        value = list(value.values())
+        return _strings(list(value.values()))
     if isinstance(value, list | tuple):
         return [text for part in value for text in _strings(part)]
     return [] if value is None else [str(value)]

@@ -90,13 +90,7 @@ class MiningSettings:
 
 @dataclass(frozen=True)
 class MinedTemplate:
-    """A template before review.
-
-    Args:
-        cluster (`int`): cluster of the template, or of the examples it was written from.
-        origin (`str`): `mined` from a caption, or a `variant` by the language model.
-        text (`str`): the template.
-    """
+    """A template before review: `mined` from a caption, or a `variant` written from the examples of the cluster."""
 
     cluster: int
     origin: str
@@ -173,9 +167,6 @@ def put_placeholders(
 
     A reply must be a valid template whose words outside of placeholders are those of the caption, in the same order.
     One word in ten may differ, plus one (see `words_changed`).
-
-    Returns:
-        `list[str]` in the order of the captions, and [`StepCounts`].
     """
     requests = [ChatRequest(PLACEHOLDER_PROMPT, json.dumps(text, ensure_ascii=False), seed=seed) for text in captions]
     kept: list[str] = []
@@ -231,16 +222,13 @@ def drop_duplicates(templates: Sequence[str]) -> tuple[list[str], StepCounts]:
 def choose_examples(
     templates: Sequence[str], vectors: np.ndarray, settings: MiningSettings
 ) -> tuple[list[list[str]], StepCounts]:
-    """Cluster templates, and choose from each cluster the one nearest to the centre and random others.
+    """Cluster distinct templates, and choose from each cluster the one nearest to the centre and random others.
 
     Args:
-        templates (`Sequence[str]`): distinct templates.
-        vectors (`np.ndarray` of shape `(len(templates), dim)`): their unit vectors.
-        settings ([`MiningSettings`]): number of clusters and of random examples, starts and seed.
+        vectors (`np.ndarray` of shape `(len(templates), dim)`): unit vectors of the templates.
 
     Returns:
-        A list of templates for each cluster, the nearest first, clusters in order of first occurrence; and
-        [`StepCounts`].
+        The templates of each cluster, the nearest first, clusters in order of first occurrence; and [`StepCounts`].
 
     Raises:
         ValueError: if there are fewer distinct vectors than clusters.
@@ -275,15 +263,9 @@ def choose_examples(
 
 
 def write_variants(
-    clusters: Sequence[Sequence[str]], known: Sequence[str], chat: ChatModel | JournalledChat, settings: MiningSettings
+    clusters: Sequence[list[str]], known: Sequence[str], chat: ChatModel | JournalledChat, settings: MiningSettings
 ) -> tuple[list[MinedTemplate], StepCounts]:
-    """Let a language model write variants of the examples of each cluster.
-
-    Args:
-        clusters: examples from `choose_examples`.
-        known (`Sequence[str]`): all mined templates. Variants must differ from them.
-        chat (`ChatModel` or [`JournalledChat`]): receives one request per cluster.
-        settings ([`MiningSettings`]): number of variants and seed.
+    """Let a language model write variants of the examples of each cluster that differ from all `known` templates.
 
     Returns:
         `list[MinedTemplate]` in the order of the clusters, and [`StepCounts`] over the lines of the replies. A cluster
@@ -293,7 +275,7 @@ def write_variants(
         return [], StepCounts("variants", 0, 0)
     requests = []
     for texts in clusters:
-        question = {"count": settings.variants, "templates": list(texts)}
+        question = {"count": settings.variants, "templates": texts}
         requests.append(ChatRequest(VARIANT_PROMPT, json.dumps(question, ensure_ascii=False), seed=settings.seed))
     taken = {folded(text) for text in known}
     kept: list[MinedTemplate] = []

@@ -15,15 +15,10 @@ TIMEOUT_SECONDS = 60.0
 
 
 class TextEmbedder(Protocol):
-    """Embeds texts as unit vectors.
-
-    Attributes:
-        name (`str`): name of the model.
-        revision (`str`, *optional*): its commit, if known.
-    """
+    """Embeds texts as unit vectors."""
 
     name: str
-    revision: str | None
+    revision: str | None  # the commit of the model, if known
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """`np.ndarray` of shape `(len(texts), dim)`, float32, each row of length 1. At least one text is needed."""
