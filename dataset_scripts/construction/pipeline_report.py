@@ -16,22 +16,14 @@ IMAGES, PERSONS = "images", "persons"
 
 @dataclass(frozen=True)
 class BlockCounts:
-    """What one block did: `seen` = `kept` + the sum of `dropped`.
-
-    Attributes:
-        block (`str`): name of the block.
-        unit (`str`): what is counted, `images` or `persons`.
-        seen, kept (`int`): number of rows that entered the block, and that left it.
-        dropped (`dict[str, int]`): number of dropped rows by reason.
-        noted (`dict[str, int]`): number of notes by text. Notes are independent of keep and drop.
-    """
+    """What one block did: `seen` = `kept` + the sum of `dropped`."""
 
     block: str
-    unit: str
-    seen: int
-    kept: int
-    dropped: dict[str, int] = field(default_factory=dict)
-    noted: dict[str, int] = field(default_factory=dict)
+    unit: str  # what is counted, `images` or `persons`
+    seen: int  # rows that entered the block
+    kept: int  # rows that left it
+    dropped: dict[str, int] = field(default_factory=dict)  # dropped rows by reason
+    noted: dict[str, int] = field(default_factory=dict)  # notes by text, independent of keep and drop
 
     def __post_init__(self) -> None:
         if self.seen != self.kept + sum(self.dropped.values()):
@@ -41,10 +33,7 @@ class BlockCounts:
 def count_rows(table: pa.Table, blocks: Sequence[tuple[str, str]]) -> tuple[BlockCounts, ...]:
     """Count what each block did to the rows of a shard, kept and rejected.
 
-    Args:
-        table (`pa.Table`): all rows of the shard.
-        blocks (`Sequence[tuple[str, str]]`): name and unit of each block, in order. If the unit is images, all persons
-            of one image count as one.
+    `blocks` holds name and unit of each block, in order. If the unit is images, all persons of an image count as one.
     """
     seen: dict[str, set] = {name: set() for name, _ in blocks}
     dropped: dict[str, dict] = {name: {} for name, _ in blocks}
@@ -131,12 +120,9 @@ _DROPPED = (
 
 
 def draw_report(counts: Sequence[BlockCounts]) -> Image.Image:
-    """Draw counts as a bar chart: one bar per block, kept rows in blue, dropped rows coloured by reason.
+    """Draw counts as a bar chart in RGB: one bar per block, kept rows in blue, dropped rows coloured by reason.
 
     Bars of the same unit share one scale. Reasons (with their colour) and notes are printed beside the bar.
-
-    Returns:
-        `PIL.Image.Image` in mode RGB.
     """
     font, small, bold = font_for("", 17), font_for("", 15), font_for("", 20)
     numbers = [f"{block.kept:,} of {block.seen:,}" for block in counts]

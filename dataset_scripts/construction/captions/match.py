@@ -89,9 +89,6 @@ class MatchCaption(AttemptBlock):
 def load_dual_encoder(name: str) -> tuple[Any, Any]:
     """Load a GA-DMS model, or a CLIP-like dual encoder of transformers, once per process.
 
-    Args:
-        name (`str`): folder or Hub name.
-
     Returns:
         The model, in evaluation mode and on the GPU if available, and its processor.
 

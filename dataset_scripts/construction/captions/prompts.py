@@ -44,14 +44,7 @@ Write the caption of the person in the picture."""
 
 
 def caption_request(image: bytes, template: Template, max_words: int, seed: int) -> ChatRequest:
-    """Build the request for one caption of one person.
-
-    Args:
-        image (`bytes`): the crop, as the content of a JPEG or PNG file.
-        template (`Template`): the in-context example, already validated.
-        max_words (`int`): word limit in the prompt.
-        seed (`int`): sampling seed.
-    """
+    """Build the request for one caption of one person, from the content of an image file and a validated template."""
     # Not `str.format`: the template is untrusted text.
     text = REQUEST_LAYOUT.replace("{template}", template.text)
     return ChatRequest(system=_system_prompt(max_words), text=text, image=image, seed=seed)

@@ -49,23 +49,15 @@ class Template:
 
 @dataclass(frozen=True)
 class MinedOrigin:
-    """How templates were mined, in enough detail to repeat it.
-
-    Args:
-        data_set, split, revision (`str`): source of the captions; the revision is `None` for local files.
-        language_model (`str`): model that wrote the templates.
-        embedding_model (`str`): model that embedded them for clustering.
-        clusters (`int`): k of k-means.
-        seed (`int`): seed of clustering and sampling.
-    """
+    """How templates were mined, in enough detail to repeat it."""
 
     data_set: str
     split: str
-    revision: str | None
-    language_model: str
-    embedding_model: str
-    clusters: int
-    seed: int
+    revision: str | None  # `None` for local files
+    language_model: str  # wrote the templates
+    embedding_model: str  # embedded them for clustering
+    clusters: int  # k of k-means
+    seed: int  # of clustering and sampling
 
 
 @dataclass(frozen=True)
