@@ -138,14 +138,17 @@ def run_batch(block: Block, table: pa.Table) -> pa.Table:
             ids = table["row_id"]
             place = f"block `{block.name}` failed on rows {ids[0]} to {ids[-1]}"
             raise BlockError(f"{place}: {type(error).__name__}: {error}") from error
-    verdicts = _one_per_row(block, "verdicts", outcome.verdicts, rows, True)
+    verdicts: Sequence[Verdict] = [True] * rows if outcome.verdicts is None else outcome.verdicts
+    notes = [None] * rows if outcome.notes is None else outcome.notes
+    _require_count(block, "verdicts", verdicts, rows)
+    _require_count(block, "notes", notes, rows)
     for verdict in verdicts:
         if verdict is not True and not _is_rejection(verdict):
             raise BlockError(
                 f'block `{block.name}` returned the verdict {verdict!r}: it must be True, (False, "reason") or '
                 '(False, "reason", "detail")'
             )
-    table = _mark(table, block.name, verdicts, _one_per_row(block, "notes", outcome.notes, rows, None))
+    table = _mark(table, block.name, verdicts, notes)
     if outcome.origins is None:
         return _add_columns(block, table, outcome.columns)
     kept = [row for row, verdict in enumerate(verdicts) if verdict is True]
@@ -194,12 +197,9 @@ def rows_of(batch: Batch, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     return zip(*(batch[name] for name in names), strict=True)
 
 
-def _one_per_row(block: Block, kind: str, values: Sequence[Any] | None, rows: int, default: Any) -> Sequence[Any]:
-    if values is None:
-        return [default] * rows
+def _require_count(block: Block, kind: str, values: Sequence[Any], rows: int) -> None:
     if len(values) != rows:
         raise BlockError(f"block `{block.name}` returned {len(values)} {kind} for {rows} rows")
-    return values
 
 
 def _is_rejection(verdict: object) -> bool:
@@ -234,9 +234,6 @@ def _add_columns(block: Block, table: pa.Table, added: Batch) -> pa.Table:
     if set(added) != set(block.adds):
         raise BlockError(f"block `{block.name}` adds {sorted(block.adds)} but returned {sorted(added)}")
     for name, kind in block.adds.items():
-        if len(added[name]) != table.num_rows:
-            raise BlockError(
-                f"block `{block.name}` returned {len(added[name])} values of `{name}` for {table.num_rows} rows"
-            )
+        _require_count(block, f"values of `{name}`", added[name], table.num_rows)
         table = _with_column(table, block.name, name, added[name], kind)
     return table

@@ -10,14 +10,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import Any
 
 from . import words
 from .words import folded, is_foreign_letter
-
-
-if TYPE_CHECKING:
-    from py3langid.langid import LanguageIdentifier
 
 
 class CaptionProblem(StrEnum):
@@ -153,6 +149,7 @@ def _is_prompt_text(text: _Text, rules: CaptionRules) -> bool:
 
 
 def _is_not_english(text: _Text, rules: CaptionRules) -> bool:
+    # A text of no words is too short, or in another script.
     return (
         _latin_share(text.caption) < rules.min_latin_share
         or sum(word in words.FUNCTION for word in text.words) / len(text.words) < rules.min_function_share
@@ -250,7 +247,7 @@ def _cycles(tokens: Sequence[str], size: int, most: int) -> bool:
 
 
 @functools.cache
-def _identifier() -> "LanguageIdentifier":
+def _identifier() -> Any:
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError as error:
