@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from huggingface_hub.utils import validate_repo_id
 
-from modeling_gadms.publishing.hub import check_push_target
+from modeling_gadms.publishing.hub import check_push_target, check_repo_id
 from modeling_gadms.publishing.upload_folder import (
     CARD,
     Excluded,
@@ -84,11 +83,10 @@ def publish_dataset(
         OSError: if the source is not found, or the Hub cannot be reached or refuses.
     """
     dry_run = None if dry_run is None else Path(dry_run)
-    validate_repo_id(repo_id)
-    if "/" not in repo_id:
-        raise ValueError(f"{repo_id!r} must be a name on the Hub, namespace/name")
+    target: dict[str, Any] = {"repo_type": "dataset", "revision": revision, "tag": tag, "private": private}
+    check_repo_id(repo_id)
     if dry_run is None:
-        check_push_target(repo_id, repo_type="dataset", revision=revision, tag=tag, private=private)
+        check_push_target(repo_id, **target)
     arguments, card, folder = dataset_args or {}, card or DatasetCardSettings(), Path(source)
     is_run = (folder / REPORT).is_file() or (folder / "work" / "markers").is_dir()
     excluded: list[Excluded] = []
@@ -128,14 +126,11 @@ def publish_dataset(
         return publish_upload_folder(
             upload,
             repo_id,
-            repo_type="dataset",
             sources=[folder] if folder.exists() else [],
             excluded=excluded,
-            revision=revision,
-            tag=tag,
-            private=private,
             dry_run=dry_run,
             replace=_REPLACED,
+            **target,
         )
 
 

@@ -170,10 +170,23 @@ def check_push_target(
     _check_repository(repo_id, repository, branch, tag, private)
 
 
+def check_repo_id(name: str, what: str = "where to publish") -> None:
+    """Check that a name is a repository on the Hub, with its namespace.
+
+    Args:
+        name (`str`): the name.
+        what (`str`): what it names, for the error message.
+
+    Raises:
+        ValueError: naming it.
+    """
+    validate_repo_id(name)
+    if "/" not in name:
+        raise ValueError(f"{what}: {name!r} must be a name on the Hub, namespace/name")
+
+
 def _check_names(repo_id: str, branch: str, tag: str | None) -> None:
-    validate_repo_id(repo_id)
-    if "/" not in repo_id:
-        raise ValueError(f"{repo_id} has no namespace: write it as my_name/{repo_id}")
+    check_repo_id(repo_id)
     for kind, name in (("branch", branch), ("tag", tag)):
         if name is None:
             continue

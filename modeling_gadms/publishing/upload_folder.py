@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .hub import PushReport, RepoType, push_folder
+from .hub import PushReport, push_folder
 
 
 CARD = "README.md"
@@ -102,23 +103,19 @@ def publish_upload_folder(
     folder: Path,
     repo_id: str,
     *,
-    repo_type: RepoType,
     sources: Sequence[Path],
     excluded: Sequence[Excluded],
-    revision: str | None,
-    tag: str | None,
-    private: bool,
     dry_run: Path | None,
-    replace: Sequence[str] = ("*",),
+    **target: Any,
 ) -> PublishReport:
     """Check an upload folder for local paths and, unless this is a dry run, push it.
 
     Args:
-        folder, repo_id, repo_type, revision, tag, private, replace: as in
-            [`~modeling_gadms.publishing.hub.push_folder`].
+        folder (`Path`), repo_id (`str`): as in [`~modeling_gadms.publishing.hub.push_folder`].
         sources (`Sequence[Path]`): folders it was made from.
         excluded (`Sequence[Excluded]`): for the report.
         dry_run (`Path`, *optional*): as in [`new_upload_folder`].
+        target: other arguments of `push_folder`.
 
     Raises:
         ValueError: if a text file contains the path of the upload folder, a source, the home folder or the working
@@ -136,15 +133,5 @@ def publish_upload_folder(
     sizes = {name: path.stat().st_size for name, path in files.items()}
     pushed = None
     if dry_run is None:
-        message = f"Publish {repo_id.partition('/')[2]}"
-        pushed = push_folder(
-            folder,
-            repo_id,
-            repo_type=repo_type,
-            message=message,
-            replace=replace,
-            revision=revision,
-            tag=tag,
-            private=private,
-        )
+        pushed = push_folder(folder, repo_id, message=f"Publish {repo_id.partition('/')[2]}", **target)
     return PublishReport(repo_id, sizes, tuple(excluded), dry_run, pushed)

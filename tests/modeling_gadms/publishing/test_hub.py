@@ -274,7 +274,7 @@ def test_what_is_no_name_of_a_repository_is_refused(folder, repo_id):
         lambda: push_folder(folder, repo_id, repo_type="dataset", message="m"),
         lambda: check_push_target(repo_id, repo_type="dataset"),
     ):
-        with pytest.raises(ValueError, match=r"(?i)repo.id|has no namespace"):
+        with pytest.raises(ValueError, match=r"(?i)repo.id|must be a name on the Hub"):
             refuse()
 
 
