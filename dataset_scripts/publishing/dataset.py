@@ -24,7 +24,7 @@ from ..inspection.splits import Inspection, choose_columns, inspect_splits
 from ..loading import BENCHMARKS, load_splits
 from .dataset_card import SYNTHETIC, DatasetCardSettings, DatasetFacts, render_dataset_card
 from .parquet_shards import SHARD_BYTES, check_shards, write_shards
-from .private_traces import find_trace
+from .private_traces import refuse_private_traces
 
 
 REPORT, REPORT_FIGURE = "report.json", "report.png"
@@ -210,11 +210,7 @@ def _license(source: str, card: DatasetCardSettings) -> str:
 def _inspect(source: str, splits: datasets.DatasetDict, columns: DatasetColumns, progress: bool) -> Inspection:
     """Read every row, before any is written, and refuse faulty ones."""
     for name, split in splits.items():
-        if trace := find_trace(split, columns.image):
-            raise ValueError(
-                f"row {trace.row} of split `{name}` of {source}: `{trace.column}` is {trace.what}: remove it from all "
-                "rows before publishing"
-            )
+        refuse_private_traces(split, columns.image, f"split `{name}` of {source}")
     found = inspect_splits(splits, columns, progress=progress)
     for name, inspected in found.splits.items():
         faulty = {"unreadable images": inspected.unreadable, "rows without a caption": inspected.without_caption}
