@@ -207,7 +207,7 @@ def gradient_attention_scores(
         gradients = torch.autograd.grad(similarity.sum(), [record.output for record in records])
 
         with torch.no_grad():
-            eos_token_id = _eos_token_id(text_model)
+            eos_token_id = cast(int, text_model.config.eos_token_id)  # `GADMSConfig` refuses lists
             own_tokens = caption_token_mask(input_ids, eos_token_id, attention_mask)
             eos = (input_ids == eos_token_id).int().argmax(dim=1)
             rows = torch.arange(len(input_ids), device=input_ids.device)
@@ -229,10 +229,6 @@ def gradient_attention_scores(
             # Deviation: the released code scales over the minibatch, which makes a caption's masks depend on the
             # other captions; the paper does not state how S is scaled to [0, 1].
             return scale_within_caption(scores, own_tokens)
-
-
-def _eos_token_id(text_model: CLIPTextModel) -> int:
-    return cast(int, text_model.config.eos_token_id)  # `GADMSConfig` refuses lists
 
 
 def _attention_row(query: torch.Tensor, keys: torch.Tensor, visible: torch.Tensor, num_heads: int) -> torch.Tensor:
@@ -265,5 +261,5 @@ def token_image_cosine_scores(
         )
         tokens = functional_call(text_projection, frozen_float32(text_projection), outputs.last_hidden_state)
         cosine = nn.functional.cosine_similarity(tokens, image_embeds.to(tokens.dtype)[:, None], dim=-1)
-    own_tokens = caption_token_mask(input_ids, _eos_token_id(text_model), attention_mask)
+    own_tokens = caption_token_mask(input_ids, cast(int, text_model.config.eos_token_id), attention_mask)
     return scale_within_caption(cosine, own_tokens)
