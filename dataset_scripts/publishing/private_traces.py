@@ -7,11 +7,9 @@ from pathlib import Path
 
 import datasets
 import pyarrow.compute as pc
-from PIL import Image
+from PIL import ExifTags, Image
 
 
-_GPS = 0x8825
-"""The EXIF tag of the GPS position."""
 _ABSOLUTE_PATH = r"^(/|[A-Za-z]:)"
 
 
@@ -61,7 +59,7 @@ def _positions(split: datasets.Dataset, image: str) -> Iterator[_Trace]:
             continue
         try:
             with Image.open(io.BytesIO(content)) as picture:
-                position = picture.getexif().get_ifd(_GPS)
+                position = picture.getexif().get_ifd(ExifTags.IFD.GPSInfo)
         except (OSError, SyntaxError, ValueError):
             continue  # the inspection reports unreadable images
         if position:
