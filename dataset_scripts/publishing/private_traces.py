@@ -11,8 +11,6 @@ from PIL import ExifTags, Image
 
 
 _ABSOLUTE_PATH = r"^(/|[A-Za-z]:)"
-
-
 _Trace = tuple[int, str, str]
 """Row, column, and a description of a value that should not be published."""
 
