@@ -239,7 +239,6 @@ def _attention_row(query: torch.Tensor, keys: torch.Tensor, visible: torch.Tenso
     return logits.masked_fill(~visible[:, None], -torch.inf).softmax(dim=-1).mean(dim=1)
 
 
-@torch.no_grad()
 def token_image_cosine_scores(
     text_model: CLIPTextModel,
     text_projection: nn.Module,
