@@ -9,14 +9,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, get_token
 from huggingface_hub.errors import RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 
 
 RepoType = Literal["model", "dataset"]
@@ -110,11 +109,7 @@ def push_folder(
             api.create_branch(repo_id, repo_type=repo_type, branch=branch, exist_ok=True)
         parent = api.repo_info(repo_id, repo_type=repo_type, revision=branch).sha
         existing = set(api.list_repo_files(repo_id, repo_type=repo_type, revision=parent))
-        stale = sorted(
-            path
-            for path in existing - {*paths, _GITATTRIBUTES}
-            if any(fnmatchcase(path, pattern) for pattern in replace)
-        )
+        stale = sorted(filter_repo_objects(existing - {*paths, _GITATTRIBUTES}, allow_patterns=list(replace)))
         additions = [CommitOperationAdd(path, str(folder / path)) for path in paths]
         api.preupload_lfs_files(
             repo_id,
@@ -230,14 +225,13 @@ def _check_card(path: Path, repo_id: str, repo_type: RepoType) -> None:
         card = RepoCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path} has a header that cannot be read: {_one_line(error)}") from error
-    problem = None
     with _hub_errors(f"{repo_id} was not pushed", f"{path.parent} is complete"):
         try:
             card.validate(repo_type=repo_type)
+            return
         except ValueError as error:
             problem = error
-    if problem is not None:
-        raise ValueError(f"the Hub rejects the card {path}: {_one_line(problem)}") from problem
+    raise ValueError(f"the Hub rejects the card {path}: {_one_line(problem)}") from problem
 
 
 def _files_of(folder: Path) -> list[str]:
