@@ -36,6 +36,8 @@ logger = logging.get_logger(__name__)
 
 _FOOTER_THREADS = 16
 
+Collate = Callable[[list[ImageCaptionPair]], dict[str, torch.Tensor]]
+
 
 @dataclass(frozen=True)
 class RowGroup:
@@ -189,7 +191,7 @@ class StreamedPairs:
     def batches(
         self,
         batch_size: int,
-        collate: Callable[[list[ImageCaptionPair]], dict[str, torch.Tensor]],
+        collate: Collate,
         *,
         process_index: int = 0,
         num_processes: int = 1,
@@ -211,7 +213,7 @@ class BatchStream(IterableDataset):
         self,
         pairs: StreamedPairs,
         batch_size: int,
-        collate: Callable[[list[ImageCaptionPair]], dict[str, torch.Tensor]],
+        collate: Collate,
         process_index: int,
         num_processes: int,
     ):
@@ -241,81 +243,57 @@ class BatchStream(IterableDataset):
         lane, num_lanes = (0, 1) if worker is None else (worker.id, worker.num_workers)
         epoch, first_batch = self._start.tolist()
         # A data loader takes one batch from each worker in turn.
-        own = range(lane, len(self), num_lanes)
+        num_batches = len(range(lane, len(self), num_lanes))
         skipped = len(range(lane, min(first_batch, len(self)), num_lanes))
         before = sum(len(range(other, len(self), num_lanes)) for other in range(lane))
         first_pair = (self.process_index * len(self) + before) * self.batch_size
 
-        schedule = _Schedule(self.pairs, epoch)
+        yield from ({} for _ in range(skipped))
+        rows = _EpochRows(self.pairs, epoch)
         batches_per_block = -(-self.pairs.shuffle_buffer // self.batch_size)
-        block, loaded = None, -1
-        for number in range(len(own)):
-            if number < skipped:
-                yield {}
-                continue
+        for number in range(skipped, num_batches):
             block_number, batch = divmod(number, batches_per_block)
-            if block is None or block_number != loaded:
-                start = first_pair + block_number * batches_per_block * self.batch_size
-                stop = min(start + batches_per_block * self.batch_size, first_pair + len(own) * self.batch_size)
-                block, loaded = schedule.read(start, stop), block_number
+            if batch == 0 or number == skipped:
+                start = first_pair + (number - batch) * self.batch_size
+                size = min(batches_per_block, num_batches - number + batch) * self.batch_size
+                block = rows.read(start, start + size)
                 key = (self.pairs.seed, epoch, self.process_index, lane, block_number)
-                order = np.random.default_rng(key).permutation(stop - start)
-            yield self.collate(block.pairs(order[batch * self.batch_size : (batch + 1) * self.batch_size]))
+                order = start + np.random.default_rng(key).permutation(size)
+            yield self.collate(
+                rows.pairs(block, start, order[batch * self.batch_size : (batch + 1) * self.batch_size])
+            )
 
 
-class _Schedule:
-    """Order of an epoch: row groups are shuffled, and rows within a group are consecutive."""
+class _EpochRows:
+    """Rows in the order of an epoch: row groups are shuffled, and rows within a group are consecutive.
+
+    Pair `number` is caption `number % pairs_per_row` of the row at position `number // pairs_per_row`.
+    """
 
     def __init__(self, pairs: StreamedPairs, epoch: int):
         self.owner, self.epoch = pairs, epoch
         groups = pairs.rows.row_groups
         order = np.random.default_rng((pairs.seed, epoch)).permutation(len(groups))
-        self.groups = [groups[index] for index in order]
-        sizes = np.array([group.num_rows for group in self.groups]) * pairs.pairs_per_row
-        self.ends = np.cumsum(sizes)
-        self.starts = self.ends - sizes
+        self.groups = [groups[index] for index in order if groups[index].num_rows]
+        self.first_rows = np.array([group.first_row for group in self.groups])
+        self.starts = np.cumsum([0, *(group.num_rows for group in self.groups[:-1])])
         # The next block may start in the group in which a block ends.
         self._read_group = lru_cache(maxsize=1)(pairs.rows.read)
 
-    def read(self, start: int, stop: int) -> "_Block":
-        """Read the pairs at positions `start` to `stop - 1`."""
-        tables, indices, rows, captions = [], [], [], []
-        taken = 0
-        for number in range(int(np.searchsorted(self.ends, start, side="right")), len(self.groups)):
-            group, first = self.groups[number], self.starts[number]
-            if first >= stop:
-                break
-            positions = np.arange(max(start, first), min(stop, self.ends[number])) - first
-            if not len(positions):  # a group without rows
-                continue
-            own_rows = positions // self.owner.pairs_per_row
-            low, high = int(own_rows[0]), int(own_rows[-1]) + 1
-            tables.append(self._read_group(group).slice(low, high - low))
-            indices.append(own_rows - low + taken)
-            rows.append(own_rows + group.first_row)
-            captions.append(positions % self.owner.pairs_per_row)
-            taken += high - low
-        block = (np.concatenate(parts) for parts in (indices, rows, captions))
-        return _Block(self.owner, self.epoch, pa.concat_tables(tables), *block)
+    def read(self, start: int, stop: int) -> pa.Table:
+        """Read the rows of the pairs `start` to `stop - 1`."""
+        low, high = start // self.owner.pairs_per_row, (stop - 1) // self.owner.pairs_per_row
+        first, last = np.searchsorted(self.starts, (low, high), side="right") - 1
+        table = pa.concat_tables([self._read_group(group) for group in self.groups[first : last + 1]])
+        return table.slice(low - self.starts[first], high + 1 - low)
 
-
-@dataclass
-class _Block:
-    """Pairs that are shuffled together: for each its row in the table, its row in the data set, and its caption."""
-
-    owner: StreamedPairs
-    epoch: int
-    table: pa.Table
-    indices: np.ndarray
-    rows: np.ndarray
-    captions: np.ndarray
-
-    def pairs(self, chosen: np.ndarray) -> list[ImageCaptionPair]:
-        content = self.table.take(self.indices[chosen]).to_pylist()
-        return [
-            self._pair(values, int(row), int(caption))
-            for values, row, caption in zip(content, self.rows[chosen], self.captions[chosen], strict=True)
-        ]
+    def pairs(self, block: pa.Table, start: int, numbers: np.ndarray) -> list[ImageCaptionPair]:
+        """Return the pairs with these numbers from a block of pairs from `start` on."""
+        positions, captions = np.divmod(numbers, self.owner.pairs_per_row)
+        content = block.take(positions - start // self.owner.pairs_per_row).to_pylist()
+        groups = np.searchsorted(self.starts, positions, side="right") - 1
+        rows = positions - self.starts[groups] + self.first_rows[groups]
+        return [self._pair(*parts) for parts in zip(content, rows.tolist(), captions.tolist(), strict=True)]
 
     def _pair(self, values: dict[str, Any], row: int, caption: int) -> ImageCaptionPair:
         columns = self.owner.rows.columns
