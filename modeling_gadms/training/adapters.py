@@ -7,7 +7,6 @@ and LN-tuning only rescale activations, and VeRA depends on random projections t
 """
 
 import shutil
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,14 +24,7 @@ from .trainer import NEW_MODULES
 
 
 ENCODERS = {"text": "text_model", "image": "vision_model"}
-TARGETS = {
-    "q_proj": "self_attn",
-    "k_proj": "self_attn",
-    "v_proj": "self_attn",
-    "out_proj": "self_attn",
-    "fc1": "mlp",
-    "fc2": "mlp",
-}
+TARGETS = dict.fromkeys(("q_proj", "k_proj", "v_proj", "out_proj"), "self_attn") | dict.fromkeys(("fc1", "fc2"), "mlp")
 
 
 @dataclass(frozen=True)
@@ -76,8 +68,7 @@ class AdapterArguments:
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"adapter.dropout = {self.dropout} must lie between 0 and 1")
         for name, values, known in (("encoders", self.encoders, ENCODERS), ("targets", self.targets, TARGETS)):
-            counts = Counter(values)
-            if not counts or counts.keys() - known.keys() or max(counts.values()) > 1:
+            if not values or not known.keys() >= set(values) or len(set(values)) < len(values):
                 raise ValueError(f"adapter.{name} = {list(values)} must be some of {', '.join(known)}, each once")
 
     @property
