@@ -66,10 +66,7 @@ class RunData:
 
 
 def load_run_data(
-    run: RunConfig,
-    *,
-    load_split: Callable[..., datasets.Dataset],
-    parquet_files: Callable[..., list[str]],
+    run: RunConfig, *, load_split: Callable[..., datasets.Dataset], parquet_files: Callable[..., list[str]]
 ) -> RunData:
     """Load the training split and, if the run evaluates, the validation split.
 

@@ -189,12 +189,7 @@ class StreamedPairs:
         return self.rows.num_rows * self.pairs_per_row
 
     def batches(
-        self,
-        batch_size: int,
-        collate: Collate,
-        *,
-        process_index: int = 0,
-        num_processes: int = 1,
+        self, batch_size: int, collate: Collate, *, process_index: int = 0, num_processes: int = 1
     ) -> "BatchStream":
         """Return the batches of one process, for a data loader with `batch_size=None`.
 
@@ -210,12 +205,7 @@ class BatchStream(IterableDataset):
     """Complete batches of [`StreamedPairs`] for one process. See [`StreamedPairs.batches`]."""
 
     def __init__(
-        self,
-        pairs: StreamedPairs,
-        batch_size: int,
-        collate: Collate,
-        process_index: int,
-        num_processes: int,
+        self, pairs: StreamedPairs, batch_size: int, collate: Collate, process_index: int, num_processes: int
     ):
         self.pairs = pairs
         self.batch_size = batch_size

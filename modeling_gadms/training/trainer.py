@@ -13,12 +13,7 @@ import torch.distributed.nn.functional as differentiable
 from accelerate.utils import parse_flag_from_env
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import (
-    EvalPrediction,
-    PreTrainedModel,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
 from ..losses_gadms import image_text_contrastive_loss, similarity_distribution_matching_loss
 from ..metrics.person_retrieval.ranking import METRIC_NAMES, rank_metrics

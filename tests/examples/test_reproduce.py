@@ -182,10 +182,7 @@ def test_what_is_not_there_is_named_before_anything_runs(tmp_path):
     (tmp_path / "RSTPReid").mkdir()
     for arguments, message in (
         (["--benchmarks", "cuhk_pedes"], "has no folder of cuhk_pedes; it has rstpreid"),
-        (
-            ["--checkpoints", "teacher=/nowhere"],
-            "table 2 has no training 'teacher' to take",
-        ),
+        (["--checkpoints", "teacher=/nowhere"], "table 2 has no training 'teacher' to take"),
         (["--checkpoints", f"pretrain={tmp_path}"], "is not a model folder"),
     ):
         result = reproduce("--table", 2, "--data-root", tmp_path, *arguments)
