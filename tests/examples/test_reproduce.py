@@ -198,7 +198,7 @@ def test_a_dry_run_prints_the_calls_of_real_data(tmp_path):
     calls = [line for line in result.stdout.splitlines() if line.startswith("$ ")]
     assert len(calls) == 8
     assert calls[0].startswith("$ accelerate launch examples/train.py") and "data.dataset_args.name=1m" in calls[0]
-    assert "finetune_icfg_pedes.yaml" in calls[4] and "data.dataset_args.name=holdout" in calls[4]
+    assert "data.dataset=icfg_pedes" in calls[4] and "data.dataset_args.name=holdout" in calls[4]
     assert "from_pretrained=" in calls[4]
     assert not (tmp_path / "out").exists()
 
