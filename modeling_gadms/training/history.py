@@ -27,36 +27,22 @@ _WEBPERSON = {"5m": "Kaichengalex/WebPerson-5M", "1m": "Kaichengalex/WebPerson-1
 
 @dataclass(frozen=True)
 class DatasetName:
-    """Public name of a data set.
+    """Public name of a data set."""
 
-    Attributes:
-        text (`str`): its name; for a folder only the last part.
-        hub_name (`str`, *optional*): its name on the Hub, or of a builder that is not there. `None` for a folder.
-    """
-
-    text: str
-    hub_name: str | None
+    text: str  # of a folder only the last part
+    hub_name: str | None  # on the Hub, or of a builder that is not there; `None` for a folder
 
 
 @dataclass(frozen=True)
 class TrainingStage:
-    """One training in the history of a model, such as pre-training or fine-tuning.
-
-    Attributes:
-        dataset ([`DatasetName`]): the data set.
-        dataset_arguments (`dict[str, Any]`): arguments that select its rows.
-        seed (`int`, *optional*)
-        start (`str`): public name of the weights that it started from.
-        hub_start (`str`, *optional*): the same, if it is a Hub id.
-        model (`dict`), training (`dict`): settings, as in a run file.
-    """
+    """One training in the history of a model, such as pre-training or fine-tuning."""
 
     dataset: DatasetName
-    dataset_arguments: dict[str, Any]
+    dataset_arguments: dict[str, Any]  # those that select its rows
     seed: int | None
-    start: str
-    hub_start: str | None
-    model: dict[str, Any]
+    start: str  # public name of the weights that it started from
+    hub_start: str | None  # the same, if it is a Hub id
+    model: dict[str, Any]  # settings, as in a run file
     training: dict[str, Any]
 
 

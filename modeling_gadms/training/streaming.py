@@ -41,18 +41,11 @@ Collate = Callable[[list[ImageCaptionPair]], dict[str, torch.Tensor]]
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A row group, the smallest part of a Parquet file that can be read separately.
+    """A row group, the smallest part of a Parquet file that can be read separately."""
 
-    Args:
-        file (`str`): path or URL.
-        number (`int`): number of the group in the file.
-        first_row (`int`): number of its first row in the data set.
-        num_rows (`int`)
-    """
-
-    file: str
-    number: int
-    first_row: int
+    file: str  # path or URL
+    number: int  # of the group in the file
+    first_row: int  # number of its first row in the data set
     num_rows: int
 
 
@@ -99,9 +92,11 @@ class ParquetRows:
             raise ValueError(f"{file}: column `{person_id}` holds {kind}, not person ids as whole numbers")
         for name in self.columns.captions:
             kind = schema.field(name).type
-            if not (_is_text(kind) or (_is_list(kind) and _is_text(kind.value_type))):
+            is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+            text = kind.value_type if is_list else kind
+            if not (pa.types.is_string(text) or pa.types.is_large_string(text)):
                 raise ValueError(f"{file}: column `{name}` holds {kind}, neither captions nor lists of captions")
-            self.has_caption_lists |= _is_list(kind)
+            self.has_caption_lists |= is_list
 
     def read(self, group: RowGroup, *, names: Sequence[str] | None = None) -> pa.Table:
         """Read the rows of a group.
@@ -117,12 +112,9 @@ class ParquetRows:
         columns = self.columns
         if names is None:
             names = (columns.image, *columns.captions, *([columns.person_id] if columns.person_id else []))
-
-        def read() -> pa.Table:
-            with _open(group.file) as content, pq.ParquetFile(content, pre_buffer=True) as file:
-                return file.read_row_group(group.number, columns=list(names))
-
-        return _read_with_retries(read, f"row group {group.number} of {group.file}")
+        chosen = list(names)
+        place = f"row group {group.number} of {group.file}"
+        return _read_parquet(group.file, lambda file: file.read_row_group(group.number, columns=chosen), place)
 
     def captions(self) -> Iterator[str]:
         """Iterate over all captions, in order; images are not read."""
@@ -312,28 +304,17 @@ def _decode(value: Any, column: str) -> Image.Image:
     return load_image(content)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
-
-
-def _open(file: str) -> Any:
-    # Without read-ahead, which would fetch images that are not needed: Parquet asks for the ranges that it needs.
-    return fsspec.open(file, "rb", cache_type="none").open()
-
-
 def _footer(file: str) -> tuple[pq.FileMetaData, pa.Schema]:
-    def read() -> tuple[pq.FileMetaData, pa.Schema]:
-        with _open(file) as content, pq.ParquetFile(content) as parquet:
-            return parquet.metadata, parquet.schema_arrow
-
-    return _read_with_retries(read, f"the footer of {file}")
+    return _read_parquet(file, lambda parquet: (parquet.metadata, parquet.schema_arrow), f"the footer of {file}")
 
 
-def _read_with_retries(read: Callable[[], Any], what: str) -> Any:
+def _read_parquet(file: str, read: Callable[[pq.ParquetFile], Any], what: str) -> Any:
+    def open_and_read() -> Any:
+        # Without read-ahead, which would fetch images that are not needed: Parquet asks for the ranges that it needs.
+        with fsspec.open(file, "rb", cache_type="none").open() as content:
+            with pq.ParquetFile(content, pre_buffer=True) as parquet:
+                return read(parquet)
+
     def is_transient(error: Exception) -> bool:
         if isinstance(error, (FileNotFoundError, pa.ArrowInvalid)):
             return False
@@ -341,7 +322,7 @@ def _read_with_retries(read: Callable[[], Any], what: str) -> Any:
         return True
 
     try:
-        return call_with_retries(read, is_transient)
+        return call_with_retries(open_and_read, is_transient)
     except FileNotFoundError:
         raise
     except pa.ArrowInvalid as error:
