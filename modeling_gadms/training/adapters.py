@@ -128,23 +128,14 @@ def record_base(model: Any) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class MergeReport:
-    """Result of [`merge_adapter`].
+    """Result of [`merge_adapter`]."""
 
-    Attributes:
-        target (`Path`): the folder that was written.
-        model_class (`str`): class of the model in it.
-        base (`str`): folder or Hub id of the base.
-        layers (`int`): number of merged layers.
-        replaced (`tuple[str, ...]`): modules taken whole from the adapter.
-        dropped (`tuple[str, ...]`): modules of the adapter that a [`GADMSModel`] does not have.
-    """
-
-    target: Path
-    model_class: str
-    base: str
-    layers: int
-    replaced: tuple[str, ...]
-    dropped: tuple[str, ...]
+    target: Path  # the folder that was written
+    model_class: str  # of the model in it
+    base: str  # folder or Hub id
+    layers: int  # number of merged layers
+    replaced: tuple[str, ...]  # modules taken whole from the adapter
+    dropped: tuple[str, ...]  # modules of the adapter that a `GADMSModel` does not have
 
     def to_text(self) -> str:
         """Return the report for people."""

@@ -48,16 +48,10 @@ class TrainingStage:
 
 @dataclass(frozen=True)
 class TrainingHistory:
-    """All known trainings of a model.
-
-    Attributes:
-        stages (`tuple[TrainingStage, ...]`):
-            The last training first, then the one it started from, and so on. Empty if the folder has no run record.
-        record (`dict`, *optional*): the run record to publish.
-    """
+    """All known trainings of a model, the last one first. There are none if its folder has no run record."""
 
     stages: tuple[TrainingStage, ...]
-    record: dict[str, Any] | None
+    record: dict[str, Any] | None  # the run record to publish
 
     @property
     def base_model(self) -> str | None:

@@ -124,9 +124,9 @@ class ParquetRows:
 
     def place(self, row: int) -> str:
         """Return the file of a row and its number in that file, for error messages."""
-        last = max((group for group in self.row_groups if group.first_row <= row), key=lambda group: group.first_row)
-        first = min(group.first_row for group in self.row_groups if group.file == last.file)
-        return f"row {row - first} of {last.file}"
+        file = next(group.file for group in self.row_groups if row < group.first_row + group.num_rows)
+        first_row = next(group.first_row for group in self.row_groups if group.file == file)
+        return f"row {row - first_row} of {file}"
 
 
 class StreamedPairs:
