@@ -169,7 +169,8 @@ def merge_adapter(source: str | Path, target: str | Path) -> MergeReport:
         adapter = find_adapter(source)
         if adapter is None:
             raise ValueError(f"{source} holds no adapter ({ADAPTER_CONFIG})")
-        model = _merged_model(adapter)
+        model = _load_base(adapter)
+        adapter.merge_into(model)
         model.save_pretrained(folder)
         GADMSProcessor.from_pretrained(adapter.folder).save_pretrained(folder)
         if (adapter.folder / RUN_RECORD).is_file():
@@ -179,16 +180,14 @@ def merge_adapter(source: str | Path, target: str | Path) -> MergeReport:
     return MergeReport(target, type(model).__name__, adapter.base.name, len(adapter.layers), replaced, dropped)
 
 
-def _merged_model(adapter: Adapter) -> GADMSModel | GADMSForPreTraining:
+def _load_base(adapter: Adapter) -> GADMSModel | GADMSForPreTraining:
     name, options = adapter.base.name, adapter.base.revision_argument
     config = load_config(name, **options)
     check_weights(name, GADMSModel, config, **options)
     whole = adapter.whole_modules
     loading: Any = {"dtype": torch.float32, "use_safetensors": True, **options}
     if config.architectures != [GADMSForPreTraining.__name__]:
-        encoders = GADMSModel.from_pretrained(name, **loading)
-        adapter.merge_into(encoders)
-        return encoders
+        return GADMSModel.from_pretrained(name, **loading)
 
     bias = adapter.weights.get("classifier.bias")
     config.num_identities = config.num_identities if bias is None else len(bias)
@@ -199,5 +198,4 @@ def _merged_model(adapter: Adapter) -> GADMSModel | GADMSForPreTraining:
     model, info = loaded
     needed = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
     refuse_missing_weights(name, model, {"missing_keys": [k for k in needed if k.partition(".")[0] not in whole]})
-    adapter.merge_into(model)
     return model
