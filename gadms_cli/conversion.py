@@ -36,8 +36,7 @@ def convert(
         ),
     ] = None,
     source_image_size: Annotated[
-        str | None,
-        typer.Option(metavar="HEIGHTxWIDTH", help="Image size of a weight file, if it cannot be inferred."),
+        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Image size of a weight file, if it cannot be inferred.")
     ] = None,
     tokenizer: Annotated[
         str | None,

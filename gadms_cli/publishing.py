@@ -95,8 +95,7 @@ def publish_dataset(
     person_id: Annotated[str | None, typer.Option(help="Column of person ids. `person_id` is found.")] = None,
     shard_size: Annotated[float, typer.Option(help="MB of each Parquet file before compression.")] = 400,
     may_redistribute: Annotated[
-        bool,
-        typer.Option("--i-may-redistribute", help="I have the permission of this benchmark's authors."),
+        bool, typer.Option("--i-may-redistribute", help="I have the permission of this benchmark's authors.")
     ] = False,
     revision: RevisionOption = None,
     tag: TagOption = None,

@@ -210,12 +210,7 @@ class PersonGallery:
     ) -> list[list[SearchResult]]: ...
 
     def search(
-        self,
-        query: AnyQuery | list[AnyQuery],
-        top_k: int = 10,
-        *,
-        where: str | None = None,
-        group_tracks: bool = True,
+        self, query: AnyQuery | list[AnyQuery], top_k: int = 10, *, where: str | None = None, group_tracks: bool = True
     ) -> list[SearchResult] | list[list[SearchResult]]:
         """Find the `top_k` persons most similar to a query, best first.
 

@@ -62,9 +62,7 @@ class EncodedQuery:
 
 
 def encode_queries(
-    table: Table,
-    encoders: Callable[[], tuple[RetrievalModel, GADMSProcessor]],
-    queries: Sequence[AnyQuery],
+    table: Table, encoders: Callable[[], tuple[RetrievalModel, GADMSProcessor]], queries: Sequence[AnyQuery]
 ) -> list[EncodedQuery]:
     """Encode queries with one call of each encoder.
 

@@ -89,12 +89,7 @@ class LimitsMiddleware:
 
 
 async def refuse(
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    status: int,
-    detail: str,
-    headers: Mapping[str, str] | None = None,
+    scope: Scope, receive: Receive, send: Send, status: int, detail: str, headers: Mapping[str, str] | None = None
 ) -> None:
     """Log a refused request and answer it with a status and a reason. The rest of its body is not read."""
     client = (scope.get("client") or ("unknown",))[0]

@@ -102,14 +102,7 @@ class Demo:
     # Event handlers.
     # -----------------------------------------------------------------------------------------------------------------
     def search(
-        self,
-        text: str,
-        without: str,
-        image: Image.Image | None,
-        camera: str,
-        where: str,
-        top_k: float,
-        group: bool,
+        self, text: str, without: str, image: Image.Image | None, camera: str, where: str, top_k: float, group: bool
     ) -> tuple[Any, ...]:
         """Search by description, by image or by both. Returns updates of the result components."""
         exclusions = [part.strip() for part in (without or "").split(",") if part.strip()]
