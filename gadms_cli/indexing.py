@@ -57,6 +57,7 @@ WorkersOption = Annotated[
 ]
 
 
+@user_errors()
 def index(
     source: SourceOption,
     gallery: GalleryOption,
@@ -88,24 +89,24 @@ def index(
     gadms index --source cctv.mp4 --gallery my_gallery --model my_model --per-second 2 --camera gate-2
     gadms index --source products.csv --gallery my_shop --model my_model --column price:float
     """
-    with user_errors():
-        from modeling_gadms.encoders.loading import load_model_and_processor
-        from modeling_gadms.gallery.person_gallery import PersonGallery
-        from modeling_gadms.indexing.indexer import SourceOptions
+    from modeling_gadms.encoders.loading import load_model_and_processor
+    from modeling_gadms.gallery.person_gallery import PersonGallery
+    from modeling_gadms.indexing.indexer import SourceOptions
 
-        # Invalid sources must fail before an existing gallery is replaced.
-        options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size)
-        sources = [options.open(one) for one in source]
-        columns = _parse_columns(column or [])
-        loaded, processor = load_model_and_processor(model, runtime=runtime)
-        made = PersonGallery.create(gallery, loaded, processor, columns=columns, overwrite=overwrite)
-        _index(made, source, sources, options, min_confidence, workers, model, as_json)
-        if len(made) == 0:
-            raise ValueError(f"No person was found in {', '.join(source)}; the gallery {gallery} is empty")
-        if not as_json:
-            typer.echo(f'Now try: gadms search --gallery {gallery} "a person in a red jacket"')
+    # Invalid sources must fail before an existing gallery is replaced.
+    options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size)
+    sources = [options.open(one) for one in source]
+    columns = _parse_columns(column or [])
+    loaded, processor = load_model_and_processor(model, runtime=runtime)
+    made = PersonGallery.create(gallery, loaded, processor, columns=columns, overwrite=overwrite)
+    _index(made, source, sources, options, min_confidence, workers, model, as_json)
+    if len(made) == 0:
+        raise ValueError(f"No person was found in {', '.join(source)}; the gallery {gallery} is empty")
+    if not as_json:
+        typer.echo(f'Now try: gadms search --gallery {gallery} "a person in a red jacket"')
 
 
+@user_errors()
 def add(
     gallery: GalleryArgument,
     source: SourceOption,
@@ -126,18 +127,17 @@ def add(
     \b
     gadms gallery add my_gallery --source gate3.mp4 --per-second 2 --camera gate-3 --start "2026-11-25 08:00"
     """
-    with user_errors():
-        from modeling_gadms.encoders.loading import load_model_and_processor
-        from modeling_gadms.gallery.person_gallery import PersonGallery, gallery_model
-        from modeling_gadms.indexing.indexer import SourceOptions
+    from modeling_gadms.encoders.loading import load_model_and_processor
+    from modeling_gadms.gallery.person_gallery import PersonGallery, gallery_model
+    from modeling_gadms.indexing.indexer import SourceOptions
 
-        options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size)
-        sources = [options.open(one) for one in source]
-        built_with = gallery_model(gallery)
-        opened = PersonGallery.open(
-            gallery, *load_model_and_processor(model or built_with.name, runtime=built_with.runtime)
-        )
-        _index(opened, source, sources, options, min_confidence, workers, model, as_json)
+    options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size)
+    sources = [options.open(one) for one in source]
+    built_with = gallery_model(gallery)
+    opened = PersonGallery.open(
+        gallery, *load_model_and_processor(model or built_with.name, runtime=built_with.runtime)
+    )
+    _index(opened, source, sources, options, min_confidence, workers, model, as_json)
 
 
 def _index(
