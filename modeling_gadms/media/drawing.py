@@ -2,6 +2,7 @@
 
 import io
 import unicodedata
+from bisect import bisect_right
 from functools import lru_cache
 from typing import cast
 
@@ -81,15 +82,7 @@ def fit_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 def paste_on_card(
     sheet: Image.Image, content: bytes, left: int, top: int, size: tuple[int, int], *, margin: int = 8, radius: int = 8
 ) -> None:
-    """Paste an image, as large as it fits, into the centre of a card with rounded corners.
-
-    Args:
-        sheet (`PIL.Image.Image`): in mode RGB.
-        content (`bytes`): content of an image file.
-        left, top (`int`), size (`tuple[int, int]`): position and (width, height) of the card.
-        margin (`int`): space around the image.
-        radius (`int`): radius of the corners.
-    """
+    """Paste the content of an image file, as large as it fits, into the centre of a card of `size` (width, height)."""
     width, height = size
     draw = ImageDraw.Draw(sheet)
     draw.rounded_rectangle((left, top, left + width, top + height), radius=radius, fill=CARD)
@@ -98,16 +91,11 @@ def paste_on_card(
     sheet.paste(fitted, (left + (width - fitted.width) // 2, top + (height - fitted.height) // 2))
 
 
-def _fitting(text: str, font: Font, width: int, ending: str = "") -> str:
+def _fitting(text: str, font: Font, width: float, ending: str = "") -> str:
     """The longest prefix that fits with the ending; at least one character, so that wrapping advances."""
-    low, high = 1, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if font.getlength(text[:middle] + ending) <= width:
-            low = middle
-        else:
-            high = middle - 1
-    return text[:low]
+    lengths = range(1, len(text) + 1)
+    fitting = bisect_right(lengths, width, key=lambda length: font.getlength(text[:length] + ending))
+    return text[: max(1, fitting)]
 
 
 @lru_cache

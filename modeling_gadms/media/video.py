@@ -76,9 +76,7 @@ class FrameReader:
         self.every = every
         is_image = self.source.is_file() and self.source.suffix.lower() in IMAGE_SUFFIXES
         self.is_video = not is_image and not self.source.is_dir()
-        self.seen = 0
-        self.skipped: Counter[str] = Counter()
-        self.undecodable = 0
+        self._reset()
         if self.is_video:
             with _open_video(self.source) as video:
                 length, rate = _announced(video), _frame_rate(video)
@@ -99,10 +97,12 @@ class FrameReader:
                 raise ValueError(f"{self.source} contains no image file")
         self.expected = math.ceil(length / self.every) if length else None
 
+    def _reset(self) -> None:
+        self.seen = self.undecodable = 0
+        self.skipped: Counter[str] = Counter()
+
     def __iter__(self) -> Iterator[Frame]:
-        self.seen = 0
-        self.skipped = Counter()
-        self.undecodable = 0
+        self._reset()
         return self._iter_video() if self.is_video else self._iter_files()
 
     def _iter_files(self) -> Iterator[Frame]:
@@ -116,17 +116,17 @@ class FrameReader:
                 yield Frame(image, source=relative_name(path, self._root))
 
     def _iter_video(self) -> Iterator[Frame]:
+        name = relative_name(self.source, self._root)
         with _open_video(self.source) as video:
             index = 0
             while video.grab():
                 if index % self.every == 0:
                     self.seen += 1
-                    seconds = _seconds(video)
-                    image = _retrieve(video)
+                    seconds, image = _retrieve(video)
                     if image is None:
                         self.skipped[UNDECODABLE] += 1
                     else:
-                        yield Frame(image, relative_name(self.source, self._root), index, seconds)
+                        yield Frame(image, name, index, seconds)
                 index += 1
             if index == 0:
                 raise ValueError(f"The video {self.source} contains no frame that decodes: is it complete?")
@@ -202,11 +202,8 @@ def read_frames(path: str | Path, every: int, start: int, stop: int) -> Iterator
             ended = ended or not video.grab()
             if index < start or index % every:
                 continue
-            if ended:
-                yield VideoFrame(index, None, None)
-                continue
-            seconds = _seconds(video)
-            yield VideoFrame(index, seconds, _retrieve(video))
+            seconds, image = (None, None) if ended else _retrieve(video)
+            yield VideoFrame(index, seconds, image)
 
 
 @contextmanager
@@ -245,13 +242,10 @@ def _frame_rate(video: Any) -> float:
     return rate if math.isfinite(rate) and rate > 0 else 0.0
 
 
-def _retrieve(video: Any) -> Image.Image | None:
-    """The frame that was grabbed; `None` if it does not decode."""
-    decoded, pixels = video.retrieve()
-    return Image.fromarray(pixels[..., ::-1].copy()) if decoded else None  # BGR -> RGB
-
-
-def _seconds(video: Any) -> float:
+def _retrieve(video: Any) -> tuple[float, Image.Image | None]:
+    """Time in seconds and image of the frame that was grabbed; `None` if it does not decode."""
     import cv2
 
-    return video.get(cv2.CAP_PROP_POS_MSEC) / 1000
+    seconds = video.get(cv2.CAP_PROP_POS_MSEC) / 1000
+    decoded, pixels = video.retrieve()
+    return seconds, Image.fromarray(pixels[..., ::-1].copy()) if decoded else None  # BGR -> RGB
