@@ -1,6 +1,7 @@
 """The commands `gadms index` and `gadms gallery add`, which add the persons of sources to a gallery."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -155,30 +156,25 @@ def _index(
     from modeling_gadms.media import detection
 
     box_filter = detection.PersonBoxFilter(min_confidence=min_confidence)
+    reports: Iterator[IndexReport | str]
     if workers == 1:
         indexer = SourceIndexer(gallery, lambda: detection.SsdMobileNetDetector(box_filter=box_filter))
-        for name, frames in zip(names, sources, strict=True):
-            _print_report(name, indexer(frames, options), len(names), as_json)
-        return
+        reports = (indexer(frames, options) for frames in sources)  # each is printed before the next is made
+    else:
+        by_name = index_with_ray(
+            gallery.location, names, workers=workers, model=model, options=options, box_filter=box_filter
+        )
+        reports = (by_name[name] for name in names)
     failed = []
-    reports = index_with_ray(
-        gallery.location, names, workers=workers, model=model, options=options, box_filter=box_filter
-    )
-    for name in names:
-        report = reports[name]
+    for name, report in zip(names, reports, strict=True):
         if isinstance(report, str):
             failed.append(f"{name}: {report}")
+        elif as_json:
+            typer.echo(json.dumps({"source": name, **asdict(report)}, ensure_ascii=False))
         else:
-            _print_report(name, report, len(names), as_json)
+            typer.echo(f"{name}: {report}" if len(names) > 1 else str(report))
     if failed:
         raise ValueError(f"{len(failed)} of {len(names)} sources failed: {'; '.join(failed)}")
-
-
-def _print_report(name: str, report: "IndexReport", number: int, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps({"source": name, **asdict(report)}, ensure_ascii=False))
-    else:
-        typer.echo(f"{name}: {report}" if number > 1 else str(report))
 
 
 def _parse_columns(columns: list[str]) -> dict[str, str]:

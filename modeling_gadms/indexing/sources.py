@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -41,32 +41,18 @@ FETCH_SECONDS = 20.0
 """Timeout for a response."""
 
 
-class FrameSource(Protocol):
-    """The interface of a reader: an iterable of frames with counters, such as `FrameReader`.
-
-    Attributes:
-        source: name of the source, for messages.
-        is_video (`bool`): whether the frames are those of one video, in the order of time.
-        expected (`int`, *optional*): number of frames, if known in advance.
-        seen (`int`), skipped (`Counter[str]`), undecodable (`int`): as in [`~modeling_gadms.media.video.FrameReader`].
-    """
-
-    source: Any
-    is_video: bool
-    expected: int | None
-    seen: int
-    skipped: Counter[str]
-    undecodable: int
-
-    def __iter__(self) -> Iterator[Frame]: ...
-
-
 Item = tuple[str, Callable[[], Image.Image], Mapping[str, Any]]
 """The name of an image, a function that loads it, and its fields (metadata)."""
 
 
 class ImageReader:
-    """Base class of the readers of images that are not frames of a video."""
+    """Base class of the readers of images that are not frames of a video.
+
+    Attributes:
+        source: name of the source, for messages.
+        expected (`int`, *optional*): number of images, if known in advance.
+        seen (`int`), skipped (`Counter[str]`): as in [`~modeling_gadms.media.video.FrameReader`].
+    """
 
     is_video = False
     undecodable = 0
@@ -77,14 +63,11 @@ class ImageReader:
         self.seen = 0
         self.skipped: Counter[str] = Counter()
 
-    def __iter__(self) -> Iterator[Frame]:
-        self.seen, self.skipped = 0, Counter()
-        return self._frames()
-
     def _items(self) -> Generator[Item, None, None]:
         raise NotImplementedError
 
-    def _frames(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[Frame]:
+        self.seen, self.skipped = 0, Counter()
         with closing(self._items()) as items:
             for name, load, fields in items:
                 self.seen += 1
@@ -96,6 +79,9 @@ class ImageReader:
                     self.skipped[str(error)] += 1
                 else:
                     yield Frame(image, name, fields=fields)
+
+
+FrameSource = FrameReader | ImageReader
 
 
 class ArchiveReader(ImageReader):
@@ -218,7 +204,7 @@ class SkippedImageError(ValueError):
 
 def open_source(
     source: str | Path, every: int = 1, *, per_second: float | None = None, root: Path | None = None
-) -> FrameReader | ArchiveReader | RowReader:
+) -> FrameSource:
     """Open a source with the reader for its format.
 
     Args:
