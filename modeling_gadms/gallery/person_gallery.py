@@ -19,22 +19,13 @@ from ..media.images import to_jpeg
 from ..processing_gadms import GADMSProcessor
 from . import maintenance, storage
 from .filter import check_filter, literal
-from .records import AddReport, GalleryModel, PersonRecord, Query, SearchResult, TrackSummary
+from .records import AddReport, GalleryModel, PersonRecord, SearchResult
+from .records import Query as Query
 from .schema import UPDATABLE, check_values, gallery_schema, model_of, to_row, user_columns
 from .search import AnyQuery, EncodedQuery, encode_queries, nearest_persons, of_ids, of_track, read_persons
-from .storage import KEEP_VERSIONS, gallery_model
+from .storage import KEEP_VERSIONS
+from .storage import gallery_model as gallery_model
 
-
-__all__ = [
-    "AddReport",
-    "GalleryModel",
-    "PersonGallery",
-    "PersonRecord",
-    "Query",
-    "SearchResult",
-    "TrackSummary",
-    "gallery_model",
-]
 
 WRITE_ROWS = 4096
 """Rows in one commit: about 30 MB with their thumbnails. Committed rows survive an interruption."""
