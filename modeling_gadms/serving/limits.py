@@ -42,12 +42,7 @@ class ServingLimits:
 
 
 class LimitsMiddleware:
-    """Refuses requests beyond the limits, before the application reads them.
-
-    Args:
-        app (`ASGIApp`)
-        limits ([`ServingLimits`])
-    """
+    """Refuses requests beyond the limits, before the application reads them."""
 
     def __init__(self, app: ASGIApp, limits: ServingLimits):
         self.app, self.limits = app, limits
