@@ -15,7 +15,7 @@ from .user_errors import user_errors
 if TYPE_CHECKING:
     from modeling_gadms.gallery.person_gallery import PersonGallery
     from modeling_gadms.indexing.indexer import IndexReport, SourceOptions
-    from modeling_gadms.indexing.sources import FrameSource
+    from modeling_gadms.media.video import FrameSource
 
 SourceOption = Annotated[
     list[str],

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,8 +14,8 @@ from ..gallery.filter import in_utc
 from ..gallery.person_gallery import PersonGallery, PersonRecord
 from ..gallery.schema import check_values
 from ..media.detection import PersonDetector, crop_person
-from ..media.video import Frame
-from .sources import FrameSource, open_source
+from ..media.video import Frame, FrameSource
+from .sources import open_source
 from .tracks import CROPS_PER_TRACK, TrackCropSelector
 
 
@@ -194,8 +195,7 @@ class SourceIndexer:
     """
 
     def __init__(self, gallery: PersonGallery, detector: Callable[[], PersonDetector]):
-        self._gallery, self._make_detector = gallery, detector
-        self._detector: PersonDetector | None = None
+        self._gallery, self._detector = gallery, cache(detector)
 
     def __call__(self, frames: FrameSource, options: SourceOptions, **further: Any) -> IndexReport:
         """Index one source.
@@ -206,12 +206,10 @@ class SourceIndexer:
             further: `max_frames`, `progress` and `cancelled`, passed to [`index_frames`].
         """
         wanted = frames.is_video if options.detect is None else options.detect
-        if wanted and self._detector is None:
-            self._detector = self._make_detector()
         return index_frames(
             self._gallery,
             frames,
-            detector=self._detector if wanted else None,
+            detector=self._detector() if wanted else None,
             crops_per_track=options.crops_per_track,
             camera=options.camera,
             start=options.start,

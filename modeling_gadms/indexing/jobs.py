@@ -130,7 +130,9 @@ class IndexJobs:
                 raise JobsFullError(f"{waiting} sources are already waiting to be indexed: try again later")
             self._jobs[job.id] = job
             self._work[job.id] = _Work(path, options or SourceOptions(), root, finished)
-            self._forget_old()
+            over = [job.id for job in self._jobs.values() if job.state.is_over]
+            for job_id in over[: max(0, len(over) - KEPT_JOBS)]:
+                del self._jobs[job_id]
         self._waiting.put(job.id)
         return job
 
@@ -202,11 +204,6 @@ class IndexJobs:
     def _change(self, job_id: str, **fields: object) -> None:
         with self._lock:
             self._jobs[job_id] = replace(self._jobs[job_id], **fields)  # type: ignore[arg-type]
-
-    def _forget_old(self) -> None:
-        over = [job.id for job in self._jobs.values() if job.state.is_over]
-        for job_id in over[: max(0, len(over) - KEPT_JOBS)]:
-            del self._jobs[job_id]
 
 
 def safe_name(name: str) -> str:

@@ -44,11 +44,7 @@ class TrackCropSelector:
         self._tracks: dict[int, _Track] = {}
 
     def add(self, persons: Sequence[PersonRecord], frame: int, time_seconds: float) -> Iterator[PersonRecord]:
-        """Add the persons of the next frame, and return the crops of tracks that have ended.
-
-        Args:
-            persons (`Sequence[PersonRecord]`): with boxes.
-            frame (`int`), time_seconds (`float`): number and time of the frame.
+        """Add the persons of the next frame, who have boxes, and return the crops of tracks that have ended.
 
         Raises:
             ValueError: if the frame is not later than the previous one.

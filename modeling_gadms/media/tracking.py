@@ -68,11 +68,7 @@ class PersonTracker:
         self._time = -math.inf
 
     def __call__(self, boxes: Sequence[PersonBox], time_seconds: float) -> list[int]:
-        """Return the track number of each box of a frame, from 0. Boxes that fit no track start a new one.
-
-        Args:
-            boxes (`Sequence[PersonBox]`): boxes of the next frame, in pixels.
-            time_seconds (`float`): time of the frame.
+        """Return the track number of each box of the next frame, from 0. Boxes that fit no track start a new one.
 
         Raises:
             ValueError: if the frame is not later than the previous one.
