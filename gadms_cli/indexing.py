@@ -128,16 +128,12 @@ def add(
     \b
     gadms gallery add my_gallery --source gate3.mp4 --per-second 2 --camera gate-3 --start "2026-11-25 08:00"
     """
-    from modeling_gadms.encoders.loading import load_model_and_processor
-    from modeling_gadms.gallery.person_gallery import PersonGallery, gallery_model
+    from modeling_gadms.gallery.person_gallery import open_with_model
     from modeling_gadms.indexing.indexer import SourceOptions
 
     options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size)
     sources = [options.open(one) for one in source]
-    built_with = gallery_model(gallery)
-    opened = PersonGallery.open(
-        gallery, *load_model_and_processor(model or built_with.name, runtime=built_with.runtime)
-    )
+    opened, _ = open_with_model(gallery, model)
     _index(opened, source, sources, options, min_confidence, workers, model, as_json)
 
 

@@ -39,16 +39,13 @@ def search(
     gadms search --gallery my_gallery "a man in a suit" --without "a bag" --where "camera = 'gate-2'"
     gadms search --gallery my_gallery --image person.jpg
     """
-    from modeling_gadms.encoders.loading import load_model_and_processor
     from modeling_gadms.gallery.contact_sheet import draw_contact_sheet, place_and_time
-    from modeling_gadms.gallery.person_gallery import PersonGallery, Query, gallery_model
+    from modeling_gadms.gallery.person_gallery import Query, open_with_model
     from modeling_gadms.media.images import load_image
 
-    built_with = gallery_model(gallery)
     picture = load_image(image) if image else None
     query = Query(text=text, image=picture, like=like, without=without or ())
-    loaded, processor = load_model_and_processor(model or built_with.name, runtime=runtime or built_with.runtime)
-    opened = PersonGallery.open(gallery, loaded, processor)
+    opened, _ = open_with_model(gallery, model, runtime)
     results = opened.search(query, top_k, where=where, group_tracks=group)
     save_figure(draw_contact_sheet(str(query), results), out)
     if as_json:

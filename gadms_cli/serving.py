@@ -57,12 +57,9 @@ def serve(
         from modeling_gadms.serving.limits import ServingLimits
     except ImportError as error:
         raise ImportError('Serving needs more packages: pip install "gadms[serve]"') from error
-    from modeling_gadms.encoders.loading import load_model_and_processor
-    from modeling_gadms.gallery.person_gallery import PersonGallery, gallery_model
+    from modeling_gadms.gallery.person_gallery import open_with_model
 
-    built_with = gallery_model(gallery)
-    loaded, processor = load_model_and_processor(model or built_with.name, runtime=runtime or built_with.runtime)
-    opened = PersonGallery.open(gallery, loaded, processor)
+    opened, processor = open_with_model(gallery, model, runtime)
     limits = ServingLimits(upload_bytes=max_upload_mb * 1_000_000, frames=max_frames)
     app = create_app(opened, processor, token=token, limits=limits)
     uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=_GRACE_SECONDS, server_header=False)

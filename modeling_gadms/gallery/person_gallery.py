@@ -14,6 +14,7 @@ from lancedb.table import Table
 from PIL import Image
 
 from ..encoders.encoding import encode_images
+from ..encoders.loading import load_model_and_processor
 from ..encoders.onnx_model import RetrievalModel
 from ..media.images import to_jpeg
 from ..processing_gadms import GADMSProcessor
@@ -370,6 +371,19 @@ class PersonGallery:
                 f"The gallery in {self.location} was opened without a model: give the one that built it, {self.model}"
             )
         return self._encoders
+
+
+def open_with_model(
+    location: str | Path, model: str | None = None, runtime: str | None = None
+) -> tuple[PersonGallery, GADMSProcessor]:
+    """Open a gallery with a model, and return the gallery and the model's processor.
+
+    `model` is a folder or a Hub name; by default model and runtime are those that built the gallery. The errors are
+    those of [`PersonGallery.open`].
+    """
+    built_with = gallery_model(location)
+    loaded, processor = load_model_and_processor(model or built_with.name, runtime=runtime or built_with.runtime)
+    return PersonGallery.open(location, loaded, processor), processor
 
 
 def _thumbnail(image: Image.Image) -> bytes:

@@ -26,13 +26,7 @@ _STANDARD_FIELDS = {"camera": "string", "time": "time"}
 
 @dataclass(frozen=True)
 class IndexProgress:
-    """Progress of indexing a source.
-
-    Attributes:
-        seen (`int`): number of images or frames read so far.
-        expected (`int`, *optional*): number of all images or frames, if known in advance.
-        found (`int`): number of persons found so far.
-    """
+    """Numbers of images or frames read so far and, if known in advance, in all, and of persons found so far."""
 
     seen: int
     expected: int | None
@@ -198,13 +192,7 @@ class SourceIndexer:
         self._gallery, self._detector = gallery, cache(detector)
 
     def __call__(self, frames: FrameSource, options: SourceOptions, **further: Any) -> IndexReport:
-        """Index one source.
-
-        Args:
-            frames (`FrameSource`)
-            options (`SourceOptions`)
-            further: `max_frames`, `progress` and `cancelled`, passed to [`index_frames`].
-        """
+        """Index one source; `further` are `max_frames`, `progress` and `cancelled` of [`index_frames`]."""
         wanted = frames.is_video if options.detect is None else options.detect
         return index_frames(
             self._gallery,

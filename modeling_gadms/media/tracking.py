@@ -40,17 +40,10 @@ class _Track:
 
     def expected(self, time: float) -> tuple[float, float]:
         """Expected centre at a time, with constant velocity."""
-        last_time, x, y = self.positions[-1]
-        velocity_x, velocity_y = self.velocity
-        return x + velocity_x * (time - last_time), y + velocity_y * (time - last_time)
-
-    @property
-    def velocity(self) -> tuple[float, float]:
-        """In pixels per second; zero until the second detection."""
         (first, x0, y0), (last, x1, y1) = self.positions[0], self.positions[-1]
-        if last <= first:
-            return 0.0, 0.0
-        return (x1 - x0) / (last - first), (y1 - y0) / (last - first)
+        if last == first:  # one detection: the velocity is unknown
+            return x1, y1
+        return x1 + (x1 - x0) / (last - first) * (time - last), y1 + (y1 - y0) / (last - first) * (time - last)
 
 
 class PersonTracker:
