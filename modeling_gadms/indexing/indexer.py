@@ -1,8 +1,8 @@
 """Index a source: add the persons of its images or frames to a gallery."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -124,7 +124,9 @@ def index_frames(
         raise ValueError(f"crops_per_track must be 0 or more, not {crops_per_track}")
     if max_frames is not None and (frames.expected or 0) > max_frames:
         raise ValueError(_too_many(frames, f"{frames.expected:,}", max_frames))
-    finder = _PersonFinder(gallery, frames, detector, crops_per_track, camera, start)
+    tracked = crops_per_track and detector is not None and frames.is_video
+    selector = TrackCropSelector(crops_per_track) if tracked else None
+    finder = _PersonFinder(gallery.columns, detector, selector, camera, start)
     stopped = False
 
     def watched() -> Iterator[Frame]:
@@ -151,7 +153,7 @@ def index_frames(
         found=finder.found,
         already_there=added.already_there,
         skipped_crops=finder.found - added.added - added.already_there,
-        tracks=finder.tracks,
+        tracks=selector.tracks if selector else 0,
         cancelled=stopped,
         unused_fields=tuple(sorted(finder.unused_fields)),
     )
@@ -206,68 +208,57 @@ class SourceIndexer:
         )
 
 
+@dataclass
 class _PersonFinder:
     """Iterates over the persons of frames and counts them."""
 
-    def __init__(
-        self,
-        gallery: PersonGallery,
-        frames: FrameSource,
-        detector: PersonDetector | None,
-        crops_per_track: int,
-        camera: str | None,
-        start: datetime | None,
-    ):
-        self.found = self.without_person = 0
-        self.unused_fields: set[str] = set()
-        self._columns = gallery.columns
-        self._detector, self._camera = detector, camera
-        self._start = None if start is None else in_utc(start)
-        tracked = crops_per_track and detector is not None and frames.is_video
-        self._selector = TrackCropSelector(crops_per_track) if tracked else None
-
-    @property
-    def tracks(self) -> int:
-        return self._selector.tracks if self._selector else 0
+    columns: Collection[str]
+    detector: PersonDetector | None
+    selector: TrackCropSelector | None
+    camera: str | None
+    start: datetime | None
+    found: int = 0
+    without_person: int = 0
+    unused_fields: set[str] = field(default_factory=set)
 
     def records(self, frames: Iterator[Frame]) -> Iterator[PersonRecord]:
         for frame in frames:
             persons = self._persons(frame)
             self.found += len(persons)
             self.without_person += not persons
-            if self._selector is None:
+            if self.selector is None:
                 yield from persons
             else:
-                yield from self._selector.add(persons, cast(int, frame.index), cast(float, frame.time_seconds))
-        if self._selector is not None:
-            yield from self._selector.rest()
+                yield from self.selector.add(persons, cast(int, frame.index), cast(float, frame.time_seconds))
+        if self.selector is not None:
+            yield from self.selector.rest()
 
     def _persons(self, frame: Frame) -> list[PersonRecord]:
         whole = self._record(frame)
-        if self._detector is None:
+        if self.detector is None:
             return [whole]
-        boxes = self._detector([frame.image])[0]
+        boxes = self.detector([frame.image])[0]
         return [replace(whole, image=crop_person(frame.image, box), box=box) for box in boxes]
 
     def _record(self, frame: Frame) -> PersonRecord:
         given = {name: frame.fields[name] for name in _STANDARD_FIELDS if name in frame.fields}
         standard = check_values(given, _STANDARD_FIELDS)
-        columns = {name: frame.fields[name] for name in self._columns if name in frame.fields}
+        columns = {name: frame.fields[name] for name in self.columns if name in frame.fields}
         self.unused_fields |= frame.fields.keys() - standard.keys() - columns.keys()
         return PersonRecord(
             frame.image,
             frame.source,
             frame.index,
             frame.time_seconds,
-            camera=standard.get("camera") or self._camera,
+            camera=standard.get("camera") or self.camera,
             time=standard.get("time") or self._time_of(frame),
             columns=columns,
         )
 
     def _time_of(self, frame: Frame) -> datetime | None:
-        if self._start is None or frame.time_seconds is None:
+        if self.start is None or frame.time_seconds is None:
             return None
-        return self._start + timedelta(seconds=frame.time_seconds)
+        return in_utc(self.start) + timedelta(seconds=frame.time_seconds)
 
 
 def _too_many(frames: FrameSource, number: str, limit: int) -> str:
