@@ -179,15 +179,12 @@ def _track_summaries(table: Table, rows: Sequence[Mapping[str, Any]]) -> dict[tu
     if not tracks:
         return {}
     condition = " OR ".join(of_track(*track) for track in tracks)
-    crops = table.search().where(condition).select(["source", "track", "time_seconds"]).to_list()
-    times: dict[tuple[str, int], list[float | None]] = {track: [] for track in tracks}
-    for crop in crops:
-        times[crop["source"], crop["track"]].append(crop["time_seconds"])
-    summaries = {}
-    for track, of_crops in times.items():
-        known = [time for time in of_crops if time is not None]
-        summaries[track] = TrackSummary(len(of_crops), min(known, default=None), max(known, default=None))
-    return summaries
+    crops = table.search().where(condition).select(["source", "track", "time_seconds"]).to_arrow()
+    times = [([], "count_all"), ("time_seconds", "min"), ("time_seconds", "max")]
+    return {
+        (row["source"], row["track"]): TrackSummary(row["count_all"], row["time_seconds_min"], row["time_seconds_max"])
+        for row in crops.group_by(["source", "track"]).aggregate(times).to_pylist()
+    }
 
 
 def _best_of_tracks(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
