@@ -176,17 +176,11 @@ def relative_name(path: Path, root: Path | None) -> str:
 
 @dataclass(frozen=True)
 class VideoFrame:
-    """One frame of a video, which may be undecodable.
-
-    Attributes:
-        index (`int`): frame number in the video, from 0.
-        time_seconds (`float`, *optional*): time in the video; `None` beyond the last frame that decodes.
-        image (`PIL.Image.Image`, *optional*): in mode RGB; `None` if it does not decode.
-    """
+    """One frame of a video, with its number from 0, which may be undecodable."""
 
     index: int
-    time_seconds: float | None
-    image: Image.Image | None
+    time_seconds: float | None  # None beyond the last frame that decodes
+    image: Image.Image | None  # in mode RGB; None if it does not decode
 
 
 def count_frames(path: str | Path) -> int:
