@@ -2,7 +2,6 @@
 
 import io
 import unicodedata
-from bisect import bisect_right
 from functools import lru_cache
 from typing import cast
 
@@ -91,11 +90,16 @@ def paste_on_card(
     sheet.paste(fitted, (left + (width - fitted.width) // 2, top + (height - fitted.height) // 2))
 
 
-def _fitting(text: str, font: Font, width: float, ending: str = "") -> str:
+def _fitting(text: str, font: Font, width: int, ending: str = "") -> str:
     """The longest prefix that fits with the ending; at least one character, so that wrapping advances."""
-    lengths = range(1, len(text) + 1)
-    fitting = bisect_right(lengths, width, key=lambda length: font.getlength(text[:length] + ending))
-    return text[: max(1, fitting)]
+    low, high = 1, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if font.getlength(text[:middle] + ending) <= width:
+            low = middle
+        else:
+            high = middle - 1
+    return text[:low]
 
 
 @lru_cache
