@@ -13,7 +13,6 @@ from modeling_gadms.media.detection import (
     SSD_WEIGHTS,
     PersonBox,
     PersonBoxFilter,
-    PersonDetector,
     SsdMobileNetDetector,
     intersection_area,
 )
@@ -23,7 +22,6 @@ from .pretrained import (
     check_settings,
     choose_batch_size,
     choose_device,
-    existing_file,
     files_identity,
     in_batches,
     load_pretrained,
@@ -146,8 +144,8 @@ class SsdDetector:
     """
 
     def __init__(self, settings: DetectorSettings):
-        weights = existing_file(settings.weights or packaged_file(SSD_WEIGHTS))
-        graph = existing_file(settings.graph or packaged_file(SSD_GRAPH))
+        weights = Path(settings.weights or packaged_file(SSD_WEIGHTS))
+        graph = Path(settings.graph or packaged_file(SSD_GRAPH))
         any_shape = PersonBoxFilter(settings.min_confidence, min_height=0, min_aspect=0, max_aspect=math.inf)
         self._detector = SsdMobileNetDetector(weights, graph, any_shape)
         self._min_confidence = settings.min_confidence
@@ -251,11 +249,14 @@ _DETECTORS: dict[str, type[Any]] = {
 }
 
 
-def build_detector(settings: DetectorSettings) -> PersonDetector:
+def build_detector(
+    settings: DetectorSettings,
+) -> TransformersDetector | SsdDetector | UltralyticsDetector | WholeImageDetector | ImportedDetector:
     """Load the detector that the settings name.
 
     Returns:
-        `PersonDetector`: returns for each image the boxes of its persons, clipped to the image, most confident first.
+        A `PersonDetector`: for each image the boxes of its persons, clipped to the image, most confident first. Its
+        `identity` is recorded with them.
 
     Raises:
         ImportError, OSError, TypeError, ValueError: see the classes of this file.

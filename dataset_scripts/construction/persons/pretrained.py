@@ -136,17 +136,6 @@ def packaged_file(name: str) -> Path:
     return folder / name
 
 
-def existing_file(path: str | Path) -> Path:
-    """Check that a file exists, and return its path.
-
-    Raises:
-        FileNotFoundError: if it does not exist.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"The weights file {path} does not exist")
-    return Path(path)
-
-
 def files_identity(name: str, files: Sequence[Path]) -> str:
     """`name@` and the first 12 hexadecimal digits of the SHA-256 of the concatenated files."""
     digest = hashlib.sha256()
@@ -168,43 +157,26 @@ class Imported:
         identity (`str`): the `identity` of the instance, else the import path.
 
     Raises:
-        ImportError: if the path cannot be imported.
-        TypeError: if the instance is not callable.
-    """
-
-    def __init__(self, path: str, options: dict[str, Any]):
-        self._path = path
-        self._made = make_imported(path, options)
-        self.identity = getattr(self._made, "identity", None) or path
-
-
-def make_imported(path: str, options: dict[str, Any]) -> Any:
-    """Import `"my_package.my_module:MyClass"` and call it with the options as keyword arguments.
-
-    Raises:
         ImportError: if the module or the name does not exist.
         TypeError: if the class does not accept the options, or its instance is not callable.
     """
-    module_name, _, name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ImportError(
-            f"Cannot import {path} ({error}): write module:Class, with the module's folder on PYTHONPATH"
-        ) from error
-    try:
-        made = found(**options)
-    except TypeError as error:
-        raise TypeError(f"{path} cannot be called with the options {options}: {error}") from error
-    if not callable(made):
-        raise TypeError(f"{path} returns a {type(made).__name__}, which is not callable: it needs a method __call__")
-    return made
 
-
-def identity_of(estimator: Any) -> str:
-    """Name of a detector or estimator to record with its results: its `identity` if any, else its import path."""
-    identity = getattr(estimator, "identity", None)
-    if isinstance(identity, str) and identity:
-        return identity
-    named = estimator if hasattr(estimator, "__qualname__") else type(estimator)
-    return f"{named.__module__}:{named.__qualname__}"
+    def __init__(self, path: str, options: dict[str, Any]):
+        module_name, _, name = path.partition(":")
+        try:
+            found = getattr(importlib.import_module(module_name), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ImportError(
+                f"Cannot import {path} ({error}): write module:Class, with the module's folder on PYTHONPATH"
+            ) from error
+        try:
+            made = found(**options)
+        except TypeError as error:
+            raise TypeError(f"{path} cannot be called with the options {options}: {error}") from error
+        if not callable(made):
+            raise TypeError(
+                f"{path} returns a {type(made).__name__}, which is not callable: it needs a method __call__"
+            )
+        self._path = path
+        self._made = made
+        self.identity = str(getattr(made, "identity", None) or path)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from ..blocks import Batch, Block, Outcome, Verdict, rows_of
+from ..blocks import Batch, Block, Outcome, Verdict
 
 
 HEIGHT = 256
@@ -60,7 +60,7 @@ class MeasureQuality(Block):
         self.settings = settings
 
     def __call__(self, batch: Batch) -> Outcome:
-        measured = [contrast_and_sharpness(Image.open(io.BytesIO(crop))) for (crop,) in rows_of(batch, self.reads)]
+        measured = [contrast_and_sharpness(Image.open(io.BytesIO(crop))) for crop in batch["crop"]]
         columns = {"contrast": [contrast for contrast, _ in measured], "sharpness": [sharp for _, sharp in measured]}
         return Outcome(columns, [self._judge(contrast, sharpness) for contrast, sharpness in measured])
 
