@@ -54,9 +54,7 @@ def write_card(config: BuildConfig, counts: Sequence[BlockCounts]) -> None:
         written={"train": WrittenSplit(rows, num_bytes, files)},
         captions=rows * len(config.captioners),
         settings=replace(
-            config.card,
-            title=config.card.title or _TITLE,
-            licence_notes=config.card.licence_notes or _LICENCE_NOTES,
+            config.card, title=config.card.title or _TITLE, licence_notes=config.card.licence_notes or _LICENCE_NOTES
         ),
         construction=ConstructionFacts(
             captioners={

@@ -40,15 +40,7 @@ from .config import BuildConfig
 from .engines import Resources, Stage, run_local
 from .ray_engine import run_ray
 from .review import draw_review
-from .stages import (
-    CaptionStage,
-    LostRowsError,
-    PersonStage,
-    data_file,
-    journal_folder,
-    persons_file,
-    stage_counts,
-)
+from .stages import CaptionStage, LostRowsError, PersonStage, data_file, journal_folder, persons_file, stage_counts
 
 
 DUPLICATES_FILE = "work/duplicates.parquet"
@@ -171,7 +163,7 @@ def _person_stage(plan: Plan, config: BuildConfig) -> PersonStage:
         plan.digest,
         config.run.images_per_shard,
         config.run.thumbnail_height,
-        _opt_out_digest(config),
+        file_digest(Path(config.run.opt_out)) if config.run.opt_out else None,
         *(asdict(section) for section in (config.detector, config.pose, config.criteria, config.crop, config.quality)),
     )
     folder = StageFolder(config.root, "persons", settings)
@@ -242,11 +234,10 @@ def _fetched(source: SourceSettings, config: BuildConfig) -> SourceSettings:
 
 def _check_plan(plan: Plan, root: Path) -> None:
     path = root / "work" / "plan.json"
+    now = {"digest": plan.digest, "shards": len(plan.shards)}
     if not path.is_file():
-        write_atomically(path, json.dumps({"digest": plan.digest, "shards": len(plan.shards)}))
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    if before != {"digest": plan.digest, "shards": len(plan.shards)}:
+        write_atomically(path, json.dumps(now))
+    elif (before := json.loads(path.read_text(encoding="utf-8"))) != now:
         raise RunFolderError(
             f"{root} contains a run over other sources ({before['shards']} shards, now {len(plan.shards)}): files "
             "or images_per_shard have changed. Name another output folder, or remove this one"
@@ -277,10 +268,6 @@ def _with_batch_sizes(blocks: list[Block], config: BuildConfig) -> list[Block]:
         if chosen and chosen.batch_size:
             block.batch_size = chosen.batch_size
     return blocks
-
-
-def _opt_out_digest(config: BuildConfig) -> str | None:
-    return file_digest(Path(config.run.opt_out)) if config.run.opt_out else None
 
 
 def _published(counts: Sequence[BlockCounts], config: BuildConfig, shards: int) -> int:

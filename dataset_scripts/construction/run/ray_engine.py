@@ -102,13 +102,13 @@ def _plan(stage: Stage, numbers: Sequence[int], resources: Mapping[str, Resource
     with warnings.catch_warnings():
         # Deprecated in Ray 2.64, but without a replacement for the number of retries.
         warnings.filterwarnings("ignore", "`ray_remote_args`", DeprecationWarning)
-        shards = rows.map_batches(partial(_ray_read, stage), **_task("read", resources))
+        shards = rows.map_batches(partial(_or_failure, partial(_read, stage)), **_task("read", resources))
         for name, blocks in process_groups(stage.blocks):
             if any(block.has_model for block in blocks):
                 shards = shards.map_batches(_actor(blocks), **_pool(name, resources))
             else:
                 shards = shards.map_batches(_RayBlocks(blocks), **_task(name, resources))
-        return shards.map_batches(partial(_ray_write, stage), **_task("write", resources))
+        return shards.map_batches(partial(_or_failure, partial(_write, stage)), **_task("write", resources))
 
 
 def _actor(blocks: Sequence[Block]) -> type:
@@ -141,11 +141,8 @@ def _task(name: str, resources: Mapping[str, Resources]) -> dict[str, Any]:
     return options | {key: value for key, value in given.items() if value is not None}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Callables that run in Ray's processes.
-# ---------------------------------------------------------------------------------------------------------------------
 class _RayBlocks:
-    """Blocks that share a process. They are prepared with the first rows, where an error can be reported."""
+    """Blocks that share a process of Ray. They are prepared with the first rows, where an error can be reported."""
 
     def __init__(self, blocks: Sequence[Block]):
         self.blocks = blocks
@@ -178,10 +175,6 @@ def _or_failure(work: Callable[[pa.Table], pa.Table], table: pa.Table) -> pa.Tab
         return pa.table({FAILURE: [pickle.dumps(portable(error))]})
 
 
-def _ray_read(stage: Stage, table: pa.Table) -> pa.Table:
-    return _or_failure(partial(_read, stage), table)
-
-
 def _read(stage: Stage, table: pa.Table) -> pa.Table:
     read = []
     for number in table["shard"].to_pylist():
@@ -192,10 +185,6 @@ def _read(stage: Stage, table: pa.Table) -> pa.Table:
             stage.finish(number, rows)
         read.append(rows)
     return join(read)
-
-
-def _ray_write(stage: Stage, table: pa.Table) -> pa.Table:
-    return _or_failure(partial(_write, stage), table)
 
 
 def _write(stage: Stage, table: pa.Table) -> pa.Table:

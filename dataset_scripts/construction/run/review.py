@@ -1,5 +1,6 @@
 """Contact sheet for review: examples of kept persons, and of dropped persons for each reason."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,14 +27,14 @@ def draw_review(root: Path) -> Image.Image:
     kept, total = _kept(root)
     rows: list[tuple[str, int, list[bytes]]] = [("kept", total, kept)]
     dropped: dict[str, list[bytes]] = {}
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for block, reason, thumbnail in _dropped(root):
         label = f"dropped by `{block}`: {reason}"
-        counts[label] = counts.get(label, 0) + 1
+        counts[label] += 1
         thumbnails = dropped.setdefault(label, [])
         if len(thumbnails) < PERSONS_PER_ROW:
             thumbnails.append(thumbnail)
-    rows += [(label, counts[label], dropped[label]) for label in sorted(counts, key=lambda label: -counts[label])]
+    rows += [(label, count, dropped[label]) for label, count in counts.most_common()]
 
     width = 2 * _MARGIN + PERSONS_PER_ROW * (_CELL[0] + _GAP) - _GAP
     height = 2 * _MARGIN + len(rows) * (_LABEL + _CELL[1] + _GAP)

@@ -310,21 +310,18 @@ def _check_passage(table: pa.Table, sources: Sequence[str], blocks: Sequence[Blo
             raise LostRowsError(f"shard {number}: row {row_id} went through {names}, rejected by {rejected_by}")
 
 
-def stage_counts(
-    folder: StageFolder, shards: int, known: Mapping[int, Marker] | None = None
-) -> list[tuple[BlockCounts, ...]]:
+def stage_counts(folder: StageFolder, shards: int, known: Mapping[int, Marker]) -> list[tuple[BlockCounts, ...]]:
     """Block counts of all shards of a stage.
 
     Args:
         folder (`StageFolder`): folder of the stage.
         shards (`int`): number of shards.
-        known (`Mapping[int, Marker]`, *optional*): markers read before. Reading a marker reads all files of its shard.
+        known (`Mapping[int, Marker]`): markers read before. Reading a marker reads all files of its shard.
 
     Raises:
         LostRowsError: if a shard has no marker.
         RunFolderError: see `StageFolder.read_marker`.
     """
-    known = known or {}
     markers = [known.get(number) or folder.read_marker(number) for number in range(shards)]
     if missing := [number for number, marker in enumerate(markers) if marker is None]:
         raise LostRowsError(f"stage {folder.stage} ended without shards {missing[:10]}")
