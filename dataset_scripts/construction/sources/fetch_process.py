@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import tarfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from .fetch_settings import FetchProblem, FetchSettings
+from .guarded_img2dataset import FetchError
 from .url_table import UrlRow
 
 
@@ -83,33 +85,15 @@ class Downloader:
             process.communicate()
 
     def _start(self) -> "subprocess.Popen[str]":
-        settings = self._settings
-        options = {
-            "folder": str(self._work.absolute()),
-            "rows_per_tar": settings.rows_per_tar,
-            "processes": settings.processes,
-            "threads": settings.threads,
-            "timeout": settings.timeout_seconds,
-            "retries": settings.retries,
-            "max_bytes": settings.max_bytes,
-            "max_redirects": settings.max_redirects,
-            "disallowed_header_directives": settings.disallowed_header_directives,
-            "user_agent_token": settings.user_agent_token,
-            "allowed_addresses": settings.allowed_addresses,
-        }
+        options = json.dumps(asdict(self._settings) | {"folder": str(self._work.absolute())})
         # Keeps libraries of img2dataset from connecting to their vendors.
         quiet = {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}
         # The path is not resolved: the symbolic link identifies the virtual environment. Isolated mode (-I) ignores
         # the paths of this environment.
-        command = [os.path.abspath(settings.python), "-I", str(_SCRIPT), json.dumps(options)]
+        command = [os.path.abspath(self._settings.python), "-I", str(_SCRIPT), options]
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=os.environ | quiet,
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | quiet
             )
 
     @property
@@ -134,7 +118,7 @@ class Downloaded:
         self._members: dict[str, tarfile.TarInfo] = {}
         self._meta: dict[int, dict[str, Any]] = {}
         self.redirects: dict[str, list[str]] = {}
-        """Index among the requested rows -> the redirect URLs that were followed."""
+        """Requested URL -> the redirect URLs that were followed."""
 
     def __enter__(self) -> Self:
         tar, parquet, redirects, _ = self._files
@@ -151,21 +135,21 @@ class Downloaded:
         if self._archive is not None:
             self._archive.close()
 
-    def image(self, row: int) -> tuple[bytes, str, str, str]:
-        """Content and SHA-256 of a row's file, or the problem and its detail."""
+    def image(self, row: int) -> tuple[bytes, str]:
+        """Content and SHA-256 of a row's file; raises `FetchError` if there is none."""
         meta = self._meta.get(row)
         if meta is None:
-            return b"", "", FetchProblem.LOST, "it did not report this row"
+            raise FetchError(FetchProblem.LOST, "it did not report this row")
         if meta["error_message"] is not None:
             problem, _, detail = meta["error_message"].partition(": ")
             if problem not in list(FetchProblem):
-                return b"", "", FetchProblem.LOST, meta["error_message"]
-            return b"", "", problem, detail
+                raise FetchError(FetchProblem.LOST, meta["error_message"])
+            raise FetchError(problem, detail)
         member = self._members.get(f"{meta['key']}.jpg")
         content = self._archive.extractfile(member) if self._archive is not None and member is not None else None
         if content is None:
-            return b"", "", FetchProblem.LOST, "it returned neither an image nor a reason"
-        return content.read(), meta["sha256"], "", ""
+            raise FetchError(FetchProblem.LOST, "it returned neither an image nor a reason")
+        return content.read(), meta["sha256"]
 
     def remove(self) -> None:
         for file in self._files:

@@ -6,7 +6,6 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -103,7 +102,8 @@ class UrlTable:
                     urls = batch.column(self.url_column).to_pylist()
                     ids = batch.column(self.id_column).to_pylist() if self.id_column else [None] * len(urls)
                     for url, identity in zip(urls, ids, strict=True):
-                        yield row, _text(url), identity if isinstance(identity, int | None) else str(identity)
+                        url = "" if url is None else str(url)
+                        yield row, url, identity if isinstance(identity, int | None) else str(identity)
                         row += 1
             except pa.ArrowInvalid as error:
                 raise ValueError(f"The table {file} cannot be read after its row {row}: {error}") from error
@@ -210,10 +210,6 @@ def _numeric(host: str) -> str | None:
         return socket.inet_ntoa(socket.inet_aton(host))
     except OSError:
         return None
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
 
 
 def _open_csv(file: Path, options: pa.csv.ConvertOptions | None = None) -> pa.csv.CSVStreamingReader:
