@@ -20,8 +20,7 @@ from modeling_gadms.media.detection import (
 from .pretrained import (
     Imported,
     check_settings,
-    choose_batch_size,
-    choose_device,
+    device_and_batch_size,
     files_identity,
     in_batches,
     load_pretrained,
@@ -105,8 +104,7 @@ class TransformersDetector:
     def __init__(self, settings: DetectorSettings):
         from transformers import AutoModelForObjectDetection
 
-        self._device = choose_device(settings.device)
-        self._batch_size = choose_batch_size(settings.batch_size, self._device)
+        self._device, self._batch_size = device_and_batch_size(settings.device, settings.batch_size)
         self._min_confidence = settings.min_confidence
         self._model, self._processor, self.identity = load_pretrained(
             AutoModelForObjectDetection, settings.model or DEFAULT_MODEL, settings.revision, self._device
@@ -178,8 +176,7 @@ class UltralyticsDetector:
                 "The kind ultralytics needs the library ultralytics, which is licensed under the AGPL-3.0. If you "
                 "can accept that: pip install ultralytics. If not, use the kind transformers (Apache-2.0)"
             ) from error
-        self._device = choose_device(settings.device)
-        self._batch_size = choose_batch_size(settings.batch_size, self._device)
+        self._device, self._batch_size = device_and_batch_size(settings.device, settings.batch_size)
         self._min_confidence = settings.min_confidence
         self._model = YOLO(settings.model)
         # The path of weights that Ultralytics downloaded by name.
@@ -219,11 +216,7 @@ class WholeImageDetector:
 
 
 class ImportedDetector(Imported):
-    """A custom detector; its boxes are checked, clipped to the image and sorted by confidence.
-
-    Raises:
-        ImportError, TypeError: see `Imported`.
-    """
+    """A custom detector; its boxes are checked, clipped to the image and sorted by confidence."""
 
     def __init__(self, settings: DetectorSettings):
         super().__init__(settings.kind, settings.options)

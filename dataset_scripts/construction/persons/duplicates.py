@@ -99,11 +99,7 @@ class DropDuplicates(Filter):
 
 
 def colour_grid(image: Image.Image) -> np.ndarray:
-    """Mean colours of a coarse grid.
-
-    Returns:
-        `np.ndarray` of shape `(4 * 2 * 3,)` and type uint8.
-    """
+    """Mean colours of a coarse grid, of shape `(4 * 2 * 3,)` and type uint8."""
     rows, columns = COLOUR_GRID
     return np.asarray(image.resize((columns, rows), Image.Resampling.BOX)).reshape(-1)
 

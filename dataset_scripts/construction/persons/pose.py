@@ -14,8 +14,7 @@ from modeling_gadms.media.detection import PersonBox
 from .pretrained import (
     Imported,
     check_settings,
-    choose_batch_size,
-    choose_device,
+    device_and_batch_size,
     files_identity,
     in_batches,
     load_pretrained,
@@ -139,8 +138,7 @@ class VitPoseEstimator:
             raise ImportError('Poses by ViTPose need SciPy: pip install "gadms[construction]"') from error
         from transformers import VitPoseForPoseEstimation
 
-        self._device = choose_device(settings.device)
-        self._batch_size = choose_batch_size(settings.batch_size, self._device)
+        self._device, self._batch_size = device_and_batch_size(settings.device, settings.batch_size)
         self._model, self._processor, self.identity = load_pretrained(
             VitPoseForPoseEstimation, settings.model or DEFAULT_MODEL, settings.revision, self._device
         )
@@ -224,11 +222,7 @@ class MoveNetEstimator:
 
 
 class ImportedPoseEstimator(Imported):
-    """A custom estimator; it must return one pose per box.
-
-    Raises:
-        ImportError, TypeError: see `Imported`.
-    """
+    """A custom estimator; it must return one pose per box."""
 
     def __init__(self, settings: PoseSettings):
         super().__init__(settings.kind, settings.options)
@@ -252,8 +246,5 @@ def build_pose_estimator(settings: PoseSettings) -> VitPoseEstimator | MoveNetEs
     Raises:
         ImportError, OSError, TypeError, ValueError: see the classes of this file.
     """
-    if settings.kind == "vitpose":
-        return VitPoseEstimator(settings)
-    if settings.kind == "movenet":
-        return MoveNetEstimator(settings)
-    return ImportedPoseEstimator(settings)
+    built_in: dict[str, type[Any]] = {"vitpose": VitPoseEstimator, "movenet": MoveNetEstimator}
+    return built_in.get(settings.kind, ImportedPoseEstimator)(settings)

@@ -75,8 +75,7 @@ class MeasureQuality(Block):
 def contrast_and_sharpness(image: Image.Image) -> tuple[float, float]:
     """Standard deviation, and variance of the Laplacian (four neighbours), of the grey values at height `HEIGHT`.
 
-    Returns:
-        `tuple[float, float]`: both rounded to tenths, so that last bits do not affect a verdict.
+    Both are rounded to tenths, so that last bits do not affect a verdict.
     """
     width = max(3, round(image.width * HEIGHT / image.height))
     grey = np.asarray(image.convert("L").resize((width, HEIGHT), Image.Resampling.BICUBIC)).astype(np.float64)

@@ -36,12 +36,7 @@ def write_report(root: Path, counts: Sequence[BlockCounts]) -> None:
 
 
 def write_card(config: BuildConfig, counts: Sequence[BlockCounts]) -> None:
-    """Write `README.md`, the data set card, with the metadata that `load_dataset` reads.
-
-    Args:
-        config (`BuildConfig`): the run. Its data files exist.
-        counts (`Sequence[BlockCounts]`): its pipeline report.
-    """
+    """Write `README.md` of a run whose data files exist: the card, with the metadata that `load_dataset` reads."""
     files = tuple(sorted((config.root / "data").glob("train-*.parquet")))
     footers = [pq.read_metadata(file) for file in files]
     rows = sum(footer.num_rows for footer in footers)

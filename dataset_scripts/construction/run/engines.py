@@ -71,12 +71,8 @@ class Resources:
 def run_local(stage: Stage, numbers: Sequence[int], *, workers: int = 1, progress: bool = True) -> None:
     """Run shards on this machine with `datasets.map`; each worker process takes whole shards.
 
-    Args:
-        stage (`Stage`): the stage to run.
-        numbers (`Sequence[int]`): numbers of the shards.
-        workers (`int`): number of worker processes. With 1 the shards run in-process, with a progress bar per block.
-            Workers exit when this process ends, for any reason, and as soon as a shard fails.
-        progress (`bool`): show progress bars.
+    With one worker the shards run in-process, with a progress bar per block. Worker processes exit when this process
+    ends, for any reason, and as soon as a shard fails.
 
     Raises:
         BlockError: if a block fails or a worker dies.

@@ -31,17 +31,11 @@ def run_ray(
     """Run shards with Ray Data: on this machine, or on the cluster that `RAY_ADDRESS` names.
 
     A shard is one block of Ray. Blocks with a model run as actors, which load it once; the others run as tasks, which
-    Ray fuses. All blocks of a caption column share an actor; its key in `resources` is the name of the column. All
-    machines must see the run's folder under the same path.
+    Ray fuses. All blocks of a caption column share an actor. The keys of `resources` are names of blocks, for captions
+    of their columns, `read` and `write`. All machines must see the run's folder under the same path.
 
     A shard that kills its process is not retried, which Ray would do forever: the run ends, and processes the
     unfinished shards when it is started again.
-
-    Args:
-        stage (`Stage`): the stage to run.
-        numbers (`Sequence[int]`): numbers of the shards.
-        resources (`Mapping[str, Resources]`): by name of a block or group, or `read` and `write`.
-        progress (`bool`): show a progress bar.
 
     Raises:
         ImportError: if the extra `ray` is not installed.

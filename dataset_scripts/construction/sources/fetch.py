@@ -143,9 +143,8 @@ class _Run:
     def _finished(self, tar: int) -> FetchReport | None:
         try:
             marker = json.loads(self._path(tar, ".done.json").read_bytes())
-            for suffix, size in marker["bytes"].items():
-                if self._path(tar, suffix).stat().st_size != size:
-                    return None
+            if any(self._path(tar, suffix).stat().st_size != size for suffix, size in marker["bytes"].items()):
+                return None
         except FileNotFoundError:
             return None
         failed = {FetchProblem(problem): count for problem, count in marker["failed"].items()}
@@ -175,7 +174,6 @@ class _Run:
         move_into_place(failed_file, self._path(tar, FAILED_SUFFIX))
         counted = {"failed": report.failed, "fetched": report.fetched, "first_row": rows[0].row, "seen": report.seen}
         write_atomically(self._path(tar, ".done.json"), json.dumps({"bytes": sizes} | counted, indent=1))
-        downloaded.remove()
         return report
 
     def _image(self, downloaded: Downloaded, row: UrlRow) -> tuple[bytes, dict[str, Any]]:

@@ -26,16 +26,12 @@ class FetchFailedError(RuntimeError):
 
 
 class Downloader:
-    """img2dataset in its own environment, started when the first tar is ordered.
-
-    Args:
-        settings (`FetchSettings`): how to fetch.
-        work (`Path`): folder for its output and log.
-    """
+    """img2dataset in its own environment, started when the first tar is ordered; it writes into the folder `work`."""
 
     def __init__(self, settings: FetchSettings, work: Path):
         self._settings = settings
         self._work = work
+        self._log = work / "img2dataset.log"
         self._process: subprocess.Popen[str] | None = None
 
     def order(self, tar: int, rows: list[UrlRow]) -> None:
@@ -96,10 +92,6 @@ class Downloader:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | quiet
             )
 
-    @property
-    def _log(self) -> Path:
-        return self._work / "img2dataset.log"
-
     def _failure(self, what: str) -> FetchFailedError:
         lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
         log = "\n".join(lines[-_LOG_LINES:]) or "(nothing)"
@@ -110,7 +102,7 @@ class Downloader:
 
 
 class Downloaded:
-    """The files that img2dataset wrote for one tar; empty if the tar was not ordered."""
+    """The files that img2dataset wrote for one tar, removed in the end; empty if the tar was not ordered."""
 
     def __init__(self, work: Path, tar: int):
         self._files = [work / f"{tar}{suffix}" for suffix in (".tar", ".parquet", ".redirects.json", "_stats.json")]
@@ -134,6 +126,8 @@ class Downloaded:
     def __exit__(self, *error: object) -> None:
         if self._archive is not None:
             self._archive.close()
+        for file in self._files:
+            file.unlink(missing_ok=True)
 
     def image(self, row: int) -> tuple[bytes, str]:
         """Content and SHA-256 of a row's file; raises `FetchError` if there is none."""
@@ -150,7 +144,3 @@ class Downloaded:
         if content is None:
             raise FetchError(FetchProblem.LOST, "it returned neither an image nor a reason")
         return content.read(), meta["sha256"]
-
-    def remove(self) -> None:
-        for file in self._files:
-            file.unlink(missing_ok=True)

@@ -106,8 +106,8 @@ class FetchReport:
     failed: dict[FetchProblem, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.seen != self.fetched + sum(self.failed.values()):
-            failures = sum(self.failed.values())
+        failures = sum(self.failed.values())
+        if self.seen != self.fetched + failures:
             raise ValueError(
                 f"{self.seen} rows were seen, but {self.fetched} images and {failures} failures are "
                 f"{self.fetched + failures}: this is a bug, please report it"

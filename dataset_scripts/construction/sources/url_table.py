@@ -5,6 +5,7 @@ import ipaddress
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -130,13 +131,8 @@ def rows_by_tar(
     probability of any collision is 1.5 %.
     """
     seen = _SeenHashes()
-    rows: list[UrlRow] = []
-    for row, url, identity in table:
-        rows.append(_judged(row, url, identity, opt_out, allowed_addresses))
-        if len(rows) == rows_per_tar:
-            yield _without_duplicates(rows, seen)
-            rows = []
-    if rows:
+    judged = (_judged(row, url, identity, opt_out, allowed_addresses) for row, url, identity in table)
+    while rows := list(islice(judged, rows_per_tar)):
         yield _without_duplicates(rows, seen)
 
 

@@ -179,9 +179,9 @@ def test_batches_change_nothing(detector_folder, batch_size):
 
 
 def test_on_a_cpu_images_are_computed_one_at_a_time_and_on_a_gpu_together():
-    assert pretrained.choose_batch_size(None, "cpu") == 1
-    assert pretrained.choose_batch_size(None, "cuda:1") == pretrained.GPU_BATCH
-    assert pretrained.choose_batch_size(3, "cpu") == 3
+    assert pretrained.device_and_batch_size("cpu", None) == ("cpu", 1)
+    assert pretrained.device_and_batch_size("cuda:1", None) == ("cuda:1", pretrained.GPU_BATCH)
+    assert pretrained.device_and_batch_size("cpu", 3) == ("cpu", 3)
 
 
 def test_no_image_gives_no_list(detector_folder):
