@@ -125,8 +125,7 @@ def find_duplicates(hashes: np.ndarray, colours: np.ndarray, settings: Duplicate
     bands = _bands(settings.max_distance + 1)
     kept: list[defaultdict[int, array[int]]] = [defaultdict(partial(array, "q")) for _ in bands]
     for index, (code, grid) in enumerate(zip(hashes, colours.astype(np.int16), strict=True)):
-        value = int(code)
-        buckets = [bucket[(value >> shift) & mask] for bucket, (shift, mask) in zip(kept, bands, strict=True)]
+        buckets = [bucket[(int(code) >> shift) & mask] for bucket, (shift, mask) in zip(kept, bands, strict=True)]
         rivals = np.concatenate([np.array(bucket) for bucket in buckets])
         near = rivals[np.bitwise_count(hashes[rivals] ^ code) <= settings.max_distance]
         alike = near[np.abs(colours[near] - grid).max(axis=1) <= settings.max_colour_difference]
@@ -138,16 +137,13 @@ def find_duplicates(hashes: np.ndarray, colours: np.ndarray, settings: Duplicate
     return original
 
 
-def write_duplicates(tables: Sequence[Path], path: Path, settings: DuplicateSettings) -> int:
+def write_duplicates(tables: Sequence[Path], path: Path, settings: DuplicateSettings) -> None:
     """Compare the persons of all shards, and write the duplicates of earlier ones.
 
     Args:
         tables (`Sequence[Path]`): Parquet files with `row_id`, `perceptual_hash` and `colour_grid`, in order.
         path (`Path`): Parquet file to write, with `DUPLICATE_SCHEMA`.
         settings (`DuplicateSettings`): the thresholds.
-
-    Returns:
-        `int`: number of duplicates.
     """
     columns = ["row_id", "perceptual_hash", "colour_grid"]
     table = pa.concat_tables([pq.read_table(shard, columns=columns) for shard in tables])
@@ -164,7 +160,6 @@ def write_duplicates(tables: Sequence[Path], path: Path, settings: DuplicateSett
         "distance": distances.astype(np.int32),
     }
     pq.write_table(pa.table(rows, DUPLICATE_SCHEMA), path)
-    return len(found)
 
 
 def _bands(number: int) -> list[tuple[int, int]]:

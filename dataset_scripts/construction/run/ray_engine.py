@@ -5,6 +5,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 FAILURE = "failure"
 """Column with a pickled error, in a table that replaces the rows of a shard. Errors travel as rows, because Ray would
 wrap a raised error, change its text and print long tracebacks."""
+
+_WHOLE_TABLES = {"batch_size": None, "batch_format": "pyarrow"}
 
 
 def run_ray(
@@ -117,22 +120,18 @@ def _actor(blocks: Sequence[Block]) -> type:
 def _pool(name: str, resources: Mapping[str, Resources]) -> dict[str, Any]:
     from ray.data import ActorPoolStrategy
 
-    chosen = resources.get(name, Resources())
-    return {
-        "batch_size": None,
-        "batch_format": "pyarrow",
-        "num_cpus": 0 if chosen.num_cpus is None else chosen.num_cpus,
-        "num_gpus": chosen.num_gpus,
-        "compute": ActorPoolStrategy(size=chosen.concurrency or 1),
-        "max_restarts": 0,
-    }
+    options = _given(name, resources)
+    pool = {"compute": ActorPoolStrategy(size=options.pop("concurrency", 1)), "max_restarts": 0}
+    return _WHOLE_TABLES | {"num_cpus": 0} | options | pool
 
 
 def _task(name: str, resources: Mapping[str, Resources]) -> dict[str, Any]:
-    chosen = resources.get(name, Resources())
-    options: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "max_retries": 0}
-    given = {"num_cpus": chosen.num_cpus, "num_gpus": chosen.num_gpus, "concurrency": chosen.concurrency}
-    return options | {key: value for key, value in given.items() if value is not None}
+    return _WHOLE_TABLES | _given(name, resources) | {"max_retries": 0}
+
+
+def _given(name: str, resources: Mapping[str, Resources]) -> dict[str, Any]:
+    chosen = asdict(resources.get(name, Resources()))
+    return {key: chosen[key] for key in ("num_cpus", "num_gpus", "concurrency") if chosen[key] is not None}
 
 
 class _RayBlocks:

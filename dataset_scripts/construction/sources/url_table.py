@@ -4,6 +4,7 @@ import hashlib
 import ipaddress
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -196,16 +197,12 @@ def _hash(url: str) -> int:
 
 def _numeric(host: str) -> str | None:
     """The numeric address in `host`, including short forms that resolvers accept (127.1, 0x7f000001)."""
-    try:
+    with suppress(ValueError):
         return str(ipaddress.ip_address(host))
-    except ValueError:
-        pass
-    if not host.rpartition(".")[2][:1].isdigit():
-        return None
-    try:
-        return socket.inet_ntoa(socket.inet_aton(host))
-    except OSError:
-        return None
+    if host.rpartition(".")[2][:1].isdigit():
+        with suppress(OSError):
+            return socket.inet_ntoa(socket.inet_aton(host))
+    return None
 
 
 def _open_csv(file: Path, options: pa.csv.ConvertOptions | None = None) -> pa.csv.CSVStreamingReader:
