@@ -34,8 +34,8 @@ def run_ray(
     """Run shards with Ray Data: on this machine, or on the cluster that `RAY_ADDRESS` names.
 
     A shard is one block of Ray. Blocks with a model run as actors, which load it once; the others run as tasks, which
-    Ray fuses. All blocks of a caption column share an actor. The keys of `resources` are names of blocks, for captions
-    of their columns, `read` and `write`. All machines must see the run's folder under the same path.
+    Ray fuses. All blocks of a caption column share an actor. The keys of `resources` are names of blocks, of caption
+    columns for all their blocks, and `read` and `write`. All machines must see the run's folder under the same path.
 
     A shard that kills its process is not retried, which Ray would do forever: the run ends, and processes the
     unfinished shards when it is started again.
