@@ -6,7 +6,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -99,13 +99,13 @@ def _plan(stage: Stage, numbers: Sequence[int], resources: Mapping[str, Resource
     with warnings.catch_warnings():
         # Deprecated in Ray 2.64, but without a replacement for the number of retries.
         warnings.filterwarnings("ignore", "`ray_remote_args`", DeprecationWarning)
-        shards = rows.map_batches(partial(_or_failure, partial(_read, stage)), **_task("read", resources))
+        shards = rows.map_batches(partial(_read, stage), **_task("read", resources))
         for name, blocks in process_groups(stage.blocks):
             if any(block.has_model for block in blocks):
                 shards = shards.map_batches(_actor(blocks), **_pool(name, resources))
             else:
                 shards = shards.map_batches(_RayBlocks(blocks), **_task(name, resources))
-        return shards.map_batches(partial(_or_failure, partial(_write, stage)), **_task("write", resources))
+        return shards.map_batches(partial(_write, stage), **_task("write", resources))
 
 
 def _actor(blocks: Sequence[Block]) -> type:
@@ -134,6 +134,21 @@ def _given(name: str, resources: Mapping[str, Resources]) -> dict[str, Any]:
     return {key: chosen[key] for key in ("num_cpus", "num_gpus", "concurrency") if chosen[key] is not None}
 
 
+def _or_failure(work: Callable[[Any, pa.Table], pa.Table]) -> Callable[[Any, pa.Table], pa.Table]:
+    """Let a function of rows return its failure instead of raising it, and pass an earlier one on."""
+
+    @wraps(work)
+    def guarded(owner: Any, table: pa.Table) -> pa.Table:
+        if FAILURE in table.column_names:
+            return table.select([FAILURE]).drop_null()[:1]
+        try:
+            return work(owner, table)
+        except Exception as error:
+            return pa.table({FAILURE: [pickle.dumps(portable(error))]})
+
+    return guarded
+
+
 class _RayBlocks:
     """Blocks that share a process of Ray. They are prepared with the first rows, where an error can be reported."""
 
@@ -141,10 +156,8 @@ class _RayBlocks:
         self.blocks = blocks
         self.is_prepared = False
 
+    @_or_failure
     def __call__(self, table: pa.Table) -> pa.Table:
-        return _or_failure(self._run, table)
-
-    def _run(self, table: pa.Table) -> pa.Table:
         if not self.is_prepared:
             limit_threads()
             for block in self.blocks:
@@ -158,16 +171,7 @@ class _RayBlocks:
         return join(done or [table])
 
 
-def _or_failure(work: Callable[[pa.Table], pa.Table], table: pa.Table) -> pa.Table:
-    """Apply `work` to the rows, or return the failure instead."""
-    if FAILURE in table.column_names:
-        return table.select([FAILURE]).drop_null()[:1]
-    try:
-        return work(table)
-    except Exception as error:
-        return pa.table({FAILURE: [pickle.dumps(portable(error))]})
-
-
+@_or_failure
 def _read(stage: Stage, table: pa.Table) -> pa.Table:
     read = []
     for number in table["shard"].to_pylist():
@@ -180,6 +184,7 @@ def _read(stage: Stage, table: pa.Table) -> pa.Table:
     return join(read)
 
 
+@_or_failure
 def _write(stage: Stage, table: pa.Table) -> pa.Table:
     shards = _by_shard(table)
     for number, rows in shards.items():
