@@ -235,13 +235,6 @@ class ImportedDetector(Imported):
         return [_tidy(boxes, image.size, self._min_confidence) for image, boxes in zip(images, found, strict=True)]
 
 
-_DETECTORS: dict[str, type[Any]] = {
-    "transformers": TransformersDetector,
-    "ssd_mobilenet": SsdDetector,
-    "ultralytics": UltralyticsDetector,
-}
-
-
 def build_detector(
     settings: DetectorSettings,
 ) -> TransformersDetector | SsdDetector | UltralyticsDetector | WholeImageDetector | ImportedDetector:
@@ -256,7 +249,12 @@ def build_detector(
     """
     if settings.kind == "whole_image":
         return WholeImageDetector()
-    return _DETECTORS.get(settings.kind, ImportedDetector)(settings)
+    built_in: dict[str, type[Any]] = {
+        "transformers": TransformersDetector,
+        "ssd_mobilenet": SsdDetector,
+        "ultralytics": UltralyticsDetector,
+    }
+    return built_in.get(settings.kind, ImportedDetector)(settings)
 
 
 def _person_labels(names: dict[int, str], model: str) -> set[int]:
