@@ -43,12 +43,10 @@ def draw_image(person: Person, view: View, size: tuple[int, int], rng: np.random
     return _apply_camera(picture, rng)
 
 
-def _ground_shadow(canvas: Canvas, x: float = 0.0) -> None:
-    window = canvas.window(x - 0.26, x + 0.26, 0.92, 1.05)
-    if window is None:
-        return
+def _ground_shadow(canvas: Canvas) -> None:
+    window = canvas.window(-0.26, 0.26, 0.92, 1.05)
     reach = 0.05 * (1 if canvas.light < 0 else -1)
-    distance = ((window.x - x - reach) / 0.20) ** 2 + ((window.y - 0.985) / 0.030) ** 2
+    distance = ((window.x - reach) / 0.20) ** 2 + ((window.y - 0.985) / 0.030) ** 2
     canvas.darken(window, 0.55 * np.clip(1.15 - distance, 0.0, 1.0))
 
 
