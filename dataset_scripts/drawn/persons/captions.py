@@ -175,13 +175,12 @@ class _Writer:
     def _article(self, plural: bool) -> _Phrase:
         return (["a pair of"] if self.chance(0.15) else []) if plural else ["a"]
 
-    def _upper(self, article: bool = True) -> _Phrase:
+    def _upper(self) -> _Phrase:
         person = self.person
         pattern = person.upper_pattern
         if pattern == "printed" and not self.front:
             pattern = "hidden"
-        phrase: _Phrase = ["a"] if article else []
-        phrase.append(self.slot("upper_color"))
+        phrase: _Phrase = ["a", self.slot("upper_color")]
         if pattern not in ("plain", "hidden", "printed"):
             if self.chance(0.9):
                 phrase += ["and", self.slot("upper_color2")]
@@ -195,9 +194,8 @@ class _Writer:
             phrase.append(self.slot("inner", "t-shirt"))
         return phrase
 
-    def _lower(self, article: bool = True) -> _Phrase:
-        phrase = self._article(self.person.lower in PLURAL) if article else []
-        phrase.append(self.slot("lower_color"))
+    def _lower(self) -> _Phrase:
+        phrase = [*self._article(self.person.lower in PLURAL), self.slot("lower_color")]
         if self.person.lower_pattern != "plain":
             phrase.append(self.slot("lower_pattern"))
         return [*phrase, self.slot("lower")]

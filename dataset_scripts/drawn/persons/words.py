@@ -107,33 +107,19 @@ POSES: dict[tuple[str, str], tuple[str, ...]] = {
     ("standing", "side"): ("standing side-on", "standing in profile", "seen from the side"),
 }
 # Pairs that a reader could confuse.
-_NEAR_KINDS: dict[str, tuple[frozenset[str], ...]] = {
+_NEAR_KINDS: dict[str, Sequence[set[str]]] = {
     "color": NEAR_COLORS,
-    "hair_color": (frozenset({"black", "brown"}), frozenset({"brown", "red"}), frozenset({"blond", "gray"})),
-    "pattern": (frozenset({"striped", "pinstriped"}),),
+    "hair_color": ({"black", "brown"}, {"brown", "red"}, {"blond", "gray"}),
+    "pattern": ({"striped", "pinstriped"},),
     "upper": (
-        frozenset({"t-shirt", "shirt"}),
-        frozenset({"t-shirt", "tank top"}),
-        frozenset({"sweater", "hoodie"}),
-        frozenset({"sweater", "t-shirt"}),
-        frozenset({"sweater", "shirt"}),
-        frozenset({"jacket", "coat"}),
-        frozenset({"jacket", "vest"}),
-        frozenset({"vest", "tank top"}),
-        frozenset({"jacket", "hoodie"}),
+        {"t-shirt", "shirt"}, {"t-shirt", "tank top"}, {"sweater", "hoodie"}, {"sweater", "t-shirt"},
+        {"sweater", "shirt"}, {"jacket", "coat"}, {"jacket", "vest"}, {"vest", "tank top"}, {"jacket", "hoodie"},
     ),
     "lower": (
-        frozenset({"trousers", "jeans"}),
-        frozenset({"trousers", "joggers"}),
-        frozenset({"trousers", "wide trousers"}),
-        frozenset({"joggers", "wide trousers"}),
+        {"trousers", "jeans"}, {"trousers", "joggers"}, {"trousers", "wide trousers"}, {"joggers", "wide trousers"},
     ),
-    "bag": (
-        frozenset({"handbag", "tote"}),
-        frozenset({"handbag", "shoulder bag"}),
-        frozenset({"tote", "shoulder bag"}),
-    ),
-}
+    "bag": ({"handbag", "tote"}, {"handbag", "shoulder bag"}, {"tote", "shoulder bag"}),
+}  # fmt: skip
 
 
 def group_of(field: str) -> str:
@@ -184,7 +170,7 @@ def wrong_words(
         (other, form)
         for other, forms in pool.items()
         if other not in forbidden
-        and frozenset({other, value}) not in near_kinds
+        and {other, value} not in near_kinds
         and not (group == "color" and any(near(other, bad) for bad in forbidden))
         and (other in PLURAL) == (value in PLURAL)
         for form in forms
