@@ -128,17 +128,9 @@ class RawRelease(datasets.GeneratorBasedBuilder):
         return super()._create_builder_config(config_name, custom_features, annotations_digest=digest, **options)
 
     def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(
-            features=datasets.Features(
-                {
-                    "image": datasets.Image(),
-                    "image_path": datasets.Value("string"),
-                    "captions": datasets.List(datasets.Value("string")),
-                    "person_id": datasets.Value("int64"),
-                    "source_id": datasets.Value("int64"),
-                }
-            )
-        )
+        text, number = datasets.Value("string"), datasets.Value("int64")
+        columns = {"image": datasets.Image(), "image_path": text, "captions": datasets.List(text)}
+        return datasets.DatasetInfo(features=datasets.Features({**columns, "person_id": number, "source_id": number}))
 
     def choose_splits(self, entries: list[Entry]) -> list[Entry]:
         """Return the entries with the splits of this configuration, by default those of the release."""

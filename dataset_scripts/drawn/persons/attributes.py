@@ -202,9 +202,8 @@ def _with_upper_pattern(person: Person, rng: np.random.Generator) -> Person:
     second, inner = pick(rng, _far(_UPPER_COLORS, person.upper_color)), "none"
     if person.upper in OPEN_UPPERS:
         inner = pick(rng, _far(_UPPER_COLORS, person.upper_color, second))
-    return replace(
-        person, upper_pattern=pattern, upper_color2="none" if pattern == "plain" else second, inner_color=inner
-    )
+    second = "none" if pattern == "plain" else second
+    return replace(person, upper_pattern=pattern, upper_color2=second, inner_color=inner)
 
 
 def _with_lower(person: Person, rng: np.random.Generator) -> Person:
@@ -232,14 +231,9 @@ def _with_bag(person: Person, rng: np.random.Generator) -> Person:
 
 def _with_head(person: Person, rng: np.random.Generator) -> Person:
     style, color = pick(rng, _HAIR_STYLES[person.gender]), pick(rng, _HAIR_COLORS)
-    hat, hat_color = pick(rng, _HATS), pick(rng, _ACCESSORY_COLORS)
-    return replace(
-        person,
-        hair_style=style,
-        hair_color="none" if style == "bald" else color,
-        hat=hat,
-        hat_color="none" if hat == "none" else hat_color,
-    )
+    person = replace(person, hair_style=style, hair_color="none" if style == "bald" else color)
+    hat, color = pick(rng, _HATS), pick(rng, _ACCESSORY_COLORS)
+    return replace(person, hat=hat, hat_color="none" if hat == "none" else color)
 
 
 def _with_extras(person: Person, rng: np.random.Generator) -> Person:
@@ -263,13 +257,11 @@ _NOBODY = Person(**_NOTHING)
 
 def _with_visible_accessories(person: Person) -> Person:
     """Recolour accessories that would be invisible against a recoloured garment."""
-    spare = {"black": "red", "navy": "red", "gray": "red"}
-    changes: dict[str, Any] = {}
-    if person.bag != "none" and near(person.bag_color, person.upper_color):
-        changes["bag_color"] = spare.get(person.upper_color, "black")
-    if person.neck != "none" and near(person.neck_color, person.upper_color):
-        changes["neck_color"] = spare.get(person.upper_color, "black")
-    return replace(person, **changes) if changes else person
+    spare = "red" if person.upper_color in ("black", "navy", "gray") else "black"
+    colors = {"bag_color": person.bag_color, "neck_color": person.neck_color}
+    hidden = [part for part, color in colors.items() if color != "none" and near(color, person.upper_color)]
+    changes: dict[str, Any] = dict.fromkeys(hidden, spare)
+    return replace(person, **changes)
 
 
 def sample_person(family_rng: np.random.Generator, rng: np.random.Generator, *, changes: int) -> Person:

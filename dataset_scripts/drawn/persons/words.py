@@ -132,18 +132,11 @@ def group_of(field: str) -> str:
 def wrong_words(
     person: Person, field: str, value: str, words: str, *, taken: Sequence[str] = ()
 ) -> list[tuple[str, str]]:
-    """List the wrong phrases that can replace `words`.
-
-    Args:
-        person (`Person`): the person that the caption describes.
-        field (`str`): a field of `Person` or a group of `FORMS`.
-        value (`str`): the true value.
-        words (`str`): the true value in words.
-        taken (`Sequence[str]`): further values to exclude.
+    """List the wrong phrases that can replace `words`, which state the true `value` of a field of `Person`.
 
     Returns:
         `list` of `(value, words)`: false for this person, without any word of the true value's names, and with as many
-        words and the same grammatical number as `words`.
+        words and the same grammatical number as `words`. None has a value in `taken`.
     """
     group = group_of(field)
     pool = dict(FORMS["upper" if group == "inner" else group])
