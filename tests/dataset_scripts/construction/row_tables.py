@@ -100,11 +100,7 @@ class StandingPose:
         return [
             Pose(
                 tuple(
-                    (
-                        box.left + box.width * (0.35 if place % 2 else 0.65),
-                        box.top + box.height * height,
-                        0.9,
-                    )
+                    (box.left + box.width * (0.35 if place % 2 else 0.65), box.top + box.height * height, 0.9)
                     for place, height in enumerate(self.HEIGHTS)
                 )
             )

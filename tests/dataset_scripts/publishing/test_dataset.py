@@ -303,14 +303,8 @@ def change_rows(**columns: Any):
         (change_rows(caption1=None), r"has 1 rows without a caption \(row 1"),
         (change_rows(image={"bytes": jpeg(1)[:200], "path": None}), r"has 1 unreadable images \(row 1"),
         (change_rows(image=None), r"has 1 unreadable images \(row 1: there is no image"),
-        (
-            change_rows(image_path=__file__),
-            rf"row 1 of split `train` of .*`image_path` is {__file__}, a path on this",
-        ),
-        (
-            change_rows(image={"bytes": with_place(1), "path": None}),
-            "row 1 .*`image` is an image with the coord",
-        ),
+        (change_rows(image_path=__file__), rf"row 1 of split `train` of .*`image_path` is {__file__}, a path on this"),
+        (change_rows(image={"bytes": with_place(1), "path": None}), "row 1 .*`image` is an image with the coord"),
         (change_rows(person_id=None), "row 1 has no `person_id`"),
         (lambda: {"image": rows(2)["image"], "image_path": ["a", "b"]}, "no caption column was found"),
     ],

@@ -16,12 +16,7 @@ from PIL import Image
 
 from dataset_scripts.construction.sources import planning as sources
 from dataset_scripts.construction.sources.items import SourceProblem, plain_text
-from dataset_scripts.construction.sources.planning import (
-    SOURCE_SCHEMA,
-    SourceSettings,
-    plan_shards,
-    read_shard,
-)
+from dataset_scripts.construction.sources.planning import SOURCE_SCHEMA, SourceSettings, plan_shards, read_shard
 from modeling_gadms.media.video import FrameReader, count_frames, read_frames
 
 
