@@ -1,9 +1,7 @@
 """The robustness study: its scores against the package's and naive ones, its trainings, its whole run in small."""
 
+import argparse
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from benchmarks.measuring import read_runs, write_runs
+from benchmarks.robustness import run as robustness
 from benchmarks.robustness.data import LENGTH
 from benchmarks.robustness.laboratory import Laboratory
 from benchmarks.robustness.report import differences
@@ -25,9 +24,6 @@ from benchmarks.robustness.scores import (
     variant_scores,
 )
 from benchmarks.robustness.study import QUICK, RATES, TRUNK_RATE, Run
-
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -256,13 +252,12 @@ def test_a_finished_run_of_the_work_folder_replaces_its_row_and_is_collected_onc
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("threads_restored")
 def test_the_study_runs_in_small_and_does_not_repeat_what_it_has(tmp_path):
     output = tmp_path / "benchmarks"
-    command = [sys.executable, "-m", "benchmarks.robustness.run", "--quick", "--processes", "1"]
-    command += ["--folder", str(tmp_path / "runs"), "--output", str(output)]
-    call = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 400}
-    done = subprocess.run(command, **call)
-    assert done.returncode == 0, done.stderr[-4000:]
+    arguments = {"quick": True, "processes": 1, "folder": tmp_path / "runs", "output": output, "only": None,
+                 "seeds": robustness.SEEDS}  # fmt: skip
+    robustness.main(argparse.Namespace(**arguments, part=robustness.PARTS))
     runs = {run["name"]: run for run in read_runs("robustness", output)}
     assert {"trunk-seed0", "time", "gass-both-noise0.3-seed0", "none-noise0.3-seed0"} <= set(runs)
     assert not list((tmp_path / "runs" / "finished-quick").iterdir())
@@ -274,8 +269,7 @@ def test_the_study_runs_in_small_and_does_not_repeat_what_it_has(tmp_path):
 
     others = [run for name, run in runs.items() if name != "gass-both-noise0.3-seed0"]
     write_runs("robustness", others, output)
-    again = subprocess.run([*command, "--part", "grid"], **call)
-    assert again.returncode == 0, again.stderr[-4000:]
+    robustness.main(argparse.Namespace(**arguments, part=["grid"]))
     renewed = {run["name"]: run for run in read_runs("robustness", output)}
     assert renewed["gass-both-noise0.3-seed0"]["metrics"] == run["metrics"]
     changed = [name for name, before in runs.items() if renewed[name] != before]
