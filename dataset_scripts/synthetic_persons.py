@@ -12,12 +12,10 @@ splits. A caption at noise rate 0.3 is the caption at rate 0 with some words exc
 same caption at rate 0.1.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
 import datasets
-import numpy as np
 from PIL import Image
 
 from modeling_gadms.media.images import to_jpeg
@@ -25,12 +23,10 @@ from modeling_gadms.media.images import to_jpeg
 from .drawn.persons.attributes import ATTRIBUTE_NAMES, FAMILY_SIZE, Person, View, sample_person, sample_view
 from .drawn.persons.captions import Caption, write_caption
 from .drawn.persons.scene import draw_image
-from .drawn.rows import SPLITS, DrawnConfig, height_and_width, row_generator, split_generators, whole_number
+from .drawn.rows import SPLITS, DrawnConfig, DrawnRows, RowSampler
 
 
 VERSION = "1.6.0"  # raise it if any row changes: it is part of the cache's name
-PERSONS_PER_SHARD = 64
-MIN_SIZE, MAX_SIZE = (32, 12), (1024, 512)
 # Keys of the random generators of a row. Numbers drawn for one purpose do not affect another.
 _FAMILY, _PERSON, _VIEW, _PICTURE, _CAPTION, _NOISE = range(6)
 
@@ -53,6 +49,8 @@ class SyntheticPersonsConfig(DrawnConfig):
         ValueError: if a value has the wrong type or is out of range.
     """
 
+    NOUN, WIDTH, HEIGHT_BY_WIDTH = "person", (12, 512), (1.5, 5)
+
     version: str = VERSION
     num_train_persons: int = 4000
     num_validation_persons: int = 200
@@ -67,47 +65,18 @@ class SyntheticPersonsConfig(DrawnConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for split in SPLITS:
-            for name in (f"num_{split}_persons", f"{split}_images_per_person"):
-                setattr(self, name, whole_number(name, getattr(self, name), least=1))
-        self.seed = whole_number("seed", self.seed, least=0)
         for name in ("caption_noise", "evaluation_caption_noise"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:  # or NaN
                 raise ValueError(f"{name} is a probability: it must be a number from 0 to 1, got {value!r}")
             setattr(self, name, float(value))
-        self.image_size = _image_size(self.image_size)
-
-    def persons(self, split: str) -> int:
-        return getattr(self, f"num_{split}_persons")
 
     def images(self, split: str) -> int:
         return getattr(self, f"{split}_images_per_person")
 
 
-def _image_size(value: Any) -> tuple[int, int]:
-    height, width = height_and_width(value)
-    for name, pixels, low, high in zip(("height", "width"), (height, width), MIN_SIZE, MAX_SIZE, strict=True):
-        if not low <= pixels <= high:
-            raise ValueError(f"image_size is (height, width): {name} must be {low} to {high} pixels, got {value!r}")
-    if not 1.5 <= height / width <= 5.0:
-        raise ValueError(f"image_size is (height, width): the height must be 1.5 to 5 times the width, got {value!r}")
-    return height, width
-
-
-class PersonSampler:
-    """Sample the identities, images and captions of one seed and split by their numbers.
-
-    Args:
-        seed (`int`): the data set's seed.
-        split (`str`): `"train"`, `"validation"` or `"test"`.
-    """
-
-    def __init__(self, seed: int, split: str) -> None:
-        self.seed, self.split_index = seed, SPLITS.index(split)
-
-    def _rng(self, *key: int) -> np.random.Generator:
-        return row_generator(self.seed, self.split_index, *key)
+class PersonSampler(RowSampler):
+    """Sample the identities, images and captions of one seed and split by their numbers. See [`RowSampler`]."""
 
     def person(self, index: int) -> Person:
         """Returns: identity number `index`. The first one of each family wears the family's outfit unchanged."""
@@ -141,62 +110,33 @@ class PersonSampler:
         return draw_image(self.person(index), self.view(index, image), size, rng), quality
 
 
-class SyntheticPersons(datasets.GeneratorBasedBuilder):
-    """Builder of the `synthetic_persons` data set. `load_synthetic_persons` builds and loads it."""
+class SyntheticPersons(DrawnRows):
+    """Drawn persons with exact captions and optional caption noise."""
 
     BUILDER_CONFIG_CLASS = SyntheticPersonsConfig
+    FEATURES = {
+        **dict.fromkeys(
+            ("caption1_noise", "caption2_noise", "caption1_attributes", "caption2_attributes"),
+            datasets.List(datasets.Value("int32")),
+        ),
+        "attributes": dict.fromkeys((*ATTRIBUTE_NAMES, "view", "pose"), datasets.Value("string")),
+    }
     config: SyntheticPersonsConfig
 
-    def _info(self) -> datasets.DatasetInfo:
-        positions = datasets.List(datasets.Value("int32"))
-        return datasets.DatasetInfo(
-            description="Drawn persons with exact captions and optional caption noise.",
-            features=datasets.Features(
-                {
-                    "image": datasets.Image(),
-                    "image_path": datasets.Value("string"),
-                    "caption1": datasets.Value("string"),
-                    "caption2": datasets.Value("string"),
-                    "person_id": datasets.Value("int64"),
-                    "caption1_noise": positions,
-                    "caption2_noise": positions,
-                    "caption1_attributes": positions,
-                    "caption2_attributes": positions,
-                    "attributes": {name: datasets.Value("string") for name in (*ATTRIBUTE_NAMES, "view", "pose")},
-                }
-            ),
-        )
-
-    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
-        return split_generators({split: self.config.persons(split) for split in SPLITS}, PERSONS_PER_SHARD)
-
-    def _generate_examples(
-        self, split: str, first_id: int, shards: list[tuple[int, int]]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        config = self.config
+    def row(self, split: str, index: int, image: int) -> tuple[bytes, dict[str, Any]]:
+        config, sampler = self.config, PersonSampler(self.config.seed, split)
+        picture, quality = sampler.draw(index, image, config.image_size)
+        # Chroma subsampling would blur the colours of small images, which the captions name.
+        content = to_jpeg(picture, quality, full_colour=picture.height < 256)
+        view = sampler.view(index, image)
+        attributes = sampler.person(index).attributes() | {"view": view.side, "pose": view.pose}
+        columns: dict[str, Any] = {"attributes": attributes}
         noise = config.caption_noise if split == "train" else config.evaluation_caption_noise
-        sampler = PersonSampler(config.seed, split)
-        images = config.images(split)
-        for start, stop in shards:
-            for index in range(start, stop):
-                attributes = sampler.person(index).attributes()
-                for image in range(images):
-                    picture, quality = sampler.draw(index, image, config.image_size)
-                    # Chroma subsampling would blur the colours of small images, which the captions name.
-                    content = to_jpeg(picture, quality, full_colour=picture.height < 256)
-                    path = f"{split}/{first_id + index:06d}_{image:02d}.jpg"
-                    view = sampler.view(index, image)
-                    row: dict[str, Any] = {
-                        "image": {"bytes": content, "path": path},
-                        "image_path": path,
-                        "person_id": first_id + index,
-                        "attributes": {**attributes, "view": view.side, "pose": view.pose},
-                    }
-                    for number, caption in enumerate(sampler.captions(index, image, noise=noise), start=1):
-                        row[f"caption{number}"] = caption.text
-                        row[f"caption{number}_noise"] = caption.noise_positions
-                        row[f"caption{number}_attributes"] = caption.attribute_positions
-                    yield index * images + image, row
+        for number, caption in enumerate(sampler.captions(index, image, noise=noise), start=1):
+            columns[f"caption{number}"] = caption.text
+            columns[f"caption{number}_noise"] = caption.noise_positions
+            columns[f"caption{number}_attributes"] = caption.attribute_positions
+        return content, columns
 
 
 def load_synthetic_persons(

@@ -235,12 +235,8 @@ def write_synthetic_releases(
     checked = SyntheticPersonsConfig(image_size=image_size, seed=seed)
     if num_proc is not None:
         whole_number("num_proc", num_proc, least=1)
-    arguments = {
-        "version": VERSION,
-        "image_size": list(checked.image_size),
-        "seed": checked.seed,
-        "sizes": asdict(sizes),
-    }
+    size = list(checked.image_size)
+    arguments = {"version": VERSION, "image_size": size, "seed": checked.seed, "sizes": asdict(sizes)}
     root = Path(root).absolute()
     if _is_drawn(root, arguments):
         return
@@ -279,11 +275,11 @@ def _identities(domain: str, persons: dict[str, int], seed: int, image_size: tup
     place, number = list(DOMAINS).index(domain), 0
     for split, wanted in persons.items():
         sampler = PersonSampler(seed, split)
-        own = (index for index in count() if index // FAMILY_SIZE % len(DOMAINS) == place)
         fitting = (
             index
-            for index in own
-            if _rng(seed, _CHOICE, domain, split, index).random() < DOMAINS[domain].share(sampler.person(index))
+            for index in count()
+            if index // FAMILY_SIZE % len(DOMAINS) == place
+            and _rng(seed, _CHOICE, domain, split, index).random() < DOMAINS[domain].share(sampler.person(index))
         )
         for index in islice(fitting, wanted):
             yield _Identity(domain, split, number, index, seed, image_size)
@@ -291,8 +287,7 @@ def _identities(domain: str, persons: dict[str, int], seed: int, image_size: tup
 
 
 def _rng(seed: int, use: int, domain: str, split: str, *key: int) -> np.random.Generator:
-    spawn_key = (use, list(DOMAINS).index(domain), SPLITS.index(split), *key)
-    return row_generator(seed, *spawn_key)
+    return row_generator(seed, use, list(DOMAINS).index(domain), SPLITS.index(split), *key)
 
 
 def _draw(identities: Sequence[_Identity], num_proc: int | None) -> Iterator[_DrawnImage]:
@@ -344,54 +339,32 @@ def _write_webperson(folder: Path, images: Sequence[_DrawnImage], num_shards: in
 
 
 def _write_benchmark(root: Path, domain: str, images: Iterable[_DrawnImage]) -> None:
-    release, path_of, first_id, entry_of = _RELEASES[domain]
+    release, first_id, path_format, keys = _RELEASES[domain]
     folder = root / release.title
     entries = []
     for image in images:
-        identity = first_id + image.identity
-        path = path_of(image, identity)
+        identity, odd = first_id + image.identity, image.number % 2
+        path = path_format.format(identity=identity, number=image.number, view=image.number + 1,
+                                  camera="ab"[odd], folder=("train", "test")[odd])  # fmt: skip
         file = folder / IMAGES / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(image.content)
-        entries.append(entry_of(image, identity, path))
+        values = {
+            "id": identity,
+            release.path_key: path,
+            "captions": list(image.captions),
+            "processed_tokens": [re.findall(r"\w+", caption.lower()) for caption in image.captions],
+            "split": "val" if image.split == "validation" else image.split,
+        }
+        entries.append({key: values[key] for key in keys})
     (folder / release.annotations[0]).write_text(json.dumps(entries), encoding="utf-8")
 
 
-def _cuhk_pedes_path(image: _DrawnImage, identity: int) -> str:
-    return f"cam_{'ab'[image.number % 2]}/{identity:05d}_{image.number:03d}.jpg"
-
-
-def _icfg_pedes_path(image: _DrawnImage, identity: int) -> str:
-    # As in the real release, these folders are not the split.
-    return f"{'test' if image.number % 2 else 'train'}/{identity:04d}/{identity:04d}_{image.number:03d}.jpg"
-
-
-def _rstpreid_path(image: _DrawnImage, identity: int) -> str:
-    return f"{identity:04d}_c{image.number + 1}_0000.jpg"
-
-
-def _raw_split(image: _DrawnImage) -> str:
-    return "val" if image.split == "validation" else image.split
-
-
-def _pedes_entry(image: _DrawnImage, identity: int, path: str) -> dict[str, Any]:
-    words = [re.findall(r"\w+", caption.lower()) for caption in image.captions]
-    return {
-        "split": _raw_split(image),
-        "captions": list(image.captions),
-        "file_path": path,
-        "processed_tokens": words,
-        "id": identity,
-    }
-
-
-def _rstpreid_entry(image: _DrawnImage, identity: int, path: str) -> dict[str, Any]:
-    return {"id": identity, "img_path": path, "captions": list(image.captions), "split": _raw_split(image)}
-
-
-# Of each benchmark: its format, the function for image paths, the first identity, the function for JSON entries.
+_PEDES_KEYS = ("split", "captions", "file_path", "processed_tokens", "id")
+# Of each benchmark: its format, the first identity, the path of an image, and the keys of its JSON entries in order.
+# As in the real release, the folders of ICFG-PEDES are not the split.
 _RELEASES = {
-    "cuhk_pedes": (CuhkPedes.RELEASE, _cuhk_pedes_path, 1, _pedes_entry),
-    "icfg_pedes": (IcfgPedes.RELEASE, _icfg_pedes_path, 0, _pedes_entry),
-    "rstpreid": (RstpReid.RELEASE, _rstpreid_path, 0, _rstpreid_entry),
+    "cuhk_pedes": (CuhkPedes.RELEASE, 1, "cam_{camera}/{identity:05d}_{number:03d}.jpg", _PEDES_KEYS),
+    "icfg_pedes": (IcfgPedes.RELEASE, 0, "{folder}/{identity:04d}/{identity:04d}_{number:03d}.jpg", _PEDES_KEYS),
+    "rstpreid": (RstpReid.RELEASE, 0, "{identity:04d}_c{view}_0000.jpg", ("id", "img_path", "captions", "split")),
 }

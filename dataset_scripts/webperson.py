@@ -120,7 +120,8 @@ class WebPerson(Parquet):
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         file = self.config.data_files["train"][0]
         if file.endswith(".json"):
-            self._choose_features(datasets.Features({"image": datasets.Image()} | _texts(WEBPERSON_COLUMNS[1:])), file)
+            texts = dict.fromkeys(WEBPERSON_COLUMNS[1:], datasets.Value("string"))
+            self._choose_features(datasets.Features({"image": datasets.Image(), **texts}), file)
             tables = list(read_annotations(file, self.config.on_missing_images))
             return [datasets.SplitGenerator(name="train", gen_kwargs={"tables": tables})]
         with open(file, "rb") as content:  # `datasets` patches `open` to read from addresses
@@ -159,7 +160,3 @@ class WebPerson(Parquet):
             yield source
         else:
             yield from super()._generate_more_gen_kwargs(**source)
-
-
-def _texts(names: tuple[str, ...]) -> dict[str, datasets.Value]:
-    return dict.fromkeys(names, datasets.Value("string"))

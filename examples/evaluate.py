@@ -141,13 +141,7 @@ if __name__ == "__main__":
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--dataset", help="synthetic_persons, a save_to_disk folder, or a name for load_dataset")
     what.add_argument("--benchmarks", type=Path, help="folder with CUHK-PEDES, ICFG-PEDES and RSTPReid")
-    option(
-        "--dataset-args",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="such as seed=1, or check_counts=false",
-    )
+    option("--dataset-args", nargs="+", default=[], metavar="KEY=VALUE", help="such as seed=1, or check_counts=false")
     option("--split", help="default: test")
     option("--image", help="column of images (default: image)")
     option("--captions", nargs="+", help="columns (default: caption1 caption2)")

@@ -37,10 +37,8 @@ from dataset_scripts.construction.template_mining.review import (
 )
 from dataset_scripts.construction.template_mining.text_embedding import (
     OpenAIEmbedder,
-    OpenAIEmbedderSettings,
     TextEmbedder,
     TransformersEmbedder,
-    TransformersEmbedderSettings,
 )
 from dataset_scripts.loading import choose_split, dataset_arguments, load_splits
 from modeling_gadms.training.data import DatasetColumns
@@ -72,9 +70,9 @@ def mine(arguments: argparse.Namespace) -> None:
 
     # 3. Models. Load the embedder first, so that errors do not cost an hour of captioning
     embedder: TextEmbedder = (
-        OpenAIEmbedder(OpenAIEmbedderSettings(arguments.embedder, arguments.embedder_url))
+        OpenAIEmbedder(arguments.embedder, arguments.embedder_url)
         if arguments.embedder_url
-        else TransformersEmbedder(TransformersEmbedderSettings(arguments.embedder))
+        else TransformersEmbedder(arguments.embedder)
     )
     chat_settings = ChatSettings(
         kind="openai" if arguments.url else "transformers",
@@ -129,7 +127,7 @@ if __name__ == "__main__":
     option("--model-revision", help="its commit, for the record")
     option("--api-key-env", help="environment variable with the key of --url")
     option("--concurrency", type=int, default=8, help="parallel requests (default: 8)")
-    option("--embedder", default=TransformersEmbedderSettings.name, help="default: all-MiniLM-L6-v2")
+    option("--embedder", default=TransformersEmbedder.DEFAULT, help="default: all-MiniLM-L6-v2")
     option("--embedder-url", help="server with /v1/embeddings, without a key (default: none, it runs in-process)")
     option("--clusters", type=int, default=100, help="default: 100")
     option("--variants", type=int, default=8, help="variants to write per cluster (default: 8)")

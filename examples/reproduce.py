@@ -174,14 +174,7 @@ if __name__ == "__main__":
     option("--data-root", type=Path, required=True, help="folder of the releases, or `synthetic`")
     option("--output", type=Path, default=Path("runs/reproduce"), help="default: runs/reproduce")
     option("--benchmarks", nargs="+", choices=sorted(BENCHMARKS), help="default: those in the data root")
-    option(
-        "--checkpoints",
-        type=checkpoint,
-        nargs="+",
-        default=[],
-        metavar="NAME=FOLDER",
-        help="trained models",
-    )
+    option("--checkpoints", type=checkpoint, nargs="+", default=[], metavar="NAME=FOLDER", help="trained models")
     option("--seeds", type=int, nargs="+", default=[0], help="default: 0")
     option("--size", choices=sorted(SIZES), default="demo", help="size of the drawn data (default: demo)")
     option("--num-proc", type=int, help="number of processes that draw data")

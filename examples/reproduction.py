@@ -264,7 +264,7 @@ def command(
         if training.data == "part" and not drawn:
             overrides = ["data.dataset_args.name=1m"]
     else:
-        config = "reproduce_synthetic_finetune" if drawn else f"finetune_{training.benchmark}"
+        config = "reproduce_synthetic_finetune" if drawn else "finetune_benchmark"
         overrides = [f"data.dataset={training.benchmark}", f"data.dataset_args.data_dir={root}"]
         if training.benchmark == "icfg_pedes":
             overrides.append("data.dataset_args.name=holdout")

@@ -3,7 +3,7 @@
     accelerate launch examples/train.py --config examples/configs/demo.yaml
     accelerate launch examples/train.py --config examples/configs/webperson.yaml \\
         data.dataset_args.data_dir=/data/webperson
-    accelerate launch examples/train.py --config examples/configs/finetune_cuhk_pedes.yaml \\
+    accelerate launch examples/train.py --config examples/configs/finetune_benchmark.yaml \\
         model.from_pretrained=runs/webperson/model data.dataset_args.data_dir=/data/CUHK-PEDES
     python examples/train.py --config examples/configs/demo.yaml model.token_score=random training.max_steps=100
 

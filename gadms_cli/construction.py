@@ -8,6 +8,7 @@ import typer
 from .user_errors import user_errors
 
 
+@user_errors(RuntimeError)
 def build_webperson(
     config: Annotated[Path, typer.Option(help="YAML configuration, such as examples/configs/build_webperson.yaml.")],
     overrides: Annotated[
@@ -25,32 +26,31 @@ def build_webperson(
     gadms build-webperson --config examples/configs/build_webperson.yaml sources.crawl.path=images run.output=webperson
     gadms build-webperson --config examples/configs/build_webperson.yaml --engine ray --push my_name/webperson
     """
-    with user_errors(RuntimeError):
-        from dataset_scripts.construction.pipeline_report import format_report
-        from dataset_scripts.construction.run.config import load_build_config
-        from dataset_scripts.construction.run.pipeline import REVIEW_FILE
-        from dataset_scripts.construction.run.pipeline import build_webperson as build
-        from dataset_scripts.publishing.dataset import REPORT_FIGURE, publish_dataset
-        from modeling_gadms.publishing.hub import check_push_target
+    from dataset_scripts.construction.pipeline_report import format_report
+    from dataset_scripts.construction.run.config import load_build_config
+    from dataset_scripts.construction.run.pipeline import REVIEW_FILE
+    from dataset_scripts.construction.run.pipeline import build_webperson as build
+    from dataset_scripts.publishing.dataset import REPORT_FIGURE, publish_dataset
+    from modeling_gadms.publishing.hub import check_push_target
 
-        settings = load_build_config(config, [*(overrides or []), *([f"run.engine={engine}"] if engine else [])])
-        if push and not settings.captioners:
-            raise ValueError(f"{config} names no captioners, so there would be no captioned persons to push to {push}")
-        if push:
-            check_push_target(push, repo_type="dataset", private=private)
-        report = build(settings)
-        typer.echo(format_report(report.counts))
-        typer.echo(f"Rejected rows with their reasons: {report.root / 'work' / 'rejects'}")
-        typer.echo(f"Contact sheet of kept and dropped persons: {report.root / REVIEW_FILE}")
-        if not settings.captioners:
-            typer.echo(
-                f"{report.persons:,} persons in {report.root}. Add section `captioners` and run again to caption them"
-            )
-            return
-        typer.echo(f"{report.persons:,} captioned persons in {report.root}")
-        typer.echo(f"Pipeline report: {report.root / REPORT_FIGURE}")
-        if push:
-            pushed = publish_dataset(str(report.root), push, private=private).pushed
-            typer.echo(f"Pushed: {pushed.url if pushed else push}")
-        else:
-            typer.echo(f'Load it: datasets.load_dataset("{report.root.resolve()}", split="train")')
+    settings = load_build_config(config, [*(overrides or []), *([f"run.engine={engine}"] if engine else [])])
+    if push and not settings.captioners:
+        raise ValueError(f"{config} names no captioners, so there would be no captioned persons to push to {push}")
+    if push:
+        check_push_target(push, repo_type="dataset", private=private)
+    report = build(settings)
+    typer.echo(format_report(report.counts))
+    typer.echo(f"Rejected rows with their reasons: {report.root / 'work' / 'rejects'}")
+    typer.echo(f"Contact sheet of kept and dropped persons: {report.root / REVIEW_FILE}")
+    if not settings.captioners:
+        typer.echo(
+            f"{report.persons:,} persons in {report.root}. Add section `captioners` and run again to caption them"
+        )
+        return
+    typer.echo(f"{report.persons:,} captioned persons in {report.root}")
+    typer.echo(f"Pipeline report: {report.root / REPORT_FIGURE}")
+    if push:
+        pushed = publish_dataset(str(report.root), push, private=private).pushed
+        typer.echo(f"Pushed: {pushed.url if pushed else push}")
+    else:
+        typer.echo(f'Load it: datasets.load_dataset("{report.root.resolve()}", split="train")')

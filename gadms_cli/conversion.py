@@ -19,6 +19,7 @@ class ExportFormat(StrEnum):
     sentence_transformers = "sentence-transformers"
 
 
+@user_errors()
 def convert(
     source: Annotated[
         str,
@@ -36,8 +37,7 @@ def convert(
         ),
     ] = None,
     source_image_size: Annotated[
-        str | None,
-        typer.Option(metavar="HEIGHTxWIDTH", help="Image size of a weight file, if it cannot be inferred."),
+        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Image size of a weight file, if it cannot be inferred.")
     ] = None,
     tokenizer: Annotated[
         str | None,
@@ -54,24 +54,24 @@ def convert(
     gadms convert best.pth models/irra --tokenizer openai/clip-vit-base-patch16
     gadms convert runs/lora/model models/merged
     """
-    with user_errors():
-        from modeling_gadms.conversion.converter import convert as convert_checkpoint
-        from modeling_gadms.encoders.adapter_folders import find_adapter
+    from modeling_gadms.conversion.converter import convert as convert_checkpoint
+    from modeling_gadms.encoders.adapter_folders import find_adapter
 
-        sizes = {"image_size": image_size, "source_image_size": source_image_size}
-        parsed = {name: _height_and_width(name, value) for name, value in sizes.items() if value is not None}
-        if find_adapter(source):
-            if parsed or tokenizer or revision:
-                raise ValueError(f"{source} is an adapter, which takes sizes, tokenizer and revision from its base")
-            from modeling_gadms.training.adapters import merge_adapter
+    sizes = {"image_size": image_size, "source_image_size": source_image_size}
+    parsed = {name: _height_and_width(name, value) for name, value in sizes.items() if value is not None}
+    if find_adapter(source):
+        if parsed or tokenizer or revision:
+            raise ValueError(f"{source} is an adapter, which takes sizes, tokenizer and revision from its base")
+        from modeling_gadms.training.adapters import merge_adapter
 
-            typer.echo(merge_adapter(source, target).to_text())
-            return
-        report = convert_checkpoint(source, target, tokenizer=tokenizer, revision=revision, **parsed)
-        typer.echo(report.to_text())
-        typer.echo(f"Now try: gadms index --source PERSONS --gallery my_gallery --model {target}")
+        typer.echo(merge_adapter(source, target).to_text())
+        return
+    report = convert_checkpoint(source, target, tokenizer=tokenizer, revision=revision, **parsed)
+    typer.echo(report.to_text())
+    typer.echo(f"Now try: gadms index --source PERSONS --gallery my_gallery --model {target}")
 
 
+@user_errors()
 def export(
     model: Annotated[str, typer.Argument(help="Folder or Hub name of a GA-DMS model.")],
     target: Annotated[Path, typer.Argument(help="Folder to write; for openai and research a .pth file.")],
@@ -85,22 +85,21 @@ def export(
     gadms export my_model clip.pth --format openai
     gadms export my_model exports/st --format sentence-transformers
     """
-    with user_errors():
-        if int8 and format is not ExportFormat.onnx:
-            raise ValueError(f"--int8 requires --format onnx, not {format.value}")
-        if format is ExportFormat.onnx:
-            from modeling_gadms.conversion.onnx_export import export_onnx
+    if int8 and format is not ExportFormat.onnx:
+        raise ValueError(f"--int8 requires --format onnx, not {format.value}")
+    if format is ExportFormat.onnx:
+        from modeling_gadms.conversion.onnx_export import export_onnx
 
-            typer.echo(export_onnx(model, target, int8=int8).to_text())
-        elif format is ExportFormat.sentence_transformers:
-            from modeling_gadms.conversion.sentence_transformers_export import export_sentence_transformers
+        typer.echo(export_onnx(model, target, int8=int8).to_text())
+    elif format is ExportFormat.sentence_transformers:
+        from modeling_gadms.conversion.sentence_transformers_export import export_sentence_transformers
 
-            typer.echo(export_sentence_transformers(model, target).to_text())
-        else:
-            from modeling_gadms.conversion.openai_export import export_checkpoint
+        typer.echo(export_sentence_transformers(model, target).to_text())
+    else:
+        from modeling_gadms.conversion.openai_export import export_checkpoint
 
-            layout: Literal["openai", "research"] = "openai" if format is ExportFormat.openai else "research"
-            typer.echo(export_checkpoint(model, target, layout=layout).to_text())
+        layout: Literal["openai", "research"] = "openai" if format is ExportFormat.openai else "research"
+        typer.echo(export_checkpoint(model, target, layout=layout).to_text())
 
 
 def _height_and_width(name: str, text: str) -> tuple[int, int]:

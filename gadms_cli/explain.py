@@ -10,6 +10,7 @@ from .options import ModelOption
 from .user_errors import user_errors
 
 
+@user_errors()
 def explain(
     image: Annotated[Path, typer.Argument(help="Image of one person.")],
     caption: Annotated[str, typer.Argument(help="Description of the person.")],
@@ -25,21 +26,20 @@ def explain(
     gadms explain person.jpg "a man in a blue jacket and jeans" --model my_model --out explain.png
     gadms explain person.jpg "a man in a blue jacket and jeans" --model my_model --heat-map heat.png
     """
-    with user_errors():
-        from modeling_gadms.encoders.loading import load_model_and_processor
-        from modeling_gadms.explain.caption_tokens import draw_explanation, explain_caption
-        from modeling_gadms.explain.image_patches import draw_heat_map, image_relevance
-        from modeling_gadms.media.images import load_image
+    from modeling_gadms.encoders.loading import load_model_and_processor
+    from modeling_gadms.explain.caption_tokens import draw_explanation, explain_caption
+    from modeling_gadms.explain.image_patches import draw_heat_map, image_relevance
+    from modeling_gadms.media.images import load_image
 
-        person = load_image(image)
-        loaded, processor = load_model_and_processor(model)
-        explanation = explain_caption(loaded, processor, person, caption)
-        save_figure(draw_explanation(person, explanation), out)
-        if heat_map is not None:
-            save_figure(draw_heat_map(person, image_relevance(loaded, processor, person, caption).scores), heat_map)
-        for token in explanation.tokens:
-            typer.echo(f"{token.score:.3f}  {'#' * round(token.score * 20):<20}  {token.text}")
-        typer.echo(f"Cosine similarity of image and caption: {explanation.similarity:.3f}")
-        typer.echo(f"Figure: {out}")
-        if heat_map is not None:
-            typer.echo(f"Heat map: {heat_map}")
+    person = load_image(image)
+    loaded, processor = load_model_and_processor(model)
+    explanation = explain_caption(loaded, processor, person, caption)
+    save_figure(draw_explanation(person, explanation), out)
+    if heat_map is not None:
+        save_figure(draw_heat_map(person, image_relevance(loaded, processor, person, caption).scores), heat_map)
+    for token in explanation.tokens:
+        typer.echo(f"{token.score:.3f}  {'#' * round(token.score * 20):<20}  {token.text}")
+    typer.echo(f"Cosine similarity of image and caption: {explanation.similarity:.3f}")
+    typer.echo(f"Figure: {out}")
+    if heat_map is not None:
+        typer.echo(f"Heat map: {heat_map}")

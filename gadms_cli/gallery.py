@@ -2,14 +2,18 @@
 
 import json
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .options import GalleryArgument, WhereOption
 from .user_errors import user_errors
 
+
+if TYPE_CHECKING:
+    from modeling_gadms.gallery.person_gallery import PersonGallery
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 IdOption = Annotated[
@@ -20,51 +24,48 @@ gallery = typer.Typer(help="Maintain a gallery: describe, verify, change, compac
 
 
 @gallery.command()
+@user_errors()
 def info(location: GalleryArgument, as_json: JsonOption = False) -> None:
     """Show the size, columns and index of a gallery, and which model built it.
 
     \b
     gadms gallery info my_gallery
     """
-    with user_errors():
-        from modeling_gadms.gallery.person_gallery import PersonGallery
-
-        found = PersonGallery.open(location).info()
-        if as_json:
-            typer.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False, default=str))
-            return
-        rows = {
-            "persons": f"{found.persons:,} from {len(found.sources):,} sources",
-            "tracks": f"{found.tracks:,}",
-            "cameras": _counts(found.cameras) or "none",
-            "columns": ", ".join(f"{name} ({kind})" for name, kind in found.columns.items()) or "no additional ones",
-            "size": f"{found.size_bytes / 1e6:,.1f} MB, without earlier versions",
-            "index": f"{found.indexed_persons:,} persons; the others are scanned",
-            "version": f"{found.version}, of {found.changed:%Y-%m-%d %H:%M}",
-            "model": str(found.model),
-            "embeddings": f"{found.dimension} values",
-        }
-        for name, value in rows.items():
-            typer.echo(f"{name:<11} {value}")
+    found = _open(location).info()
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False, default=str))
+        return
+    rows = {
+        "persons": f"{found.persons:,} from {len(found.sources):,} sources",
+        "tracks": f"{found.tracks:,}",
+        "cameras": _counts(found.cameras) or "none",
+        "columns": ", ".join(f"{name} ({kind})" for name, kind in found.columns.items()) or "no additional ones",
+        "size": f"{found.size_bytes / 1e6:,.1f} MB, without earlier versions",
+        "index": f"{found.indexed_persons:,} persons; the others are scanned",
+        "version": f"{found.version}, of {found.changed:%Y-%m-%d %H:%M}",
+        "model": str(found.model),
+        "embeddings": f"{found.dimension} values",
+    }
+    for name, value in rows.items():
+        typer.echo(f"{name:<11} {value}")
 
 
 @gallery.command()
+@user_errors()
 def verify(location: GalleryArgument, as_json: JsonOption = False) -> None:
     """Read the whole gallery and count damaged persons. The exit code is 1 if there are any.
 
     \b
     gadms gallery verify my_gallery
     """
-    with user_errors():
-        from modeling_gadms.gallery.person_gallery import PersonGallery
-
-        report = PersonGallery.open(location).verify()
-        typer.echo(json.dumps(asdict(report), indent=2) if as_json else str(report))
+    report = _open(location).verify()
+    typer.echo(json.dumps(asdict(report), indent=2) if as_json else str(report))
     if not report.sound:
         raise typer.Exit(1)
 
 
 @gallery.command()
+@user_errors()
 def remove(location: GalleryArgument, where: WhereOption = None, ids: IdOption = None) -> None:
     """Remove persons by a filter or by id. Their thumbnails stay on the disk until `gadms gallery compact`.
 
@@ -72,14 +73,12 @@ def remove(location: GalleryArgument, where: WhereOption = None, ids: IdOption =
     gadms gallery remove my_gallery --where "time < '2026-11-01'"
     gadms gallery remove my_gallery --id 0f3c... --id 91ab...
     """
-    with user_errors():
-        from modeling_gadms.gallery.person_gallery import PersonGallery
-
-        removed = PersonGallery.open(location).remove(where=where, ids=ids)
-        typer.echo(f"{removed:,} persons removed")
+    removed = _open(location).remove(where=where, ids=ids)
+    typer.echo(f"{removed:,} persons removed")
 
 
 @gallery.command("set")
+@user_errors()
 def set_columns(
     location: GalleryArgument,
     values: Annotated[
@@ -96,17 +95,16 @@ def set_columns(
     \b
     gadms gallery set my_gallery camera=gate-2 --where "source = 'cctv.mp4'"
     """
-    with user_errors():
-        from modeling_gadms.gallery.person_gallery import PersonGallery
-        from modeling_gadms.gallery.schema import UPDATABLE
+    from modeling_gadms.gallery.schema import UPDATABLE
 
-        opened = PersonGallery.open(location)
-        known = UPDATABLE | opened.columns
-        changed = opened.update(dict(_value(text, known) for text in values), where=where, ids=ids)
-        typer.echo(f"{changed:,} persons changed")
+    opened = _open(location)
+    known = UPDATABLE | opened.columns
+    changed = opened.update(dict(_value(text, known) for text in values), where=where, ids=ids)
+    typer.echo(f"{changed:,} persons changed")
 
 
 @gallery.command()
+@user_errors()
 def compact(
     location: GalleryArgument,
     keep_hours: Annotated[
@@ -118,17 +116,13 @@ def compact(
     \b
     gadms gallery compact my_gallery
     """
-    with user_errors():
-        from datetime import timedelta
-
-        from modeling_gadms.gallery.person_gallery import PersonGallery
-
-        opened = PersonGallery.open(location)
-        opened.compact(keep_versions=timedelta(hours=keep_hours))
-        typer.echo(f"{opened.info().size_bytes / 1e6:,.1f} MB")
+    opened = _open(location)
+    opened.compact(keep_versions=timedelta(hours=keep_hours))
+    typer.echo(f"{opened.info().size_bytes / 1e6:,.1f} MB")
 
 
 @gallery.command()
+@user_errors()
 def export(
     location: GalleryArgument,
     out: Annotated[Path, typer.Argument(help="File or folder to write; must not exist.")],
@@ -143,11 +137,14 @@ def export(
     gadms gallery export my_gallery persons.csv
     gadms gallery export my_gallery persons/ --format folder
     """
-    with user_errors():
-        from modeling_gadms.gallery.person_gallery import PersonGallery
+    written = _open(location).export(out, kind or out.suffix.lstrip(".").lower() or "folder")
+    typer.echo(f"{written:,} persons written to {out}")
 
-        written = PersonGallery.open(location).export(out, kind or out.suffix.lstrip(".").lower() or "folder")
-        typer.echo(f"{written:,} persons written to {out}")
+
+def _open(location: str) -> "PersonGallery":
+    from modeling_gadms.gallery.person_gallery import PersonGallery
+
+    return PersonGallery.open(location)
 
 
 def _counts(counts: dict[str, int], shown: int = 5) -> str:

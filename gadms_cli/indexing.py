@@ -1,6 +1,7 @@
 """The commands `gadms index` and `gadms gallery add`, which add the persons of sources to a gallery."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,7 @@ from .user_errors import user_errors
 if TYPE_CHECKING:
     from modeling_gadms.gallery.person_gallery import PersonGallery
     from modeling_gadms.indexing.indexer import IndexReport, SourceOptions
-    from modeling_gadms.indexing.sources import FrameSource
+    from modeling_gadms.media.video import FrameSource
 
 SourceOption = Annotated[
     list[str],
@@ -57,6 +58,7 @@ WorkersOption = Annotated[
 ]
 
 
+@user_errors()
 def index(
     source: SourceOption,
     gallery: GalleryOption,
@@ -88,24 +90,24 @@ def index(
     gadms index --source cctv.mp4 --gallery my_gallery --model my_model --per-second 2 --camera gate-2
     gadms index --source products.csv --gallery my_shop --model my_model --column price:float
     """
-    with user_errors():
-        from modeling_gadms.encoders.loading import load_model_and_processor
-        from modeling_gadms.gallery.person_gallery import PersonGallery
-        from modeling_gadms.indexing.indexer import SourceOptions
+    from modeling_gadms.encoders.loading import load_model_and_processor
+    from modeling_gadms.gallery.person_gallery import PersonGallery
+    from modeling_gadms.indexing.indexer import SourceOptions
 
-        # Invalid sources must fail before an existing gallery is replaced.
-        options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size)
-        sources = [options.open(one) for one in source]
-        columns = _parse_columns(column or [])
-        loaded, processor = load_model_and_processor(model, runtime=runtime)
-        made = PersonGallery.create(gallery, loaded, processor, columns=columns, overwrite=overwrite)
-        _index(made, source, sources, options, min_confidence, workers, model, as_json)
-        if len(made) == 0:
-            raise ValueError(f"No person was found in {', '.join(source)}; the gallery {gallery} is empty")
-        if not as_json:
-            typer.echo(f'Now try: gadms search --gallery {gallery} "a person in a red jacket"')
+    # Invalid sources must fail before an existing gallery is replaced.
+    options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size)
+    sources = [options.open(one) for one in source]
+    columns = _parse_columns(column or [])
+    loaded, processor = load_model_and_processor(model, runtime=runtime)
+    made = PersonGallery.create(gallery, loaded, processor, columns=columns, overwrite=overwrite)
+    _index(made, source, sources, options, min_confidence, workers, model, as_json)
+    if len(made) == 0:
+        raise ValueError(f"No person was found in {', '.join(source)}; the gallery {gallery} is empty")
+    if not as_json:
+        typer.echo(f'Now try: gadms search --gallery {gallery} "a person in a red jacket"')
 
 
+@user_errors()
 def add(
     gallery: GalleryArgument,
     source: SourceOption,
@@ -126,18 +128,13 @@ def add(
     \b
     gadms gallery add my_gallery --source gate3.mp4 --per-second 2 --camera gate-3 --start "2026-11-25 08:00"
     """
-    with user_errors():
-        from modeling_gadms.encoders.loading import load_model_and_processor
-        from modeling_gadms.gallery.person_gallery import PersonGallery, gallery_model
-        from modeling_gadms.indexing.indexer import SourceOptions
+    from modeling_gadms.gallery.person_gallery import open_with_model
+    from modeling_gadms.indexing.indexer import SourceOptions
 
-        options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size)
-        sources = [options.open(one) for one in source]
-        built_with = gallery_model(gallery)
-        opened = PersonGallery.open(
-            gallery, *load_model_and_processor(model or built_with.name, runtime=built_with.runtime)
-        )
-        _index(opened, source, sources, options, min_confidence, workers, model, as_json)
+    options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size)
+    sources = [options.open(one) for one in source]
+    opened, _ = open_with_model(gallery, model)
+    _index(opened, source, sources, options, min_confidence, workers, model, as_json)
 
 
 def _index(
@@ -155,30 +152,25 @@ def _index(
     from modeling_gadms.media import detection
 
     box_filter = detection.PersonBoxFilter(min_confidence=min_confidence)
+    reports: Iterator[IndexReport | str]
     if workers == 1:
         indexer = SourceIndexer(gallery, lambda: detection.SsdMobileNetDetector(box_filter=box_filter))
-        for name, frames in zip(names, sources, strict=True):
-            _print_report(name, indexer(frames, options), len(names), as_json)
-        return
+        reports = (indexer(frames, options) for frames in sources)  # each is printed before the next is made
+    else:
+        by_name = index_with_ray(
+            gallery.location, names, workers=workers, model=model, options=options, box_filter=box_filter
+        )
+        reports = (by_name[name] for name in names)
     failed = []
-    reports = index_with_ray(
-        gallery.location, names, workers=workers, model=model, options=options, box_filter=box_filter
-    )
-    for name in names:
-        report = reports[name]
+    for name, report in zip(names, reports, strict=True):
         if isinstance(report, str):
             failed.append(f"{name}: {report}")
+        elif as_json:
+            typer.echo(json.dumps({"source": name, **asdict(report)}, ensure_ascii=False))
         else:
-            _print_report(name, report, len(names), as_json)
+            typer.echo(f"{name}: {report}" if len(names) > 1 else str(report))
     if failed:
         raise ValueError(f"{len(failed)} of {len(names)} sources failed: {'; '.join(failed)}")
-
-
-def _print_report(name: str, report: "IndexReport", number: int, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps({"source": name, **asdict(report)}, ensure_ascii=False))
-    else:
-        typer.echo(f"{name}: {report}" if number > 1 else str(report))
 
 
 def _parse_columns(columns: list[str]) -> dict[str, str]:

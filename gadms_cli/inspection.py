@@ -9,6 +9,7 @@ from .figures import save_figure
 from .user_errors import user_errors
 
 
+@user_errors()
 def inspect_dataset(
     dataset: Annotated[str, typer.Option(help="A name or folder for load_dataset, or a save_to_disk folder.")],
     dataset_args: Annotated[
@@ -27,20 +28,19 @@ def inspect_dataset(
     \b
     gadms inspect --dataset cuhk_pedes --dataset-args data_dir=data/CUHK-PEDES --tokenizer my_model --out sample.png
     """
-    with user_errors():
-        from transformers import AutoTokenizer
+    from transformers import AutoTokenizer
 
-        from dataset_scripts.inspection.sample_sheet import draw_sample_sheet
-        from dataset_scripts.inspection.splits import choose_columns, inspect_splits
-        from dataset_scripts.loading import dataset_arguments, load_splits
-        from modeling_gadms.encoders.atomic_files import write_json
+    from dataset_scripts.inspection.sample_sheet import draw_sample_sheet
+    from dataset_scripts.inspection.splits import choose_columns, inspect_splits
+    from dataset_scripts.loading import dataset_arguments, load_splits
+    from modeling_gadms.encoders.atomic_files import write_json
 
-        splits = load_splits(dataset, **dataset_arguments(dataset_args or ()))
-        columns = choose_columns(next(iter(splits.values())).column_names, image, captions or (), person_id)
-        found = inspect_splits(splits, columns, AutoTokenizer.from_pretrained(tokenizer) if tokenizer else None)
-        typer.echo(found.to_text())
-        save_figure(draw_sample_sheet(f"{dataset}: {', '.join(columns.captions)}", found.samples), out)
-        typer.echo(f"\nContact sheet: {out}")
-        if json_out:
-            write_json(json_out, found.to_dict())
-            typer.echo(f"Counts: {json_out}")
+    splits = load_splits(dataset, **dataset_arguments(dataset_args or ()))
+    columns = choose_columns(next(iter(splits.values())).column_names, image, captions or (), person_id)
+    found = inspect_splits(splits, columns, AutoTokenizer.from_pretrained(tokenizer) if tokenizer else None)
+    typer.echo(found.to_text())
+    save_figure(draw_sample_sheet(f"{dataset}: {', '.join(columns.captions)}", found.samples), out)
+    typer.echo(f"\nContact sheet: {out}")
+    if json_out:
+        write_json(json_out, found.to_dict())
+        typer.echo(f"Counts: {json_out}")

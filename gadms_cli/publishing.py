@@ -17,6 +17,7 @@ DryRunOption = Annotated[
 ]
 
 
+@user_errors()
 def publish_model(
     folder: Annotated[Path, typer.Argument(help="Folder of a model or an adapter, such as runs/demo/model.")],
     repo_id: RepoArgument,
@@ -49,26 +50,26 @@ def publish_model(
     gadms publish model runs/demo/model me/ga-dms-demo --metrics runs/demo/metrics.json --tag v1.0
     gadms publish model runs/lora/model me/ga-dms-lora --base-model me/ga-dms-demo --private
     """
-    with user_errors():
-        from modeling_gadms.publishing import model as publishing
-        from modeling_gadms.publishing.model_card import TrainingCost
+    from modeling_gadms.publishing import model as publishing
+    from modeling_gadms.publishing.model_card import TrainingCost
 
-        published = publishing.publish_model(
-            folder,
-            repo_id,
-            metrics=metrics or (),
-            license=license,
-            base_model=base_model,
-            datasets=dataset or (),
-            cost=TrainingCost.from_file(cost) if cost else None,
-            revision=revision,
-            tag=tag,
-            private=private,
-            dry_run=dry_run,
-        )
-        typer.echo(published.to_text())
+    published = publishing.publish_model(
+        folder,
+        repo_id,
+        metrics=metrics or (),
+        license=license,
+        base_model=base_model,
+        datasets=dataset or (),
+        cost=TrainingCost.from_file(cost) if cost else None,
+        revision=revision,
+        tag=tag,
+        private=private,
+        dry_run=dry_run,
+    )
+    typer.echo(published.to_text())
 
 
+@user_errors()
 def publish_dataset(
     source: Annotated[
         str, typer.Argument(help="Folder of a finished `gadms build-webperson`, or name or folder of a data set.")
@@ -95,8 +96,7 @@ def publish_dataset(
     person_id: Annotated[str | None, typer.Option(help="Column of person ids. `person_id` is found.")] = None,
     shard_size: Annotated[float, typer.Option(help="MB of each Parquet file before compression.")] = 400,
     may_redistribute: Annotated[
-        bool,
-        typer.Option("--i-may-redistribute", help="I have the permission of this benchmark's authors."),
+        bool, typer.Option("--i-may-redistribute", help="I have the permission of this benchmark's authors.")
     ] = False,
     revision: RevisionOption = None,
     tag: TagOption = None,
@@ -110,24 +110,23 @@ def publish_dataset(
     gadms publish dataset data/persons me/persons --license cc-by-4.0 --contact me@example.org --dry-run out
     gadms publish dataset synthetic_persons me/drawn --dataset-args seed=1 --dataset-args "image_size=[96, 32]"
     """
-    with user_errors():
-        from dataset_scripts.loading import dataset_arguments
-        from dataset_scripts.publishing import dataset as publishing
-        from dataset_scripts.publishing.dataset_card import DatasetCardSettings
+    from dataset_scripts.loading import dataset_arguments
+    from dataset_scripts.publishing import dataset as publishing
+    from dataset_scripts.publishing.dataset_card import DatasetCardSettings
 
-        published = publishing.publish_dataset(
-            source,
-            repo_id,
-            dataset_args=dataset_arguments(dataset_args or ()),
-            card=DatasetCardSettings(license, title, provenance, licence_notes, contact, language),
-            image=image,
-            captions=captions or (),
-            person_id=person_id,
-            may_redistribute=may_redistribute,
-            shard_bytes=round(shard_size * 1e6),
-            revision=revision,
-            tag=tag,
-            private=private,
-            dry_run=dry_run,
-        )
-        typer.echo(published.to_text())
+    published = publishing.publish_dataset(
+        source,
+        repo_id,
+        dataset_args=dataset_arguments(dataset_args or ()),
+        card=DatasetCardSettings(license, title, provenance, licence_notes, contact, language),
+        image=image,
+        captions=captions or (),
+        person_id=person_id,
+        may_redistribute=may_redistribute,
+        shard_bytes=round(shard_size * 1e6),
+        revision=revision,
+        tag=tag,
+        private=private,
+        dry_run=dry_run,
+    )
+    typer.echo(published.to_text())

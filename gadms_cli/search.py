@@ -11,6 +11,7 @@ from .options import RUNTIME_HELP, GalleryModelOption, GalleryOption, WhereOptio
 from .user_errors import user_errors
 
 
+@user_errors()
 def search(
     gallery: GalleryOption,
     text: Annotated[str | None, typer.Argument(help="Description of the person.")] = None,
@@ -38,22 +39,18 @@ def search(
     gadms search --gallery my_gallery "a man in a suit" --without "a bag" --where "camera = 'gate-2'"
     gadms search --gallery my_gallery --image person.jpg
     """
-    with user_errors():
-        from modeling_gadms.encoders.loading import load_model_and_processor
-        from modeling_gadms.gallery.contact_sheet import draw_contact_sheet, place_and_time
-        from modeling_gadms.gallery.person_gallery import PersonGallery, Query, gallery_model
-        from modeling_gadms.media.images import load_image
+    from modeling_gadms.gallery.contact_sheet import draw_contact_sheet, place_and_time
+    from modeling_gadms.gallery.person_gallery import Query, open_with_model
+    from modeling_gadms.media.images import load_image
 
-        built_with = gallery_model(gallery)
-        picture = load_image(image) if image else None
-        query = Query(text=text, image=picture, like=like, without=without or ())
-        loaded, processor = load_model_and_processor(model or built_with.name, runtime=runtime or built_with.runtime)
-        opened = PersonGallery.open(gallery, loaded, processor)
-        results = opened.search(query, top_k, where=where, group_tracks=group)
-        save_figure(draw_contact_sheet(str(query), results), out)
-        if as_json:
-            typer.echo(json.dumps([result.to_dict() for result in results], indent=2, ensure_ascii=False))
-            return
-        for result in results:
-            typer.echo(f"{result.rank:>4}  {result.score:.3f}  {result.source}  {place_and_time(result)}".rstrip())
-        typer.echo(f"Contact sheet: {out}")
+    picture = load_image(image) if image else None
+    query = Query(text=text, image=picture, like=like, without=without or ())
+    opened, _ = open_with_model(gallery, model, runtime)
+    results = opened.search(query, top_k, where=where, group_tracks=group)
+    save_figure(draw_contact_sheet(str(query), results), out)
+    if as_json:
+        typer.echo(json.dumps([result.to_dict() for result in results], indent=2, ensure_ascii=False))
+        return
+    for result in results:
+        typer.echo(f"{result.rank:>4}  {result.score:.3f}  {result.source}  {place_and_time(result)}".rstrip())
+    typer.echo(f"Contact sheet: {out}")

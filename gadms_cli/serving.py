@@ -15,6 +15,7 @@ TOKEN_VARIABLE = "GADMS_TOKEN"
 _GRACE_SECONDS = 20
 
 
+@user_errors()
 def serve(
     gallery: GalleryOption,
     model: Annotated[
@@ -43,29 +44,25 @@ def serve(
     curl localhost:8000/search --json '{"text": "a woman in a red coat", "top_k": 3}'
     curl -T cctv.mp4 -X POST "localhost:8000/index?name=cctv.mp4&camera=gate-2&per_second=2"
     """
-    with user_errors():
-        token = _token(token_file)
-        if token is None and not _is_loopback(host):
-            raise ValueError(
-                f"{host} can be reached from other machines: give a token with --token-file or {TOKEN_VARIABLE}, "
-                "or listen on 127.0.0.1"
-            )
-        try:
-            import uvicorn
+    token = _token(token_file)
+    if token is None and not _is_loopback(host):
+        raise ValueError(
+            f"{host} can be reached from other machines: give a token with --token-file or {TOKEN_VARIABLE}, "
+            "or listen on 127.0.0.1"
+        )
+    try:
+        import uvicorn
 
-            from modeling_gadms.serving.app import create_app
-            from modeling_gadms.serving.limits import ServingLimits
-        except ImportError as error:
-            raise ImportError('Serving needs more packages: pip install "gadms[serve]"') from error
-        from modeling_gadms.encoders.loading import load_model_and_processor
-        from modeling_gadms.gallery.person_gallery import PersonGallery, gallery_model
+        from modeling_gadms.serving.app import create_app
+        from modeling_gadms.serving.limits import ServingLimits
+    except ImportError as error:
+        raise ImportError('Serving needs more packages: pip install "gadms[serve]"') from error
+    from modeling_gadms.gallery.person_gallery import open_with_model
 
-        built_with = gallery_model(gallery)
-        loaded, processor = load_model_and_processor(model or built_with.name, runtime=runtime or built_with.runtime)
-        opened = PersonGallery.open(gallery, loaded, processor)
-        limits = ServingLimits(upload_bytes=max_upload_mb * 1_000_000, frames=max_frames)
-        app = create_app(opened, processor, token=token, limits=limits)
-        uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=_GRACE_SECONDS, server_header=False)
+    opened, processor = open_with_model(gallery, model, runtime)
+    limits = ServingLimits(upload_bytes=max_upload_mb * 1_000_000, frames=max_frames)
+    app = create_app(opened, processor, token=token, limits=limits)
+    uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=_GRACE_SECONDS, server_header=False)
 
 
 def _token(file: Path | None) -> str | None:

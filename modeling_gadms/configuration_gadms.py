@@ -22,21 +22,8 @@ ALIGNMENTS = ("sdm", "itc")
 
 # Keys that transformers writes into a configuration, or passes through it, without declaring them as fields.
 _BASE_KEYS = frozenset(
-    {
-        "auto_map",
-        "attn_implementation",
-        "_attn_implementation",
-        "_commit_hash",
-        "_name_or_path",
-        "experts_implementation",
-        "model_type",
-        "name_or_path",
-        "num_labels",
-        "output_attentions",
-        "torch_dtype",
-        "use_bfloat16",
-        "use_cache",
-    }
+    "auto_map attn_implementation _attn_implementation _commit_hash _name_or_path experts_implementation model_type "
+    "name_or_path num_labels output_attentions torch_dtype use_bfloat16 use_cache".split()
 )
 
 

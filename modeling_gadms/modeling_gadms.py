@@ -348,10 +348,7 @@ class GADMSModel(GADMSPreTrainedModel):
         )
 
     def forward(
-        self,
-        input_ids: torch.Tensor,
-        pixel_values: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        self, input_ids: torch.Tensor, pixel_values: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> GADMSOutput:
         """Compare every image with every caption; their numbers may differ. Returns [`GADMSOutput`]."""
         image_embeds = _unit_length(self.get_image_features(pixel_values)["pooler_output"])

@@ -29,11 +29,7 @@ class PackedCaptions:
 
     def inputs(self) -> dict[str, torch.Tensor]:
         """Arguments of [`~transformers.CLIPTextModel`]."""
-        return {
-            "input_ids": self.input_ids,
-            "position_ids": self.position_ids,
-            "attention_mask": self.attention_mask,
-        }
+        return {"input_ids": self.input_ids, "position_ids": self.position_ids, "attention_mask": self.attention_mask}
 
     def unpack(self, states: torch.Tensor) -> torch.Tensor:
         """Return each caption's states in a row of its own. Values at padding positions are undefined.

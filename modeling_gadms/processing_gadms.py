@@ -72,12 +72,7 @@ class GADMSProcessor(ProcessorMixin):
         """(height, width) in pixels."""
         return self.image_processor.size["height"], self.image_processor.size["width"]
 
-    def __call__(
-        self,
-        images: Any = None,
-        text: str | Sequence[str] | None = None,
-        **kwargs: Any,
-    ) -> BatchFeature:
+    def __call__(self, images: Any = None, text: str | Sequence[str] | None = None, **kwargs: Any) -> BatchFeature:
         """Prepare images, captions or both.
 
         Args:

@@ -207,7 +207,7 @@ def gradient_attention_scores(
         gradients = torch.autograd.grad(similarity.sum(), [record.output for record in records])
 
         with torch.no_grad():
-            eos_token_id = _eos_token_id(text_model)
+            eos_token_id = cast(int, text_model.config.eos_token_id)  # `GADMSConfig` refuses lists
             own_tokens = caption_token_mask(input_ids, eos_token_id, attention_mask)
             eos = (input_ids == eos_token_id).int().argmax(dim=1)
             rows = torch.arange(len(input_ids), device=input_ids.device)
@@ -231,10 +231,6 @@ def gradient_attention_scores(
             return scale_within_caption(scores, own_tokens)
 
 
-def _eos_token_id(text_model: CLIPTextModel) -> int:
-    return cast(int, text_model.config.eos_token_id)  # `GADMSConfig` refuses lists
-
-
 def _attention_row(query: torch.Tensor, keys: torch.Tensor, visible: torch.Tensor, num_heads: int) -> torch.Tensor:
     """Attention of one query over the tokens, averaged over heads: (batch_size, sequence_length)."""
     query = query.unflatten(-1, (num_heads, -1))  # (batch_size, num_heads, head_dim)
@@ -243,7 +239,6 @@ def _attention_row(query: torch.Tensor, keys: torch.Tensor, visible: torch.Tenso
     return logits.masked_fill(~visible[:, None], -torch.inf).softmax(dim=-1).mean(dim=1)
 
 
-@torch.no_grad()
 def token_image_cosine_scores(
     text_model: CLIPTextModel,
     text_projection: nn.Module,
@@ -265,5 +260,5 @@ def token_image_cosine_scores(
         )
         tokens = functional_call(text_projection, frozen_float32(text_projection), outputs.last_hidden_state)
         cosine = nn.functional.cosine_similarity(tokens, image_embeds.to(tokens.dtype)[:, None], dim=-1)
-    own_tokens = caption_token_mask(input_ids, _eos_token_id(text_model), attention_mask)
+    own_tokens = caption_token_mask(input_ids, cast(int, text_model.config.eos_token_id), attention_mask)
     return scale_within_caption(cosine, own_tokens)

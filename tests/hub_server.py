@@ -28,16 +28,10 @@ from tests.hub_uploads import WRITING, Call, json_answer, whoami
 
 
 class HubServer(HubState):
-    """Serves repositories in memory during the `with` block.
+    """Serves repositories in memory during the `with` block."""
 
-    Args:
-        part_size (`int`, *optional*): size in bytes of the parts of a multipart upload, used for larger LFS files. By
-            default there are no multipart uploads.
-    """
-
-    def __init__(self, part_size: int | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.part_size = part_size
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.daemon_threads = True
         self._server.hub = self  # type: ignore[attr-defined]
@@ -114,23 +108,6 @@ def _refs(hub: HubState, call: Call, repo_type: str, repo_id: str) -> Answer:
     return json_answer({"branches": branches, "converts": [], "tags": tags, "pullRequests": []})
 
 
-def _commits(hub: HubState, call: Call, repo_type: str, repo_id: str, revision: str) -> Answer:
-    _sha(hub, call, repo_type, repo_id, revision)
-    repository = hub.repositories[repo_type, repo_id]
-    return json_answer(
-        [
-            {
-                "id": sha,
-                "title": repository.commits[sha].message,
-                "message": "",
-                "authors": [{"user": repository.commits[sha].author}],
-                "date": "2025-01-01T00:00:00.000Z",
-            }
-            for sha in repository.history(revision)
-        ]
-    )
-
-
 def _content(hub: HubState, call: Call, repo_type: str | None, repo_id: str, revision: str, inside: str) -> Answer:
     sha = _sha(hub, call, repo_type or "model", repo_id, revision)
     files = hub.repositories[repo_type or "model", repo_id].commits[sha].files
@@ -167,7 +144,6 @@ _ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
     ("GET", rf"{_REPO}/tree/([^/]+)(?:/(.*))?", _tree),
     ("POST", rf"{_REPO}/paths-info/([^/]+)", _paths_info),
     ("GET", rf"{_REPO}/refs", _refs),
-    ("GET", rf"{_REPO}/commits/([^/]+)", _commits),
     ("GET", r"/(?:(dataset|space)s/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", _content),
     ("GET", r"/api/whoami-v2", whoami),
     *WRITING,
@@ -184,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         url = urlsplit(self.path)
         length = int(self.headers.get("Content-Length") or 0)
-        upload = re.fullmatch(r"/upload/(?:model|dataset|space)/([^/]+/[^/]+/\w+)(?:/\d+)?", url.path)
+        upload = re.fullmatch(r"/upload/(?:model|dataset|space)/([^/]+/[^/]+/\w+)", url.path)
         if self.command == "PUT" and upload and (fault := self.hub.due_fault("upload", upload[1])):
             self.rfile.read(length // 2 if fault == "cut" else length)
             self._reply(Answer(503, b"try again", lost=fault == "cut"))
@@ -202,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
         except Refusal as refusal:
             self._reply(refusal.answer)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve
+    do_GET = do_HEAD = do_POST = do_PUT = _serve
 
     def _answer(self, path: str, call: Call) -> Answer:
         method = "GET" if call.method == "HEAD" else call.method

@@ -54,7 +54,6 @@ class Commit:
     files: Mapping[str, bytes]
     parent: str | None = None
     message: str = ""
-    author: str = "somebody"
 
 
 @dataclass(frozen=True)
@@ -80,13 +79,13 @@ class Repository:
     def sha(self, revision: str) -> str | None:
         return self.refs.get(revision) or (revision if revision in self.commits else None)
 
-    def add(self, branch: str, files: Mapping[str, bytes], message: str = "", author: str = "somebody") -> str:
+    def add(self, branch: str, files: Mapping[str, bytes], message: str = "") -> str:
         """Add a commit to a branch. Returns its SHA, which depends only on the history."""
         parent = self.branches.get(branch)
         digest = hashlib.sha1(f"{parent} {message}".encode())
         for path, content in sorted(files.items()):
             digest.update(path.encode() + hashlib.sha1(content).digest())
-        self.commits[digest.hexdigest()] = Commit(dict(files), parent, message, author)
+        self.commits[digest.hexdigest()] = Commit(dict(files), parent, message)
         self.branches[branch] = digest.hexdigest()
         return digest.hexdigest()
 
@@ -129,8 +128,6 @@ class HubState:
         self.faults: list[Fault] = []
         self.interruptions: dict[str, Callable[[], object]] = {}
         self.endpoint = ""
-        self.part_size: int | None = None
-        self.parts: dict[tuple[str, int], bytes] = {}
         self.lock = threading.RLock()
 
     # -----------------------------------------------------------------------------------------------------------------

@@ -64,14 +64,6 @@ def _create(hub: HubState, call: Call) -> Answer:
     return json_answer({"url": url})
 
 
-def _delete(hub: HubState, call: Call) -> Answer:
-    asked = call.json
-    repo_type, repo_id = asked.get("type", "model"), f"{asked['organization']}/{asked['name']}"
-    hub.find_to_write(repo_type, repo_id, call.token)
-    del hub.repositories[repo_type, repo_id]
-    return Answer()
-
-
 def _create_branch(hub: HubState, call: Call, repo_type: str, repo_id: str, branch: str) -> Answer:
     repository = hub.find_to_write(repo_type, repo_id, call.token)
     with hub.lock:
@@ -82,13 +74,6 @@ def _create_branch(hub: HubState, call: Call, repo_type: str, repo_id: str, bran
     return Answer(201)
 
 
-def _delete_branch(hub: HubState, call: Call, repo_type: str, repo_id: str, branch: str) -> Answer:
-    repository = hub.find_to_write(repo_type, repo_id, call.token)
-    if branch == "main" or repository.branches.pop(branch, None) is None:
-        raise Refusal(404, f"there is no branch {branch} to delete", "RevisionNotFound")
-    return Answer()
-
-
 def _create_tag(hub: HubState, call: Call, repo_type: str, repo_id: str, revision: str) -> Answer:
     repository = hub.find_to_write(repo_type, repo_id, call.token)
     with hub.lock:
@@ -96,13 +81,6 @@ def _create_tag(hub: HubState, call: Call, repo_type: str, repo_id: str, revisio
         if tag in repository.tags:
             return json_answer({"error": f"Tag reference exists already: {tag}"}, 409)
         repository.tags[tag] = Tag(_known(repository, revision), call.json.get("message", ""))
-    return Answer()
-
-
-def _delete_tag(hub: HubState, call: Call, repo_type: str, repo_id: str, tag: str) -> Answer:
-    repository = hub.find_to_write(repo_type, repo_id, call.token)
-    if repository.tags.pop(tag, None) is None:
-        raise Refusal(404, f"there is no tag {tag}", "RevisionNotFound")
     return Answer()
 
 
@@ -139,47 +117,21 @@ def _batch(hub: HubState, call: Call, repo_type: str | None, repo_id: str) -> An
     """Return the upload URLs of objects that are missing."""
     repo_type = repo_type or "model"
     repository = hub.find_to_write(repo_type, repo_id, call.token)
-    objects, multipart = [], False
+    objects = []
     for wanted in call.json["objects"]:
         answer = {"oid": wanted["oid"], "size": wanted["size"]}
         if wanted["oid"] not in repository.objects:
-            place, size = f"{repo_type}/{repo_id}/{wanted['oid']}", hub.part_size
-            upload: dict[str, Any] = {"href": f"{hub.endpoint}/upload/{place}"}
-            if size and wanted["size"] > size:
-                multipart = True
-                parts = range(1, -(-wanted["size"] // size) + 1)
-                urls = {str(part): f"{hub.endpoint}/upload/{place}/{part}" for part in parts}
-                upload = {"href": f"{hub.endpoint}/complete/{place}", "header": {"chunk_size": str(size), **urls}}
-            answer["actions"] = {"upload": upload, "verify": {"href": f"{hub.endpoint}/verify/{place}"}}
+            place = f"{repo_type}/{repo_id}/{wanted['oid']}"
+            answer["actions"] = {name: {"href": f"{hub.endpoint}/{name}/{place}"} for name in ("upload", "verify")}
         objects.append(answer)
-    return json_answer({"transfer": "multipart" if multipart else "basic", "objects": objects})
+    return json_answer({"transfer": "basic", "objects": objects})
 
 
 def _receive(hub: HubState, call: Call, repo_type: str, repo_id: str, oid: str) -> Answer:
-    _store(hub.repositories[repo_type, repo_id], oid, call.body)
-    return Answer()
-
-
-def _receive_part(hub: HubState, call: Call, repo_type: str, repo_id: str, oid: str, part: str) -> Answer:
-    hub.parts[f"{repo_type}/{repo_id}/{oid}", int(part)] = call.body
-    return Answer(headers={"ETag": hashlib.md5(call.body).hexdigest()})
-
-
-def _join_parts(hub: HubState, call: Call, repo_type: str, repo_id: str, oid: str) -> Answer:
-    place, content = f"{repo_type}/{repo_id}/{oid}", b""
-    for told in sorted(call.json["parts"], key=lambda told: int(told["partNumber"])):
-        part = hub.parts.pop((place, told["partNumber"]), b"")
-        if hashlib.md5(part).hexdigest() != told["etag"]:
-            raise Refusal(400, f"part {told['partNumber']} of {oid} is not what was sent")
-        content += part
-    _store(hub.repositories[repo_type, repo_id], oid, content)
-    return Answer()
-
-
-def _store(repository: Repository, oid: str, content: bytes) -> None:
-    if hashlib.sha256(content).hexdigest() != oid:
+    if hashlib.sha256(call.body).hexdigest() != oid:
         raise Refusal(400, f"the content is not that of {oid}")
-    repository.objects[oid] = content
+    hub.repositories[repo_type, repo_id].objects[oid] = call.body
+    return Answer()
 
 
 def _verify(hub: HubState, call: Call, repo_type: str, repo_id: str, oid: str) -> Answer:
@@ -203,7 +155,6 @@ def _commit(hub: HubState, call: Call, repo_type: str, repo_id: str, branch: str
         return Answer(lost=True)
     lines = [json.loads(line) for line in call.body.splitlines()]
     header = next(line["value"] for line in lines if line["key"] == "header")
-    user = hub.user(call.token)
     with hub.lock:
         if branch not in repository.branches:
             raise Refusal(404, f"there is no branch {branch}", "RevisionNotFound")
@@ -211,7 +162,7 @@ def _commit(hub: HubState, call: Call, repo_type: str, repo_id: str, branch: str
         if header.get("parentCommit", parent) != parent:
             return json_answer({"error": "A commit has happened since. Please refresh and try again."}, 412)
         files = _changed(repository, dict(repository.commits[parent].files), lines)
-        sha = repository.add(branch, files, header["summary"], user.user if user else "somebody")
+        sha = repository.add(branch, files, header["summary"])
     url = f"{hub.endpoint}/{'' if repo_type == 'model' else repo_type + 's/'}{repo_id}/commit/{sha}"
     answer = json_answer({"success": True, "commitOid": sha, "commitUrl": url})
     return Answer(lost=True) if fault == "lost" else answer
@@ -233,8 +184,6 @@ def _changed(repository: Repository, files: dict[str, bytes], lines: Iterable[di
         elif key == "deletedFile":
             if files.pop(path, None) is None:
                 raise Refusal(404, "A file with this name doesn't exist", "EntryNotFound")
-        elif key == "deletedFolder":
-            files = {other: content for other, content in files.items() if not other.startswith(f"{path}/")}
         elif key != "header":
             raise Refusal(400, f"this server does not know the operation {key}")
     return files
@@ -252,16 +201,11 @@ _REPO = r"/api/(model|dataset|space)s/([^/]+/[^/]+)"
 _OBJECT = r"(model|dataset|space)/([^/]+/[^/]+)/(\w+)"
 WRITING: list[tuple[str, str, Callable[..., Answer]]] = [
     ("POST", r"/api/repos/create", _create),
-    ("DELETE", r"/api/repos/delete", _delete),
     ("POST", rf"{_REPO}/branch/([^/]+)", _create_branch),
-    ("DELETE", rf"{_REPO}/branch/([^/]+)", _delete_branch),
     ("POST", rf"{_REPO}/tag/([^/]+)", _create_tag),
-    ("DELETE", rf"{_REPO}/tag/([^/]+)", _delete_tag),
     ("POST", rf"{_REPO}/preupload/([^/]+)", _plan_upload),
     ("POST", r"/(?:(dataset|space)s/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", _batch),
     ("PUT", rf"/upload/{_OBJECT}", _receive),
-    ("PUT", rf"/upload/{_OBJECT}/(\d+)", _receive_part),
-    ("POST", rf"/complete/{_OBJECT}", _join_parts),
     ("POST", rf"/verify/{_OBJECT}", _verify),
     ("POST", rf"{_REPO}/commit/([^/]+)", _commit),
     ("POST", r"/api/validate-yaml", _check_card),

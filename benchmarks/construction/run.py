@@ -52,15 +52,7 @@ from benchmarks.measuring import (
 
 
 PARTS, ENGINES = ("workers", "memory", "captions"), ("local", "ray")
-LIBRARIES = (
-    "transformers",
-    "datasets",
-    "pyarrow",
-    "pillow",
-    "opencv-python-headless",
-    "ai-edge-litert",
-    "ray",
-)
+LIBRARIES = ("transformers", "datasets", "pyarrow", "pillow", "opencv-python-headless", "ai-edge-litert", "ray")
 SAMPLING_SECONDS = 0.2
 CAPTION = "A woman with short brown hair wears a red jacket over a white shirt, blue jeans and black shoes."
 # Persons are smaller here than on the web, and of drawn ones the networks are less sure.

@@ -42,11 +42,7 @@ def masking_report(model: GADMSForPreTraining, sample: Sample, scorer: Scorer | 
     if config.token_score == "random":
         noise_probability = torch.full_like(scores, config.noise_mask_rate)
         informative_probability = torch.full_like(scores, config.informative_mask_rate)
-    kinds = {
-        "planted": sample.noise,
-        "true": sample.attribute & ~sample.noise,
-        "other": own & ~sample.attribute,
-    }
+    kinds = {"planted": sample.noise, "true": sample.attribute & ~sample.noise, "other": own & ~sample.attribute}
     report: dict[str, Any] = {}
     for name, probability, drawn in (
         ("noise_mask", noise_probability, config.noise_masking),

@@ -1,1 +1,1 @@
-"""The pipeline that turns web images into captioned persons: see `pipeline.py`."""
+"""The pipeline that turns web images into captioned persons: see `run/pipeline.py`."""

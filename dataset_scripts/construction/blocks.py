@@ -103,14 +103,7 @@ class BlockError(RuntimeError):
 
 
 def selected_rows(block: Block, table: pa.Table) -> pa.Array:
-    """Boolean mask of the rows that a block processes: not rejected, and selected by the block.
-
-    Args:
-        block (`Block`): the block.
-        table (`pa.Table`): rows in any state.
-
-    Returns:
-        `pa.BooleanArray`: one value per row, without nulls.
+    """Boolean mask, without nulls, of the rows that a block processes: not rejected, and selected by the block.
 
     Raises:
         BlockError: if the mask of the block has another length or contains nulls.
@@ -126,11 +119,7 @@ def selected_rows(block: Block, table: pa.Table) -> pa.Array:
 
 
 def run_batch(block: Block, table: pa.Table) -> pa.Table:
-    """Apply a block to a batch of selected rows.
-
-    Args:
-        block (`Block`): prepared.
-        table (`pa.Table`): `ROW_SCHEMA` and the columns that the block reads.
+    """Apply a prepared block to a batch of selected rows, with `ROW_SCHEMA` and the columns that it reads.
 
     Returns:
         `pa.Table`: the rows with the block's columns, notes and verdicts. Without `origins` the order is kept; with
@@ -149,31 +138,27 @@ def run_batch(block: Block, table: pa.Table) -> pa.Table:
             ids = table["row_id"]
             place = f"block `{block.name}` failed on rows {ids[0]} to {ids[-1]}"
             raise BlockError(f"{place}: {type(error).__name__}: {error}") from error
-    verdicts = _one_per_row(block, "verdicts", outcome.verdicts, rows, True)
+    verdicts: Sequence[Verdict] = [True] * rows if outcome.verdicts is None else outcome.verdicts
+    notes = [None] * rows if outcome.notes is None else outcome.notes
+    _require_count(block, "verdicts", verdicts, rows)
+    _require_count(block, "notes", notes, rows)
     for verdict in verdicts:
         if verdict is not True and not _is_rejection(verdict):
             raise BlockError(
                 f'block `{block.name}` returned the verdict {verdict!r}: it must be True, (False, "reason") or '
                 '(False, "reason", "detail")'
             )
-    notes = _one_per_row(block, "notes", outcome.notes, rows, None)
     table = _mark(table, block.name, verdicts, notes)
+    if outcome.origins is None:
+        return _add_columns(block, table, outcome.columns)
     kept = [row for row, verdict in enumerate(verdicts) if verdict is True]
-    if outcome.origins is not None:
-        if sorted(set(outcome.origins)) != kept or list(outcome.origins) != sorted(outcome.origins):
-            raise BlockError(f"block `{block.name}` must return `origins` that name all kept rows and no others")
-        dropped = [row for row, verdict in enumerate(verdicts) if verdict is not True]
-        # Rejected rows stay once each, with their old values even in replaced columns. The order of the source is
-        # restored when the shard is written.
-        before = table.take(pa.array(dropped, pa.int64()))
-        added = {
-            name: [*values, *(before[name].to_pylist() if name in before.column_names else [None] * len(dropped))]
-            for name, values in outcome.columns.items()
-        }
-        table = table.take([*outcome.origins, *dropped])
-    else:
-        added = outcome.columns
-    return _add_columns(block, table, added)
+    if sorted(set(outcome.origins)) != kept or list(outcome.origins) != sorted(outcome.origins):
+        raise BlockError(f"block `{block.name}` must return `origins` that name all kept rows and no others")
+    made = _add_columns(block, table.take(pa.array(outcome.origins, pa.int64())), outcome.columns)
+    # Rejected rows stay once each, with their old values even in replaced columns. The order of the source is
+    # restored when the shard is written.
+    rejected = table.filter(pc.is_valid(table["rejected_by"]))
+    return pa.concat_tables([made, rejected], promote_options="default")
 
 
 def run_batches(block: Block, selected: pa.Table) -> pa.Table:
@@ -184,12 +169,9 @@ def run_batches(block: Block, selected: pa.Table) -> pa.Table:
 
 
 def run_shard(block: Block, table: pa.Table, run: Callable[[Block, pa.Table], pa.Table] = run_batches) -> pa.Table:
-    """Apply a block to the selected rows of a shard; the order of the rows may change.
+    """Apply a prepared block to the rows of a shard that it selects; the order of the rows may change.
 
-    Args:
-        block (`Block`): prepared.
-        table (`pa.Table`): rows in any state.
-        run (`Callable`, *optional*): applies the block to the selected rows in batches of `block.batch_size`.
+    `run` applies the block to the selected rows in batches of `block.batch_size`.
     """
     mask = selected_rows(block, table)
     return join([run(block, table.filter(mask)), table.filter(pc.invert(mask))])
@@ -215,12 +197,9 @@ def rows_of(batch: Batch, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     return zip(*(batch[name] for name in names), strict=True)
 
 
-def _one_per_row(block: Block, kind: str, values: Sequence[Any] | None, rows: int, default: Any) -> Sequence[Any]:
-    if values is None:
-        return [default] * rows
+def _require_count(block: Block, kind: str, values: Sequence[Any], rows: int) -> None:
     if len(values) != rows:
         raise BlockError(f"block `{block.name}` returned {len(values)} {kind} for {rows} rows")
-    return values
 
 
 def _is_rejection(verdict: object) -> bool:
@@ -233,15 +212,10 @@ def _mark(table: pa.Table, name: str, verdicts: Sequence[Verdict], notes: Sequen
     trails = [
         [*trail, {"block": name, "note": note}] for trail, note in zip(table["trail"].to_pylist(), notes, strict=True)
     ]
-    rejections = [("", None, None) if verdict is True else (name, *verdict[1:], None)[:3] for verdict in verdicts]
-    columns: dict[str, Sequence[Any]] = {
-        "trail": trails,
-        "rejected_by": [rejection[0] or None for rejection in rejections],
-        "reason": [rejection[1] for rejection in rejections],
-        "detail": [rejection[2] for rejection in rejections],
-    }
-    for column, values in columns.items():
-        table = _with_column(table, name, column, values, ROW_SCHEMA.field(column).type)
+    table = _with_column(table, name, "trail", trails, TRAIL)
+    for place, column in enumerate(("rejected_by", "reason", "detail")):
+        values = [None if verdict is True else (name, *verdict[1:], None)[place] for verdict in verdicts]
+        table = _with_column(table, name, column, values, pa.string())
     return table
 
 
@@ -260,9 +234,6 @@ def _add_columns(block: Block, table: pa.Table, added: Batch) -> pa.Table:
     if set(added) != set(block.adds):
         raise BlockError(f"block `{block.name}` adds {sorted(block.adds)} but returned {sorted(added)}")
     for name, kind in block.adds.items():
-        if len(added[name]) != table.num_rows:
-            raise BlockError(
-                f"block `{block.name}` returned {len(added[name])} values of `{name}` for {table.num_rows} rows"
-            )
+        _require_count(block, f"values of `{name}`", added[name], table.num_rows)
         table = _with_column(table, block.name, name, added[name], kind)
     return table

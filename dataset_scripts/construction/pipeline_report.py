@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 
 import pyarrow as pa
 from PIL import Image, ImageDraw
@@ -15,22 +16,14 @@ IMAGES, PERSONS = "images", "persons"
 
 @dataclass(frozen=True)
 class BlockCounts:
-    """What one block did: `seen` = `kept` + the sum of `dropped`.
-
-    Attributes:
-        block (`str`): name of the block.
-        unit (`str`): what is counted, `images` or `persons`.
-        seen, kept (`int`): number of rows that entered the block, and that left it.
-        dropped (`dict[str, int]`): number of dropped rows by reason.
-        noted (`dict[str, int]`): number of notes by text. Notes are independent of keep and drop.
-    """
+    """What one block did: `seen` = `kept` + the sum of `dropped`."""
 
     block: str
-    unit: str
-    seen: int
-    kept: int
-    dropped: dict[str, int] = field(default_factory=dict)
-    noted: dict[str, int] = field(default_factory=dict)
+    unit: str  # what is counted, `images` or `persons`
+    seen: int  # rows that entered the block
+    kept: int  # rows that left it
+    dropped: dict[str, int] = field(default_factory=dict)  # dropped rows by reason
+    noted: dict[str, int] = field(default_factory=dict)  # notes by text, independent of keep and drop
 
     def __post_init__(self) -> None:
         if self.seen != self.kept + sum(self.dropped.values()):
@@ -38,15 +31,9 @@ class BlockCounts:
 
 
 def count_rows(table: pa.Table, blocks: Sequence[tuple[str, str]]) -> tuple[BlockCounts, ...]:
-    """Count what each block did to the rows of a shard.
+    """Count what each block did to the rows of a shard, kept and rejected.
 
-    Args:
-        table (`pa.Table`): all rows of the shard, kept and rejected.
-        blocks (`Sequence[tuple[str, str]]`): name and unit of each block, in order. If the unit is images, all persons
-            of one image count as one.
-
-    Returns:
-        `tuple[BlockCounts, ...]`: one entry per block, in order.
+    `blocks` holds name and unit of each block, in order. If the unit is images, all persons of an image count as one.
     """
     seen: dict[str, set] = {name: set() for name, _ in blocks}
     dropped: dict[str, dict] = {name: {} for name, _ in blocks}
@@ -133,12 +120,9 @@ _DROPPED = (
 
 
 def draw_report(counts: Sequence[BlockCounts]) -> Image.Image:
-    """Draw counts as a bar chart: one bar per block, kept rows in blue, dropped rows coloured by reason.
+    """Draw counts as a bar chart in RGB: one bar per block, kept rows in blue, dropped rows coloured by reason.
 
     Bars of the same unit share one scale. Reasons (with their colour) and notes are printed beside the bar.
-
-    Returns:
-        `PIL.Image.Image` in mode RGB.
     """
     font, small, bold = font_for("", 17), font_for("", 15), font_for("", 20)
     numbers = [f"{block.kept:,} of {block.seen:,}" for block in counts]
@@ -174,7 +158,7 @@ def draw_report(counts: Sequence[BlockCounts]) -> Image.Image:
 
 def _draw_bar(draw: ImageDraw.ImageDraw, block: BlockCounts, bar_left: int, top: int, *, most: int) -> None:
     left = float(bar_left)
-    dropped = [(count, _colour(index)) for index, count in enumerate(block.dropped.values())]
+    dropped = list(zip(block.dropped.values(), cycle(_DROPPED), strict=False))
     for segments in ([(block.kept, _KEPT)], dropped):
         total = sum(count for count, _ in segments)
         # At least two pixels, so that a handful of rows among millions stays visible.
@@ -193,13 +177,10 @@ _SQUARE = 12
 
 def _words(counts: BlockCounts) -> list[_Word]:
     words: list[_Word] = [
-        (f"{count:,} {reason}", _colour(index), INK) for index, (reason, count) in enumerate(counts.dropped.items())
+        (f"{count:,} {reason}", colour, INK)
+        for (reason, count), colour in zip(counts.dropped.items(), cycle(_DROPPED), strict=False)
     ]
     return words + [(f"{count:,} {note}", None, FAINT_INK) for note, count in counts.noted.items()]
-
-
-def _colour(index: int) -> tuple[int, int, int]:
-    return _DROPPED[index % len(_DROPPED)]
 
 
 def _flow(words: Sequence[_Word], font: Font, width: int) -> list[list[tuple[int, _Word]]]:

@@ -10,11 +10,10 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from modeling_gadms.encoders.atomic_files import atomic_file, file_digest, write_atomically
 
@@ -32,32 +31,20 @@ class RunFolderError(ValueError):
 
 @dataclass(frozen=True)
 class Marker:
-    """Marker of a finished shard.
+    """Marker of a finished shard."""
 
-    Attributes:
-        fingerprint (`str`): digest of the settings and input that its content depends on.
-        files (`dict[str, str]`): SHA-256 of each file, by path relative to the folder.
-        counts (`tuple[BlockCounts, ...]`): counts per block.
-    """
-
-    fingerprint: str
-    files: dict[str, str]
+    fingerprint: str  # digest of the settings and input that its content depends on
+    files: dict[str, str]  # SHA-256 of each file, by path relative to the run's folder
     counts: tuple[BlockCounts, ...]
 
 
 @dataclass(frozen=True)
 class StageFolder:
-    """The finished shards of one stage of a run. Pickles; all workers of the stage use it.
+    """The finished shards of one stage of a run. Pickles; all workers of the stage use it."""
 
-    Args:
-        root (`Path`): the run's folder.
-        stage (`str`): name of the stage and of its folder of markers.
-        fingerprint (`str`): digest of the stage's settings and input.
-    """
-
-    root: Path
-    stage: str
-    fingerprint: str
+    root: Path  # the run's folder
+    stage: str  # also the name of the folder of markers
+    fingerprint: str  # digest of the stage's settings and input
 
     def marker_path(self, number: int) -> Path:
         return self.root / "work" / "markers" / self.stage / f"{number:05d}.json"
@@ -93,12 +80,9 @@ class StageFolder:
         return marker
 
     def finish(self, number: int, tables: Mapping[str, pa.Table], counts: tuple[BlockCounts, ...]) -> None:
-        """Write a shard, its marker last. The same tables give the same bytes.
+        """Write the tables of a shard, by path relative to the run's folder, and its marker last.
 
-        Args:
-            number (`int`): number of the shard.
-            tables (`Mapping[str, pa.Table]`): tables by path relative to the run's folder.
-            counts (`tuple[BlockCounts, ...]`): counts per block.
+        The same tables give the same bytes.
         """
         files = {}
         for name, table in tables.items():
@@ -124,32 +108,17 @@ def remove_leftovers(root: Path) -> None:
             part.unlink(missing_ok=True)  # it may have been removed with its folder
 
 
-class _HeldLock(FileLock):
-    """A lock that is already acquired when `with` is reached: acquiring it twice would need two releases."""
-
-    def __enter__(self) -> Self:
-        return self
-
-
-def lock_folder(root: Path) -> FileLock:
-    """Lock a run's folder for this process, until the end of a `with` block, `release()` or the process.
-
-    Args:
-        root (`Path`): the folder; created, with its subfolder `work`, if missing.
-
-    Returns:
-        `FileLock`: the acquired lock.
+def lock_folder(root: Path) -> AcquireReturnProxy:
+    """Lock a run's folder, created if missing, for this process until the end of a `with` block.
 
     Raises:
         RunFolderError: if another process holds the lock.
     """
     (root / "work").mkdir(parents=True, exist_ok=True)
-    lock = _HeldLock(root / "work" / ".lock")
     try:
-        lock.acquire(timeout=0)
+        return FileLock(root / "work" / ".lock").acquire(timeout=0)
     except Timeout as error:
         raise RunFolderError(f"another run is using {root}: wait for it, or name another output folder") from error
-    return lock
 
 
 def fingerprint(*parts: object) -> str:

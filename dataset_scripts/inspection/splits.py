@@ -27,7 +27,6 @@ SHARED = {
 """Kinds of overlaps between splits. Equal captions are no problem: many persons are dressed alike."""
 _MAX_NAMED = 10  # rows that a list contains
 _SAMPLES = 6
-_TOKENIZER_BATCH = 1000
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class Distribution:
         """Returns: `None` if there are no numbers."""
         if not len(values):
             return None
-        array = np.asarray(values, dtype=float)
-        return cls(*(float(value) for value in (array.min(), np.median(array), np.percentile(array, 95), array.max())))
+        statistics = (min(values), np.median(values), np.percentile(values, 95), max(values))
+        return cls(*map(float, statistics))
 
     def __str__(self) -> str:
         return " / ".join(f"{value:g}" if value == round(value) else f"{value:.2f}" for value in asdict(self).values())
@@ -123,36 +122,28 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the inspection as plain values for JSON, without samples."""
-        return {
-            "splits": {name: asdict(split) for name, split in self.splits.items()},
-            "overlaps": {key: asdict(overlap) for key, overlap in self.overlaps.items()},
-            "token_limit": self.token_limit,
-        }
+        return {name: value for name, value in asdict(self).items() if name != "samples"}
 
     def to_text(self) -> str:
         """Return the inspection as text."""
         lines = ["minimum / median / 95th percentile / maximum"]
         for name, split in self.splits.items():
             lines.append(f"\n{name}: {split.images:,} images, {split.captions:,} captions")
+            figures: dict[str, Any] = {}
             if split.identities is not None:
-                lines.append(f"  persons              {split.identities:,}")
-                lines.append(f"  images per person    {split.images_per_identity}")
-            lines.append(f"  captions per image   {split.captions_per_image}")
-            lines.append(f"  words per caption    {split.words}")
-            if split.tokens is None:
-                lines.append("  tokens per caption   not counted: name a model with --tokenizer")
-            else:
-                lines.append(f"  tokens per caption   {split.tokens}")
-                if split.truncated is not None:
-                    lines.append(f"  over {self.token_limit} tokens       {split.truncated:,} captions")
-            lines.append(f"  height in pixels     {split.heights}")
-            lines.append(f"  width in pixels      {split.widths}")
-            lines.append(f"  height / width       {split.aspects}")
-            for what, faults in (
+                figures |= {"persons": f"{split.identities:,}", "images per person": split.images_per_identity}
+            figures |= {"captions per image": split.captions_per_image, "words per caption": split.words}
+            figures["tokens per caption"] = split.tokens or "not counted: name a model with --tokenizer"
+            if split.tokens and split.truncated is not None:
+                figures[f"over {self.token_limit} tokens"] = f"{split.truncated:,} captions"
+            figures |= {"height in pixels": split.heights, "width in pixels": split.widths}
+            figures["height / width"] = split.aspects
+            lines += [f"  {label:<20} {figure}" for label, figure in figures.items()]
+            for label, faults in (
                 ("unreadable images", split.unreadable),
                 ("without a caption", split.without_caption),
             ):
-                lines.append(f"  {what:<20} {len(faults):,}")
+                lines.append(f"  {label:<20} {len(faults):,}")
                 lines += [f"    row {row}: {reason}" for row, reason in list(faults.items())[:_MAX_NAMED]]
         if len(self.splits) > 1:
             lines.append("\nacross splits")
@@ -188,12 +179,11 @@ def choose_columns(
     Raises:
         ValueError: if a column is missing, or no usual caption column exists.
     """
-    usual = next((names for names in CAPTION_COLUMNS if set(names) <= set(column_names)), None)
-    if not captions and usual is None:
+    usual = next((names for names in CAPTION_COLUMNS if set(names) <= set(column_names)), ())
+    if not captions and not usual:
         raise ValueError(f"no caption column was found among {', '.join(column_names)}; name it with --captions")
-    columns = DatasetColumns(
-        image, tuple(captions) or usual or (), person_id or ("person_id" if "person_id" in column_names else None)
-    )
+    person_id = person_id or ("person_id" if "person_id" in column_names else None)
+    columns = DatasetColumns(image, tuple(captions) or usual, person_id)
     columns.validate(column_names)
     return columns
 
@@ -219,12 +209,14 @@ def inspect_splits(
     Raises:
         ValueError: if a column or a person id is missing.
     """
-    overlaps, inspected = _Overlaps(), {}
+    overlaps = _Overlaps()
     samples: list[Sample] = []
+    # transformers uses a very large number for tokenizers without a limit.
+    limit = tokenizer.model_max_length if tokenizer is not None and tokenizer.model_max_length < 10**9 else None
+    inspected = {}
     for name, split in splits.items():
         columns.validate(split.column_names)
-        inspected[name] = _inspect(name, split, columns, tokenizer, overlaps, samples, progress)
-    limit = None if tokenizer is None else _limit(tokenizer)
+        inspected[name] = _inspect(name, split, columns, tokenizer, limit, overlaps, samples, progress)
     return Inspection(inspected, overlaps.to_overlaps(), limit, tuple(samples))
 
 
@@ -233,14 +225,17 @@ def _inspect(
     split: datasets.Dataset,
     columns: DatasetColumns,
     tokenizer: PreTrainedTokenizerBase | None,
+    limit: int | None,
     overlaps: _Overlaps,
     samples: list[Sample],
     progress: bool,
 ) -> SplitInspection:
     person_ids = columns.person_ids(split)
     persons, images_of = np.unique(person_ids, return_counts=True)
-    lengths = _Lengths(tokenizer)
+    has_ids = columns.person_id is not None
     captions_per_image: list[int] = []
+    words: list[int] = []
+    tokens: list[int] = []
     sizes: list[tuple[int, int]] = []
     unreadable: dict[int, str] = {}
     without_caption: dict[int, str] = {}
@@ -253,10 +248,12 @@ def _inspect(
         except ValueError as error:
             without_caption[number] = str(error)
         captions_per_image.append(len(own))
+        words += [len(caption.split()) for caption in own]
+        if tokenizer is not None and own:
+            tokens += tokenizer(own, return_length=True, verbose=False)["length"]
         for caption in own:
-            lengths.add(caption)
             overlaps.add("caption", caption.encode(), name, number)
-        if columns.person_id is not None:
+        if has_ids:
             overlaps.add("person", str(person_ids[number]).encode(), name, number)
         if isinstance(row.get("image_path"), str):
             overlaps.add("path", row["image_path"].encode(), name, number)
@@ -270,10 +267,7 @@ def _inspect(
         overlaps.add("pixels", str(image.size).encode() + image.tobytes(), name, number)
         sizes.append((image.height, image.width))
         if number in shown:
-            person = "" if columns.person_id is None else str(person_ids[number])
-            samples.append(Sample(name, number, person, tuple(own), content))
-    words, tokens = lengths.counts()
-    has_ids = columns.person_id is not None
+            samples.append(Sample(name, number, str(person_ids[number]) if has_ids else "", tuple(own), content))
     return SplitInspection(
         images=len(split),
         captions=len(words),
@@ -281,49 +275,14 @@ def _inspect(
         images_per_identity=Distribution.of(images_of.tolist()) if has_ids else None,
         captions_per_image=Distribution.of(captions_per_image),
         words=Distribution.of(words),
-        tokens=None if tokens is None else Distribution.of(tokens),
-        truncated=None if tokens is None or lengths.limit is None else sum(count > lengths.limit for count in tokens),
+        tokens=Distribution.of(tokens),
+        truncated=sum(count > limit for count in tokens) if limit else None,
         heights=Distribution.of([height for height, _ in sizes]),
         widths=Distribution.of([width for _, width in sizes]),
         aspects=Distribution.of([height / width for height, width in sizes]),
         unreadable=unreadable,
         without_caption=without_caption,
     )
-
-
-class _Lengths:
-    """Counts words and tokens of captions without storing the captions."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase | None):
-        self.tokenizer = tokenizer
-        self.limit = None if tokenizer is None else _limit(tokenizer)
-        self.words: list[int] = []
-        self.tokens: list[int] = []
-        self.waiting: list[str] = []
-
-    def add(self, caption: str) -> None:
-        self.words.append(len(caption.split()))
-        if self.tokenizer is not None:
-            self.waiting.append(caption)
-            if len(self.waiting) == _TOKENIZER_BATCH:
-                self._tokenize()
-
-    def counts(self) -> tuple[list[int], list[int] | None]:
-        """Return the words of each caption and, with a tokenizer, its tokens."""
-        if self.tokenizer is None:
-            return self.words, None
-        self._tokenize()
-        return self.words, self.tokens
-
-    def _tokenize(self) -> None:
-        if self.waiting and self.tokenizer is not None:
-            self.tokens += self.tokenizer(self.waiting, return_length=True, verbose=False)["length"]
-            self.waiting = []
-
-
-def _limit(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The maximum length, or `None`: transformers uses a very large number for tokenizers without a limit."""
-    return int(tokenizer.model_max_length) if tokenizer.model_max_length < 10**9 else None
 
 
 def _content(value: Any) -> bytes:

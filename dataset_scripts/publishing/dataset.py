@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from huggingface_hub.utils import validate_repo_id
 
-from modeling_gadms.publishing.hub import check_push_target
+from modeling_gadms.publishing.hub import check_push_target, check_repo_id
 from modeling_gadms.publishing.upload_folder import (
     CARD,
     Excluded,
@@ -25,7 +24,7 @@ from ..inspection.splits import Inspection, choose_columns, inspect_splits
 from ..loading import BENCHMARKS, load_splits
 from .dataset_card import SYNTHETIC, DatasetCardSettings, DatasetFacts, render_dataset_card
 from .parquet_shards import SHARD_BYTES, check_shards, write_shards
-from .private_traces import find_trace
+from .private_traces import refuse_private_traces
 
 
 REPORT, REPORT_FIGURE = "report.json", "report.png"
@@ -84,11 +83,10 @@ def publish_dataset(
         OSError: if the source is not found, or the Hub cannot be reached or refuses.
     """
     dry_run = None if dry_run is None else Path(dry_run)
-    validate_repo_id(repo_id)
-    if "/" not in repo_id:
-        raise ValueError(f"{repo_id!r} must be a name on the Hub, namespace/name")
+    target: dict[str, Any] = {"repo_type": "dataset", "revision": revision, "tag": tag, "private": private}
+    check_repo_id(repo_id)
     if dry_run is None:
-        check_push_target(repo_id, repo_type="dataset", revision=revision, tag=tag, private=private)
+        check_push_target(repo_id, **target)
     arguments, card, folder = dataset_args or {}, card or DatasetCardSettings(), Path(source)
     is_run = (folder / REPORT).is_file() or (folder / "work" / "markers").is_dir()
     excluded: list[Excluded] = []
@@ -128,14 +126,11 @@ def publish_dataset(
         return publish_upload_folder(
             upload,
             repo_id,
-            repo_type="dataset",
             sources=[folder] if folder.exists() else [],
             excluded=excluded,
-            revision=revision,
-            tag=tag,
-            private=private,
             dry_run=dry_run,
             replace=_REPLACED,
+            **target,
         )
 
 
@@ -215,11 +210,7 @@ def _license(source: str, card: DatasetCardSettings) -> str:
 def _inspect(source: str, splits: datasets.DatasetDict, columns: DatasetColumns, progress: bool) -> Inspection:
     """Read every row, before any is written, and refuse faulty ones."""
     for name, split in splits.items():
-        if trace := find_trace(split, columns.image):
-            raise ValueError(
-                f"row {trace.row} of split `{name}` of {source}: `{trace.column}` is {trace.what}: remove it from all "
-                "rows before publishing"
-            )
+        refuse_private_traces(split, columns.image, f"split `{name}` of {source}")
     found = inspect_splits(splits, columns, progress=progress)
     for name, inspected in found.splits.items():
         faulty = {"unreadable images": inspected.unreadable, "rows without a caption": inspected.without_caption}

@@ -1,47 +1,37 @@
 """Private data in rows: paths of files on this machine, and GPS positions in images."""
 
 import io
-from dataclasses import dataclass
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import datasets
 import pyarrow.compute as pc
-from PIL import Image
+from PIL import ExifTags, Image
 
 
-_GPS = 0x8825
-"""The EXIF tag of the GPS position."""
 _ABSOLUTE_PATH = r"^(/|[A-Za-z]:)"
+_Trace = tuple[int, str, str]
+"""Row, column, and a description of a value that should not be published."""
 
 
-@dataclass(frozen=True)
-class Trace:
-    """A value that should not be published.
-
-    Attributes:
-        row (`int`), column (`str`): its place.
-        what (`str`): a description for an error message.
-    """
-
-    row: int
-    column: str
-    what: str
-
-
-def find_trace(split: datasets.Dataset, image: str) -> Trace | None:
-    """Find the first text that is the path of an existing file, or else the first image with a GPS position.
+def refuse_private_traces(split: datasets.Dataset, image: str, place: str) -> None:
+    """Refuse texts that are the path of an existing file, and images with a GPS position.
 
     Args:
         split (`datasets.Dataset`): the rows.
         image (`str`): column of images.
+        place (`str`): description of the split for the error message.
 
-    Returns:
-        [`Trace`], or `None` if there is none.
+    Raises:
+        ValueError: naming the first such row and its column.
     """
-    return _find_path(split) or _find_position(split, image)
+    if trace := next(chain(_paths(split), _positions(split, image)), None):
+        row, column, what = trace
+        raise ValueError(f"row {row} of {place}: `{column}` is {what}: remove it from all rows before publishing")
 
 
-def _find_path(split: datasets.Dataset) -> Trace | None:
+def _paths(split: datasets.Dataset) -> Iterator[_Trace]:
     texts = [name for name, feature in split.features.items() if feature == datasets.Value("string")]
     first = 0
     for batch in split.select_columns(texts).with_format("arrow").iter(10_000) if texts else ():
@@ -51,12 +41,11 @@ def _find_path(split: datasets.Dataset) -> Trace | None:
             for position in suspects.to_pylist():
                 text = column[position].as_py()
                 if Path(text).exists():
-                    return Trace(first + position, name, f"{text}, a path on this machine")
+                    yield first + position, name, f"{text}, a path on this machine"
         first += len(batch)
-    return None
 
 
-def _find_position(split: datasets.Dataset, image: str) -> Trace | None:
+def _positions(split: datasets.Dataset, image: str) -> Iterator[_Trace]:
     rows = split.select_columns([image]).with_format(None).cast_column(image, datasets.Image(decode=False))
     for number, row in enumerate(rows):
         value = row[image] or {}
@@ -68,9 +57,8 @@ def _find_position(split: datasets.Dataset, image: str) -> Trace | None:
             continue
         try:
             with Image.open(io.BytesIO(content)) as picture:
-                position = picture.getexif().get_ifd(_GPS)
+                position = picture.getexif().get_ifd(ExifTags.IFD.GPSInfo)
         except (OSError, SyntaxError, ValueError):
             continue  # the inspection reports unreadable images
         if position:
-            return Trace(number, image, "an image with the coordinates of where it was taken (GPS)")
-    return None
+            yield number, image, "an image with the coordinates of where it was taken (GPS)"

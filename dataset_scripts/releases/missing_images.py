@@ -1,8 +1,11 @@
 """Annotated images that are missing on disk: raise an error, or skip their rows with a warning."""
 
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
+
+from tqdm.auto import tqdm
 
 
 _NAMED = 10
@@ -14,24 +17,27 @@ def check_on_missing_images(on_missing_images: str) -> None:
         raise ValueError(f"on_missing_images = {on_missing_images!r} must be 'error' or 'skip'")
 
 
-def report_missing_images(
-    missing: Sequence[str], total: int, file: str | Path, folder: Path, on_missing_images: str
-) -> None:
-    """Raise an error about missing images, or warn that their rows are skipped.
+def missing_images(paths: Iterable[str], folder: Path, file: str | Path, on_missing_images: str) -> set[str]:
+    """Find the annotated images that are missing. Raise an error about them, or warn that their rows are skipped.
 
     Args:
-        missing (`Sequence[str]`): paths of the missing images, at least one.
-        total (`int`): number of annotated images.
-        file (`str` or `Path`), folder (`Path`): annotations and folder of images.
+        paths (`Iterable[str]`): paths of the annotated images, relative to `folder`.
+        folder (`Path`), file (`str` or `Path`): folder of images, and the annotations, for the message.
         on_missing_images (`str`): `"error"` or `"skip"`.
 
     Raises:
         FileNotFoundError: with the number and the first ten paths, for `"error"` or if all images are missing.
     """
+    paths = list(paths)
+    looked_for = tqdm(paths, desc="Looking for images", unit="image", disable=None)
+    missing = [path for path in looked_for if not os.path.isfile(folder / path)]
+    if not missing:
+        return set()
     problem = (
-        f"{len(missing):,} of {total:,} images of {file} are not in {folder}: {', '.join(missing[:_NAMED])}"
+        f"{len(missing):,} of {len(paths):,} images of {file} are not in {folder}: {', '.join(missing[:_NAMED])}"
         f"{', ...' if len(missing) > _NAMED else ''}"
     )
-    if on_missing_images == "error" or len(missing) == total:
+    if on_missing_images == "error" or len(missing) == len(paths):
         raise FileNotFoundError(f"{problem}. Complete the copy, or skip their rows with on_missing_images='skip'")
-    warnings.warn(f"{problem}. Their rows are skipped", UserWarning, stacklevel=3)
+    warnings.warn(f"{problem}. Their rows are skipped", UserWarning, stacklevel=2)
+    return set(missing)

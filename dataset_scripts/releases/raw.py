@@ -6,7 +6,6 @@ person in the release.
 """
 
 import json
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -17,7 +16,7 @@ import datasets
 
 from modeling_gadms.encoders.atomic_files import file_digest
 
-from .missing_images import check_on_missing_images, report_missing_images
+from .missing_images import check_on_missing_images, missing_images
 
 
 VERSION = "1.0.1"  # raise it if any row changes: it is part of the cache's name
@@ -129,17 +128,9 @@ class RawRelease(datasets.GeneratorBasedBuilder):
         return super()._create_builder_config(config_name, custom_features, annotations_digest=digest, **options)
 
     def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(
-            features=datasets.Features(
-                {
-                    "image": datasets.Image(),
-                    "image_path": datasets.Value("string"),
-                    "captions": datasets.List(datasets.Value("string")),
-                    "person_id": datasets.Value("int64"),
-                    "source_id": datasets.Value("int64"),
-                }
-            )
-        )
+        text, number = datasets.Value("string"), datasets.Value("int64")
+        columns = {"image": datasets.Image(), "image_path": text, "captions": datasets.List(text)}
+        return datasets.DatasetInfo(features=datasets.Features({**columns, "person_id": number, "source_id": number}))
 
     def choose_splits(self, entries: list[Entry]) -> list[Entry]:
         """Return the entries with the splits of this configuration, by default those of the release."""
@@ -152,14 +143,16 @@ class RawRelease(datasets.GeneratorBasedBuilder):
             _warn_of_other_counts(entries, self.RELEASE, file)
         # Before skipping missing images, so that the held-out persons do not depend on them.
         entries = self.choose_splits(entries)
-        entries = _with_images(entries, file, self.config.on_missing_images)
+        folder = file.parent / IMAGES
+        missing = missing_images((entry.path for entry in entries), folder, file, self.config.on_missing_images)
+        entries = [entry for entry in entries if entry.path not in missing]
         person_ids = number_persons(entries)
         generators = []
         for split in SPLITS:
             own = [entry for entry in entries if entry.split == split]
             shards = [own[start : start + _ROWS_PER_SHARD] for start in range(0, len(own), _ROWS_PER_SHARD)]
             if own:
-                sources = {"shards": shards, "person_ids": person_ids, "folder": str(file.parent / IMAGES)}
+                sources = {"shards": shards, "person_ids": person_ids, "folder": str(folder)}
                 generators.append(datasets.SplitGenerator(name=split, gen_kwargs=sources))
         return generators
 
@@ -285,9 +278,7 @@ def count_splits(entries: Iterable[Entry]) -> dict[str, SplitCounts]:
         by_split.setdefault(entry.split, []).append(entry)
     return {
         split: SplitCounts(
-            images=len(own),
-            captions=sum(len(entry.captions) for entry in own),
-            identities=len({entry.source_id for entry in own}),
+            len(own), sum(len(entry.captions) for entry in own), len({entry.source_id for entry in own})
         )
         for split, own in by_split.items()
     }
@@ -307,20 +298,6 @@ def _warn_of_other_counts(entries: Sequence[Entry], release: ReleaseFormat, file
             UserWarning,
             stacklevel=2,
         )
-
-
-def _with_images(entries: list[Entry], file: Path, on_missing_images: str) -> list[Entry]:
-    folder = file.parent / IMAGES
-    on_disk = {
-        Path(place, name).relative_to(folder).as_posix()
-        for place, _, names in os.walk(folder, followlinks=True)
-        for name in names
-    }
-    missing = [entry.path for entry in entries if entry.path not in on_disk]
-    if not missing:
-        return entries
-    report_missing_images(missing, len(entries), file, folder, on_missing_images)
-    return [entry for entry in entries if entry.path in on_disk]
 
 
 def number_persons(entries: Iterable[Entry]) -> dict[int, int]:

@@ -2,7 +2,6 @@
 
 import glob
 import json
-import os
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -13,12 +12,11 @@ import pyarrow as pa
 from datasets.data_files import DataFilesDict
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-from tqdm.auto import tqdm
 from tqdm.contrib.concurrent import thread_map
 
 from modeling_gadms.training.retry import call_with_retries
 
-from .missing_images import report_missing_images
+from .missing_images import missing_images
 
 
 ROWS_PER_TABLE = 1000
@@ -168,16 +166,8 @@ def read_annotations(file: str, on_missing_images: str) -> Iterator[pa.Table]:
     """
     folder = Path(file).with_name("images")
     rows = _read_rows(file)
-    missing = [
-        path
-        for path in tqdm(rows, desc="Looking for images", unit="image", disable=None)
-        if not os.path.isfile(folder / path)
-    ]
-    if missing:
-        report_missing_images(missing, len(rows), file, folder, on_missing_images)
-        for path in missing:
-            del rows[path]
-    paths = list(rows)
+    missing = missing_images(rows, folder, file, on_missing_images)
+    paths = [path for path in rows if path not in missing]
     for start in range(0, len(paths), ROWS_PER_TABLE):
         piece = paths[start : start + ROWS_PER_TABLE]
         images = [{"bytes": None, "path": str(folder / path)} for path in piece]

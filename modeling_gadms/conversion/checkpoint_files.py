@@ -1,4 +1,4 @@
-"""Read weight files (.pt, .pth, .bin, .safetensors) without running their code, and write .pt, .pth and .bin files."""
+"""Read weight files (.pt, .pth, .bin, .safetensors) without running their code."""
 
 import pickle
 import re
@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-
-from ..encoders.atomic_files import atomic_file
 
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
@@ -68,16 +66,6 @@ def read_weight_file(path: Path) -> WeightFile:
             f"{path} contains no named tensors; its entries are: {', '.join(map(str, content)) or 'none'}"
         )
     return WeightFile(tensors, ignored)
-
-
-def write_weight_file(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a PyTorch file atomically."""
-    with atomic_file(path) as part:
-        try:
-            torch.save(content, part)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
 
 
 def _unwrap(path: Path, content: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], dict[str, str]]:

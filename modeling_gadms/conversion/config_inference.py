@@ -145,10 +145,7 @@ def patch_grid(argument: str, image_size: tuple[int, int], patch_size: int) -> t
 
 
 def infer_patch_grid(
-    num_patches: int,
-    patch_size: int,
-    source_image_size: tuple[int, int] | None,
-    target_grid: tuple[int, int] | None,
+    num_patches: int, patch_size: int, source_image_size: tuple[int, int] | None, target_grid: tuple[int, int] | None
 ) -> tuple[int, int]:
     """Infer the (rows, columns) of patches of a model from their number.
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,15 @@ from ..configuration_gadms import GADMSConfig, encoder_configs
 from ..encoders.atomic_files import atomic_folder, file_digest
 from ..encoders.encoding import encode_captions, encode_images
 from ..encoders.loading import load_model_and_processor
-from ..encoders.onnx_model import INSTALL, Encoder, OnnxFile, OnnxManifest, OnnxModel, encoder_file, external_data_file
+from ..encoders.onnx_model import (
+    INSTALL,
+    Encoder,
+    OnnxFile,
+    OnnxModel,
+    encoder_file,
+    external_data_file,
+    write_manifest,
+)
 from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
 
@@ -116,7 +125,7 @@ def export_onnx(source: str | Path, target: str | Path, *, int8: bool = False) -
                 quantised = folder / encoder_file(encoder, int8=True)
                 _quantise(path, quantised, _metadata(model.config, encoder, "int8"))
                 files += _files_of(quantised)
-        OnnxManifest(OPSET, tuple(files)).write(folder)
+        write_manifest(folder, OPSET, files)
 
         expected = _probe_embeddings(model, processor)
         exported = _probe_embeddings(OnnxModel(folder, model.config, "onnx"), processor)
@@ -292,8 +301,7 @@ def _quiet() -> Iterator[None]:
 
 def _check_installed() -> None:
     try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
+        for library in ("onnx", "onnxruntime", "onnxscript"):
+            import_module(library)
     except ImportError as error:
         raise ImportError(f"exporting to ONNX needs {error.name}: {INSTALL}") from error

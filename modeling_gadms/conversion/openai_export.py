@@ -8,10 +8,11 @@ import torch
 from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
 
 from ..configuration_gadms import GADMSConfig, encoder_configs
+from ..encoders.atomic_files import atomic_file
 from ..encoders.loading import load_config
 from ..encoders.weight_files import check_weights
 from ..modeling_gadms import GADMSForPreTraining, GADMSModel
-from .checkpoint_files import TORCH_SUFFIXES, write_weight_file
+from .checkpoint_files import TORCH_SUFFIXES
 from .config_inference import HEAD_WIDTH
 from .openai_layout import RESEARCH_PREFIX, CheckpointParts
 from .reports import ExportReport
@@ -81,7 +82,8 @@ def export_checkpoint(
     else:
         del skipped[_LOGIT_SCALE]
         weights["logit_scale"] = _logit_scale(encoders)
-    write_weight_file(target, {"model": weights} if research else weights)
+    with atomic_file(target) as part:
+        torch.save({"model": weights} if research else weights, part)
     return ExportReport(str(source), target, layout, len(weights), skipped, tuple(changes))
 
 

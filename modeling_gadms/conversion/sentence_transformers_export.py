@@ -3,7 +3,6 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..encoders.atomic_files import atomic_folder, write_json
 from ..encoders.loading import load_model_and_processor
@@ -58,23 +57,15 @@ def export_sentence_transformers(source: str | Path, target: str | Path) -> Sent
         OSError: if a file cannot be read or written.
     """
     target = Path(target)
-    modules: list[dict[str, Any]] = [
+    normalize = "sentence_transformers.base.modules.normalize.Normalize"
+    modules = [
         {"idx": 0, "name": "0", "path": "", "type": f"{MODULE}.GADMSEncoder"},
-        {
-            "idx": 1,
-            "name": "1",
-            "path": "1_Normalize",
-            "type": "sentence_transformers.base.modules.normalize.Normalize",
-        },
+        {"idx": 1, "name": "1", "path": "1_Normalize", "type": normalize},
     ]
+    required = {"specifier": f">={LOWEST_VERSION}", "reason": "modules that encode both captions and images"}
     settings = {
         "model_type": "SentenceTransformer",
-        "requirements": {
-            "sentence-transformers": {
-                "specifier": f">={LOWEST_VERSION}",
-                "reason": "modules that encode both captions and images",
-            }
-        },
+        "requirements": {"sentence-transformers": required},
         "prompts": {},
         "default_prompt_name": None,
         "similarity_fn_name": "cosine",

@@ -31,29 +31,30 @@ def fit_tokenizer(
     """
     mask, known = tokenizer.mask_token_id, len(tokenizer)
     base = vocab_size - 1 if mask == vocab_size - 1 else vocab_size
+    # Without a mask token, or with one after the tokens of the checkpoint, as in a model that was exported.
+    fits_without_mask = (mask, known) in ((None, vocab_size), (vocab_size, vocab_size + 1))
     if mask is not None and known == vocab_size:
         note = f"mask token: {mask}, from the tokenizer"
-    elif research and mask is None and known == vocab_size:
-        piece = tokenizer.convert_ids_to_tokens(vocab_size - MASK_FROM_END)
-        note = f"mask token: {vocab_size - MASK_FROM_END}, which was {piece!r}"
-    elif not research and known == vocab_size + (mask is not None) and mask in (None, vocab_size):
-        note = f"mask token: {vocab_size}, appended; its embedding is the mean of the others"
-    else:
+    elif not fits_without_mask:
         found = f"a mask token, {mask}" if mask is not None else "no mask token"
-        allowed = "" if research else " and optionally a mask token after them"
         raise ValueError(
             f"the checkpoint embeds {vocab_size} tokens, but the tokenizer has {known} and {found}; give the one that "
-            f"the checkpoint was trained with, with {vocab_size} tokens{allowed}"
+            f"the checkpoint was trained with, with {vocab_size} tokens and optionally a mask token after them"
         )
+    elif research:
+        piece = tokenizer.convert_ids_to_tokens(vocab_size - MASK_FROM_END)
+        note = f"mask token: {vocab_size - MASK_FROM_END}, which was {piece!r}"
+    else:
+        note = f"mask token: {vocab_size}, appended; its embedding is the mean of the others"
     if (tokenizer.bos_token_id, tokenizer.eos_token_id) != (base - 2, base - 1):
         raise ValueError(
             f"the tokenizer has BOS {tokenizer.bos_token_id} and EOS {tokenizer.eos_token_id}, but CLIP, which embeds "
             f"a caption at its largest id, has them at {base - 2} and {base - 1} of {base} tokens. Give the tokenizer "
             "that the checkpoint was trained with"
         )
+    if fits_without_mask and research:
+        return _replace_last_merged_token(tokenizer, vocab_size - MASK_FROM_END), note
     if mask is None:
-        if research:
-            return _replace_last_merged_token(tokenizer, vocab_size - MASK_FROM_END), note
         tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
     return tokenizer, note
 
@@ -74,6 +75,8 @@ def _replace_last_merged_token(tokenizer: PreTrainedTokenizerBase, mask_token_id
         )
     kept: Any = [merge for merge in merges if piece not in (*merge, "".join(merge))]
     del vocabulary[piece]
+    if tokenizer.mask_token is not None:
+        del vocabulary[tokenizer.mask_token]
     vocabulary[MASK_TOKEN] = mask_token_id
     return CLIPTokenizer(
         vocab=vocabulary,

@@ -271,10 +271,10 @@ def _read_config(folder: Path) -> Any:
     if not isinstance(config, peft.LoraConfig):
         raise ValueError(f"{folder} holds an adapter of type {config.peft_type}; only LORA (with DoRA) can be merged")
     defaults = peft.LoraConfig()
-    for name in (field.name for field in fields(config)):
-        value = getattr(config, name)
-        if name not in _KNOWN_FIELDS and value != getattr(defaults, name):
-            raise ValueError(f"{file}: `{name}` = {value!r} is not supported")
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name not in _KNOWN_FIELDS and value != getattr(defaults, field.name):
+            raise ValueError(f"{file}: `{field.name}` = {value!r} is not supported")
     if not config.base_model_name_or_path:
         raise ValueError(f"{file} names no base_model_name_or_path, the model that the adapter was trained on")
     config.inference_mode = True

@@ -13,10 +13,17 @@ from typing import Any
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to, which is moved to `path` at the end of the `with` block."""
+    """Yield a temporary path to write to, which is moved to `path` at the end of the `with` block.
+
+    On an error it is removed.
+    """
     part = _temporary(path)
-    yield part
-    move_into_place(part, path)
+    try:
+        yield part
+        move_into_place(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """ONNX exports: the manifest of an export, and a model that runs it in onnxruntime."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -33,53 +34,36 @@ class OnnxFile:
     sha256: str
 
 
-@dataclass(frozen=True)
-class OnnxManifest:
-    """List of the files of an export, stored in its folder to detect damaged or mixed files.
+def write_manifest(folder: Path, opset: int, files: Sequence[OnnxFile]) -> None:
+    """Write the list of the files of an export to its folder, to detect damaged or mixed files.
 
-    Attributes:
+    Args:
+        folder (`Path`): folder of the export.
         opset (`int`): version of the ONNX operator set.
-        files (`tuple[OnnxFile, ...]`): encoders, and the external data of large ones.
+        files (`Sequence[OnnxFile]`): encoders, and the external data of large ones.
     """
+    content = {"version": _VERSION, "opset": opset, "files": [asdict(file) for file in files]}
+    write_json(folder / MANIFEST, content)
 
-    opset: int
-    files: tuple[OnnxFile, ...]
 
-    def write(self, folder: Path) -> None:
-        """Write the manifest to the folder of the export."""
-        content = {"version": _VERSION, "opset": self.opset, "files": [asdict(file) for file in self.files]}
-        write_json(folder / MANIFEST, content)
-
-    @classmethod
-    def read(cls, name: str | Path) -> "OnnxManifest":
-        """Read the manifest of an export.
-
-        Args:
-            name (`str` or `Path`): folder or Hub name of the export.
-
-        Raises:
-            ValueError: if the manifest is damaged, or has another version.
-            OSError: if it does not exist.
-        """
-        try:
-            path = Path(cast(str, cached_file(str(name), MANIFEST)))
-        except OSError as error:
-            raise OSError(
-                f"{name} holds no ONNX export ({MANIFEST} is not found): make one with "
-                f"`gadms export {name} TARGET --format onnx` and give its folder"
-            ) from error
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            version = content["version"]
-            manifest = cls(int(content["opset"]), tuple(OnnxFile(**file) for file in content["files"]))
-            names = [file.name for file in manifest.files]
-            if any(Path(name).name != name for name in names):
-                raise ValueError(f"it names files in other folders: {', '.join(names)}")
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error!r}): {_REPAIR}") from error
-        if version != _VERSION:
-            raise ValueError(f"{path} has version {version}, and only {_VERSION} is supported: export the model again")
-        return manifest
+def _read_manifest(name: str | Path) -> list[OnnxFile]:
+    try:
+        path = Path(cast(str, cached_file(str(name), MANIFEST)))
+    except OSError as error:
+        raise OSError(
+            f"{name} holds no ONNX export ({MANIFEST} is not found): make one with "
+            f"`gadms export {name} TARGET --format onnx` and give its folder"
+        ) from error
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version, files = content["version"], [OnnxFile(**file) for file in content["files"]]
+        if any(Path(file.name).name != file.name for file in files):
+            raise ValueError(f"it names files in other folders: {', '.join(file.name for file in files)}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): {_REPAIR}") from error
+    if version != _VERSION:
+        raise ValueError(f"{path} has version {version}, and only {_VERSION} is supported: export the model again")
+    return files
 
 
 class OnnxModel(nn.Module):
@@ -108,11 +92,11 @@ class OnnxModel(nn.Module):
         self.name_or_path = str(name)
         self.runtime = runtime
         self.device = torch.device("cpu")
-        manifest = OnnxManifest.read(name)
+        files = _read_manifest(name)
         height, width = config.image_size
-        self._image, image_digests = self._load("image", manifest, {"pixel_values": [None, 3, height, width]})
+        self._image, image_digests = self._load("image", files, {"pixel_values": [None, 3, height, width]})
         caption = {"input_ids": [None, None], "attention_mask": [None, None]}
-        self._text, text_digests = self._load("text", manifest, caption)
+        self._text, text_digests = self._load("text", files, caption)
         self.digests = (*image_digests, *text_digests)
 
     def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
@@ -128,20 +112,20 @@ class OnnxModel(nn.Module):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return self._run(self._text, input_ids=input_ids.long(), attention_mask=mask.long())
 
-    def _load(self, encoder: Encoder, manifest: OnnxManifest, inputs: dict[str, list]) -> tuple[Any, list[str]]:
+    def _load(self, encoder: Encoder, exported: list[OnnxFile], inputs: dict[str, list]) -> tuple[Any, list[str]]:
         """The session of an encoder, and the digests of its files."""
         try:
             import onnxruntime
         except ImportError as error:
             raise ImportError(f"running ONNX models needs onnxruntime: {INSTALL}") from error
         wanted = encoder_file(encoder, int8=self.runtime == "onnx-int8")
-        files = {file.name: file for file in manifest.files if file.name in (wanted, external_data_file(wanted))}
+        files = {file.name: file for file in exported if file.name in (wanted, external_data_file(wanted))}
         if wanted not in files:
             raise ValueError(
                 f"{self.name_or_path} holds no {wanted}, which the runtime {self.runtime} needs: export the model "
                 "with --int8, or take the runtime onnx"
             )
-        path = {name: verified_file(self.name_or_path, file) for name, file in files.items()}[wanted]
+        path = {name: _verified_file(self.name_or_path, file) for name, file in files.items()}[wanted]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # errors only
@@ -189,16 +173,8 @@ def external_data_file(name: str) -> str:
     return f"{name}.data"
 
 
-def verified_file(name: str | Path, file: OnnxFile) -> Path:
-    """Path of an export's file, after its size and SHA-256 were checked.
-
-    Args:
-        name (`str` or `Path`): folder or Hub name of the export.
-
-    Raises:
-        ValueError: if the file is truncated or modified.
-        OSError: if it is missing.
-    """
+def _verified_file(name: str | Path, file: OnnxFile) -> Path:
+    """Path of an export's file, after its size and SHA-256 were checked."""
     path = Path(cast(str, cached_file(str(name), file.name)))
     size = path.stat().st_size
     if size != file.size:

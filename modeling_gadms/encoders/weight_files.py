@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -78,10 +78,10 @@ def stored_shapes(name: str | Path, revision: str | None = None) -> dict[str, tu
         OSError: if there are no weights in safetensors, or a shard is missing.
     """
     # `from_pretrained` prefers the single file, too.
-    single = _find(name, revision, SAFE_WEIGHTS_NAME, required=False)
+    single = _find(name, revision, SAFE_WEIGHTS_NAME)
     if single is not None:
         return _shapes_of(single)
-    index = _find(name, revision, SAFE_WEIGHTS_INDEX_NAME, required=False)
+    index = _find(name, revision, SAFE_WEIGHTS_INDEX_NAME)
     if index is None:
         raise OSError(
             f"{name} contains no weights: {SAFE_WEIGHTS_NAME} and {SAFE_WEIGHTS_INDEX_NAME} are missing (pickled "
@@ -96,8 +96,7 @@ def stored_shapes(name: str | Path, revision: str | None = None) -> dict[str, tu
     for shard in shards:
         if Path(shard).name != shard:
             raise ValueError(f"{index} names the file {shard!r}, which is not in the same folder")
-        found = _find(name, revision, shard, required=True)
-        in_file = _shapes_of(found) if found else {}
+        in_file = _shapes_of(Path(cast(str, cached_file(str(name), shard, revision=revision))))
         shapes |= {key: shape for key, shape in in_file.items() if weight_map.get(key) == shard}
     if missing := sorted(weight_map.keys() - shapes.keys()):
         raise ValueError(
@@ -107,8 +106,8 @@ def stored_shapes(name: str | Path, revision: str | None = None) -> dict[str, tu
     return shapes
 
 
-def _find(name: str | Path, revision: str | None, file: str, *, required: bool) -> Path | None:
-    options: dict[str, Any] = {"revision": revision, "_raise_exceptions_for_missing_entries": required}
+def _find(name: str | Path, revision: str | None, file: str) -> Path | None:
+    options: dict[str, Any] = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
     found = cached_file(str(name), file, **options)
     return Path(found) if found else None
 

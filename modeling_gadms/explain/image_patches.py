@@ -19,6 +19,8 @@ from ..token_scoring_gadms import frozen_float32, record_attention, scoring_mode
 
 _PALETTE = np.array([(255, 255, 255), (255, 225, 90), (240, 120, 40), (170, 20, 40)], dtype=np.float32)
 """Colours of relevance 0 to 1, evenly spaced."""
+_OPACITY = 0.65
+"""Opacity of the heat map at a score of 1; at a score of 0 it is transparent."""
 
 
 @dataclass(frozen=True)
@@ -35,72 +37,61 @@ class ImageRelevance:
     similarity: float
 
 
-def image_relevance(
-    model: GADMSModel, processor: GADMSProcessor, image: Image.Image, caption: str, *, num_layers: int = 1
-) -> ImageRelevance:
+def image_relevance(model: GADMSModel, processor: GADMSProcessor, image: Image.Image, caption: str) -> ImageRelevance:
     """Compute how much each patch of an image contributes to the similarity to a caption.
 
     The method is Grad-ECLIP (Zhao et al., "Gradient-based Visual Explanation for Transformer-based CLIP", ICML 2024,
-    eq. 8-10). With q, k, v of a vision layer, and g the gradient of the similarity with respect to the attention
-    output at the class token,
+    eq. 8-10). With q, k, v of the last vision layer, and g the gradient of the similarity with respect to the
+    attention output at the class token,
 
         relevance_i = ReLU(sum over channels of g * w_i * v_i),  w_i = cosine of q at the class token and k_i,
 
-    where w is scaled to [0, 1] over the patches. With several layers, their mean is taken before the ReLU, as in GASS.
-    Other threads can use the model at the same time.
+    where w is scaled to [0, 1] over the patches. Other threads can use the model at the same time.
 
     Args:
         model ([`GADMSModel`]): a PyTorch model, since gradients are needed.
         processor ([`GADMSProcessor`])
         image (`PIL.Image.Image`): image of a person.
         caption (`str`)
-        num_layers (`int`): number of last layers to use.
 
     Warns:
         UserWarning: as [`~modeling_gadms.encoders.query_checks.check_query`].
     Raises:
         TypeError: if the model is not a PyTorch model.
-        ValueError: if the caption is empty, or `num_layers` is out of range.
+        ValueError: if the caption is empty.
     """
     if not isinstance(model, GADMSModel):
         raise TypeError(f"A heat map needs gradients, and {type(model).__name__} has none: load the model with torch")
-    depth = len(model.vision_model.encoder.layers)
-    if not 1 <= num_layers <= depth:
-        raise ValueError(f"num_layers must lie between 1 and {depth}, the model's layers, not {num_layers}")
     caption = check_query(processor, caption)
     text_embeds = encode_captions(model, processor, [caption], progress=False).to(model.device)
     pixels = processor(images=[image], return_tensors="pt")["pixel_values"].to(model.device)
     model = copy_sharing_weights(model)
     vision, projection = model.vision_model, model.visual_projection
-    layers = cast(list[CLIPEncoderLayer], list(vision.encoder.layers[-num_layers:]))
+    layer = cast(CLIPEncoderLayer, vision.encoder.layers[-1])
     with (
         scoring_mode(vision),
         torch.autocast(device_type=pixels.device.type, enabled=False),
-        record_attention(layers) as records,
+        record_attention([layer]) as (record,),
     ):
         # Autograd refuses tensors created in inference mode, but accepts their clones.
         outputs = functional_call(vision, frozen_float32(vision), pixels.clone())
         image_embeds = functional_call(projection, frozen_float32(projection), outputs.last_hidden_state[:, 0])
         similarity = torch.cosine_similarity(image_embeds, text_embeds.clone().to(image_embeds.dtype), dim=-1)
-        gradients = torch.autograd.grad(similarity.sum(), [record.output for record in records])
+        (gradient,) = torch.autograd.grad(similarity.sum(), record.output)
         with torch.no_grad():
-            total = torch.zeros(vision.embeddings.position_embedding.num_embeddings - 1, device=pixels.device)
-            for record, gradient in zip(records, gradients, strict=True):
-                weights = torch.cosine_similarity(record.query[0, :1], record.key[0, 1:], dim=-1)  # (num_patches,)
-                total += _min_max_scaled(weights) * (record.value[0, 1:] @ gradient[0, 0])
-            relevance = torch.relu(total / num_layers)
+            weights = torch.cosine_similarity(record.query[0, :1], record.key[0, 1:], dim=-1)  # (num_patches,)
+            relevance = torch.relu(_min_max_scaled(weights) * (record.value[0, 1:] @ gradient[0, 0])).float()
             highest = relevance.max()
             scores = relevance / highest if highest > 0 else relevance
     return ImageRelevance(scores.reshape(model.config.patch_grid).cpu(), similarity.item())
 
 
-def draw_heat_map(image: Image.Image, scores: torch.Tensor, *, opacity: float = 0.65) -> Image.Image:
+def draw_heat_map(image: Image.Image, scores: torch.Tensor) -> Image.Image:
     """Overlay an image with its heat map.
 
     Args:
         image (`PIL.Image.Image`)
         scores (`torch.FloatTensor` of shape `(rows, columns)`): from [`image_relevance`].
-        opacity (`float`): opacity at a score of 1; at a score of 0 the overlay is transparent.
 
     Returns:
         `PIL.Image.Image` in mode RGB, of the size of the image.
@@ -110,7 +101,7 @@ def draw_heat_map(image: Image.Image, scores: torch.Tensor, *, opacity: float = 
     steps = np.linspace(0, 1, len(_PALETTE))
     colour = np.stack([np.interp(score[..., 0], steps, channel) for channel in _PALETTE.T], axis=-1)
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-    blended = pixels + (colour - pixels) * (opacity * np.sqrt(score))
+    blended = pixels + (colour - pixels) * (_OPACITY * np.sqrt(score))
     return Image.fromarray(blended.round().clip(0, 255).astype(np.uint8))
 
 

@@ -105,16 +105,10 @@ def _parse(where: str) -> Any:
 
 
 class _Writer:
-    """Generates SQL from a parsed filter.
-
-    Args:
-        where (`str`): the filter, for error messages.
-        columns (`Mapping[str, pa.DataType]`): columns that the filter may name, with their types.
-    """
+    """Generates SQL from a parsed filter, which may name `columns`; `where` is its text, for error messages."""
 
     def __init__(self, where: str, columns: Mapping[str, pa.DataType]):
-        self.where = where
-        self.columns = columns
+        self.where, self.columns = where, columns
 
     def condition(self, node: Any) -> str:
         """SQL of a boolean expression."""

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -113,15 +113,9 @@ def table_info(location: str, table: Table) -> GalleryInfo:
 
 def verify_table(table: Table) -> VerificationReport:
     """Read every row: ids must be unique, thumbnails must decode, and embeddings must have norm 1."""
-    problems: Counter[str] = Counter()
-    examples: dict[str, str] = {}
+    found: dict[str, list[str]] = defaultdict(list)  # ids by problem
     seen: set[str] = set()
     persons = 0
-
-    def note(what: str, person: str) -> None:
-        problems[what] += 1
-        examples.setdefault(what, person)
-
     for batch in _batches(table, ["id", "vector", "thumbnail"]):
         persons += len(batch)
         ids = batch["id"].to_pylist()
@@ -129,13 +123,14 @@ def verify_table(table: Table) -> VerificationReport:
         lengths = np.linalg.norm(vectors, axis=1)
         for row, person in enumerate(ids):
             if person in seen:
-                note("duplicate id", person)
+                found["duplicate id"].append(person)
             seen.add(person)
             if not abs(lengths[row] - 1) <= _UNIT_TOLERANCE:  # also NaN
-                note("the norm of the embedding is not 1", person)
+                found["the norm of the embedding is not 1"].append(person)
             if not _decodes(batch["thumbnail"][row].as_py()):
-                note("the thumbnail does not decode", person)
-    return VerificationReport(persons, dict(problems), examples)
+                found["the thumbnail does not decode"].append(person)
+    problems = {what: len(ids) for what, ids in found.items()}
+    return VerificationReport(persons, problems, {what: ids[0] for what, ids in found.items()})
 
 
 def export_table(table: Table, path: Path, kind: str) -> int:
@@ -160,14 +155,12 @@ def export_table(table: Table, path: Path, kind: str) -> int:
     if path.exists():
         raise FileExistsError(f"{path} already exists: give another name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    writers = {"csv": _export_csv, "parquet": _export_parquet, "folder": _export_folder}
-    return writers[kind](table, path)
-
-
-def _export_csv(table: Table, path: Path) -> int:
-    columns = columns_without(table.schema, "vector", "thumbnail")
-    rows = (_with_sides(row) for batch in _batches(table, columns) for row in batch.to_pylist())
-    return _write_csv(path, _names_with_sides(columns), rows)
+    if kind == "parquet":
+        return _export_parquet(table, path)
+    if kind == "csv":
+        return _export_csv(table, path)
+    path.mkdir()
+    return _export_csv(table, path / "metadata.csv", images=path)
 
 
 def _export_parquet(table: Table, path: Path) -> int:
@@ -179,38 +172,22 @@ def _export_parquet(table: Table, path: Path) -> int:
     return written
 
 
-def _export_folder(table: Table, path: Path) -> int:
-    path.mkdir()
+def _export_csv(table: Table, path: Path, images: Path | None = None) -> int:
+    """Write a CSV file and, into the folder `images`, a JPEG for each person."""
     columns = columns_without(table.schema, "vector", "thumbnail")
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for batch in _batches(table, [*columns, "thumbnail"]):
-            for row in batch.to_pylist():
-                name = f"{row['id']}.jpg"
-                (path / name).write_bytes(row.pop("thumbnail"))
-                yield {"file_name": name, **_with_sides(row)}
-
-    return _write_csv(path / "metadata.csv", ["file_name", *_names_with_sides(columns)], rows())
-
-
-def _names_with_sides(columns: list[str]) -> list[str]:
-    return [name for column in columns for name in (BOX_SIDES if column == "box" else (column,))]
-
-
-def _with_sides(row: dict[str, Any]) -> dict[str, Any]:
-    """Replace the box of a row by one value for each side."""
-    sides = row.pop("box") or [None] * len(BOX_SIDES)
-    return {**row, **dict(zip(BOX_SIDES, sides, strict=True))}
-
-
-def _write_csv(path: Path, columns: list[str], rows: Iterator[dict[str, Any]]) -> int:
+    names = [name for column in columns for name in (BOX_SIDES if column == "box" else (column,))]
     written = 0
     with path.open("x", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, ["file_name", *names] if images else names)
         writer.writeheader()
-        for row in rows:
-            writer.writerow({name: plain(value) for name, value in row.items()})
-            written += 1
+        for batch in _batches(table, [*columns, "thumbnail"] if images else columns):
+            for row in batch.to_pylist():
+                row |= dict(zip(BOX_SIDES, row.pop("box") or [None] * len(BOX_SIDES), strict=True))
+                if images:
+                    row["file_name"] = f"{row['id']}.jpg"
+                    (images / row["file_name"]).write_bytes(row.pop("thumbnail"))
+                writer.writerow({name: plain(value) for name, value in row.items()})
+                written += 1
     return written
 
 

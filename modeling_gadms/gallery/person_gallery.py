@@ -14,27 +14,19 @@ from lancedb.table import Table
 from PIL import Image
 
 from ..encoders.encoding import encode_images
+from ..encoders.loading import load_model_and_processor
 from ..encoders.onnx_model import RetrievalModel
 from ..media.images import to_jpeg
 from ..processing_gadms import GADMSProcessor
 from . import maintenance, storage
 from .filter import check_filter, literal
-from .records import AddReport, GalleryModel, PersonRecord, Query, SearchResult, TrackSummary
+from .records import AddReport, GalleryModel, PersonRecord, SearchResult
+from .records import Query as Query
 from .schema import UPDATABLE, check_values, gallery_schema, model_of, to_row, user_columns
 from .search import AnyQuery, EncodedQuery, encode_queries, nearest_persons, of_ids, of_track, read_persons
-from .storage import KEEP_VERSIONS, gallery_model
+from .storage import KEEP_VERSIONS
+from .storage import gallery_model as gallery_model
 
-
-__all__ = [
-    "AddReport",
-    "GalleryModel",
-    "PersonGallery",
-    "PersonRecord",
-    "Query",
-    "SearchResult",
-    "TrackSummary",
-    "gallery_model",
-]
 
 WRITE_ROWS = 4096
 """Rows in one commit: about 30 MB with their thumbnails. Committed rows survive an interruption."""
@@ -210,12 +202,7 @@ class PersonGallery:
     ) -> list[list[SearchResult]]: ...
 
     def search(
-        self,
-        query: AnyQuery | list[AnyQuery],
-        top_k: int = 10,
-        *,
-        where: str | None = None,
-        group_tracks: bool = True,
+        self, query: AnyQuery | list[AnyQuery], top_k: int = 10, *, where: str | None = None, group_tracks: bool = True
     ) -> list[SearchResult] | list[list[SearchResult]]:
         """Find the `top_k` persons most similar to a query, best first.
 
@@ -384,6 +371,19 @@ class PersonGallery:
                 f"The gallery in {self.location} was opened without a model: give the one that built it, {self.model}"
             )
         return self._encoders
+
+
+def open_with_model(
+    location: str | Path, model: str | None = None, runtime: str | None = None
+) -> tuple[PersonGallery, GADMSProcessor]:
+    """Open a gallery with a model, and return the gallery and the model's processor.
+
+    `model` is a folder or a Hub name; by default model and runtime are those that built the gallery. The errors are
+    those of [`PersonGallery.open`].
+    """
+    built_with = gallery_model(location)
+    loaded, processor = load_model_and_processor(model or built_with.name, runtime=runtime or built_with.runtime)
+    return PersonGallery.open(location, loaded, processor), processor
 
 
 def _thumbnail(image: Image.Image) -> bytes:

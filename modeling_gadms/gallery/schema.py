@@ -42,12 +42,7 @@ _STANDARD_COLUMNS = (
 
 
 def gallery_schema(dimension: int, model: GalleryModel, columns: Mapping[str, str]) -> pa.Schema:
-    """The schema of a gallery's table.
-
-    Args:
-        dimension (`int`): of the embeddings.
-        model (`GalleryModel`): stored in the metadata.
-        columns (`Mapping[str, str]`): additional columns, from name to type (one of `COLUMN_TYPES`).
+    """The schema of a gallery's table, with the model in its metadata; `columns` maps additional columns to types.
 
     Raises:
         ValueError: if the name of a column is reserved or malformed, or its type is unknown.

@@ -33,16 +33,10 @@ vectors (the worst case) need 4 and persons need 2."""
 
 @dataclass(frozen=True)
 class LikedPerson:
-    """A person of the gallery whose neighbours are searched.
-
-    Attributes:
-        id (`str`)
-        vector (`torch.FloatTensor` of shape `(projection_dim,)`)
-        source (`str`), track (`int`, *optional*): the track that the person belongs to.
-    """
+    """A person of the gallery whose neighbours are searched."""
 
     id: str
-    vector: torch.Tensor
+    vector: torch.Tensor  # (projection_dim,)
     source: str
     track: int | None
 
@@ -62,24 +56,15 @@ class EncodedQuery:
 
 
 def encode_queries(
-    table: Table,
-    encoders: Callable[[], tuple[RetrievalModel, GADMSProcessor]],
-    queries: Sequence[AnyQuery],
+    table: Table, encoders: Callable[[], tuple[RetrievalModel, GADMSProcessor]], queries: Sequence[AnyQuery]
 ) -> list[EncodedQuery]:
     """Encode queries with one call of each encoder.
 
-    Args:
-        table (`Table`): where the persons in `like` are looked up.
-        encoders (`Callable`): returns model and processor; not called if all queries consist of `like`.
-        queries (`Sequence[AnyQuery]`)
-
-    Warns:
-        UserWarning: if a text is longer than the model reads, or contains a negation.
-    Raises:
-        ValueError: if a text is empty, or an id is unknown.
+    `encoders` returns model and processor; it is not called if all queries consist of `like`, who are looked up in the
+    table. Warnings and errors are those of [`~modeling_gadms.gallery.person_gallery.PersonGallery.search`].
     """
     parsed = [_as_query(query) for query in queries]
-    texts = [text for query in parsed for text in _texts_of(query)]
+    texts = [text for query in parsed for text in (query.text, *query.without) if text is not None]
     images = [query.image for query in parsed if query.image is not None]
     text_vectors = iter(_encode_texts(*encoders(), texts) if texts else ())
     image_vectors = iter(encode_images(*encoders(), images, progress=False) if images else ())
@@ -102,13 +87,8 @@ def nearest_persons(
 ) -> list[SearchResult]:
     """Find the persons whose embeddings have the largest dot products with a query, best first.
 
-    Args:
-        table (`Table`)
-        schema (`pa.Schema`): of the table; asking the table for it on every search would be slower.
-        query (`EncodedQuery`): its person in `like` is excluded, with `group_tracks` its whole track.
-        top_k (`int`): maximum number of results.
-        condition (`str`, *optional*): SQL of the table.
-        group_tracks (`bool`): whether a track is one result, represented by its best crop.
+    Excluded are the person in `query.like`, with `group_tracks` the whole track, and those who do not meet
+    `condition`, SQL of the table. The schema is an argument, because asking the table for it would be slower.
     """
     columns = columns_without(schema, "vector")
     conditions = (condition, _excluding(query.like, group_tracks) if query.like else None)
@@ -126,11 +106,7 @@ def nearest_persons(
 
 
 def read_persons(table: Table, schema: pa.Schema, condition: str) -> list[SearchResult]:
-    """Read the persons that meet a condition, in the order of source, frame and id. Their score is 1.
-
-    Args:
-        condition (`str`): SQL of the table.
-    """
+    """Read the persons that meet a condition (SQL), in the order of source, frame and id. Their score is 1."""
     rows = table.search().where(condition).select(columns_without(schema, "vector")).to_list()
     rows.sort(key=lambda row: (row["source"], row["frame"] or 0, row["id"]))
     return _results(table, schema, [(row, 1.0) for row in rows])
@@ -170,10 +146,6 @@ def _as_query(query: AnyQuery) -> Query:
     raise TypeError(f"A query must be a text, a PIL image or a Query, not a {type(query).__name__}: {query!r}")
 
 
-def _texts_of(query: Query) -> list[str]:
-    return [*([] if query.text is None else [query.text]), *query.without]
-
-
 def _encode_texts(model: RetrievalModel, processor: GADMSProcessor, texts: Sequence[str]) -> torch.Tensor:
     checked = [check_query(processor, text) for text in texts]
     return encode_captions(model, processor, checked, progress=False)
@@ -207,15 +179,12 @@ def _track_summaries(table: Table, rows: Sequence[Mapping[str, Any]]) -> dict[tu
     if not tracks:
         return {}
     condition = " OR ".join(of_track(*track) for track in tracks)
-    crops = table.search().where(condition).select(["source", "track", "time_seconds"]).to_list()
-    times: dict[tuple[str, int], list[float | None]] = {track: [] for track in tracks}
-    for crop in crops:
-        times[crop["source"], crop["track"]].append(crop["time_seconds"])
-    summaries = {}
-    for track, of_crops in times.items():
-        known = [time for time in of_crops if time is not None]
-        summaries[track] = TrackSummary(len(of_crops), min(known, default=None), max(known, default=None))
-    return summaries
+    crops = table.search().where(condition).select(["source", "track", "time_seconds"]).to_arrow()
+    times = [([], "count_all"), ("time_seconds", "min"), ("time_seconds", "max")]
+    return {
+        (row["source"], row["track"]): TrackSummary(row["count_all"], row["time_seconds_min"], row["time_seconds_max"])
+        for row in crops.group_by(["source", "track"]).aggregate(times).to_pylist()
+    }
 
 
 def _best_of_tracks(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

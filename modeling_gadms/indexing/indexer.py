@@ -1,9 +1,10 @@
 """Index a source: add the persons of its images or frames to a gallery."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,8 +14,8 @@ from ..gallery.filter import in_utc
 from ..gallery.person_gallery import PersonGallery, PersonRecord
 from ..gallery.schema import check_values
 from ..media.detection import PersonDetector, crop_person
-from ..media.video import Frame
-from .sources import FrameSource, open_source
+from ..media.video import Frame, FrameSource
+from .sources import open_source
 from .tracks import CROPS_PER_TRACK, TrackCropSelector
 
 
@@ -25,13 +26,7 @@ _STANDARD_FIELDS = {"camera": "string", "time": "time"}
 
 @dataclass(frozen=True)
 class IndexProgress:
-    """Progress of indexing a source.
-
-    Attributes:
-        seen (`int`): number of images or frames read so far.
-        expected (`int`, *optional*): number of all images or frames, if known in advance.
-        found (`int`): number of persons found so far.
-    """
+    """Numbers of images or frames read so far and, if known in advance, in all, and of persons found so far."""
 
     seen: int
     expected: int | None
@@ -129,7 +124,9 @@ def index_frames(
         raise ValueError(f"crops_per_track must be 0 or more, not {crops_per_track}")
     if max_frames is not None and (frames.expected or 0) > max_frames:
         raise ValueError(_too_many(frames, f"{frames.expected:,}", max_frames))
-    finder = _PersonFinder(gallery, frames, detector, crops_per_track, camera, start)
+    tracked = crops_per_track and detector is not None and frames.is_video
+    selector = TrackCropSelector(crops_per_track) if tracked else None
+    finder = _PersonFinder(gallery.columns, detector, selector, camera, start)
     stopped = False
 
     def watched() -> Iterator[Frame]:
@@ -156,7 +153,7 @@ def index_frames(
         found=finder.found,
         already_there=added.already_there,
         skipped_crops=finder.found - added.added - added.already_there,
-        tracks=finder.tracks,
+        tracks=selector.tracks if selector else 0,
         cancelled=stopped,
         unused_fields=tuple(sorted(finder.unused_fields)),
     )
@@ -194,24 +191,15 @@ class SourceIndexer:
     """
 
     def __init__(self, gallery: PersonGallery, detector: Callable[[], PersonDetector]):
-        self._gallery, self._make_detector = gallery, detector
-        self._detector: PersonDetector | None = None
+        self._gallery, self._detector = gallery, cache(detector)
 
     def __call__(self, frames: FrameSource, options: SourceOptions, **further: Any) -> IndexReport:
-        """Index one source.
-
-        Args:
-            frames (`FrameSource`)
-            options (`SourceOptions`)
-            further: `max_frames`, `progress` and `cancelled`, passed to [`index_frames`].
-        """
+        """Index one source; `further` are `max_frames`, `progress` and `cancelled` of [`index_frames`]."""
         wanted = frames.is_video if options.detect is None else options.detect
-        if wanted and self._detector is None:
-            self._detector = self._make_detector()
         return index_frames(
             self._gallery,
             frames,
-            detector=self._detector if wanted else None,
+            detector=self._detector() if wanted else None,
             crops_per_track=options.crops_per_track,
             camera=options.camera,
             start=options.start,
@@ -220,68 +208,57 @@ class SourceIndexer:
         )
 
 
+@dataclass
 class _PersonFinder:
     """Iterates over the persons of frames and counts them."""
 
-    def __init__(
-        self,
-        gallery: PersonGallery,
-        frames: FrameSource,
-        detector: PersonDetector | None,
-        crops_per_track: int,
-        camera: str | None,
-        start: datetime | None,
-    ):
-        self.found = self.without_person = 0
-        self.unused_fields: set[str] = set()
-        self._columns = gallery.columns
-        self._detector, self._camera = detector, camera
-        self._start = None if start is None else in_utc(start)
-        tracked = crops_per_track and detector is not None and frames.is_video
-        self._selector = TrackCropSelector(crops_per_track) if tracked else None
-
-    @property
-    def tracks(self) -> int:
-        return self._selector.tracks if self._selector else 0
+    columns: Collection[str]
+    detector: PersonDetector | None
+    selector: TrackCropSelector | None
+    camera: str | None
+    start: datetime | None
+    found: int = 0
+    without_person: int = 0
+    unused_fields: set[str] = field(default_factory=set)
 
     def records(self, frames: Iterator[Frame]) -> Iterator[PersonRecord]:
         for frame in frames:
             persons = self._persons(frame)
             self.found += len(persons)
             self.without_person += not persons
-            if self._selector is None:
+            if self.selector is None:
                 yield from persons
             else:
-                yield from self._selector.add(persons, cast(int, frame.index), cast(float, frame.time_seconds))
-        if self._selector is not None:
-            yield from self._selector.rest()
+                yield from self.selector.add(persons, cast(int, frame.index), cast(float, frame.time_seconds))
+        if self.selector is not None:
+            yield from self.selector.rest()
 
     def _persons(self, frame: Frame) -> list[PersonRecord]:
         whole = self._record(frame)
-        if self._detector is None:
+        if self.detector is None:
             return [whole]
-        boxes = self._detector([frame.image])[0]
+        boxes = self.detector([frame.image])[0]
         return [replace(whole, image=crop_person(frame.image, box), box=box) for box in boxes]
 
     def _record(self, frame: Frame) -> PersonRecord:
         given = {name: frame.fields[name] for name in _STANDARD_FIELDS if name in frame.fields}
         standard = check_values(given, _STANDARD_FIELDS)
-        columns = {name: frame.fields[name] for name in self._columns if name in frame.fields}
+        columns = {name: frame.fields[name] for name in self.columns if name in frame.fields}
         self.unused_fields |= frame.fields.keys() - standard.keys() - columns.keys()
         return PersonRecord(
             frame.image,
             frame.source,
             frame.index,
             frame.time_seconds,
-            camera=standard.get("camera") or self._camera,
+            camera=standard.get("camera") or self.camera,
             time=standard.get("time") or self._time_of(frame),
             columns=columns,
         )
 
     def _time_of(self, frame: Frame) -> datetime | None:
-        if self._start is None or frame.time_seconds is None:
+        if self.start is None or frame.time_seconds is None:
             return None
-        return self._start + timedelta(seconds=frame.time_seconds)
+        return in_utc(self.start) + timedelta(seconds=frame.time_seconds)
 
 
 def _too_many(frames: FrameSource, number: str, limit: int) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..gallery.person_gallery import PersonGallery
 from ..media.detection import PersonDetector
 from ..media.images import IMAGE_SUFFIXES
+from ..media.video import relative_name
 from .indexer import IndexProgress, IndexReport, SourceIndexer, SourceOptions
 
 
@@ -22,7 +23,7 @@ VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".web
 UPLOAD_SUFFIXES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, ".tar")
 """File types accepted from untrusted users. Compressed archives are excluded: a small one may unpack to any size."""
 MAX_WAITING = 16
-"""Default maximum number of waiting jobs."""
+"""Maximum number of waiting jobs."""
 KEPT_JOBS = 200
 """Number of finished jobs whose results are kept."""
 _UNSAFE = re.compile(r"[^\w.\- ]+")
@@ -89,22 +90,15 @@ class IndexJobs:
         gallery ([`~modeling_gadms.gallery.person_gallery.PersonGallery`]): opened with its model.
         detector (`Callable[[], PersonDetector]`): called once, when a source first needs the person detector.
         max_frames (`int`, *optional*): maximum number of frames of a source; larger sources fail.
-        max_waiting (`int`): maximum number of waiting jobs.
     """
 
     def __init__(
-        self,
-        gallery: PersonGallery,
-        detector: Callable[[], PersonDetector],
-        *,
-        max_frames: int | None = None,
-        max_waiting: int = MAX_WAITING,
+        self, gallery: PersonGallery, detector: Callable[[], PersonDetector], *, max_frames: int | None = None
     ):
         self._indexer, self._max_frames = SourceIndexer(gallery, detector), max_frames
         self._jobs: dict[str, IndexJob] = {}
         self._work: dict[str, _Work] = {}
         self._waiting: queue.Queue[str | None] = queue.Queue()
-        self._max_waiting = max_waiting
         self._lock = threading.Lock()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="index-jobs", daemon=True)
@@ -129,14 +123,16 @@ class IndexJobs:
         Raises:
             JobsFullError: if too many jobs are waiting, or the jobs are closed.
         """
-        job = IndexJob(secrets.token_urlsafe(12), str(path.relative_to(root) if root else path))
+        job = IndexJob(secrets.token_urlsafe(12), relative_name(path, root))
         with self._lock:
             waiting = sum(other.state == JobState.WAITING for other in self._jobs.values())
-            if self._closing or waiting >= self._max_waiting:
+            if self._closing or waiting >= MAX_WAITING:
                 raise JobsFullError(f"{waiting} sources are already waiting to be indexed: try again later")
             self._jobs[job.id] = job
             self._work[job.id] = _Work(path, options or SourceOptions(), root, finished)
-            self._forget_old()
+            over = [job.id for job in self._jobs.values() if job.state.is_over]
+            for job_id in over[: max(0, len(over) - KEPT_JOBS)]:
+                del self._jobs[job_id]
         self._waiting.put(job.id)
         return job
 
@@ -208,11 +204,6 @@ class IndexJobs:
     def _change(self, job_id: str, **fields: object) -> None:
         with self._lock:
             self._jobs[job_id] = replace(self._jobs[job_id], **fields)  # type: ignore[arg-type]
-
-    def _forget_old(self) -> None:
-        over = [job.id for job in self._jobs.values() if job.state.is_over]
-        for job_id in over[: max(0, len(over) - KEPT_JOBS)]:
-            del self._jobs[job_id]
 
 
 def safe_name(name: str) -> str:

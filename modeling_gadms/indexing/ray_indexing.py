@@ -8,8 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from ..encoders.loading import load_model_and_processor
-from ..gallery.person_gallery import PersonGallery, gallery_model
+from ..gallery.person_gallery import open_with_model
 from ..media.detection import PersonBoxFilter, SsdMobileNetDetector
 from .indexer import IndexReport, SourceIndexer, SourceOptions
 
@@ -69,10 +68,9 @@ def _worker(gallery: str, model: str | None, options: SourceOptions, box_filter:
     # A closure, because Ray warns that constructor arguments of actors may be lost.
     class Worker:
         def __init__(self) -> None:
-            built_with = gallery_model(gallery)
-            loaded = load_model_and_processor(model or built_with.name, runtime=built_with.runtime)
+            opened, _ = open_with_model(gallery, model)
             detector = partial(SsdMobileNetDetector, box_filter=box_filter)
-            self._index = SourceIndexer(PersonGallery.open(gallery, *loaded), detector)
+            self._index = SourceIndexer(opened, detector)
 
         def __call__(self, row: dict[str, Any]) -> dict[str, str | None]:
             report = error = None

@@ -8,18 +8,18 @@ import glob
 import json
 import os
 import tarfile
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from ..media.images import IMAGE_SUFFIXES, UnreadableImageError, UnreadableReason, load_image
-from ..media.video import Frame, FrameReader, relative_name
+from ..media.images import IMAGE_SUFFIXES, UnreadableReason, load_image
+from ..media.video import FrameReader, FrameSource, Item, SkippedImageError, relative_name
 
 
 if TYPE_CHECKING:
@@ -41,64 +41,7 @@ FETCH_SECONDS = 20.0
 """Timeout for a response."""
 
 
-class FrameSource(Protocol):
-    """The interface of a reader: an iterable of frames with counters, such as `FrameReader`.
-
-    Attributes:
-        source: name of the source, for messages.
-        is_video (`bool`): whether the frames are those of one video, in the order of time.
-        expected (`int`, *optional*): number of frames, if known in advance.
-        seen (`int`), skipped (`Counter[str]`), undecodable (`int`): as in [`~modeling_gadms.media.video.FrameReader`].
-    """
-
-    source: Any
-    is_video: bool
-    expected: int | None
-    seen: int
-    skipped: Counter[str]
-    undecodable: int
-
-    def __iter__(self) -> Iterator[Frame]: ...
-
-
-Item = tuple[str, Callable[[], Image.Image], Mapping[str, Any]]
-"""The name of an image, a function that loads it, and its fields (metadata)."""
-
-
-class ImageReader:
-    """Base class of the readers of images that are not frames of a video."""
-
-    is_video = False
-    undecodable = 0
-
-    def __init__(self, source: Any, expected: int | None):
-        self.source = source
-        self.expected = expected
-        self.seen = 0
-        self.skipped: Counter[str] = Counter()
-
-    def __iter__(self) -> Iterator[Frame]:
-        self.seen, self.skipped = 0, Counter()
-        return self._frames()
-
-    def _items(self) -> Generator[Item, None, None]:
-        raise NotImplementedError
-
-    def _frames(self) -> Iterator[Frame]:
-        with closing(self._items()) as items:
-            for name, load, fields in items:
-                self.seen += 1
-                try:
-                    image = load()
-                except UnreadableImageError as error:
-                    self.skipped[error.reason.value] += 1
-                except SkippedImageError as error:
-                    self.skipped[str(error)] += 1
-                else:
-                    yield Frame(image, name, fields=fields)
-
-
-class ArchiveReader(ImageReader):
+class ArchiveReader(FrameSource):
     """Reads the images of WebDataset archives. Members belong together if their names agree up to the first dot, such
     as `0001.jpg` and `0001.json`.
 
@@ -148,7 +91,7 @@ class ArchiveReader(ImageReader):
         yield from _with_fields(images, fields)
 
 
-class RowReader(ImageReader):
+class RowReader(FrameSource):
     """Reads the images of a table. One of its columns contains them: `image` (the content of a file, or the format of
     `datasets`), `url`, or `image_path`. The other columns become the `fields` of the image.
 
@@ -212,13 +155,9 @@ class RowReader(ImageReader):
         return load_image(_stored(row.get(PATH_COLUMN) if image is None else image, self.folder))
 
 
-class SkippedImageError(ValueError):
-    """An image that is skipped before it is decoded, with the reason to count it by."""
-
-
 def open_source(
     source: str | Path, every: int = 1, *, per_second: float | None = None, root: Path | None = None
-) -> FrameReader | ArchiveReader | RowReader:
+) -> FrameSource:
     """Open a source with the reader for its format.
 
     Args:

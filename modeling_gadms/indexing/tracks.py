@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from ..gallery.records import PersonRecord
 from ..media.detection import PersonBox, intersection_area
@@ -34,30 +35,21 @@ class TrackCropSelector:
 
     Attributes:
         tracks (`int`): number of tracks so far.
-
-    Raises:
-        ValueError: if `crops` is not positive.
     """
 
-    def __init__(self, crops: int = CROPS_PER_TRACK):
-        if crops < 1:
-            raise ValueError(f"crops must be 1 or more, not {crops}")
+    def __init__(self, crops: int):
         self.crops = crops
         self.tracks = 0
         self._tracker = PersonTracker()
         self._tracks: dict[int, _Track] = {}
 
     def add(self, persons: Sequence[PersonRecord], frame: int, time_seconds: float) -> Iterator[PersonRecord]:
-        """Add the persons of the next frame, and return the crops of tracks that have ended.
-
-        Args:
-            persons (`Sequence[PersonRecord]`): with boxes.
-            frame (`int`), time_seconds (`float`): number and time of the frame.
+        """Add the persons of the next frame, who have boxes, and return the crops of tracks that have ended.
 
         Raises:
-            ValueError: if the frame is not later than the previous one, or a person has no box.
+            ValueError: if the frame is not later than the previous one.
         """
-        boxes = [_box_of(person) for person in persons]
+        boxes = [cast(PersonBox, person.box) for person in persons]
         numbers = self._tracker(boxes, time_seconds)
         for place, (person, number) in enumerate(zip(persons, numbers, strict=True)):
             if number not in self._tracks:
@@ -93,9 +85,3 @@ def crop_quality(box: PersonBox, others: Sequence[PersonBox]) -> float:
     """
     covered = sum(intersection_area(box, other) for other in others)
     return box.confidence * max(0.0, box.width * box.height - covered)
-
-
-def _box_of(person: PersonRecord) -> PersonBox:
-    if person.box is None:
-        raise ValueError(f"A person of {person.source} has no box: only persons from a detector can be tracked")
-    return person.box

@@ -187,16 +187,10 @@ class SsdMobileNetDetector:
         boxes = []
         for _, label, confidence, *corners in self._network(pixels[tile.top : tile.bottom, tile.left : tile.right]):
             if round(label) == _COCO_PERSON:
-                left, top, right, bottom = np.clip(corners, 0, 1).tolist()  # the network may overshoot its input
-                boxes.append(
-                    PersonBox(
-                        tile.left + left * width,
-                        tile.top + top * height,
-                        tile.left + right * width,
-                        tile.top + bottom * height,
-                        float(confidence),
-                    )
-                )
+                inside = np.clip(corners, 0, 1).astype(float)  # the network may overshoot its input
+                sides = inside * (width, height, width, height) + (tile.left, tile.top, tile.left, tile.top)
+                left, top, right, bottom = sides.tolist()
+                boxes.append(PersonBox(left, top, right, bottom, float(confidence)))
         return boxes
 
 

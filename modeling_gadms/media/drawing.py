@@ -81,15 +81,7 @@ def fit_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 def paste_on_card(
     sheet: Image.Image, content: bytes, left: int, top: int, size: tuple[int, int], *, margin: int = 8, radius: int = 8
 ) -> None:
-    """Paste an image, as large as it fits, into the centre of a card with rounded corners.
-
-    Args:
-        sheet (`PIL.Image.Image`): in mode RGB.
-        content (`bytes`): content of an image file.
-        left, top (`int`), size (`tuple[int, int]`): position and (width, height) of the card.
-        margin (`int`): space around the image.
-        radius (`int`): radius of the corners.
-    """
+    """Paste the content of an image file, as large as it fits, into the centre of a card of `size` (width, height)."""
     width, height = size
     draw = ImageDraw.Draw(sheet)
     draw.rounded_rectangle((left, top, left + width, top + height), radius=radius, fill=CARD)

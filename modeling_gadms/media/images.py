@@ -51,9 +51,7 @@ class UnreadableImageError(ValueError):
     def __init__(self, source: str, reason: UnreadableReason, detail: str):
         # All three arguments are the exception's `args`, so that it can be pickled between processes.
         super().__init__(source, reason, detail)
-        self.source = source
-        self.reason = reason
-        self.detail = detail
+        self.source, self.reason, self.detail = source, reason, detail
 
     def __str__(self) -> str:
         return f"Cannot use the image {self.source}: {self.reason.value} ({self.detail})."

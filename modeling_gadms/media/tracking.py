@@ -10,33 +10,18 @@ import numpy as np
 from .detection import PersonBox
 
 
-@dataclass(frozen=True)
-class Motion:
-    """Limits of a person's motion between two frames. Distances are in heights of the person's box.
-
-    Attributes:
-        slack (`float`): allowed distance from the expected position at any time difference, since detections jitter.
-        speed (`float`): additional distance per second while the velocity is unknown. Walking is about 0.8 heights per
-            second; running, or walking towards the camera, is faster.
-        turn (`float`): additional distance per second when the velocity is known, for persons who turn or stop.
-        growth (`float`): allowed factor between heights per second; the allowed factor is at least 1.25.
-        patience (`float`): seconds after which a track without detections ends.
-    """
-
-    slack: float = 0.25
-    speed: float = 1.2
-    turn: float = 0.8
-    growth: float = 1.5
-    patience: float = 2.0
-
-    def __post_init__(self) -> None:
-        for name in ("slack", "speed", "turn", "patience"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        if not self.growth >= 1:
-            raise ValueError(f"growth must be 1 or more, not {self.growth}")
-
-
+# Limits of a person's motion between two frames. Distances are in heights of the person's box.
+SLACK = 0.25
+"""Allowed distance from the expected position at any time difference, since detections jitter."""
+SPEED = 1.2
+"""Additional distance per second while the velocity is unknown. Walking is about 0.8 heights per second; running, or
+walking towards the camera, is faster."""
+TURN = 0.8
+"""Additional distance per second when the velocity is known, for persons who turn or stop."""
+GROWTH = 1.5
+"""Allowed factor between heights per second; the allowed factor is at least `_LEAST_GROWTH`."""
+PATIENCE_SECONDS = 2.0
+"""A track without detections for longer than this ends."""
 _LEAST_GROWTH = 1.25
 _POSITIONS = 4
 """Number of last positions from which the velocity of a track is estimated."""
@@ -55,17 +40,10 @@ class _Track:
 
     def expected(self, time: float) -> tuple[float, float]:
         """Expected centre at a time, with constant velocity."""
-        last_time, x, y = self.positions[-1]
-        velocity_x, velocity_y = self.velocity
-        return x + velocity_x * (time - last_time), y + velocity_y * (time - last_time)
-
-    @property
-    def velocity(self) -> tuple[float, float]:
-        """In pixels per second; zero until the second detection."""
         (first, x0, y0), (last, x1, y1) = self.positions[0], self.positions[-1]
-        if last <= first:
-            return 0.0, 0.0
-        return (x1 - x0) / (last - first), (y1 - y0) / (last - first)
+        if last == first:  # one detection: the velocity is unknown
+            return x1, y1
+        return x1 + (x1 - x0) / (last - first) * (time - last), y1 + (y1 - y0) / (last - first) * (time - last)
 
 
 class PersonTracker:
@@ -75,23 +53,15 @@ class PersonTracker:
     velocity, and all boxes of a frame are assigned at once, at minimum total cost. Unlike in SORT, the cost is the
     distance in heights of the person instead of the overlap: at one frame per second, which is enough for search,
     successive boxes of a walking person do not overlap.
-
-    Args:
-        motion (`Motion`, *optional*): limits of a person's motion.
     """
 
-    def __init__(self, motion: Motion | None = None):
-        self.motion = motion or Motion()
+    def __init__(self) -> None:
         self._tracks: list[_Track] = []
         self._next_number = 0
         self._time = -math.inf
 
     def __call__(self, boxes: Sequence[PersonBox], time_seconds: float) -> list[int]:
-        """Return the track number of each box of a frame, from 0. Boxes that fit no track start a new one.
-
-        Args:
-            boxes (`Sequence[PersonBox]`): boxes of the next frame, in pixels.
-            time_seconds (`float`): time of the frame.
+        """Return the track number of each box of the next frame, from 0. Boxes that fit no track start a new one.
 
         Raises:
             ValueError: if the frame is not later than the previous one.
@@ -101,7 +71,7 @@ class PersonTracker:
                 f"Frames must be in order of time: a frame at {time_seconds} s follows one at {self._time} s"
             )
         self._time = time_seconds
-        self._tracks = [track for track in self._tracks if time_seconds - track.last_time <= self.motion.patience]
+        self._tracks = [track for track in self._tracks if time_seconds - track.last_time <= PATIENCE_SECONDS]
         assigned = self._assign(boxes, time_seconds)
         numbers = []
         for index, box in enumerate(boxes):
@@ -135,14 +105,13 @@ class PersonTracker:
     def _cost(self, track: _Track, box: PersonBox, time: float) -> float:
         """Distance from the expected position, in heights, plus the change of height; infinite beyond the limits."""
         elapsed = time - track.last_time
-        velocity_known = len(track.positions) > 1
         x, y = _centre(box)
         expected_x, expected_y = track.expected(time)
         height = (track.height + box.height) / 2
         distance = math.hypot(x - expected_x, y - expected_y) / height
         change = abs(math.log(box.height / track.height))
-        reach = self.motion.slack + (self.motion.turn if velocity_known else self.motion.speed) * elapsed
-        if distance > reach or change > math.log(max(_LEAST_GROWTH, self.motion.growth**elapsed)):
+        reach = SLACK + (TURN if len(track.positions) > 1 else SPEED) * elapsed
+        if distance > reach or change > math.log(max(_LEAST_GROWTH, GROWTH**elapsed)):
             return math.inf
         return distance + change
 

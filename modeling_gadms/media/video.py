@@ -2,9 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,48 @@ class Frame:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-class FrameReader:
+Item = tuple[str, Callable[[], Image.Image], Mapping[str, Any]]
+"""The name of an image, a function that loads it, and its fields (metadata)."""
+
+
+class SkippedImageError(ValueError):
+    """An image that is skipped before it is decoded, with the reason to count it by."""
+
+
+class FrameSource:
+    """Base class of the readers of images and videos: iterates over `Frame`s and counts those that it skips.
+
+    The attributes are those of [`FrameReader`]; `source` is the name for messages.
+    """
+
+    is_video = False
+    undecodable = 0
+
+    def __init__(self, source: Any, expected: int | None):
+        self.source = source
+        self.expected = expected
+        self.seen = 0
+        self.skipped: Counter[str] = Counter()
+
+    def _items(self) -> Generator[Item, None, None]:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Frame]:
+        self.seen, self.skipped = 0, Counter()
+        with closing(self._items()) as items:
+            for name, load, fields in items:
+                self.seen += 1
+                try:
+                    image = load()
+                except UnreadableImageError as error:
+                    self.skipped[error.reason.value] += 1
+                except SkippedImageError as error:
+                    self.skipped[str(error)] += 1
+                else:
+                    yield Frame(image, name, fields=fields)
+
+
+class FrameReader(FrameSource):
     """Iterate over the `Frame`s of a folder of images (recursively, in sorted order) or of a video.
 
     Args:
@@ -63,7 +105,7 @@ class FrameReader:
     def __init__(
         self, source: str | Path, every: int = 1, *, per_second: float | None = None, root: Path | None = None
     ):
-        self.source = Path(source)
+        super().__init__(Path(source), None)
         self._root = root
         if every < 1:
             raise ValueError(f"every must be 1 or more, not {every}: every n-th frame is read")
@@ -76,9 +118,6 @@ class FrameReader:
         self.every = every
         is_image = self.source.is_file() and self.source.suffix.lower() in IMAGE_SUFFIXES
         self.is_video = not is_image and not self.source.is_dir()
-        self.seen = 0
-        self.skipped: Counter[str] = Counter()
-        self.undecodable = 0
         if self.is_video:
             with _open_video(self.source) as video:
                 length, rate = _announced(video), _frame_rate(video)
@@ -100,33 +139,25 @@ class FrameReader:
         self.expected = math.ceil(length / self.every) if length else None
 
     def __iter__(self) -> Iterator[Frame]:
-        self.seen = 0
-        self.skipped = Counter()
-        self.undecodable = 0
-        return self._iter_video() if self.is_video else self._iter_files()
+        return self._iter_video() if self.is_video else super().__iter__()
 
-    def _iter_files(self) -> Iterator[Frame]:
+    def _items(self) -> Generator[Item, None, None]:
         for path in self._files[:: self.every]:
-            self.seen += 1
-            try:
-                image = load_image(path)
-            except UnreadableImageError as error:
-                self.skipped[error.reason.value] += 1
-            else:
-                yield Frame(image, source=relative_name(path, self._root))
+            yield relative_name(path, self._root), partial(load_image, path), {}
 
     def _iter_video(self) -> Iterator[Frame]:
+        self.seen, self.skipped, self.undecodable = 0, Counter(), 0
+        name = relative_name(self.source, self._root)
         with _open_video(self.source) as video:
             index = 0
             while video.grab():
                 if index % self.every == 0:
                     self.seen += 1
-                    seconds = _seconds(video)
-                    image = _retrieve(video)
+                    seconds, image = _retrieve(video)
                     if image is None:
                         self.skipped[UNDECODABLE] += 1
                     else:
-                        yield Frame(image, relative_name(self.source, self._root), index, seconds)
+                        yield Frame(image, name, index, seconds)
                 index += 1
             if index == 0:
                 raise ValueError(f"The video {self.source} contains no frame that decodes: is it complete?")
@@ -145,17 +176,11 @@ def relative_name(path: Path, root: Path | None) -> str:
 
 @dataclass(frozen=True)
 class VideoFrame:
-    """One frame of a video, which may be undecodable.
-
-    Attributes:
-        index (`int`): frame number in the video, from 0.
-        time_seconds (`float`, *optional*): time in the video; `None` beyond the last frame that decodes.
-        image (`PIL.Image.Image`, *optional*): in mode RGB; `None` if it does not decode.
-    """
+    """One frame of a video, with its number from 0, which may be undecodable."""
 
     index: int
-    time_seconds: float | None
-    image: Image.Image | None
+    time_seconds: float | None  # None beyond the last frame that decodes
+    image: Image.Image | None  # in mode RGB; None if it does not decode
 
 
 def count_frames(path: str | Path) -> int:
@@ -202,11 +227,8 @@ def read_frames(path: str | Path, every: int, start: int, stop: int) -> Iterator
             ended = ended or not video.grab()
             if index < start or index % every:
                 continue
-            if ended:
-                yield VideoFrame(index, None, None)
-                continue
-            seconds = _seconds(video)
-            yield VideoFrame(index, seconds, _retrieve(video))
+            seconds, image = (None, None) if ended else _retrieve(video)
+            yield VideoFrame(index, seconds, image)
 
 
 @contextmanager
@@ -245,13 +267,10 @@ def _frame_rate(video: Any) -> float:
     return rate if math.isfinite(rate) and rate > 0 else 0.0
 
 
-def _retrieve(video: Any) -> Image.Image | None:
-    """The frame that was grabbed; `None` if it does not decode."""
-    decoded, pixels = video.retrieve()
-    return Image.fromarray(pixels[..., ::-1].copy()) if decoded else None  # BGR -> RGB
-
-
-def _seconds(video: Any) -> float:
+def _retrieve(video: Any) -> tuple[float, Image.Image | None]:
+    """Time in seconds and image of the frame that was grabbed; `None` if it does not decode."""
     import cv2
 
-    return video.get(cv2.CAP_PROP_POS_MSEC) / 1000
+    seconds = video.get(cv2.CAP_PROP_POS_MSEC) / 1000
+    decoded, pixels = video.retrieve()
+    return seconds, Image.fromarray(pixels[..., ::-1].copy()) if decoded else None  # BGR -> RGB

@@ -3,7 +3,7 @@
 1. `examples/evaluate.py` writes a metrics file. Each of its records contains the SHA-256 of every weight file, under
    `model.weights_sha256`, and for an adapter those of its base, under `model.base_model.weights_sha256`.
 2. `publish_model` computes the digests of the weights that it publishes: [`weight_digests`].
-3. [`read_measurements`] keeps the records with the same digests ([`measured_digests`]) and refuses a file without one.
+3. [`read_measurements`] keeps the records with the same digests and refuses a file without one.
 4. [`model_index`] writes the kept metrics into the card's `model-index`, unrounded.
 5. The card also lists the digests, so that a reader can compare them with the downloaded files.
 """
@@ -77,12 +77,8 @@ def weight_digests(files: Iterable[Path], base: BaseModel | None = None) -> dict
     return {file.name: file_digest(file) for file in files} | _base_digests(base.weights_sha256 if base else {})
 
 
-def measured_digests(record: Record, file: Path) -> dict[str, str]:
-    """Return the digests of the weights that a record was measured on, in the form of [`weight_digests`].
-
-    Raises:
-        ValueError: if the record contains none.
-    """
+def _measured_digests(record: Record, file: Path) -> dict[str, str]:
+    """Return the digests of the weights that a record was measured on, in the form of [`weight_digests`]."""
     model: Record = record["model"] if isinstance(record.get("model"), dict) else {}
     digests = model.get("weights_sha256")
     if not isinstance(digests, dict) or not digests:
@@ -116,9 +112,9 @@ def read_measurements(
         records = read_records(file)
         if not records:
             raise ValueError(f"{file} contains no measurement: measure the model with examples/evaluate.py first")
-        own = [record for record in records if measured_digests(record, file) == digests]
+        own = [record for record in records if _measured_digests(record, file) == digests]
         if not own:
-            raise ValueError(_other_weights(file, measured_digests(records[0], file), digests, folder))
+            raise ValueError(_other_weights(file, _measured_digests(records[0], file), digests, folder))
         if others := len(records) - len(own):
             excluded.append(Excluded(f"records of {file}", f"measured on other weights: {others}"))
         for record in own:

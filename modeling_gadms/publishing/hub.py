@@ -9,15 +9,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import yaml
-
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, get_token
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 
 
 RepoType = Literal["model", "dataset"]
@@ -65,7 +63,6 @@ def push_folder(
     *,
     repo_type: RepoType,
     message: str,
-    files: Sequence[str] | None = None,
     replace: Sequence[str] = ("*",),
     revision: str | None = None,
     tag: str | None = None,
@@ -80,10 +77,8 @@ def push_folder(
         repo_id (`str`): `namespace/name`.
         repo_type (`"model"` or `"dataset"`): type of the repository.
         message (`str`): message of the commit and of the tag.
-        files (`Sequence[str]`, *optional*): patterns of the files to push, relative to the folder; `*` also matches
-            `/`. By default all.
         replace (`Sequence[str]`, *optional*, defaults to `("*",)`): patterns of files to delete from the branch if
-            they are missing in the folder. `.gitattributes` is never deleted.
+            they are missing in the folder; `*` also matches `/`. `.gitattributes` is never deleted.
         revision (`str`, *optional*): branch; by default `main`.
         tag (`str`, *optional*): tag of the commit.
         private (`bool`): create the repository as private, and refuse an existing public one.
@@ -92,17 +87,15 @@ def push_folder(
         [`PushReport`].
 
     Raises:
-        FileNotFoundError: if the folder is missing, or contains no file for one of the patterns `files`.
+        FileNotFoundError: if the folder is missing or empty.
         ValueError: if a name is malformed, the tag exists, the repository is public but must be private, a file is a
             link, or the Hub rejects the card. Nothing has been uploaded.
         OSError: if the Hub cannot be reached, refuses, or received another commit meanwhile. The branch is unchanged,
             unless only the tag failed, which the message then says, or the response to the commit was lost.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-
     branch = revision or _MAIN
     _check_names(repo_id, branch, tag)
-    paths = _files_of(folder, files)
+    paths = _files_of(folder)
     api, state = HfApi(), f"{folder} is complete"
     with _hub_errors(f"{repo_id} was not pushed", state):
         repository = _find(api, repo_id, repo_type)
@@ -116,7 +109,7 @@ def push_folder(
             api.create_branch(repo_id, repo_type=repo_type, branch=branch, exist_ok=True)
         parent = api.repo_info(repo_id, repo_type=repo_type, revision=branch).sha
         existing = set(api.list_repo_files(repo_id, repo_type=repo_type, revision=parent))
-        stale = sorted(path for path in existing - {*paths, _GITATTRIBUTES} if _matches(path, replace))
+        stale = sorted(filter_repo_objects(existing - {*paths, _GITATTRIBUTES}, allow_patterns=list(replace)))
         additions = [CommitOperationAdd(path, str(folder / path)) for path in paths]
         api.preupload_lfs_files(
             repo_id,
@@ -142,12 +135,7 @@ def push_folder(
 
 
 def check_push_target(
-    repo_id: str,
-    *,
-    repo_type: RepoType,
-    revision: str | None = None,
-    tag: str | None = None,
-    private: bool = False,
+    repo_id: str, *, repo_type: RepoType, revision: str | None = None, tag: str | None = None, private: bool = False
 ) -> None:
     """Check whether a push could succeed, before work that may take days. Changes nothing on the Hub.
 
@@ -159,8 +147,6 @@ def check_push_target(
             the repository is public but must be private.
         OSError: if the Hub cannot be reached or does not know the token.
     """
-    from huggingface_hub import HfApi, get_token
-
     branch = revision or _MAIN
     _check_names(repo_id, branch, tag)
     if not get_token():
@@ -179,12 +165,23 @@ def check_push_target(
     _check_repository(repo_id, repository, branch, tag, private)
 
 
-def _check_names(repo_id: str, branch: str, tag: str | None) -> None:
-    from huggingface_hub.utils import validate_repo_id
+def check_repo_id(name: str, what: str = "where to publish") -> None:
+    """Check that a name is a repository on the Hub, with its namespace.
 
-    validate_repo_id(repo_id)
-    if "/" not in repo_id:
-        raise ValueError(f"{repo_id} has no namespace: write it as my_name/{repo_id}")
+    Args:
+        name (`str`): the name.
+        what (`str`): what it names, for the error message.
+
+    Raises:
+        ValueError: naming it.
+    """
+    validate_repo_id(name)
+    if "/" not in name:
+        raise ValueError(f"{what}: {name!r} must be a name on the Hub, namespace/name")
+
+
+def _check_names(repo_id: str, branch: str, tag: str | None) -> None:
+    check_repo_id(repo_id)
     for kind, name in (("branch", branch), ("tag", tag)):
         if name is None:
             continue
@@ -195,10 +192,8 @@ def _check_names(repo_id: str, branch: str, tag: str | None) -> None:
             raise ValueError(f"{name!r} is not a valid {kind} name: git would read it as a commit or a range")
 
 
-def _find(api: "HfApi", repo_id: str, repo_type: RepoType) -> _Repository | None:
+def _find(api: HfApi, repo_id: str, repo_type: RepoType) -> _Repository | None:
     """Return the state of a repository, or `None` if there is none that the token may read."""
-    from huggingface_hub.errors import RepositoryNotFoundError
-
     try:
         info = api.repo_info(repo_id, repo_type=repo_type)
     except RepositoryNotFoundError:
@@ -225,71 +220,49 @@ def _check_repository(
 
 
 def _check_card(path: Path, repo_id: str, repo_type: RepoType) -> None:
-    """Let the Hub validate a card before large files are uploaded.
-
-    Raises:
-        ValueError: if the card is invalid.
-        OSError: if the Hub cannot be reached.
-    """
-    from huggingface_hub import RepoCard
-
+    """Let the Hub validate a card before large files are uploaded."""
     try:
         card = RepoCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path} has a header that cannot be read: {_one_line(error)}") from error
-    problem = None
     with _hub_errors(f"{repo_id} was not pushed", f"{path.parent} is complete"):
         try:
             card.validate(repo_type=repo_type)
+            return
         except ValueError as error:
             problem = error
-    if problem is not None:
-        raise ValueError(f"the Hub rejects the card {path}: {_one_line(problem)}") from problem
+    raise ValueError(f"the Hub rejects the card {path}: {_one_line(problem)}") from problem
 
 
-def _files_of(folder: Path, patterns: Sequence[str] | None) -> list[str]:
-    """List the files to push, relative to the folder and sorted. Warns about hidden files.
-
-    Raises:
-        FileNotFoundError: if the folder is missing, or has no file for a pattern.
-        ValueError: if one is a link or another special file.
-    """
+def _files_of(folder: Path) -> list[str]:
+    """List the files to push, relative to the folder and sorted. Warns about hidden files."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder")
-    wanted = ("*",) if patterns is None else tuple(patterns)
     found, hidden = [], []
     for place, folders, names in os.walk(folder, onerror=_raise):
         inside = Path(place).relative_to(folder)
-        links = [name for name in folders if (Path(place) / name).is_symlink()]
-        hidden += [(inside / name).as_posix() for name in folders if name.startswith(".")]
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in links]
+        hidden += [(inside / name).as_posix() for name in (*folders, *names) if name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        links = [name for name in folders if Path(place, name).is_symlink()]
         for name in (*names, *links):
-            path = (inside / name).as_posix()
-            # A linked folder is refused if a pattern matches files in it.
-            if not _matches(path, wanted if name not in links else [*wanted, *(p.rpartition("/")[0] for p in wanted)]):
-                continue
+            path = Path(place, name)
             if name.startswith("."):
-                hidden.append(path)
-            elif (folder / path).is_symlink() or not (folder / path).is_file():
-                raise ValueError(f"{folder / path} is a link or a special file: replace it by a copy (`cp -RL`)")
-            else:
-                found.append(path)
-    if missing := [pattern for pattern in wanted if not any(fnmatchcase(path, pattern) for path in found)]:
-        raise FileNotFoundError(f"{folder} contains no file to push that matches {missing[0]}")
-    if skipped := sorted(path for path in hidden if _matches(path, wanted)):
-        examples = ", ".join(skipped[:3])
+                continue
+            if path.is_symlink() or not path.is_file():
+                raise ValueError(f"{path} is a link or a special file: replace it by a copy (`cp -RL`)")
+            found.append((inside / name).as_posix())
+    if not found:
+        raise FileNotFoundError(f"{folder} contains no file to push")
+    if hidden:
+        examples = ", ".join(sorted(hidden)[:3])
         warnings.warn(
-            f"hidden files and folders of {folder} are not pushed: {len(skipped)}, such as {examples}", stacklevel=3
+            f"hidden files and folders of {folder} are not pushed: {len(hidden)}, such as {examples}", stacklevel=3
         )
     return sorted(found)
 
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _matches(path: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(path, pattern) for pattern in patterns)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from ..encoders.weight_files import check_weights
 from ..modeling_gadms import GADMSForPreTraining, GADMSModel
 from ..training.history import TrainingHistory, is_local, read_training_history
 from .card_metrics import read_measurements, weight_digests
-from .hub import check_push_target
+from .hub import check_push_target, check_repo_id
 from .model_card import AdapterFacts, CardFacts, TrainingCost, render_card
 from .upload_folder import CARD, Excluded, PublishReport, new_upload_folder, publish_upload_folder
 
@@ -94,10 +94,15 @@ def publish_model(
         OSError: if a file cannot be read, or the Hub cannot be reached or refuses.
     """
     folder, dry_run = Path(folder), None if dry_run is None else Path(dry_run)
-    _check_names(repo_id, base_model, datasets)
+    target: dict[str, Any] = {"repo_type": "model", "revision": revision, "tag": tag, "private": private}
+    check_repo_id(repo_id)
+    if base_model is not None:
+        check_repo_id(base_model, "base model")
+    for name in datasets:
+        validate_repo_id(name)
     source = _inspect_folder(folder)
     if dry_run is None:
-        check_push_target(repo_id, repo_type="model", revision=revision, tag=tag, private=private)
+        check_push_target(repo_id, **target)
     provenance = read_training_history(folder)
     with new_upload_folder(dry_run) as upload:
         replaced = _copy_files(source, upload)
@@ -133,23 +138,11 @@ def publish_model(
         return publish_upload_folder(
             upload,
             repo_id,
-            repo_type="model",
             sources=[folder],
             excluded=[*source.excluded, *replaced, *skipped],
-            revision=revision,
-            tag=tag,
-            private=private,
             dry_run=dry_run,
+            **target,
         )
-
-
-def _check_names(repo_id: str, base_model: str | None, datasets: Sequence[str]) -> None:
-    for name in (repo_id, base_model, *datasets):
-        if name is not None:
-            validate_repo_id(name)
-    for name, what in ((repo_id, "where to publish"), (base_model, "base model")):
-        if name is not None and "/" not in name:
-            raise ValueError(f"{what}: {name!r} must be a name on the Hub, namespace/name")
 
 
 def _inspect_folder(folder: Path) -> _ModelFolder:

@@ -1,14 +1,15 @@
 """The upload folder: the exact files of a push to the Hub, complete or absent, and checked for local paths."""
 
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .hub import PushReport, RepoType, push_folder
+from ..encoders.atomic_files import atomic_folder
+from .hub import PushReport, push_folder
 
 
 CARD = "README.md"
@@ -76,49 +77,38 @@ def new_upload_folder(dry_run: Path | None, *, beside: Path | None = None) -> It
     Args:
         dry_run (`Path`, *optional*): where to move the folder if the `with` block succeeds. By default the folder is
             removed.
-        beside (`Path`, *optional*): create the folder on the disk of this path, so that files can be hard-linked. By
-            default in the system's temporary folder.
+        beside (`Path`, *optional*): create a folder that is removed on the disk of this path, so that files can be
+            hard-linked. By default in the system's temporary folder.
 
     Raises:
-        ValueError: if `dry_run` exists and is not an empty folder.
+        FileExistsError: if `dry_run` is a file, or a folder that is not empty.
     """
     if dry_run is not None:
-        if dry_run.exists() and (not dry_run.is_dir() or any(dry_run.iterdir())):
-            raise ValueError(f"{dry_run} exists and is not empty: name a new folder for the dry run")
-        dry_run.parent.mkdir(parents=True, exist_ok=True)
-    # On the disk of its final place, so that moving it is atomic.
-    place = dry_run or beside
-    folder = Path(tempfile.mkdtemp(prefix="part-publish-", dir=None if place is None else place.absolute().parent))
-    try:
-        yield folder
-        if dry_run is not None:
-            folder.chmod(0o755)  # temporary folders are private to their owner
-            folder.replace(dry_run)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with atomic_folder(dry_run) as folder:
+            yield folder
+    else:
+        place = None if beside is None else beside.absolute().parent
+        with tempfile.TemporaryDirectory(prefix="part-publish-", dir=place, ignore_cleanup_errors=True) as temporary:
+            yield Path(temporary)
 
 
 def publish_upload_folder(
     folder: Path,
     repo_id: str,
     *,
-    repo_type: RepoType,
     sources: Sequence[Path],
     excluded: Sequence[Excluded],
-    revision: str | None,
-    tag: str | None,
-    private: bool,
     dry_run: Path | None,
-    replace: Sequence[str] = ("*",),
+    **target: Any,
 ) -> PublishReport:
     """Check an upload folder for local paths and, unless this is a dry run, push it.
 
     Args:
-        folder, repo_id, repo_type, revision, tag, private, replace: as in
-            [`~modeling_gadms.publishing.hub.push_folder`].
+        folder (`Path`), repo_id (`str`): as in [`~modeling_gadms.publishing.hub.push_folder`].
         sources (`Sequence[Path]`): folders it was made from.
         excluded (`Sequence[Excluded]`): for the report.
         dry_run (`Path`, *optional*): as in [`new_upload_folder`].
+        target: other arguments of `push_folder`.
 
     Raises:
         ValueError: if a text file contains the path of the upload folder, a source, the home folder or the working
@@ -136,15 +126,5 @@ def publish_upload_folder(
     sizes = {name: path.stat().st_size for name, path in files.items()}
     pushed = None
     if dry_run is None:
-        message = f"Publish {repo_id.partition('/')[2]}"
-        pushed = push_folder(
-            folder,
-            repo_id,
-            repo_type=repo_type,
-            message=message,
-            replace=replace,
-            revision=revision,
-            tag=tag,
-            private=private,
-        )
+        pushed = push_folder(folder, repo_id, message=f"Publish {repo_id.partition('/')[2]}", **target)
     return PublishReport(repo_id, sizes, tuple(excluded), dry_run, pushed)

@@ -204,11 +204,18 @@ class _Server:
         folder = Path(tempfile.mkdtemp(dir=self._uploads))
         try:
             path = await asyncio.wait_for(self._save_upload(request, folder, file_name), self.limits.upload_seconds)
-            job = self._jobs.submit(path, options, root=folder, finished=lambda _: shutil.rmtree(folder))
+            return self._jobs.submit(path, options, root=folder, finished=lambda _: shutil.rmtree(folder))
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
-            raise _upload_error(error, self.limits) or error from error
-        return job
+            if isinstance(error, TimeoutError):
+                detail = f"The body did not arrive within {self.limits.upload_seconds:g} seconds"
+                raise HTTPException(408, detail) from error
+            if isinstance(error, JobsFullError):
+                raise HTTPException(429, str(error)) from error
+            if isinstance(error, OSError):
+                logger.error("An upload could not be written", exc_info=error)
+                raise HTTPException(507, "The server could not write the file to disk") from error
+            raise
 
     async def list_jobs(self) -> list[IndexJob]:
         """List the indexing jobs, newest first."""
@@ -276,18 +283,6 @@ class _Server:
     async def internal_error(self, request: Request, error: Exception) -> Response:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return JSONResponse({"detail": "Internal server error; see the log of the server"}, 500)
-
-
-def _upload_error(error: BaseException, limits: ServingLimits) -> HTTPException | None:
-    """Return the response for a failed upload, or `None` for an unexpected error."""
-    if isinstance(error, TimeoutError):
-        return HTTPException(408, f"The body did not arrive within {limits.upload_seconds:g} seconds")
-    if isinstance(error, JobsFullError):
-        return HTTPException(429, str(error))
-    if isinstance(error, OSError):
-        logger.error("An upload could not be written", exc_info=error)
-        return HTTPException(507, "The server could not write the file to disk")
-    return None
 
 
 def _decode_image(image: str) -> Any:

@@ -9,12 +9,7 @@ from .limits import HEALTH_PATH, refuse
 
 
 class AuthenticationMiddleware:
-    """Answers 401 to requests without the right token; only the health check needs none.
-
-    Args:
-        app (`ASGIApp`)
-        token (`str`): expected in the header `Authorization: Bearer TOKEN`.
-    """
+    """Answers 401 to requests without the header `Authorization: Bearer TOKEN`; only the health check needs none."""
 
     def __init__(self, app: ASGIApp, token: str):
         self.app, self._token = app, token.encode()

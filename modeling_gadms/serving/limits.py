@@ -42,12 +42,7 @@ class ServingLimits:
 
 
 class LimitsMiddleware:
-    """Refuses requests beyond the limits, before the application reads them.
-
-    Args:
-        app (`ASGIApp`)
-        limits ([`ServingLimits`])
-    """
+    """Refuses requests beyond the limits, before the application reads them."""
 
     def __init__(self, app: ASGIApp, limits: ServingLimits):
         self.app, self.limits = app, limits
@@ -89,12 +84,7 @@ class LimitsMiddleware:
 
 
 async def refuse(
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    status: int,
-    detail: str,
-    headers: Mapping[str, str] | None = None,
+    scope: Scope, receive: Receive, send: Send, status: int, detail: str, headers: Mapping[str, str] | None = None
 ) -> None:
     """Log a refused request and answer it with a status and a reason. The rest of its body is not read."""
     client = (scope.get("client") or ("unknown",))[0]

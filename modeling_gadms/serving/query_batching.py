@@ -49,25 +49,19 @@ class QueryBatcher:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        ended = False
-        while not ended:
+        item = self._waiting.get()
+        while item is not None:
             batch = []
-            item = self._waiting.get()
-            while True:
-                if item is None:
-                    ended = True
+            while item is not None:
+                if item[1].set_running_or_notify_cancel():
+                    batch.append(item)
+                if len(batch) == self._max_batch or self._waiting.empty():
                     break
-                query, future = item
-                if future.set_running_or_notify_cancel():
-                    batch.append((query, future))
-                if len(batch) == self._max_batch:
-                    break
-                try:
-                    item = self._waiting.get_nowait()
-                except queue.Empty:
-                    break
+                item = self._waiting.get()
             if batch:
                 self._answer(batch)
+            if item is not None:
+                item = self._waiting.get()
 
     def _answer(self, batch: list[tuple[Query, "Future[EncodedQuery]"]]) -> None:
         if self._observe is not None:

@@ -1,21 +1,11 @@
 from .adapters import AdapterArguments as AdapterArguments
 from .adapters import add_adapter as add_adapter
 from .adapters import merge_adapter as merge_adapter
-from .data import (
-    DatasetColumns as DatasetColumns,
-)
-from .data import (
-    ImageCaptionPairs as ImageCaptionPairs,
-)
-from .data import (
-    PairCollator as PairCollator,
-)
-from .data import (
-    PersonAugmentation as PersonAugmentation,
-)
-from .data import (
-    cache_pixels as cache_pixels,
-)
+from .data import DatasetColumns as DatasetColumns
+from .data import ImageCaptionPairs as ImageCaptionPairs
+from .data import PairCollator as PairCollator
+from .data import PersonAugmentation as PersonAugmentation
+from .data import cache_pixels as cache_pixels
 from .footprint import describe_parameters as describe_parameters
 from .history import read_training_history as read_training_history
 from .model_setup import build_model_and_processor as build_model_and_processor

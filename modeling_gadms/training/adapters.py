@@ -7,7 +7,6 @@ and LN-tuning only rescale activations, and VeRA depends on random projections t
 """
 
 import shutil
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,14 +24,7 @@ from .trainer import NEW_MODULES
 
 
 ENCODERS = {"text": "text_model", "image": "vision_model"}
-TARGETS = {
-    "q_proj": "self_attn",
-    "k_proj": "self_attn",
-    "v_proj": "self_attn",
-    "out_proj": "self_attn",
-    "fc1": "mlp",
-    "fc2": "mlp",
-}
+TARGETS = dict.fromkeys(("q_proj", "k_proj", "v_proj", "out_proj"), "self_attn") | dict.fromkeys(("fc1", "fc2"), "mlp")
 
 
 @dataclass(frozen=True)
@@ -76,8 +68,7 @@ class AdapterArguments:
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"adapter.dropout = {self.dropout} must lie between 0 and 1")
         for name, values, known in (("encoders", self.encoders, ENCODERS), ("targets", self.targets, TARGETS)):
-            counts = Counter(values)
-            if not counts or counts.keys() - known.keys() or max(counts.values()) > 1:
+            if not values or not known.keys() >= set(values) or len(set(values)) < len(values):
                 raise ValueError(f"adapter.{name} = {list(values)} must be some of {', '.join(known)}, each once")
 
     @property
@@ -137,23 +128,14 @@ def record_base(model: Any) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class MergeReport:
-    """Result of [`merge_adapter`].
+    """Result of [`merge_adapter`]."""
 
-    Attributes:
-        target (`Path`): the folder that was written.
-        model_class (`str`): class of the model in it.
-        base (`str`): folder or Hub id of the base.
-        layers (`int`): number of merged layers.
-        replaced (`tuple[str, ...]`): modules taken whole from the adapter.
-        dropped (`tuple[str, ...]`): modules of the adapter that a [`GADMSModel`] does not have.
-    """
-
-    target: Path
-    model_class: str
-    base: str
-    layers: int
-    replaced: tuple[str, ...]
-    dropped: tuple[str, ...]
+    target: Path  # the folder that was written
+    model_class: str  # of the model in it
+    base: str  # folder or Hub id
+    layers: int  # number of merged layers
+    replaced: tuple[str, ...]  # modules taken whole from the adapter
+    dropped: tuple[str, ...]  # modules of the adapter that a `GADMSModel` does not have
 
     def to_text(self) -> str:
         """Return the report for people."""
@@ -187,7 +169,8 @@ def merge_adapter(source: str | Path, target: str | Path) -> MergeReport:
         adapter = find_adapter(source)
         if adapter is None:
             raise ValueError(f"{source} holds no adapter ({ADAPTER_CONFIG})")
-        model = _merged_model(adapter)
+        model = _load_base(adapter)
+        adapter.merge_into(model)
         model.save_pretrained(folder)
         GADMSProcessor.from_pretrained(adapter.folder).save_pretrained(folder)
         if (adapter.folder / RUN_RECORD).is_file():
@@ -197,16 +180,14 @@ def merge_adapter(source: str | Path, target: str | Path) -> MergeReport:
     return MergeReport(target, type(model).__name__, adapter.base.name, len(adapter.layers), replaced, dropped)
 
 
-def _merged_model(adapter: Adapter) -> GADMSModel | GADMSForPreTraining:
+def _load_base(adapter: Adapter) -> GADMSModel | GADMSForPreTraining:
     name, options = adapter.base.name, adapter.base.revision_argument
     config = load_config(name, **options)
     check_weights(name, GADMSModel, config, **options)
     whole = adapter.whole_modules
     loading: Any = {"dtype": torch.float32, "use_safetensors": True, **options}
     if config.architectures != [GADMSForPreTraining.__name__]:
-        encoders = GADMSModel.from_pretrained(name, **loading)
-        adapter.merge_into(encoders)
-        return encoders
+        return GADMSModel.from_pretrained(name, **loading)
 
     bias = adapter.weights.get("classifier.bias")
     config.num_identities = config.num_identities if bias is None else len(bias)
@@ -217,5 +198,4 @@ def _merged_model(adapter: Adapter) -> GADMSModel | GADMSForPreTraining:
     model, info = loaded
     needed = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
     refuse_missing_weights(name, model, {"missing_keys": [k for k in needed if k.partition(".")[0] not in whole]})
-    adapter.merge_into(model)
     return model

@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import ExportableState
 
 from .streaming import BatchStream
@@ -11,9 +11,7 @@ from .streaming import BatchStream
 class SeedEachProcess(TrainerCallback):
     """Seeds each process differently, for its masks and augmentations. The Trainer seeds all processes alike."""
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, *_: Any, **kwargs: Any) -> None:
         if args.world_size > 1:
             set_seed(args.seed + args.process_index)
 
@@ -21,24 +19,17 @@ class SeedEachProcess(TrainerCallback):
 class SetEpoch(TrainerCallback):
     """Passes the epoch to the data set, which draws its captions by it. accelerate passes it only to the sampler."""
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
         dataloader: Any = kwargs["train_dataloader"]
         dataset: Any = getattr(dataloader, "dataset", None)
         epoch = int(state.epoch or 0)
         if isinstance(dataset, BatchStream):
-            dataset.start_at(epoch, self._batches_done(args, state, len(dataloader)))
+            # A resumed run skips the batches of this epoch that it was trained on before.
+            steps_per_epoch = max(1, -(-len(dataloader) // args.gradient_accumulation_steps))
+            done = state.global_step % steps_per_epoch * args.gradient_accumulation_steps
+            dataset.start_at(epoch, 0 if args.ignore_data_skip else done)
         elif hasattr(dataset, "set_epoch"):
             dataset.set_epoch(epoch)
-
-    @staticmethod
-    def _batches_done(args: TrainingArguments, state: TrainerState, batches_per_epoch: int) -> int:
-        """Number of batches of this epoch that a resumed run skips, as they were trained on before."""
-        if args.ignore_data_skip:
-            return 0
-        steps_per_epoch = max(1, -(-batches_per_epoch // args.gradient_accumulation_steps))
-        return state.global_step % steps_per_epoch * args.gradient_accumulation_steps
 
 
 class CheckStreamOrder(TrainerCallback, ExportableState):
@@ -50,16 +41,11 @@ class CheckStreamOrder(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         return {"args": {"order": self.order}, "attributes": {}}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
         saved = cast(dict[str, Any], state.stateful_callbacks).get(type(self).__name__)
         before = saved["args"]["order"] if saved else self.order
-        changed = [
-            f"{name} was {before.get(name)} and is {value}"
-            for name, value in self.order.items()
-            if before.get(name) != value
-        ]
+        pairs = ((name, before.get(name), value) for name, value in self.order.items())
+        changed = [f"{name} was {old} and is {new}" for name, old, new in pairs if old != new]
         if changed and not args.ignore_data_skip:
             raise ValueError(
                 f"this run cannot resume in the middle of its stream: {'; '.join(changed)}. Restore these settings, "

@@ -10,18 +10,12 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Footprint:
-    """Parameters and peak memory of an in-process training.
-
-    Attributes:
-        trained_parameters (`int`), parameters (`int`): number of trained parameters, and of all parameters.
-        peak_memory_bytes (`int`, *optional*): peak memory; `None` on systems that do not report it.
-        memory (`str`): `GPU` (allocated by PyTorch) or `process` (resident memory, with libraries and data).
-    """
+    """Parameters and peak memory of an in-process training."""
 
     trained_parameters: int
-    parameters: int
-    peak_memory_bytes: int | None
-    memory: str
+    parameters: int  # all of them
+    peak_memory_bytes: int | None  # `None` on systems that do not report it
+    memory: str  # `GPU` (allocated by PyTorch) or `process` (resident memory, with libraries and data)
 
     @classmethod
     def of(cls, model: nn.Module) -> "Footprint":

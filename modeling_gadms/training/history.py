@@ -27,51 +27,31 @@ _WEBPERSON = {"5m": "Kaichengalex/WebPerson-5M", "1m": "Kaichengalex/WebPerson-1
 
 @dataclass(frozen=True)
 class DatasetName:
-    """Public name of a data set.
+    """Public name of a data set."""
 
-    Attributes:
-        text (`str`): its name; for a folder only the last part.
-        hub_name (`str`, *optional*): its name on the Hub, or of a builder that is not there. `None` for a folder.
-    """
-
-    text: str
-    hub_name: str | None
+    text: str  # of a folder only the last part
+    hub_name: str | None  # on the Hub, or of a builder that is not there; `None` for a folder
 
 
 @dataclass(frozen=True)
 class TrainingStage:
-    """One training in the history of a model, such as pre-training or fine-tuning.
-
-    Attributes:
-        dataset ([`DatasetName`]): the data set.
-        dataset_arguments (`dict[str, Any]`): arguments that select its rows.
-        seed (`int`, *optional*)
-        start (`str`): public name of the weights that it started from.
-        hub_start (`str`, *optional*): the same, if it is a Hub id.
-        model (`dict`), training (`dict`): settings, as in a run file.
-    """
+    """One training in the history of a model, such as pre-training or fine-tuning."""
 
     dataset: DatasetName
-    dataset_arguments: dict[str, Any]
+    dataset_arguments: dict[str, Any]  # those that select its rows
     seed: int | None
-    start: str
-    hub_start: str | None
-    model: dict[str, Any]
+    start: str  # public name of the weights that it started from
+    hub_start: str | None  # the same, if it is a Hub id
+    model: dict[str, Any]  # settings, as in a run file
     training: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class TrainingHistory:
-    """All known trainings of a model.
-
-    Attributes:
-        stages (`tuple[TrainingStage, ...]`):
-            The last training first, then the one it started from, and so on. Empty if the folder has no run record.
-        record (`dict`, *optional*): the run record to publish.
-    """
+    """All known trainings of a model, the last one first. There are none if its folder has no run record."""
 
     stages: tuple[TrainingStage, ...]
-    record: dict[str, Any] | None
+    record: dict[str, Any] | None  # the run record to publish
 
     @property
     def base_model(self) -> str | None:
@@ -113,14 +93,13 @@ def _chain(folder: Path, seen: set[Path]) -> Iterator[tuple[Path, dict[str, Any]
         return
     seen.add(folder.resolve())
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        start = _checked(record)["model"].get("from_pretrained")
-        earlier = list(_earlier(record))
+        record, *earlier = _checked(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{file} is no run record ({type(error).__name__}: {error}); remove it to publish without"
         ) from error
     yield folder, record
+    start = record["config"].get("model", {}).get("from_pretrained")
     for place in _candidates(start, folder) if start else ():
         if (place / RUN_RECORD).is_file():
             yield from _chain(place, seen)
@@ -128,36 +107,30 @@ def _chain(folder: Path, seen: set[Path]) -> Iterator[tuple[Path, dict[str, Any]
     yield from ((folder, inside) for inside in earlier)
 
 
-def _earlier(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Earlier trainings, which the run record of a published model contains."""
-    while (inside := record.get("started_from")) is not None:
-        _checked(inside)
-        yield inside
-        record = inside
-
-
-def _checked(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the sections of a record. Raises KeyError, TypeError or AttributeError for anything else."""
-    sections = {name: record["config"].get(name, {}) for name in ("model", "data", "training")}
-    if not all(isinstance(section, dict) for section in sections.values()):
-        raise TypeError("its sections are not mappings")
-    if not isinstance(start := sections["model"].get("from_pretrained"), str | None):
-        raise TypeError(f"from_pretrained is {start!r}")
-    return sections
+def _checked(record: Any) -> Iterator[dict[str, Any]]:
+    """Yield a record, and the records of earlier trainings that the record of a published model contains."""
+    while True:
+        sections = [record["config"].get(name, {}) for name in ("model", "data", "training")]
+        if not all(isinstance(section, dict) for section in sections):
+            raise TypeError("its sections are not mappings")
+        if not isinstance(start := sections[0].get("from_pretrained"), str | None):
+            raise TypeError(f"from_pretrained is {start!r}")
+        yield record
+        if (record := record.get("started_from")) is None:
+            return
 
 
 def _stage(record: dict[str, Any], folder: Path) -> TrainingStage:
     config = record["config"]
     model, data = config.get("model", {}), config.get("data", {})
     start = model.get("from_pretrained") or model.get("from_clip")
-    local = bool(start) and is_local(start, folder)
     arguments = data.get("dataset_args") or {}
     return TrainingStage(
         dataset=dataset_name(str(data.get("dataset")), arguments, folder),
         dataset_arguments=public_arguments(arguments, folder),
         seed=record.get("seed"),
-        start="random weights" if not start else public_name(start, folder),
-        hub_start=start if start and not local else None,
+        start=public_name(start, folder) if start else "random weights",
+        hub_start=start if start and not is_local(start, folder) else None,
         model=_public(model, folder),
         training=_public(config.get("training", {}), folder),
     )
@@ -182,9 +155,8 @@ def dataset_name(name: str, arguments: dict[str, Any], near: Path) -> DatasetNam
 
 def public_arguments(arguments: dict[str, Any], near: Path) -> dict[str, Any]:
     """Return the arguments of a data set that select its rows, without those that name its place."""
-    plain = {key: value for key, value in arguments.items() if key != "data_dir" and value is not None}
-    kept: dict[str, Any] = _public(plain, near)
-    return kept
+    left_out = {"data_dir", *_MACHINE}
+    return {key: _public(value, near) for key, value in arguments.items() if key not in left_out and value is not None}
 
 
 def public_name(text: str, near: Path) -> str:

@@ -56,11 +56,9 @@ def build_model_and_processor(
         model = GADMSForPreTraining.from_clip(arguments.from_clip, image_size=image_size, **arguments.config)
         return model, GADMSProcessor.from_clip(arguments.from_clip, image_size=image_size)
 
-    text_config = dict(arguments.config.get("text_config", {}))
-    text_config.setdefault("max_position_embeddings", 77)
-    tokenizer = train_tokenizer(
-        captions, vocab_size=arguments.vocab_size, max_length=text_config["max_position_embeddings"]
-    )
+    text_config = {"max_position_embeddings": 77} | arguments.config.get("text_config", {})
+    max_length = text_config["max_position_embeddings"]
+    tokenizer = train_tokenizer(captions, vocab_size=arguments.vocab_size, max_length=max_length)
     # The learned vocabulary completes the configuration.
     text_config |= {
         "vocab_size": len(tokenizer) + 1,
@@ -74,14 +72,10 @@ def build_model_and_processor(
 
 
 def _load(name: str, config: GADMSConfig) -> GADMSForPreTraining:
-    loaded: Any = GADMSForPreTraining.from_pretrained(
-        name,
-        config=config,
-        # In half precision, in which checkpoints may be published, small optimizer steps would be lost.
-        dtype=torch.float32,
-        ignore_mismatched_sizes=True,  # for the classifier; other mismatches are refused below
-        output_loading_info=True,
-    )
+    # In half precision, in which checkpoints may be published, small optimizer steps would be lost. Only a classifier
+    # may have another size: other mismatches are refused below.
+    options: Any = {"dtype": torch.float32, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    loaded: Any = GADMSForPreTraining.from_pretrained(name, config=config, **options)
     model, loading = loaded
     differing = sorted(key for key, *_ in loading["mismatched_keys"] if not key.startswith("classifier."))
     if differing:

@@ -165,49 +165,32 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
     """
     settings = read_settings(path, "the sections model, data and training")
     apply_overrides(settings, overrides, "training.learning_rate=1e-4")
-    names = ("model", "data", "training", "adapter")
-    check_keys(settings, names, str(path))
-    sections = {name: settings.get(name) or {} for name in names}
-    for name, section in sections.items():
-        if not isinstance(section, dict):
-            raise ValueError(f"section `{name}` of {path} must contain keys and values; it contains {section!r}")
-
-    own_keys = field_names(ModelArguments) - {"config"}
     records: dict[str, tuple[type, ...]] = {
         "model": (ModelArguments, GADMSConfig),
         "data": (DataArguments,),
         "training": (GADMSTrainingArguments,),
         "adapter": (AdapterArguments,),
     }
+    check_keys(settings, records, str(path))
+    sections = {name: settings.get(name) or {} for name in records}
     for name, types in records.items():
-        place = f"section `{name}` of {path}"
-        check_keys(sections[name], set().union(*map(field_names, types)) - {"config"}, place)
+        section, place = sections[name], f"section `{name}` of {path}"
+        if not isinstance(section, dict):
+            raise ValueError(f"{place} must contain keys and values; it contains {section!r}")
+        check_keys(section, set().union(*map(field_names, types)) - {"config"}, place)
         for record in types:
-            check_types(sections[name], record, place)
+            check_types(section, record, place)
     if "dataset" not in sections["data"]:
         raise ValueError(f"section `data` of {path} names no `dataset`")
+    config = dict(sections["model"])
+    own = {key: config.pop(key) for key in field_names(ModelArguments) & config.keys()}
     return RunConfig(
-        model=ModelArguments(
-            **{key: value for key, value in sections["model"].items() if key in own_keys},
-            config={key: value for key, value in sections["model"].items() if key not in own_keys},
-        ),
+        model=ModelArguments(**own, config=config),
         data=DataArguments(**sections["data"]),
         training=GADMSTrainingArguments(**sections["training"]),
         # `adapter: {}` is an adapter with the defaults. `adapter: null` is no adapter.
         adapter=AdapterArguments(**sections["adapter"]) if settings.get("adapter") is not None else None,
     )
-
-
-def _save_run_record(run: RunConfig, folder: str, footprint: Footprint, base: dict[str, Any] | None) -> None:
-    model = asdict(run.model)
-    del model["config"]
-    config = {"model": model | run.model.config, "data": asdict(run.data), "training": run.training.to_dict()}
-    if run.adapter is not None:
-        config["adapter"] = asdict(run.adapter)
-    record = {"seed": run.training.seed, "config": config, "footprint": asdict(footprint)}
-    if base is not None:
-        record["base_model"] = base
-    write_json(Path(folder, RUN_RECORD), record)
 
 
 def train_and_save(run: RunConfig, trainer: GADMSTrainer, *, resume: bool) -> None:
@@ -219,15 +202,22 @@ def train_and_save(run: RunConfig, trainer: GADMSTrainer, *, resume: bool) -> No
         resume (`bool`): resume from the last checkpoint in the output folder, if there is one.
     """
     output_dir = str(run.training.output_dir)
-    folder = str(Path(output_dir) / "model")
+    folder = Path(output_dir, "model")
     model = cast(nn.Module, trainer.model)
     base = record_base(model)  # before training: the base may change or disappear before the end
     trainer.train(resume_from_checkpoint=last_checkpoint(output_dir) if resume else None)
-    trainer.save_model(folder)
+    trainer.save_model(str(folder))
     trainer.save_state()
-    if trainer.is_world_process_zero():
-        if base is not None:
-            Path(folder, "README.md").unlink(missing_ok=True)  # peft's empty model card
-        footprint = Footprint.of(model)
-        logger.info("%s", footprint)
-        _save_run_record(run, folder, footprint, base)
+    if not trainer.is_world_process_zero():
+        return
+    footprint = Footprint.of(model)
+    logger.info("%s", footprint)
+    own = asdict(run.model)
+    config = {"model": own | own.pop("config"), "data": asdict(run.data), "training": run.training.to_dict()}
+    if run.adapter is not None:
+        config["adapter"] = asdict(run.adapter)
+    record = {"seed": run.training.seed, "config": config, "footprint": asdict(footprint)}
+    if base is not None:
+        record["base_model"] = base
+        (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
+    write_json(folder / RUN_RECORD, record)

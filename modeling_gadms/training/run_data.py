@@ -70,10 +70,7 @@ class RunData:
 
 
 def load_run_data(
-    run: RunConfig,
-    *,
-    load_split: Callable[..., datasets.Dataset],
-    parquet_files: Callable[..., list[str]],
+    run: RunConfig, *, load_split: Callable[..., datasets.Dataset], parquet_files: Callable[..., list[str]]
 ) -> RunData:
     """Load the training split and, if the run evaluates, the validation split.
 
@@ -93,7 +90,6 @@ def load_run_data(
         OSError: if a file is missing or cannot be read.
     """
     data, options = run.data, run.data.dataset_args
-    validation_split = data.validation_split if run.training.eval_strategy != "no" else None
     train: datasets.Dataset | ParquetRows
     validation = None
     if data.streaming:
@@ -103,6 +99,6 @@ def load_run_data(
         if not data.streaming:
             train = load_split(data.dataset, data.train_split, **options)
             data.columns.validate(train.column_names)
-        if validation_split:
-            validation = load_split(data.dataset, validation_split, **options)
+        if data.validation_split and run.training.eval_strategy != "no":
+            validation = load_split(data.dataset, data.validation_split, **options)
     return RunData(data, train, validation)

@@ -36,21 +36,16 @@ logger = logging.get_logger(__name__)
 
 _FOOTER_THREADS = 16
 
+Collate = Callable[[list[ImageCaptionPair]], dict[str, torch.Tensor]]
+
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A row group, the smallest part of a Parquet file that can be read separately.
+    """A row group, the smallest part of a Parquet file that can be read separately."""
 
-    Args:
-        file (`str`): path or URL.
-        number (`int`): number of the group in the file.
-        first_row (`int`): number of its first row in the data set.
-        num_rows (`int`)
-    """
-
-    file: str
-    number: int
-    first_row: int
+    file: str  # path or URL
+    number: int  # of the group in the file
+    first_row: int  # number of its first row in the data set
     num_rows: int
 
 
@@ -97,9 +92,11 @@ class ParquetRows:
             raise ValueError(f"{file}: column `{person_id}` holds {kind}, not person ids as whole numbers")
         for name in self.columns.captions:
             kind = schema.field(name).type
-            if not (_is_text(kind) or (_is_list(kind) and _is_text(kind.value_type))):
+            is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+            text = kind.value_type if is_list else kind
+            if not (pa.types.is_string(text) or pa.types.is_large_string(text)):
                 raise ValueError(f"{file}: column `{name}` holds {kind}, neither captions nor lists of captions")
-            self.has_caption_lists |= _is_list(kind)
+            self.has_caption_lists |= is_list
 
     def read(self, group: RowGroup, *, names: Sequence[str] | None = None) -> pa.Table:
         """Read the rows of a group.
@@ -115,12 +112,9 @@ class ParquetRows:
         columns = self.columns
         if names is None:
             names = (columns.image, *columns.captions, *([columns.person_id] if columns.person_id else []))
-
-        def read() -> pa.Table:
-            with _open(group.file) as content, pq.ParquetFile(content, pre_buffer=True) as file:
-                return file.read_row_group(group.number, columns=list(names))
-
-        return _read_with_retries(read, f"row group {group.number} of {group.file}")
+        chosen = list(names)
+        place = f"row group {group.number} of {group.file}"
+        return _read_parquet(group.file, lambda file: file.read_row_group(group.number, columns=chosen), place)
 
     def captions(self) -> Iterator[str]:
         """Iterate over all captions, in order; images are not read."""
@@ -130,9 +124,9 @@ class ParquetRows:
 
     def place(self, row: int) -> str:
         """Return the file of a row and its number in that file, for error messages."""
-        last = max((group for group in self.row_groups if group.first_row <= row), key=lambda group: group.first_row)
-        first = min(group.first_row for group in self.row_groups if group.file == last.file)
-        return f"row {row - first} of {last.file}"
+        file = next(group.file for group in self.row_groups if row < group.first_row + group.num_rows)
+        first_row = next(group.first_row for group in self.row_groups if group.file == file)
+        return f"row {row - first_row} of {file}"
 
 
 class StreamedPairs:
@@ -186,12 +180,7 @@ class StreamedPairs:
         return self.rows.num_rows * self.pairs_per_row
 
     def batches(
-        self,
-        batch_size: int,
-        collate: Callable[[list[ImageCaptionPair]], dict[str, torch.Tensor]],
-        *,
-        process_index: int = 0,
-        num_processes: int = 1,
+        self, batch_size: int, collate: Collate, *, process_index: int = 0, num_processes: int = 1
     ) -> "BatchStream":
         """Return the batches of one process, for a data loader with `batch_size=None`.
 
@@ -207,12 +196,7 @@ class BatchStream(IterableDataset):
     """Complete batches of [`StreamedPairs`] for one process. See [`StreamedPairs.batches`]."""
 
     def __init__(
-        self,
-        pairs: StreamedPairs,
-        batch_size: int,
-        collate: Callable[[list[ImageCaptionPair]], dict[str, torch.Tensor]],
-        process_index: int,
-        num_processes: int,
+        self, pairs: StreamedPairs, batch_size: int, collate: Collate, process_index: int, num_processes: int
     ):
         self.pairs = pairs
         self.batch_size = batch_size
@@ -240,81 +224,57 @@ class BatchStream(IterableDataset):
         lane, num_lanes = (0, 1) if worker is None else (worker.id, worker.num_workers)
         epoch, first_batch = self._start.tolist()
         # A data loader takes one batch from each worker in turn.
-        own = range(lane, len(self), num_lanes)
+        num_batches = len(range(lane, len(self), num_lanes))
         skipped = len(range(lane, min(first_batch, len(self)), num_lanes))
         before = sum(len(range(other, len(self), num_lanes)) for other in range(lane))
         first_pair = (self.process_index * len(self) + before) * self.batch_size
 
-        schedule = _Schedule(self.pairs, epoch)
+        yield from ({} for _ in range(skipped))
+        rows = _EpochRows(self.pairs, epoch)
         batches_per_block = -(-self.pairs.shuffle_buffer // self.batch_size)
-        block, loaded = None, -1
-        for number in range(len(own)):
-            if number < skipped:
-                yield {}
-                continue
+        for number in range(skipped, num_batches):
             block_number, batch = divmod(number, batches_per_block)
-            if block is None or block_number != loaded:
-                start = first_pair + block_number * batches_per_block * self.batch_size
-                stop = min(start + batches_per_block * self.batch_size, first_pair + len(own) * self.batch_size)
-                block, loaded = schedule.read(start, stop), block_number
+            if batch == 0 or number == skipped:
+                start = first_pair + (number - batch) * self.batch_size
+                size = min(batches_per_block, num_batches - number + batch) * self.batch_size
+                block = rows.read(start, start + size)
                 key = (self.pairs.seed, epoch, self.process_index, lane, block_number)
-                order = np.random.default_rng(key).permutation(stop - start)
-            yield self.collate(block.pairs(order[batch * self.batch_size : (batch + 1) * self.batch_size]))
+                order = start + np.random.default_rng(key).permutation(size)
+            yield self.collate(
+                rows.pairs(block, start, order[batch * self.batch_size : (batch + 1) * self.batch_size])
+            )
 
 
-class _Schedule:
-    """Order of an epoch: row groups are shuffled, and rows within a group are consecutive."""
+class _EpochRows:
+    """Rows in the order of an epoch: row groups are shuffled, and rows within a group are consecutive.
+
+    Pair `number` is caption `number % pairs_per_row` of the row at position `number // pairs_per_row`.
+    """
 
     def __init__(self, pairs: StreamedPairs, epoch: int):
         self.owner, self.epoch = pairs, epoch
         groups = pairs.rows.row_groups
         order = np.random.default_rng((pairs.seed, epoch)).permutation(len(groups))
-        self.groups = [groups[index] for index in order]
-        sizes = np.array([group.num_rows for group in self.groups]) * pairs.pairs_per_row
-        self.ends = np.cumsum(sizes)
-        self.starts = self.ends - sizes
+        self.groups = [groups[index] for index in order if groups[index].num_rows]
+        self.first_rows = np.array([group.first_row for group in self.groups])
+        self.starts = np.cumsum([0, *(group.num_rows for group in self.groups[:-1])])
         # The next block may start in the group in which a block ends.
         self._read_group = lru_cache(maxsize=1)(pairs.rows.read)
 
-    def read(self, start: int, stop: int) -> "_Block":
-        """Read the pairs at positions `start` to `stop - 1`."""
-        tables, indices, rows, captions = [], [], [], []
-        taken = 0
-        for number in range(int(np.searchsorted(self.ends, start, side="right")), len(self.groups)):
-            group, first = self.groups[number], self.starts[number]
-            if first >= stop:
-                break
-            positions = np.arange(max(start, first), min(stop, self.ends[number])) - first
-            if not len(positions):  # a group without rows
-                continue
-            own_rows = positions // self.owner.pairs_per_row
-            low, high = int(own_rows[0]), int(own_rows[-1]) + 1
-            tables.append(self._read_group(group).slice(low, high - low))
-            indices.append(own_rows - low + taken)
-            rows.append(own_rows + group.first_row)
-            captions.append(positions % self.owner.pairs_per_row)
-            taken += high - low
-        block = (np.concatenate(parts) for parts in (indices, rows, captions))
-        return _Block(self.owner, self.epoch, pa.concat_tables(tables), *block)
+    def read(self, start: int, stop: int) -> pa.Table:
+        """Read the rows of the pairs `start` to `stop - 1`."""
+        low, high = start // self.owner.pairs_per_row, (stop - 1) // self.owner.pairs_per_row
+        first, last = np.searchsorted(self.starts, (low, high), side="right") - 1
+        table = pa.concat_tables([self._read_group(group) for group in self.groups[first : last + 1]])
+        return table.slice(low - self.starts[first], high + 1 - low)
 
-
-@dataclass
-class _Block:
-    """Pairs that are shuffled together: for each its row in the table, its row in the data set, and its caption."""
-
-    owner: StreamedPairs
-    epoch: int
-    table: pa.Table
-    indices: np.ndarray
-    rows: np.ndarray
-    captions: np.ndarray
-
-    def pairs(self, chosen: np.ndarray) -> list[ImageCaptionPair]:
-        content = self.table.take(self.indices[chosen]).to_pylist()
-        return [
-            self._pair(values, int(row), int(caption))
-            for values, row, caption in zip(content, self.rows[chosen], self.captions[chosen], strict=True)
-        ]
+    def pairs(self, block: pa.Table, start: int, numbers: np.ndarray) -> list[ImageCaptionPair]:
+        """Return the pairs with these numbers from a block of pairs from `start` on."""
+        positions, captions = np.divmod(numbers, self.owner.pairs_per_row)
+        content = block.take(positions - start // self.owner.pairs_per_row).to_pylist()
+        groups = np.searchsorted(self.starts, positions, side="right") - 1
+        rows = positions - self.starts[groups] + self.first_rows[groups]
+        return [self._pair(*parts) for parts in zip(content, rows.tolist(), captions.tolist(), strict=True)]
 
     def _pair(self, values: dict[str, Any], row: int, caption: int) -> ImageCaptionPair:
         columns = self.owner.rows.columns
@@ -342,28 +302,17 @@ def _decode(value: Any, column: str) -> Image.Image:
     return load_image(content)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
-
-
-def _open(file: str) -> Any:
-    # Without read-ahead, which would fetch images that are not needed: Parquet asks for the ranges that it needs.
-    return fsspec.open(file, "rb", cache_type="none").open()
-
-
 def _footer(file: str) -> tuple[pq.FileMetaData, pa.Schema]:
-    def read() -> tuple[pq.FileMetaData, pa.Schema]:
-        with _open(file) as content, pq.ParquetFile(content) as parquet:
-            return parquet.metadata, parquet.schema_arrow
-
-    return _read_with_retries(read, f"the footer of {file}")
+    return _read_parquet(file, lambda parquet: (parquet.metadata, parquet.schema_arrow), f"the footer of {file}")
 
 
-def _read_with_retries(read: Callable[[], Any], what: str) -> Any:
+def _read_parquet(file: str, read: Callable[[pq.ParquetFile], Any], what: str) -> Any:
+    def open_and_read() -> Any:
+        # Without read-ahead, which would fetch images that are not needed: Parquet asks for the ranges that it needs.
+        with fsspec.open(file, "rb", cache_type="none").open() as content:
+            with pq.ParquetFile(content, pre_buffer=True) as parquet:
+                return read(parquet)
+
     def is_transient(error: Exception) -> bool:
         if isinstance(error, (FileNotFoundError, pa.ArrowInvalid)):
             return False
@@ -371,7 +320,7 @@ def _read_with_retries(read: Callable[[], Any], what: str) -> Any:
         return True
 
     try:
-        return call_with_retries(read, is_transient)
+        return call_with_retries(open_and_read, is_transient)
     except FileNotFoundError:
         raise
     except pa.ArrowInvalid as error:

@@ -32,16 +32,15 @@ def train_tokenizer(captions: Iterable[str], *, vocab_size: int, max_length: int
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = alphabet + [byte + END_OF_WORD for byte in alphabet]
-    num_special = 2
-    if vocab_size < len(pieces) + num_special:
+    if vocab_size < len(pieces) + 2:
         raise ValueError(
-            f"vocab_size = {vocab_size} must be at least {len(pieces) + num_special}: every byte alone and at the "
-            "end of a word, BOS and EOS"
+            f"vocab_size = {vocab_size} must be at least {len(pieces) + 2}: every byte alone and at the end of a "
+            "word, BOS and EOS"
         )
 
     tokenizer = CLIPTokenizer().backend_tokenizer  # for its normaliser and pre-tokenizer
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - num_special,
+        vocab_size=vocab_size - 2,
         # Not as an alphabet: its ends of words would be numbered in the random order of a hash map. Ties between pairs
         # are broken by these numbers, and two processes would learn different vocabularies.
         special_tokens=pieces,
@@ -49,10 +48,9 @@ def train_tokenizer(captions: Iterable[str], *, vocab_size: int, max_length: int
         show_progress=False,
     )
     tokenizer.train_from_iterator(captions, trainer)
-    learned = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    known = set(pieces)
-    merged = [piece for piece, _ in learned if piece not in known and piece not in (BOS_TOKEN, EOS_TOKEN)]
-    pieces = (pieces + merged)[: vocab_size - num_special]
+    learned = tokenizer.get_vocab()
+    merged = sorted(learned.keys() - {*pieces, BOS_TOKEN, EOS_TOKEN}, key=learned.__getitem__)
+    pieces = (pieces + merged)[: vocab_size - 2]
     vocabulary = {piece: index for index, piece in enumerate([*pieces, BOS_TOKEN, EOS_TOKEN])}
     # Only the serialised tokenizer contains the merges.
     merges: Any = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]

@@ -13,12 +13,7 @@ import torch.distributed.nn.functional as differentiable
 from accelerate.utils import parse_flag_from_env
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import (
-    EvalPrediction,
-    PreTrainedModel,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
 from ..losses_gadms import image_text_contrastive_loss, similarity_distribution_matching_loss
 from ..metrics.person_retrieval.ranking import METRIC_NAMES, rank_metrics
@@ -242,13 +237,11 @@ class GADMSTrainer(Trainer):
         )
 
         contrastive = config.alignment == "itc" or progress < self.args.contrastive_start
-        alignment = self._alignment_loss(outputs, inputs["person_ids"], contrastive, config.sdm_epsilon)
-        terms = {"alignment_loss": alignment}
-        loss = alignment
+        loss = self._alignment_loss(outputs, inputs["person_ids"], contrastive, config.sdm_epsilon)
+        terms = {"alignment_loss": loss}
         if outputs.mtp_loss is not None:
-            mtp_loss = self._mean_over_processes(outputs.mtp_loss, outputs.num_predicted_tokens)
-            terms["mtp_loss"] = mtp_loss
-            loss = loss + config.mtp_weight * mtp_loss
+            terms["mtp_loss"] = self._mean_over_processes(outputs.mtp_loss, outputs.num_predicted_tokens)
+            loss = loss + config.mtp_weight * terms["mtp_loss"]
         if outputs.identity_loss is not None:
             terms["identity_loss"] = outputs.identity_loss
             loss = loss + config.identity_weight * outputs.identity_loss
@@ -260,18 +253,16 @@ class GADMSTrainer(Trainer):
     def _alignment_loss(
         self, outputs: GADMSForPreTrainingOutput, person_ids: torch.Tensor, contrastive: bool, epsilon: float
     ) -> torch.Tensor:
-        image_embeds, text_embeds, temperature = (
-            outputs[name] for name in ("image_embeds", "text_embeds", "temperature")
-        )
-        columns = {
-            "all_image_embeds": gather_with_gradient(image_embeds),
-            "all_text_embeds": gather_with_gradient(text_embeds),
+        rows = (outputs["image_embeds"], outputs["text_embeds"], person_ids)
+        options = {
+            "temperature": outputs["temperature"],
+            "all_image_embeds": gather_with_gradient(outputs["image_embeds"]),
+            "all_text_embeds": gather_with_gradient(outputs["text_embeds"]),
             "all_person_ids": self.accelerator.gather(person_ids),
         }
-        rows = (image_embeds, text_embeds, person_ids)
         if contrastive:
-            return image_text_contrastive_loss(*rows, temperature=temperature, **columns)
-        return similarity_distribution_matching_loss(*rows, temperature=temperature, epsilon=epsilon, **columns)
+            return image_text_contrastive_loss(*rows, **options)
+        return similarity_distribution_matching_loss(*rows, epsilon=epsilon, **options)
 
     def _mean_over_processes(self, local_mean: torch.Tensor, local_count: torch.Tensor) -> torch.Tensor:
         """Weight a local mean so that the average over processes is the mean over all items."""

@@ -31,6 +31,8 @@ NOTICE = (
 MAX_FRAMES = 36_000
 POLL_SECONDS = 0.5
 _ANY_CAMERA = "Any"
+_PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+"""For each event: it has no endpoint in the page's API."""
 # System fonts, so that the page requests nothing from other servers.
 THEME = gr.themes.Default(
     primary_hue="orange", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
@@ -102,14 +104,7 @@ class Demo:
     # Event handlers.
     # -----------------------------------------------------------------------------------------------------------------
     def search(
-        self,
-        text: str,
-        without: str,
-        image: Image.Image | None,
-        camera: str,
-        where: str,
-        top_k: float,
-        group: bool,
+        self, text: str, without: str, image: Image.Image | None, camera: str, where: str, top_k: float, group: bool
     ) -> tuple[Any, ...]:
         """Search by description, by image or by both. Returns updates of the result components."""
         exclusions = [part.strip() for part in (without or "").split(",") if part.strip()]
@@ -221,8 +216,8 @@ class Demo:
                         self._add_tab()
                 with gr.Tab("Gallery", id="gallery") as tab:
                     status = gr.HTML(elem_id="status")
-                    tab.select(lambda: status_html(self.gallery.info()), None, status, api_visibility="private")
-            page.load(self.cameras, None, camera, api_visibility="private")
+                    tab.select(lambda: status_html(self.gallery.info()), None, status, **_PRIVATE)
+            page.load(self.cameras, None, camera, **_PRIVATE)
         return page
 
     def _search_tab(self) -> gr.Dropdown:
@@ -263,14 +258,11 @@ class Demo:
             track = _thumbnail_grid("The same track", "track")
         inputs = [text, without, image, camera, where, top_k, group]
         outputs = [found, results, message, chosen, detail]
-        gr.on([button.click, text.submit], self.search, inputs, outputs, api_visibility="private")
+        gr.on([button.click, text.submit], self.search, inputs, outputs, **_PRIVATE)
         found.select(
-            self.show_details,
-            [results, text],
-            [chosen, detail, frame, facts, tokens, heat, track],
-            api_visibility="private",
+            self.show_details, [results, text], [chosen, detail, frame, facts, tokens, heat, track], **_PRIVATE
         )
-        like.click(self.more_like, [results, chosen, top_k, group], outputs, api_visibility="private")
+        like.click(self.more_like, [results, chosen, top_k, group], outputs, **_PRIVATE)
         return camera
 
     def _add_tab(self) -> None:
@@ -288,11 +280,9 @@ class Demo:
         message = gr.Markdown("", elem_id="add-message")
         progress = gr.HTML(jobs_html([]), elem_id="jobs")
         timer = gr.Timer(POLL_SECONDS)
-        add.click(self.add, [file, camera, per_second], [file, message], api_visibility="private")
-        cancel.click(self.cancel, None, message, api_visibility="private")
-        timer.tick(
-            lambda: jobs_html(self.jobs.all()), None, progress, show_progress="hidden", api_visibility="private"
-        )
+        add.click(self.add, [file, camera, per_second], [file, message], **_PRIVATE)
+        cancel.click(self.cancel, None, message, **_PRIVATE)
+        timer.tick(lambda: jobs_html(self.jobs.all()), None, progress, show_progress="hidden", **_PRIVATE)
 
 
 def _thumbnail_grid(label: str, name: str, *, visible: bool = True) -> gr.Gallery:

@@ -106,9 +106,7 @@ def status_html(info: GalleryInfo) -> str:
 def frame_with_box(result: SearchResult, folders: Sequence[Path]) -> Image.Image | None:
     """Return the frame of a result with the person's box drawn, or `None` if it is not available.
 
-    Args:
-        result ([`~modeling_gadms.gallery.person_gallery.SearchResult`])
-        folders (`Sequence[Path]`): only files below these are shown, because a user may have chosen the source's name.
+    Only files below `folders` are shown, because a user may have chosen the source's name.
     """
     path = _file_of(result.source, folders)
     if path is None:

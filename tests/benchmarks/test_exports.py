@@ -37,11 +37,7 @@ def test_every_runtime_is_measured_at_both_sizes(tmp_path, tiny_model, processor
     command = [sys.executable, "-m", "benchmarks.exports.run", "--quick", "--model", tmp_path / "model"]
     command += ["--dataset", tmp_path / "persons", "--output", tmp_path, "--dataset-args"]
     done = subprocess.run(
-        [str(part) for part in command],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
+        [str(part) for part in command], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS
     )
     assert done.returncode == 0, done.stderr[-4000:]
     results = json.loads((tmp_path / "results" / "exports.json").read_text())

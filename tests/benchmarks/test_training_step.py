@@ -139,11 +139,7 @@ def test_the_script_measures_and_writes(tmp_path):
     assert results["memory_ratio"] < 1
     peaks = {name: memory["peak_bytes"] for name, memory in results["memory"].items()}
     assert results["memory_ratio"] == pytest.approx(peaks["ours"] / peaks["reference"])
-    assert {name: len(values) for name, values in results["seconds"].items()} == {
-        "ours": 5,
-        "reference": 5,
-        "sdm": 5,
-    }
+    assert {name: len(values) for name, values in results["seconds"].items()} == {"ours": 5, "reference": 5, "sdm": 5}
     for name, runs in results["parts"].items():
         for run, rest in zip(runs, results["seconds_without_image"][name], strict=True):
             share = results["image_share_of_weights"][name]

@@ -191,8 +191,7 @@ def no_import_of_builders(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [no_function, another_signature, another_function_for_inspection, another_result, no_import_of_builders],
+    "change", [no_function, another_signature, another_function_for_inspection, another_result, no_import_of_builders]
 )
 def test_an_incompatible_version_of_datasets_is_an_error_with_the_way_around_it(change, monkeypatch):
     change(monkeypatch)

@@ -23,11 +23,7 @@ from dataset_scripts.drawn.garments.captions import write_caption
 from dataset_scripts.drawn.garments.scene import draw_product
 from dataset_scripts.drawn.persons.attributes import COLORS, near
 from dataset_scripts.drawn.persons.words import FORMS
-from dataset_scripts.synthetic_garments import (
-    ProductSampler,
-    SyntheticGarments,
-    SyntheticGarmentsConfig,
-)
+from dataset_scripts.synthetic_garments import ProductSampler, SyntheticGarments, SyntheticGarmentsConfig
 from tests.dataset_scripts.drawn_in_processes import load_with_two_processes
 
 

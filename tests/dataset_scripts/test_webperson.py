@@ -384,10 +384,7 @@ def test_missing_images_of_the_authors_form_are_named_or_left_out(authors_copy, 
         (lambda rows: {"train": rows}, "must contain a list"),
         (lambda rows: [*rows, {"x.jpg": {"caption1": "one"}}], "entry 12: .* does not fit"),
         (lambda rows: [*rows, {"../x.jpg": {"caption1": "one", "caption2": "two"}}], "leaves the folder"),
-        (
-            lambda rows: [*rows, {"web/000.jpg": {"caption1": "one", "caption2": "two"}}],
-            "different captions in an",
-        ),
+        (lambda rows: [*rows, {"web/000.jpg": {"caption1": "one", "caption2": "two"}}], "different captions in an"),
     ],
 )
 def test_an_authors_file_of_another_form_is_refused(authors_copy, tmp_path, entries, message):

@@ -133,7 +133,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, arguments, changes, message)
 def test_a_second_dry_run_does_not_mix_with_the_first(run, arguments):
     assert run(*arguments)[0] == 0
     code, _, error = run(*arguments)
-    assert code == 2 and "not empty: name a new folder for the dry run" in error
+    assert code == 2 and "dataset already exists; give a new or an empty folder" in error
 
 
 def test_it_is_short_enough_to_copy():

@@ -182,10 +182,7 @@ def test_what_is_not_there_is_named_before_anything_runs(tmp_path):
     (tmp_path / "RSTPReid").mkdir()
     for arguments, message in (
         (["--benchmarks", "cuhk_pedes"], "has no folder of cuhk_pedes; it has rstpreid"),
-        (
-            ["--checkpoints", "teacher=/nowhere"],
-            "table 2 has no training 'teacher' to take",
-        ),
+        (["--checkpoints", "teacher=/nowhere"], "table 2 has no training 'teacher' to take"),
         (["--checkpoints", f"pretrain={tmp_path}"], "is not a model folder"),
     ):
         result = reproduce("--table", 2, "--data-root", tmp_path, *arguments)
@@ -201,7 +198,7 @@ def test_a_dry_run_prints_the_calls_of_real_data(tmp_path):
     calls = [line for line in result.stdout.splitlines() if line.startswith("$ ")]
     assert len(calls) == 8
     assert calls[0].startswith("$ accelerate launch examples/train.py") and "data.dataset_args.name=1m" in calls[0]
-    assert "finetune_icfg_pedes.yaml" in calls[4] and "data.dataset_args.name=holdout" in calls[4]
+    assert "data.dataset=icfg_pedes" in calls[4] and "data.dataset_args.name=holdout" in calls[4]
     assert "from_pretrained=" in calls[4]
     assert not (tmp_path / "out").exists()
 

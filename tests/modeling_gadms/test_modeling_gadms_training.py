@@ -396,8 +396,7 @@ def padded_captions(lengths: list[int], eos: int, seed: int = 0, width: int | No
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize(
-    "lengths",
-    [[9], [24, 24], [3, 3, 3], [5, 24, 7, 12, 11, 3, 18], [10, 6, 8, 8, 9, 7, 23, 4, 4]],
+    "lengths", [[9], [24, 24], [3, 3, 3], [5, 24, 7, 12, 11, 3, 18], [10, 6, 8, 8, 9, 7, 23, 4, 4]]
 )
 def test_packed_captions_and_their_gradients_are_those_of_each_caption_alone(tiny_config, attention, lengths):
     model = randomised(GADMSModel._from_config(tiny_config(), attn_implementation=attention)).double()

@@ -4,6 +4,7 @@ Rows that already have their caption skip the blocks of later attempts and are n
 last attempt is rejected with the last reason; earlier failures are counted as notes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,10 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..blocks import Batch, Block, Outcome, Verdict, rows_of, stable_id
+from ..blocks import Batch, Block, Outcome, rows_of, stable_id
 from .chat.clients import build_chat
 from .chat.journal import JournalledChat
-from .chat.types import ChatModel, ChatSettings
+from .chat.types import ChatSettings
 from .prompts import caption_request, prompt_hash
 from .rules import CaptionRules, clean_caption, find_problem
 from .templates import TemplateSet, draw_template
@@ -58,11 +59,15 @@ class Attempt:
     def slot(self) -> int:
         return int(self.column.removeprefix("caption"))
 
-    def failure(self, reason: str, detail: str | None) -> tuple[Verdict, str | None]:
-        """Verdict and note for a row whose caption failed: only the last attempt rejects it."""
+    def outcome(self, columns: Batch, failures: Sequence[tuple[str, str] | None]) -> Outcome:
+        """Outcome for rows whose caption failed, with reason and detail, or not: only the last attempt rejects."""
         if self.number < self.of:
-            return True, reason
-        return (False, reason, detail or ""), None
+            return Outcome(columns, notes=[failure and failure[0] for failure in failures])
+        return Outcome(columns, verdicts=[(False, *failure) if failure else True for failure in failures])
+
+
+_shared_chat = cache(build_chat)
+"""One model per process, for all attempts: a local captioner fills the memory of a GPU."""
 
 
 class AttemptBlock(Block):
@@ -104,11 +109,7 @@ class DrawTemplate(AttemptBlock):
 class AskCaptioner(AttemptBlock):
     """Requests the caption of each crop. A journal keeps replies as they arrive, so that a crash repeats no request.
 
-    Args:
-        attempt (`Attempt`): column and attempt.
-        settings (`CaptionSettings`): templates, word limit, seed.
-        captioner (`ChatSettings`): the chat client.
-        journal (`Path`): folder of the journals of unfinished shards.
+    `journal` is the folder of the journals of unfinished shards.
     """
 
     step = "caption"
@@ -134,29 +135,22 @@ class AskCaptioner(AttemptBlock):
         ]
         # All rows of a batch are of one shard.
         path = journal_path(self.journal, batch["shard"][0], self.attempt.column)
-        replies = JournalledChat(self._chat, path, self._sampling, keeps_problems=True).complete(requests)
+        sampling = f"{self.captioner.max_tokens} {self.captioner.temperature} {self.captioner.top_p}"
+        replies = JournalledChat(self._chat, path, sampling, keeps_problems=True).complete(requests)
         slot, rows = self.attempt.slot, len(requests)
-        outcomes: list[tuple[Verdict, str | None]] = [
-            self.attempt.failure(reply.problem.value, reply.detail) if reply.problem else (True, None)
-            for reply in replies
-        ]
         columns: Batch = {
             f"reply{slot}": [reply.text for reply in replies],
             f"captioner{slot}": [public_name(self._chat.name)] * rows,
             f"captioner_revision{slot}": [self._chat.revision] * rows,
             f"prompt_hash{slot}": [prompt_hash(self.settings.max_words)] * rows,
         }
-        return Outcome(columns, [verdict for verdict, _ in outcomes], [note for _, note in outcomes])
+        failures = [(reply.problem.value, reply.detail) if reply.problem else None for reply in replies]
+        return self.attempt.outcome(columns, failures)
 
     def _seed(self, row_id: str) -> int:
         attempt = self.attempt
         digest = stable_id(row_id, f"{attempt.slot} {attempt.number} {self.settings.seed}")
         return int(digest, 16) % 2**31  # servers read the seed as a signed integer
-
-    @property
-    def _sampling(self) -> str:
-        settings = self.captioner
-        return f"{settings.max_tokens} {settings.temperature} {settings.top_p}"
 
 
 class VerifyCaption(AttemptBlock):
@@ -176,25 +170,19 @@ class VerifyCaption(AttemptBlock):
         return answered if waiting is None else pc.and_(answered, waiting)
 
     def __call__(self, batch: Batch) -> Outcome:
-        captions, verdicts, notes = [], [], []
-        for (reply,) in rows_of(batch, self.reads):
+        captions: list[str | None] = []
+        failures: list[tuple[str, str] | None] = []
+        for reply in batch[f"reply{self.attempt.slot}"]:
             caption = clean_caption(reply)
             problem = find_problem(caption, self.rules)
-            verdict, note = self.attempt.failure(problem.value, reply) if problem else (True, None)
             captions.append(None if problem else caption)
-            verdicts.append(verdict)
-            notes.append(note)
-        return Outcome({self.attempt.column: captions}, verdicts, notes)
+            failures.append((problem.value, reply) if problem else None)
+        return self.attempt.outcome({self.attempt.column: captions}, failures)
 
 
 def load_templates(settings: CaptionSettings) -> TemplateSet:
-    """Load the templates of a run.
-
-    Raises:
-        TemplateError: if the file is not a set of templates, or contains an unusable template.
-        OSError: if the file cannot be read.
-    """
-    return TemplateSet.load(Path(settings.templates) if settings.templates else None)
+    """Load the templates of a run; for errors see `TemplateSet.load`."""
+    return TemplateSet.load(settings.templates or None)
 
 
 def public_name(model: str) -> str:
@@ -211,9 +199,3 @@ def public_name(model: str) -> str:
 def journal_path(folder: Path, shard: int, column: str) -> Path:
     """The journal of one caption column of one shard, which exists until the shard is finished."""
     return folder / f"{shard:05d}-{column}.jsonl"
-
-
-@cache
-def _shared_chat(settings: ChatSettings) -> ChatModel:
-    """One model per process, for all attempts: a local captioner fills the memory of a GPU."""
-    return build_chat(settings)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from ..blocks import Batch, Outcome, Verdict
+from ..blocks import Batch, Outcome
 from .caption import Attempt, AttemptBlock
 
 
@@ -55,7 +55,7 @@ class MatchCaption(AttemptBlock):
         self.adds = {f"similarity{attempt.slot}": pa.float64(), attempt.column: pa.string()}
 
     def prepare(self) -> None:
-        self._model, self._processor = _shared_dual_encoder(str(self.settings.model))
+        self._model, self._processor = load_dual_encoder(str(self.settings.model))
 
     def selects(self, table: pa.Table) -> pa.Array | None:
         captioned = pc.is_valid(table[self.attempt.column]).combine_chunks()
@@ -76,29 +76,18 @@ class MatchCaption(AttemptBlock):
         # The rounded value is both stored and judged, so that a row can be checked later.
         similarities = [round(value, 4) for value in (image_embeds * text_embeds).sum(dim=-1).tolist()]
         columns: Batch = {f"similarity{self.attempt.slot}": [], self.attempt.column: []}
-        verdicts: list[Verdict] = []
-        notes: list[str | None] = []
+        failures: list[tuple[str, str] | None] = []
         for caption, similarity in zip(captions, similarities, strict=True):
             fits = similarity >= self.settings.min_similarity
-            verdict, note = (True, None) if fits else self.attempt.failure(MISMATCH, f"similarity {similarity}")
             columns[f"similarity{self.attempt.slot}"].append(similarity if fits else None)
             columns[self.attempt.column].append(caption if fits else None)
-            verdicts.append(verdict)
-            notes.append(note)
-        return Outcome(columns, verdicts, notes)
+            failures.append(None if fits else (MISMATCH, f"similarity {similarity}"))
+        return self.attempt.outcome(columns, failures)
 
 
 @cache
-def _shared_dual_encoder(name: str) -> tuple[Any, Any]:
-    """One model per process, for all columns and attempts."""
-    return load_dual_encoder(name)
-
-
 def load_dual_encoder(name: str) -> tuple[Any, Any]:
-    """Load a GA-DMS model, or a CLIP-like dual encoder of transformers.
-
-    Args:
-        name (`str`): folder or Hub name.
+    """Load a GA-DMS model, or a CLIP-like dual encoder of transformers, once per process.
 
     Returns:
         The model, in evaluation mode and on the GPU if available, and its processor.

@@ -44,38 +44,17 @@ Write the caption of the person in the picture."""
 
 
 def caption_request(image: bytes, template: Template, max_words: int, seed: int) -> ChatRequest:
-    """Build the request for one caption of one person.
-
-    Args:
-        image (`bytes`): the crop, as the content of a JPEG or PNG file.
-        template (`Template`): the in-context example, already validated.
-        max_words (`int`): word limit in the prompt. The paper has one but does not state it.
-        seed (`int`): sampling seed.
-
-    Raises:
-        ValueError: if the image is empty or `max_words` is not positive.
-    """
-    if not image:
-        raise ValueError("the image of a caption request is empty: pass the bytes of a JPEG or PNG file")
+    """Build the request for one caption of one person, from the content of an image file and a validated template."""
     # Not `str.format`: the template is untrusted text.
     text = REQUEST_LAYOUT.replace("{template}", template.text)
     return ChatRequest(system=_system_prompt(max_words), text=text, image=image, seed=seed)
 
 
 def prompt_hash(max_words: int) -> str:
-    """Digest of everything in a request except image, template and seed; recorded with every caption.
-
-    Returns:
-        `str`: the first 16 hexadecimal digits of a SHA-256.
-
-    Raises:
-        ValueError: if `max_words` is not positive.
-    """
+    """Digest (16 hexadecimal digits) of everything in a request except image, template and seed."""
     content = json.dumps([_system_prompt(max_words), REQUEST_LAYOUT])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _system_prompt(max_words: int) -> str:
-    if max_words < 1:
-        raise ValueError(f"max_words must be at least 1, not {max_words}")
     return SYSTEM_PROMPT.replace("{max_words}", str(max_words))

@@ -7,18 +7,13 @@ requested again with another template.
 
 import functools
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import Any
 
 from . import words
 from .words import folded, is_foreign_letter
-
-
-if TYPE_CHECKING:
-    from py3langid.langid import LanguageIdentifier
 
 
 class CaptionProblem(StrEnum):
@@ -118,10 +113,6 @@ def clean_caption(text: str) -> str:
 def find_problem(caption: str, rules: CaptionRules) -> CaptionProblem | None:
     """Check a caption that was cleaned by `clean_caption`.
 
-    Args:
-        caption (`str`): the caption.
-        rules (`CaptionRules`): the thresholds.
-
     Returns:
         `CaptionProblem`, *optional*: the first problem in the order of that class; `None` if there is none.
 
@@ -148,21 +139,20 @@ class _Text:
         return _WORD.findall(self.folded)
 
     @functools.cached_property
-    def sentences(self) -> list[str]:
-        return [sentence for sentence in _SENTENCE_END.split(self.folded) if sentence]
+    def sentences(self) -> list[tuple[str, ...]]:
+        return [tuple(_WORD.findall(sentence)) for sentence in _SENTENCE_END.split(self.folded) if sentence]
 
 
 def _is_prompt_text(text: _Text, rules: CaptionRules) -> bool:
-    said = text.said
-    return bool(words.MARKUP.search(text.folded) or words.COMMAND.search(said) or words.TALK.search(said)) or (
-        not text.caption.isprintable()
-    )
+    found = (words.MARKUP.search(text.folded), words.COMMAND.search(text.said), words.TALK.search(text.said))
+    return any(found) or not text.caption.isprintable()
 
 
 def _is_not_english(text: _Text, rules: CaptionRules) -> bool:
+    # A text of no words is too short, or in another script.
     return (
         _latin_share(text.caption) < rules.min_latin_share
-        or _share(text.words, words.FUNCTION) < rules.min_function_share
+        or sum(word in words.FUNCTION for word in text.words) / len(text.words) < rules.min_function_share
         or _english_probability(text.caption) < rules.min_english
     )
 
@@ -178,12 +168,13 @@ def _is_cut_off(text: _Text, rules: CaptionRules) -> bool:
 
 
 def _repeats(text: _Text, rules: CaptionRules) -> bool:
-    sentences = Counter(" ".join(_WORD.findall(sentence)) for sentence in text.sentences)
-    if max(sentences.values(), default=0) > 1:
-        return True
     run = rules.max_repeated_words + 1
     runs = [tuple(text.words[start : start + run]) for start in range(len(text.words) - run + 1)]
-    return len(set(runs)) < len(runs) or any(_cycles(text.words, size, rules.max_cycles) for size in range(1, 5))
+    return (
+        len(set(text.sentences)) < len(text.sentences)
+        or len(set(runs)) < len(runs)
+        or any(_cycles(text.words, size, rules.max_cycles) for size in range(1, 5))
+    )
 
 
 def _describes_scene(text: _Text, rules: CaptionRules) -> bool:
@@ -191,9 +182,9 @@ def _describes_scene(text: _Text, rules: CaptionRules) -> bool:
         return True
     about_scene = about_person = 0
     for sentence in text.sentences:
-        if _names(_WORD.findall(sentence), words.PERSON | words.GARMENT):
+        if _names(sentence, words.PERSON | words.GARMENT):
             about_person += 1
-        elif _names(_WORD.findall(sentence), words.SCENERY):
+        elif _names(sentence, words.SCENERY):
             about_scene += 1
     return about_scene > about_person
 
@@ -235,10 +226,6 @@ def _latin_share(text: str) -> float:
     return 1 - sum(map(is_foreign_letter, letters)) / len(letters) if letters else 1.0
 
 
-def _share(tokens: Sequence[str], known: frozenset[str]) -> float:
-    return sum(token in known for token in tokens) / len(tokens) if tokens else 0.0
-
-
 def _names(tokens: Sequence[str], known: frozenset[str]) -> bool:
     """Whether any token is known, allowing for plural and possessive endings and for compounds."""
     for token in tokens:
@@ -260,13 +247,11 @@ def _cycles(tokens: Sequence[str], size: int, most: int) -> bool:
 
 
 @functools.cache
-def _identifier() -> "LanguageIdentifier":
+def _identifier() -> Any:
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError as error:
-        raise ImportError(
-            'Language detection of captions needs py3langid: pip install "gadms[construction]"'
-        ) from error
+        raise ImportError('Language detection needs py3langid: pip install "gadms[construction]"') from error
     # Not the library's shared instance, which other code may have restricted to some languages.
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 

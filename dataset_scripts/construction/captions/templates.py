@@ -7,7 +7,6 @@ written for this package, so that captioning needs neither mining nor other data
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,9 +20,10 @@ MAX_TEMPLATE_WORDS = 70
 """Not stated: chosen. Once filled, a longer template exceeds the 77 tokens of the text encoder."""
 MAX_PLACEHOLDER_WORDS = 4
 """Not stated: chosen. A placeholder names one attribute."""
+TEMPLATE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SHIPPED = Path(__file__).with_name("templates_en.json")
 
-_PLACEHOLDER = re.compile(r"\[([a-z][a-z0-9]*(?:[ -][a-z0-9]+)*)\]")
+_PLACEHOLDER = re.compile(r"\[[a-z][a-z0-9]*(?:[ -][a-z0-9]+)*\]")
 _BRACKET = re.compile(r"\[[^\[\]]*\]")
 # Words of instructions to a model that a description of a person does not need.
 _ADDRESS_TO_A_MODEL = re.compile(r"\b(?:assistant|system prompt|please|caption|template|placeholder|do not|don't)s?\b")
@@ -49,23 +49,15 @@ class Template:
 
 @dataclass(frozen=True)
 class MinedOrigin:
-    """How templates were mined, in enough detail to repeat it.
-
-    Args:
-        data_set, split, revision (`str`): source of the captions; the revision is `None` for local files.
-        language_model (`str`): model that wrote the templates.
-        embedding_model (`str`): model that embedded them for clustering.
-        clusters (`int`): k of k-means.
-        seed (`int`): seed of clustering and sampling.
-    """
+    """How templates were mined, in enough detail to repeat it."""
 
     data_set: str
     split: str
-    revision: str | None
-    language_model: str
-    embedding_model: str
-    clusters: int
-    seed: int
+    revision: str | None  # `None` for local files
+    language_model: str  # wrote the templates
+    embedding_model: str  # embedded them for clustering
+    clusters: int  # k of k-means
+    seed: int  # of clustering and sampling
 
 
 @dataclass(frozen=True)
@@ -95,7 +87,7 @@ class TemplateSet:
         ids: set[str] = set()
         texts: dict[str, str] = {}
         for place, template in enumerate(self.templates, start=1):
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", template.id):
+            if not TEMPLATE_ID.fullmatch(template.id):
                 raise TemplateError(
                     f"template {place} has the id {template.id!r}: use letters, digits, '.', '_' and '-', such as t001"
                 )
@@ -118,11 +110,9 @@ class TemplateSet:
 
         Raises:
             TemplateError: names the file, the template and the problem.
-            FileNotFoundError: if the file does not exist.
+            OSError: if the file cannot be read.
         """
         path = SHIPPED if path is None else Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"Template file {path} does not exist: name another, or none for the shipped set")
         try:
             return _parse(path.read_bytes())
         except TemplateError as error:
@@ -131,19 +121,9 @@ class TemplateSet:
     def save(self, path: str | Path) -> None:
         """Write the set as JSON; equal sets give equal files."""
         content = {"format": FORMAT, "version": self.version, "language": self.language}
-        origin = self.origin if isinstance(self.origin, str) else asdict(self.origin)
-        rows = [asdict(template) for template in self.templates]
-        text = json.dumps({**content, "origin": origin, "templates": rows}, indent=2, ensure_ascii=False)
+        content |= {"origin": self.origin, "templates": self.templates}
+        text = json.dumps(content, default=asdict, indent=2, ensure_ascii=False)
         Path(path).write_text(text + "\n", encoding="utf-8", newline="\n")
-
-
-def placeholders(text: str) -> list[str]:
-    """The placeholders of a template, in order, including repetitions.
-
-    >>> placeholders("The [gender] wears a [colored top].")
-    ['gender', 'colored top']
-    """
-    return _PLACEHOLDER.findall(text)
 
 
 def template_problem(text: str) -> str | None:
@@ -173,7 +153,7 @@ def _bracket_problem(text: str) -> str | None:
             return f"has {bracket}, which is not a placeholder of one to {MAX_PLACEHOLDER_WORDS} lower-case words"
     if re.search(r"[\[\](){}<>]", _BRACKET.sub("", text)):
         return "has unbalanced or nested brackets, or brackets other than those of [placeholders]"
-    return None if placeholders(text) else "has no placeholder such as [colored top]"
+    return None if _PLACEHOLDER.search(text) else "has no placeholder such as [colored top]"
 
 
 def draw_template(templates: TemplateSet, row_id: str, slot: int, attempt: int, seed: int) -> Template:
@@ -183,17 +163,9 @@ def draw_template(templates: TemplateSet, row_id: str, slot: int, attempt: int, 
     template that earlier attempts did not have, until all were used; then they are drawn again in another order.
 
     Args:
-        row_id (`str`): id of the row.
         slot (`int`): number of the caption column.
         attempt (`int`): number of earlier attempts.
-        seed (`int`): seed of the data set.
-
-    Raises:
-        ValueError: if `slot` or `attempt` is negative.
     """
-    for name, value in (("slot", slot), ("attempt", attempt)):
-        if value < 0:
-            raise ValueError(f"{name} must be 0 or more, not {value}")
     count = len(templates.templates)
     cycle, step = divmod(attempt, count)
     # A partial Fisher-Yates shuffle; `moved` maps positions to the items that were swapped there.
@@ -216,9 +188,8 @@ def _parse(content: bytes) -> TemplateSet:
         raise TemplateError(f"is not a JSON file: {error}") from error
     if not isinstance(data, dict):
         raise TemplateError("must contain one JSON object with the keys format, version, language, origin, templates")
-    if data.get("format") != FORMAT:
-        raise TemplateError(f"has the format {data.get('format')!r}, this version reads {FORMAT}: save it again")
-    data = {key: value for key, value in data.items() if key != "format"}
+    if (found := data.pop("format", None)) != FORMAT:
+        raise TemplateError(f"has the format {found!r}, this version reads {FORMAT}: save it again")
     rows = data.get("templates")
     if not isinstance(rows, list):
         raise TemplateError("'templates' must be a list of objects with an id and a text")
@@ -230,13 +201,12 @@ def _parse(content: bytes) -> TemplateSet:
 
 def _record(kind: type[_Record], values: Any, where: str) -> _Record:
     """Create a dataclass from JSON, checking keys and the types of strings and numbers."""
-    if not isinstance(values, Mapping):
+    if not isinstance(values, dict):
         raise TemplateError(f"{where} must be a JSON object, not {values!r}")
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
-    required = {name for name, field in known.items() if field.default is MISSING}
     if unknown := sorted(set(values) - set(known)):
         raise TemplateError(f"{where} has unknown keys {unknown}; known keys are {sorted(known)}")
-    if missing := sorted(required - set(values)):
+    if missing := [name for name, field in known.items() if field.default is MISSING and name not in values]:
         raise TemplateError(f"{where} lacks the keys {missing}")
     for name, value in values.items():
         expected: Any = known[name].type

@@ -44,9 +44,8 @@ MARKUP = _any(
 COMMAND = _any(
     r"\b(?:system|assistant|user|human|developer|chatgpt|bot|ai|instructions?|prompt|caption|description|answer|output"
     r"|response|note|template|question|task)\s?(?:\d+\s?)?:",
-    r"\b(?:ignore|disregard|forget|override|bypass)\b.{0,40}\b(?:instruction|prompt|rule|above|previous"
-    r"|prior|everything"
-    r"|all)",
+    r"\b(?:ignore|disregard|forget|override|bypass)\b.{0,40}\b(?:instruction|prompt|rule|above|previous|prior"
+    r"|everything|all)",
     r"\b(?:system|developer) (?:prompt|message)|\bjailbreak",
     r"\b(?:previous|prior|above|following|new|your|these|the) instructions?\b",
     r"\b(?:you|your|yours|yourself)\b",
@@ -69,14 +68,12 @@ REFUSAL = _any(
     r"\bsorry\b|\bapologi[sz]e\b|\bapologies\b",
     r"\bi (?:cannot|can't|can ?not|could not|couldn't|won't|will not|must decline|do not feel|don't feel)\b",
     r"\b(?:i am|i'm|we are|am|was) (?:unable|not able|not allowed|not permitted|not comfortable|afraid)\b",
-    r"\b(?:unable|cannot|can't|not able|not possible|decline|refuse) (?:to )?(?:assist|help|provide"
-    r"|describe|fulfil|comply"
-    r"|generate|identify|create|write|process|view|see (?:any|the|an)|analy[sz]e|answer)",
+    r"\b(?:unable|cannot|can't|not able|not possible|decline|refuse) (?:to )?(?:assist|help|provide|describe|fulfil"
+    r"|comply|generate|identify|create|write|process|view|see (?:any|the|an)|analy[sz]e|answer)",
     r"\bi (?:don't|do not|didn't) (?:have|see|know|find|feel)\b|\bas an? (?:ai|language|text)\b",
     r"\bno (?:image|picture|photo|photograph|person|people|human|man|woman|individual|one|pedestrian)s? "
-    r"(?:(?:is|are|was|were|can be|could be|to be) )?(?:\w+ )?(?:provided|attached|visible|present|seen"
-    r"|found|shown|given"
-    r"|available|in (?:the|this))\b",
+    r"(?:(?:is|are|was|were|can be|could be|to be) )?(?:\w+ )?(?:provided|attached|visible|present|seen|found|shown"
+    r"|given|available|in (?:the|this))\b",
     r"\bthere (?:is|are|was) no (?:image|picture|photo|photograph|person|people|human|man|woman|individual|one)s?\b",
     r"\b(?:image|picture|photo|photograph) (?:does not|doesn't|did not|didn't|is not|isn't|was not|wasn't"
     r"|could not|failed)",
@@ -109,9 +106,8 @@ HEDGE = _any(
     r"\bapparent(?:ly)?\b",
     r"\blook(?:s|ed|ing)? (?:like|as (?:if|though)|to (?:be|have)\b)",
     r"\b(?:possibl[ey]|probabl[ey]|perhaps|maybe|presumabl[ey]|supposedly|potentially|likely|conceivably|arguably)\b",
-    r"\b(?:could|might)\b|\bmay (?:also |not |well |either |or may not )*(?:be|have|indicate|suggest"
-    r"|contain|include|show"
-    r"|wear|hold|carry|belong|represent)\b",
+    r"\b(?:could|might)\b|\bmay (?:also |not |well |either |or may not )*(?:be|have|indicate|suggest|contain|include"
+    r"|show|wear|hold|carry|belong|represent)\b",
     r"\b(?:suggest|imply|hint|indicat)(?:s|ed|ing|e|es)?\b|\bimplie[sd]\b|\b(?:as if|as though)\b",
     r"\b(?:i|we) (?:think|believe|guess|assume|suppose)\b|\b(?:presum|assum)(?:e|ed|ing)\b|\bi'm not sure\b",
     r"\b(?:some|a|any) (?:kind|sort|type) of\b(?! (?:\w+ )?pattern)|\bsomething like\b",

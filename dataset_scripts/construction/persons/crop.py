@@ -48,9 +48,7 @@ class CropSettings:
 class CropPersons(Block):
     """Adds the crop as JPEG and its path, and converts the keypoints to pixels of the crop.
 
-    Args:
-        settings (`CropSettings`): padding, quality, faces.
-        keypoint_score (`float`): minimum score of a visible keypoint.
+    Keypoints are visible from `keypoint_score` on.
     """
 
     name = "crop"

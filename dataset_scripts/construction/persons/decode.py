@@ -30,14 +30,7 @@ class DecodeImages(Filter):
 
 
 def load_in_groups(contents: Iterable[bytes]) -> Iterator[list[Image.Image]]:
-    """Decode valid images in groups of at most `MAX_PIXELS` pixels, so that a batch of large ones fits into memory.
-
-    Args:
-        contents (`Iterable[bytes]`): image files.
-
-    Returns:
-        `Iterator[list[PIL.Image.Image]]`: all images, in order, in non-empty lists.
-    """
+    """Decode valid images in groups of at most `MAX_PIXELS` pixels, so that a batch of large ones fits into memory."""
     group: list[Image.Image] = []
     pixels = 0
     for content in contents:

@@ -7,12 +7,12 @@ from modeling_gadms.media.detection import PersonBox
 from ..blocks import Batch, Block, Outcome
 from .decode import load_in_groups
 from .detectors import DetectorSettings, build_detector
-from .pretrained import identity_of
 
 
 NO_PERSON = "no person found"
 BOX = pa.list_(pa.float64(), 4)
-"""(left, top, right, bottom) in pixels of the upright source image, rounded to hundredths."""
+"""(left, top, right, bottom) in pixels of the upright source image, rounded to hundredths. Later blocks use the stored
+box, so that their verdicts can be verified from the row."""
 
 
 class DetectPersons(Block):
@@ -35,7 +35,6 @@ class DetectPersons(Block):
 
     def prepare(self) -> None:
         self._detector = build_detector(self.settings)
-        self._identity = identity_of(self._detector)
 
     def __call__(self, batch: Batch) -> Outcome:
         found = [boxes for images in load_in_groups(batch["image"]) for boxes in self._detector(images)]
@@ -44,18 +43,15 @@ class DetectPersons(Block):
             columns={
                 "row_id": [f"{batch['image_id'][origin]}-{number:02d}" for origin, number, _ in persons],
                 "person": [number for _, number, _ in persons],
-                "box": [rounded_box(box) for *_, box in persons],
+                "box": [
+                    [round(side, 2) for side in (box.left, box.top, box.right, box.bottom)] for *_, box in persons
+                ],
                 "confidence": [round(box.confidence, 4) for *_, box in persons],
-                "detector": [self._identity] * len(persons),
+                "detector": [self._detector.identity] * len(persons),
             },
             verdicts=[True if boxes else (False, NO_PERSON) for boxes in found],
             origins=[origin for origin, *_ in persons],
         )
-
-
-def rounded_box(box: PersonBox) -> list[float]:
-    """A box as stored. Later blocks use the stored box, so that their verdicts can be verified from the row."""
-    return [round(side, 2) for side in (box.left, box.top, box.right, box.bottom)]
 
 
 def stored_box(box: list[float], confidence: float) -> PersonBox:

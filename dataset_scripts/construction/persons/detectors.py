@@ -13,7 +13,6 @@ from modeling_gadms.media.detection import (
     SSD_WEIGHTS,
     PersonBox,
     PersonBoxFilter,
-    PersonDetector,
     SsdMobileNetDetector,
     intersection_area,
 )
@@ -21,9 +20,7 @@ from modeling_gadms.media.detection import (
 from .pretrained import (
     Imported,
     check_settings,
-    choose_batch_size,
-    choose_device,
-    existing_file,
+    device_and_batch_size,
     files_identity,
     in_batches,
     load_pretrained,
@@ -107,8 +104,7 @@ class TransformersDetector:
     def __init__(self, settings: DetectorSettings):
         from transformers import AutoModelForObjectDetection
 
-        self._device = choose_device(settings.device)
-        self._batch_size = choose_batch_size(settings.batch_size, self._device)
+        self._device, self._batch_size = device_and_batch_size(settings.device, settings.batch_size)
         self._min_confidence = settings.min_confidence
         self._model, self._processor, self.identity = load_pretrained(
             AutoModelForObjectDetection, settings.model or DEFAULT_MODEL, settings.revision, self._device
@@ -146,8 +142,8 @@ class SsdDetector:
     """
 
     def __init__(self, settings: DetectorSettings):
-        weights = existing_file(settings.weights or packaged_file(SSD_WEIGHTS))
-        graph = existing_file(settings.graph or packaged_file(SSD_GRAPH))
+        weights = Path(settings.weights or packaged_file(SSD_WEIGHTS))
+        graph = Path(settings.graph or packaged_file(SSD_GRAPH))
         any_shape = PersonBoxFilter(settings.min_confidence, min_height=0, min_aspect=0, max_aspect=math.inf)
         self._detector = SsdMobileNetDetector(weights, graph, any_shape)
         self._min_confidence = settings.min_confidence
@@ -180,8 +176,7 @@ class UltralyticsDetector:
                 "The kind ultralytics needs the library ultralytics, which is licensed under the AGPL-3.0. If you "
                 "can accept that: pip install ultralytics. If not, use the kind transformers (Apache-2.0)"
             ) from error
-        self._device = choose_device(settings.device)
-        self._batch_size = choose_batch_size(settings.batch_size, self._device)
+        self._device, self._batch_size = device_and_batch_size(settings.device, settings.batch_size)
         self._min_confidence = settings.min_confidence
         self._model = YOLO(settings.model)
         # The path of weights that Ultralytics downloaded by name.
@@ -221,11 +216,7 @@ class WholeImageDetector:
 
 
 class ImportedDetector(Imported):
-    """A custom detector; its boxes are checked, clipped to the image and sorted by confidence.
-
-    Raises:
-        ImportError, TypeError: see `Imported`.
-    """
+    """A custom detector; its boxes are checked, clipped to the image and sorted by confidence."""
 
     def __init__(self, settings: DetectorSettings):
         super().__init__(settings.kind, settings.options)
@@ -244,25 +235,26 @@ class ImportedDetector(Imported):
         return [_tidy(boxes, image.size, self._min_confidence) for image, boxes in zip(images, found, strict=True)]
 
 
-_DETECTORS: dict[str, type[Any]] = {
-    "transformers": TransformersDetector,
-    "ssd_mobilenet": SsdDetector,
-    "ultralytics": UltralyticsDetector,
-}
-
-
-def build_detector(settings: DetectorSettings) -> PersonDetector:
+def build_detector(
+    settings: DetectorSettings,
+) -> TransformersDetector | SsdDetector | UltralyticsDetector | WholeImageDetector | ImportedDetector:
     """Load the detector that the settings name.
 
     Returns:
-        `PersonDetector`: returns for each image the boxes of its persons, clipped to the image, most confident first.
+        A `PersonDetector`: for each image the boxes of its persons, clipped to the image, most confident first. Its
+        `identity` is recorded with them.
 
     Raises:
         ImportError, OSError, TypeError, ValueError: see the classes of this file.
     """
     if settings.kind == "whole_image":
         return WholeImageDetector()
-    return _DETECTORS.get(settings.kind, ImportedDetector)(settings)
+    built_in: dict[str, type[Any]] = {
+        "transformers": TransformersDetector,
+        "ssd_mobilenet": SsdDetector,
+        "ultralytics": UltralyticsDetector,
+    }
+    return built_in.get(settings.kind, ImportedDetector)(settings)
 
 
 def _person_labels(names: dict[int, str], model: str) -> set[int]:

@@ -8,17 +8,18 @@ not duplicates.
 import io
 from array import array
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from ..blocks import Batch, Block, Outcome, Verdict, rows_of
+from ..blocks import Batch, Block, Filter, Outcome, Verdict
 
 
 DUPLICATE = "duplicate"
@@ -70,7 +71,7 @@ class MeasureSignature(Block):
             import imagehash
         except ImportError as error:
             raise ImportError('Duplicate detection needs ImageHash: pip install "gadms[construction]"') from error
-        images = [Image.open(io.BytesIO(crop)).convert("RGB") for (crop,) in rows_of(batch, self.reads)]
+        images = [Image.open(io.BytesIO(crop)).convert("RGB") for crop in batch["crop"]]
         return Outcome(
             {
                 "perceptual_hash": [str(imagehash.phash(image)) for image in images],
@@ -79,7 +80,7 @@ class MeasureSignature(Block):
         )
 
 
-class DropDuplicates(Block):
+class DropDuplicates(Filter):
     """Rejects the rows listed in the file that `write_duplicates` wrote."""
 
     name = "duplicates"
@@ -92,20 +93,13 @@ class DropDuplicates(Block):
         table = pq.read_table(self.path)
         self._duplicates = dict(zip(table["row_id"].to_pylist(), table["duplicate_of"].to_pylist(), strict=True))
 
-    def __call__(self, batch: Batch) -> Outcome:
-        originals = [self._duplicates.get(row_id) for row_id in batch["row_id"]]
-        verdicts: list[Verdict] = [
-            True if original is None else (False, DUPLICATE, f"of {original}") for original in originals
-        ]
-        return Outcome(verdicts=verdicts)
+    def judge(self, row: Mapping[str, Any]) -> Verdict:
+        original = self._duplicates.get(row["row_id"])
+        return True if original is None else (False, DUPLICATE, f"of {original}")
 
 
 def colour_grid(image: Image.Image) -> np.ndarray:
-    """Mean colours of a coarse grid.
-
-    Returns:
-        `np.ndarray` of shape `(4 * 2 * 3,)` and type uint8.
-    """
+    """Mean colours of a coarse grid, of shape `(4 * 2 * 3,)` and type uint8."""
     rows, columns = COLOUR_GRID
     return np.asarray(image.resize((columns, rows), Image.Resampling.BOX)).reshape(-1)
 
@@ -131,27 +125,25 @@ def find_duplicates(hashes: np.ndarray, colours: np.ndarray, settings: Duplicate
     bands = _bands(settings.max_distance + 1)
     kept: list[defaultdict[int, array[int]]] = [defaultdict(partial(array, "q")) for _ in bands]
     for index, (code, grid) in enumerate(zip(hashes, colours.astype(np.int16), strict=True)):
-        value = int(code)
-        buckets = [bucket[(value >> shift) & mask] for bucket, (shift, mask) in zip(kept, bands, strict=True)]
-        found = [_first_alike(np.array(bucket), code, grid, hashes, colours, settings) for bucket in buckets]
-        if repeated := [rival for rival in found if rival is not None]:
-            original[index] = min(repeated)
+        buckets = [bucket[(int(code) >> shift) & mask] for bucket, (shift, mask) in zip(kept, bands, strict=True)]
+        rivals = np.concatenate([np.array(bucket) for bucket in buckets])
+        near = rivals[np.bitwise_count(hashes[rivals] ^ code) <= settings.max_distance]
+        alike = near[np.abs(colours[near] - grid).max(axis=1) <= settings.max_colour_difference]
+        if alike.size:
+            original[index] = alike.min()
             continue
         for bucket in buckets:
             bucket.append(index)
     return original
 
 
-def write_duplicates(tables: Sequence[Path], path: Path, settings: DuplicateSettings) -> int:
+def write_duplicates(tables: Sequence[Path], path: Path, settings: DuplicateSettings) -> None:
     """Compare the persons of all shards, and write the duplicates of earlier ones.
 
     Args:
         tables (`Sequence[Path]`): Parquet files with `row_id`, `perceptual_hash` and `colour_grid`, in order.
         path (`Path`): Parquet file to write, with `DUPLICATE_SCHEMA`.
         settings (`DuplicateSettings`): the thresholds.
-
-    Returns:
-        `int`: number of duplicates.
     """
     columns = ["row_id", "perceptual_hash", "colour_grid"]
     table = pa.concat_tables([pq.read_table(shard, columns=columns) for shard in tables])
@@ -168,21 +160,6 @@ def write_duplicates(tables: Sequence[Path], path: Path, settings: DuplicateSett
         "distance": distances.astype(np.int32),
     }
     pq.write_table(pa.table(rows, DUPLICATE_SCHEMA), path)
-    return len(found)
-
-
-def _first_alike(
-    rivals: np.ndarray,
-    code: np.uint64,
-    grid: np.ndarray,
-    hashes: np.ndarray,
-    colours: np.ndarray,
-    settings: DuplicateSettings,
-) -> int | None:
-    """The first of some kept crops (`rivals`: ascending indices) that matches in hash and colours."""
-    near = rivals[np.bitwise_count(hashes[rivals] ^ code) <= settings.max_distance]
-    alike = near[np.abs(colours[near] - grid).max(axis=1) <= settings.max_colour_difference]
-    return int(alike[0]) if alike.size else None
 
 
 def _bands(number: int) -> list[tuple[int, int]]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,9 +14,7 @@ from modeling_gadms.media.detection import PersonBox
 from .pretrained import (
     Imported,
     check_settings,
-    choose_batch_size,
-    choose_device,
-    existing_file,
+    device_and_batch_size,
     files_identity,
     in_batches,
     load_pretrained,
@@ -24,24 +23,10 @@ from .pretrained import (
 
 
 KEYPOINT_NAMES = (
-    "nose",
-    "left_eye",
-    "right_eye",
-    "left_ear",
-    "right_ear",
-    "left_shoulder",
-    "right_shoulder",
-    "left_elbow",
-    "right_elbow",
-    "left_wrist",
-    "right_wrist",
-    "left_hip",
-    "right_hip",
-    "left_knee",
-    "right_knee",
-    "left_ankle",
-    "right_ankle",
-)
+    "nose", "left_eye", "right_eye", "left_ear", "right_ear",
+    "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
+    "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
+)  # fmt: skip
 """The COCO keypoints, in order. Left and right are the person's own."""
 HEAD = (0, 1, 2, 3, 4)
 HIPS = (11, 12)
@@ -153,8 +138,7 @@ class VitPoseEstimator:
             raise ImportError('Poses by ViTPose need SciPy: pip install "gadms[construction]"') from error
         from transformers import VitPoseForPoseEstimation
 
-        self._device = choose_device(settings.device)
-        self._batch_size = choose_batch_size(settings.batch_size, self._device)
+        self._device, self._batch_size = device_and_batch_size(settings.device, settings.batch_size)
         self._model, self._processor, self.identity = load_pretrained(
             VitPoseForPoseEstimation, settings.model or DEFAULT_MODEL, settings.revision, self._device
         )
@@ -206,7 +190,9 @@ class MoveNetEstimator:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError as error:
             raise ImportError('Poses by MoveNet need LiteRT: pip install "gadms[construction]"') from error
-        weights = existing_file(settings.weights or packaged_file(_MOVENET_WEIGHTS))
+        weights = Path(settings.weights or packaged_file(_MOVENET_WEIGHTS))
+        if not weights.is_file():
+            raise FileNotFoundError(f"The weights file {weights} does not exist")
         # More threads change the order of summation, and so the last bits.
         self._network = Interpreter(model_path=str(weights), num_threads=1)
         self._network.allocate_tensors()
@@ -221,7 +207,8 @@ class MoveNetEstimator:
         return [self._estimate(image, box) for image, box in zip(images, boxes, strict=True)]
 
     def _estimate(self, image: Image.Image, box: PersonBox) -> Pose:
-        left, top, side = _square_around(box)
+        side = max(1, round(MOVENET_ENLARGEMENT * max(box.width, box.height)))
+        left, top = round((box.left + box.right - side) / 2), round((box.top + box.bottom - side) / 2)
         window = image.convert("RGB").crop((left, top, left + side, top + side))  # black outside of the image
         pixels = np.asarray(window.resize((self._side, self._side), Image.Resampling.BILINEAR))
         found = self._run(pixels[np.newaxis].astype(self._input["dtype"]))
@@ -235,11 +222,7 @@ class MoveNetEstimator:
 
 
 class ImportedPoseEstimator(Imported):
-    """A custom estimator; it must return one pose per box.
-
-    Raises:
-        ImportError, TypeError: see `Imported`.
-    """
+    """A custom estimator; it must return one pose per box."""
 
     def __init__(self, settings: PoseSettings):
         super().__init__(settings.kind, settings.options)
@@ -257,20 +240,11 @@ class ImportedPoseEstimator(Imported):
         return [Pose.in_image(pose.keypoints, image.size) for image, pose in zip(images, found, strict=True)]
 
 
-def build_pose_estimator(settings: PoseSettings) -> PoseEstimator:
-    """Load the estimator that the settings name; its poses are in pixels of the image.
+def build_pose_estimator(settings: PoseSettings) -> VitPoseEstimator | MoveNetEstimator | ImportedPoseEstimator:
+    """Load the estimator that the settings name: a `PoseEstimator` whose `identity` is recorded with its poses.
 
     Raises:
         ImportError, OSError, TypeError, ValueError: see the classes of this file.
     """
-    if settings.kind == "vitpose":
-        return VitPoseEstimator(settings)
-    if settings.kind == "movenet":
-        return MoveNetEstimator(settings)
-    return ImportedPoseEstimator(settings)
-
-
-def _square_around(box: PersonBox) -> tuple[int, int, int]:
-    """Left, top and side, in whole pixels, of MoveNet's square input."""
-    side = max(1, round(MOVENET_ENLARGEMENT * max(box.width, box.height)))
-    return round((box.left + box.right - side) / 2), round((box.top + box.bottom - side) / 2), side
+    built_in: dict[str, type[Any]] = {"vitpose": VitPoseEstimator, "movenet": MoveNetEstimator}
+    return built_in.get(settings.kind, ImportedPoseEstimator)(settings)

@@ -19,9 +19,7 @@ Item = TypeVar("Item")
 def check_settings(settings: Any, kinds: dict[str, set[str]]) -> None:
     """Check the fields that the settings of detectors and pose estimators share.
 
-    Args:
-        settings: a dataclass with the fields `kind`, `batch_size`, `device` and `options`, among others.
-        kinds (`dict`): built-in kind -> the fields for weights that it uses.
+    `kinds` names for each built-in kind the fields for weights that it uses.
 
     Raises:
         ValueError: for an invalid value, and for a field that the kind does not use; names field and value.
@@ -45,21 +43,17 @@ def check_settings(settings: Any, kinds: dict[str, set[str]]) -> None:
             raise ValueError(f"{owner}.{name} is {value!r}, but the kind {kind} does not use it: remove it")
 
 
-def choose_device(device: str) -> str:
-    """Resolve `"auto"` to the first CUDA GPU if available, else the CPU."""
-    if device != "auto":
-        return device
-    import torch
+def device_and_batch_size(device: str, batch_size: int | None) -> tuple[str, int]:
+    """Resolve `"auto"` to the first CUDA GPU if available, else the CPU, and then a batch size of `None`.
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def choose_batch_size(batch_size: int | None, device: str) -> int:
-    """Resolve a batch size of `None` to 1 on a CPU, where batches save no time, and to `GPU_BATCH` on a GPU.
-
-    With a batch size of 1 the last bits of a result do not depend on the other images.
+    It becomes `GPU_BATCH` on a GPU, and 1 on a CPU, where batches save no time: with a batch size of 1 the last bits
+    of a result do not depend on the other images.
     """
-    return batch_size or (1 if device.startswith("cpu") else GPU_BATCH)
+    if device == "auto":
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return device, batch_size or (1 if device.startswith("cpu") else GPU_BATCH)
 
 
 def in_batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
@@ -73,12 +67,6 @@ def load_pretrained(model_class: Any, name: str, revision: str | None, device: s
 
     The image processor is always the PIL one: the torchvision one resizes differently, and a data set must not depend
     on whether torchvision is installed.
-
-    Args:
-        model_class: such as `AutoModelForObjectDetection`.
-        name (`str`): Hub name or folder.
-        revision (`str`, *optional*): branch, tag or commit on the Hub.
-        device (`str`): device of the model.
 
     Returns:
         The model, its image processor, and its identity: `name@commit` for the Hub, or the name of the folder with a
@@ -94,12 +82,12 @@ def load_pretrained(model_class: Any, name: str, revision: str | None, device: s
     from modeling_gadms.encoders.loading import refuse_missing_weights
 
     # All files come from one commit, even if the repository changes between two downloads.
-    commit = None if Path(name).is_dir() else _commit_of(name, revision)
+    commit = revision if Path(name).is_dir() else _commit_of(name, revision) or revision
     try:
         model, loading = model_class.from_pretrained(
-            name, revision=commit or revision, dtype=torch.float32, output_loading_info=True
+            name, revision=commit, dtype=torch.float32, output_loading_info=True
         )
-        processor = AutoImageProcessor.from_pretrained(name, revision=commit or revision, backend="pil")
+        processor = AutoImageProcessor.from_pretrained(name, revision=commit, backend="pil")
     except OSError as error:  # its message does not always name the model
         raise OSError(f"Cannot load the model {name} (revision {revision or 'main'}): {error}") from error
     refuse_missing_weights(name, model, loading)
@@ -107,7 +95,7 @@ def load_pretrained(model_class: Any, name: str, revision: str | None, device: s
         files = sorted(path for path in Path(name).iterdir() if path.suffix in _MODEL_SUFFIXES)
         identity = files_identity(Path(name).resolve().name, files)
     else:
-        identity = f"{name}@{commit or revision or 'main'}"
+        identity = f"{name}@{commit or 'main'}"
     return model.to(device).eval(), processor, identity
 
 
@@ -136,17 +124,6 @@ def packaged_file(name: str) -> Path:
     return folder / name
 
 
-def existing_file(path: str | Path) -> Path:
-    """Check that a file exists, and return its path.
-
-    Raises:
-        FileNotFoundError: if it does not exist.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"The weights file {path} does not exist")
-    return Path(path)
-
-
 def files_identity(name: str, files: Sequence[Path]) -> str:
     """`name@` and the first 12 hexadecimal digits of the SHA-256 of the concatenated files."""
     digest = hashlib.sha256()
@@ -168,43 +145,26 @@ class Imported:
         identity (`str`): the `identity` of the instance, else the import path.
 
     Raises:
-        ImportError: if the path cannot be imported.
-        TypeError: if the instance is not callable.
-    """
-
-    def __init__(self, path: str, options: dict[str, Any]):
-        self._path = path
-        self._made = make_imported(path, options)
-        self.identity = getattr(self._made, "identity", None) or path
-
-
-def make_imported(path: str, options: dict[str, Any]) -> Any:
-    """Import `"my_package.my_module:MyClass"` and call it with the options as keyword arguments.
-
-    Raises:
         ImportError: if the module or the name does not exist.
         TypeError: if the class does not accept the options, or its instance is not callable.
     """
-    module_name, _, name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ImportError(
-            f"Cannot import {path} ({error}): write module:Class, with the module's folder on PYTHONPATH"
-        ) from error
-    try:
-        made = found(**options)
-    except TypeError as error:
-        raise TypeError(f"{path} cannot be called with the options {options}: {error}") from error
-    if not callable(made):
-        raise TypeError(f"{path} returns a {type(made).__name__}, which is not callable: it needs a method __call__")
-    return made
 
-
-def identity_of(estimator: Any) -> str:
-    """Name of a detector or estimator to record with its results: its `identity` if any, else its import path."""
-    identity = getattr(estimator, "identity", None)
-    if isinstance(identity, str) and identity:
-        return identity
-    named = estimator if hasattr(estimator, "__qualname__") else type(estimator)
-    return f"{named.__module__}:{named.__qualname__}"
+    def __init__(self, path: str, options: dict[str, Any]):
+        module_name, _, name = path.partition(":")
+        try:
+            found = getattr(importlib.import_module(module_name), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ImportError(
+                f"Cannot import {path} ({error}): write module:Class, with the module's folder on PYTHONPATH"
+            ) from error
+        try:
+            made = found(**options)
+        except TypeError as error:
+            raise TypeError(f"{path} cannot be called with the options {options}: {error}") from error
+        if not callable(made):
+            raise TypeError(
+                f"{path} returns a {type(made).__name__}, which is not callable: it needs a method __call__"
+            )
+        self._path = path
+        self._made = made
+        self.identity = str(getattr(made, "identity", None) or path)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from ..blocks import Batch, Block, Outcome, Verdict, rows_of
+from ..blocks import Batch, Block, Outcome, Verdict
 
 
 HEIGHT = 256
@@ -60,7 +60,7 @@ class MeasureQuality(Block):
         self.settings = settings
 
     def __call__(self, batch: Batch) -> Outcome:
-        measured = [contrast_and_sharpness(Image.open(io.BytesIO(crop))) for (crop,) in rows_of(batch, self.reads)]
+        measured = [contrast_and_sharpness(Image.open(io.BytesIO(crop))) for crop in batch["crop"]]
         columns = {"contrast": [contrast for contrast, _ in measured], "sharpness": [sharp for _, sharp in measured]}
         return Outcome(columns, [self._judge(contrast, sharpness) for contrast, sharpness in measured])
 
@@ -75,8 +75,7 @@ class MeasureQuality(Block):
 def contrast_and_sharpness(image: Image.Image) -> tuple[float, float]:
     """Standard deviation, and variance of the Laplacian (four neighbours), of the grey values at height `HEIGHT`.
 
-    Returns:
-        `tuple[float, float]`: both rounded to tenths, so that last bits do not affect a verdict.
+    Both are rounded to tenths, so that last bits do not affect a verdict.
     """
     width = max(3, round(image.width * HEIGHT / image.height))
     grey = np.asarray(image.convert("L").resize((width, HEIGHT), Image.Resampling.BICUBIC)).astype(np.float64)

@@ -36,12 +36,7 @@ def write_report(root: Path, counts: Sequence[BlockCounts]) -> None:
 
 
 def write_card(config: BuildConfig, counts: Sequence[BlockCounts]) -> None:
-    """Write `README.md`, the data set card, with the metadata that `load_dataset` reads.
-
-    Args:
-        config (`BuildConfig`): the run. Its data files exist.
-        counts (`Sequence[BlockCounts]`): its pipeline report.
-    """
+    """Write `README.md` of a run whose data files exist: the card, with the metadata that `load_dataset` reads."""
     files = tuple(sorted((config.root / "data").glob("train-*.parquet")))
     footers = [pq.read_metadata(file) for file in files]
     rows = sum(footer.num_rows for footer in footers)
@@ -54,9 +49,7 @@ def write_card(config: BuildConfig, counts: Sequence[BlockCounts]) -> None:
         written={"train": WrittenSplit(rows, num_bytes, files)},
         captions=rows * len(config.captioners),
         settings=replace(
-            config.card,
-            title=config.card.title or _TITLE,
-            licence_notes=config.card.licence_notes or _LICENCE_NOTES,
+            config.card, title=config.card.title or _TITLE, licence_notes=config.card.licence_notes or _LICENCE_NOTES
         ),
         construction=ConstructionFacts(
             captioners={

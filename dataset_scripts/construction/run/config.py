@@ -93,21 +93,8 @@ class BuildConfig:
         return Path(self.run.output)
 
 
-_SECTIONS: dict[str, type] = {
-    "run": RunSettings,
-    "fetch": FetchSettings,
-    "detector": DetectorSettings,
-    "pose": PoseSettings,
-    "criteria": CriteriaSettings,
-    "crop": CropSettings,
-    "quality": QualitySettings,
-    "duplicates": DuplicateSettings,
-    "captions": CaptionSettings,
-    "rules": CaptionRules,
-    "match": MatchSettings,
-    "card": DatasetCardSettings,
-}
-_NAMED_SECTIONS: dict[str, type] = {"sources": SourceSettings, "captioners": ChatSettings, "resources": Resources}
+_SECTIONS: dict[str, Any] = {field.name: field.type for field in fields(BuildConfig) if not get_args(field.type)}
+_NAMED_SECTIONS = {field.name: get_args(field.type)[1] for field in fields(BuildConfig) if get_args(field.type)}
 _REQUIRED = {"run": "an output folder", "sources": "a name, with kind and path, for each"}
 
 

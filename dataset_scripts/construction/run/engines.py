@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Protocol
@@ -71,12 +71,8 @@ class Resources:
 def run_local(stage: Stage, numbers: Sequence[int], *, workers: int = 1, progress: bool = True) -> None:
     """Run shards on this machine with `datasets.map`; each worker process takes whole shards.
 
-    Args:
-        stage (`Stage`): the stage to run.
-        numbers (`Sequence[int]`): numbers of the shards.
-        workers (`int`): number of worker processes. With 1 the shards run in-process, with a progress bar per block.
-            Workers exit when this process ends, for any reason, and as soon as a shard fails.
-        progress (`bool`): show progress bars.
+    With one worker the shards run in-process, with a progress bar per block. Worker processes exit when this process
+    ends, for any reason, and as soon as a shard fails.
 
     Raises:
         BlockError: if a block fails or a worker dies.
@@ -131,11 +127,8 @@ def _map(block: Block, selected: pa.Table, description: str) -> pa.Table:
     return done.data.table.replace_schema_metadata(None)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Worker processes of the local engine.
-# ---------------------------------------------------------------------------------------------------------------------
+# Of a worker process of the local engine.
 _worker_stage: Stage
-_is_prepared = False
 
 
 def _start_worker(stage: Stage, lifeline: Connection) -> None:
@@ -147,13 +140,15 @@ def _start_worker(stage: Stage, lifeline: Connection) -> None:
     limit_threads()
 
 
+@cache
+def _prepare_worker() -> None:
+    for block in _worker_stage.blocks:
+        block.prepare()
+
+
 def _run_in_worker(number: int) -> None:
-    global _is_prepared
     try:
-        if not _is_prepared:  # not in the initializer, whose errors do not reach the user
-            for block in _worker_stage.blocks:
-                block.prepare()
-            _is_prepared = True
+        _prepare_worker()  # not in the initializer, whose errors do not reach the user
         _run_local_shard(_worker_stage, number)
     except Exception as error:
         raise portable(error) from None

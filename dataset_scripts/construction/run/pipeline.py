@@ -37,18 +37,10 @@ from ..sources.opt_out_list import OptOutList
 from ..sources.planning import Plan, SourceSettings, plan_shards
 from .card import write_card, write_report
 from .config import BuildConfig
-from .engines import Resources, Stage, run_local
+from .engines import Resources, run_local
 from .ray_engine import run_ray
 from .review import draw_review
-from .stages import (
-    CaptionStage,
-    LostRowsError,
-    PersonStage,
-    data_file,
-    journal_folder,
-    persons_file,
-    stage_counts,
-)
+from .stages import CaptionStage, LostRowsError, PersonStage, data_file, journal_folder, persons_file, stage_counts
 
 
 DUPLICATES_FILE = "work/duplicates.parquet"
@@ -130,7 +122,7 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
         numbers = range(len(plan.shards))
 
         persons = _person_stage(plan, config)
-        counts, _ = _run(persons, persons.folder, numbers, config, progress)
+        counts, _ = _run(persons, numbers, config, progress)
 
         with tqdm(total=1, desc="duplicates", unit="comparison", disable=not progress) as bar:
             _compare_persons(config, len(numbers), persons.folder.fingerprint)
@@ -146,7 +138,7 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
             return BuildReport(config.root, tuple(counts), remaining)
 
         captions = _caption_stage(plan, config, persons.folder.fingerprint)
-        caption_counts, captioned = _run(captions, captions.folder, numbers, config, progress)
+        caption_counts, captioned = _run(captions, numbers, config, progress)
         counts += caption_counts
         # Journals can remain if a crash came right after a shard was finished.
         shutil.rmtree(journal_folder(config.root), ignore_errors=True)
@@ -171,7 +163,7 @@ def _person_stage(plan: Plan, config: BuildConfig) -> PersonStage:
         plan.digest,
         config.run.images_per_shard,
         config.run.thumbnail_height,
-        _opt_out_digest(config),
+        file_digest(Path(config.run.opt_out)) if config.run.opt_out else None,
         *(asdict(section) for section in (config.detector, config.pose, config.criteria, config.crop, config.quality)),
     )
     folder = StageFolder(config.root, "persons", settings)
@@ -181,7 +173,6 @@ def _person_stage(plan: Plan, config: BuildConfig) -> PersonStage:
 
 
 def _caption_stage(plan: Plan, config: BuildConfig, persons: str) -> CaptionStage:
-    columns = tuple(config.captioners)
     settings = fingerprint(
         persons,
         asdict(config.duplicates),
@@ -193,7 +184,7 @@ def _caption_stage(plan: Plan, config: BuildConfig, persons: str) -> CaptionStag
         asdict(config.match),
     )
     folder = StageFolder(config.root, "captions", settings)
-    blocks = tuple(caption_blocks(config))
+    columns, blocks = tuple(config.captioners), tuple(caption_blocks(config))
     return CaptionStage(folder, len(plan.shards), columns, blocks, config.run.thumbnail_height)
 
 
@@ -204,16 +195,16 @@ def _without_transport(captioner: dict) -> dict:
 
 
 def _run(
-    stage: Stage, folder: StageFolder, numbers: Sequence[int], config: BuildConfig, progress: bool
+    stage: PersonStage | CaptionStage, numbers: Sequence[int], config: BuildConfig, progress: bool
 ) -> tuple[list[BlockCounts], int]:
     """Process the unfinished shards. Returns the counts of all shards, and how many were processed."""
-    finished = {number: marker for number in numbers if (marker := folder.read_marker(number))}
+    finished = {number: marker for number in numbers if (marker := stage.folder.read_marker(number))}
     pending = [number for number in numbers if number not in finished]
     if config.run.engine == "ray":
         run_ray(stage, pending, config.resources, progress=progress)
     else:
         run_local(stage, pending, workers=config.run.workers, progress=progress)
-    return list(sum_counts(stage_counts(folder, len(numbers), finished))), len(pending)
+    return list(sum_counts(stage_counts(stage.folder, len(numbers), finished))), len(pending)
 
 
 def _compare_persons(config: BuildConfig, shards: int, persons: str) -> None:
@@ -242,11 +233,10 @@ def _fetched(source: SourceSettings, config: BuildConfig) -> SourceSettings:
 
 def _check_plan(plan: Plan, root: Path) -> None:
     path = root / "work" / "plan.json"
+    now = {"digest": plan.digest, "shards": len(plan.shards)}
     if not path.is_file():
-        write_atomically(path, json.dumps({"digest": plan.digest, "shards": len(plan.shards)}))
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    if before != {"digest": plan.digest, "shards": len(plan.shards)}:
+        write_atomically(path, json.dumps(now))
+    elif (before := json.loads(path.read_text(encoding="utf-8"))) != now:
         raise RunFolderError(
             f"{root} contains a run over other sources ({before['shards']} shards, now {len(plan.shards)}): files "
             "or images_per_shard have changed. Name another output folder, or remove this one"
@@ -277,10 +267,6 @@ def _with_batch_sizes(blocks: list[Block], config: BuildConfig) -> list[Block]:
         if chosen and chosen.batch_size:
             block.batch_size = chosen.batch_size
     return blocks
-
-
-def _opt_out_digest(config: BuildConfig) -> str | None:
-    return file_digest(Path(config.run.opt_out)) if config.run.opt_out else None
 
 
 def _published(counts: Sequence[BlockCounts], config: BuildConfig, shards: int) -> int:

@@ -5,7 +5,8 @@ import os
 import pickle
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import asdict
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -24,6 +25,8 @@ FAILURE = "failure"
 """Column with a pickled error, in a table that replaces the rows of a shard. Errors travel as rows, because Ray would
 wrap a raised error, change its text and print long tracebacks."""
 
+_WHOLE_TABLES = {"batch_size": None, "batch_format": "pyarrow"}
+
 
 def run_ray(
     stage: Stage, numbers: Sequence[int], resources: Mapping[str, Resources], *, progress: bool = True
@@ -31,17 +34,11 @@ def run_ray(
     """Run shards with Ray Data: on this machine, or on the cluster that `RAY_ADDRESS` names.
 
     A shard is one block of Ray. Blocks with a model run as actors, which load it once; the others run as tasks, which
-    Ray fuses. All blocks of a caption column share an actor; its key in `resources` is the name of the column. All
-    machines must see the run's folder under the same path.
+    Ray fuses. All blocks of a caption column share an actor. The keys of `resources` are names of blocks, of caption
+    columns for all their blocks, and `read` and `write`. All machines must see the run's folder under the same path.
 
     A shard that kills its process is not retried, which Ray would do forever: the run ends, and processes the
     unfinished shards when it is started again.
-
-    Args:
-        stage (`Stage`): the stage to run.
-        numbers (`Sequence[int]`): numbers of the shards.
-        resources (`Mapping[str, Resources]`): by name of a block or group, or `read` and `write`.
-        progress (`bool`): show a progress bar.
 
     Raises:
         ImportError: if the extra `ray` is not installed.
@@ -102,13 +99,13 @@ def _plan(stage: Stage, numbers: Sequence[int], resources: Mapping[str, Resource
     with warnings.catch_warnings():
         # Deprecated in Ray 2.64, but without a replacement for the number of retries.
         warnings.filterwarnings("ignore", "`ray_remote_args`", DeprecationWarning)
-        shards = rows.map_batches(partial(_ray_read, stage), **_task("read", resources))
+        shards = rows.map_batches(partial(_read, stage), **_task("read", resources))
         for name, blocks in process_groups(stage.blocks):
             if any(block.has_model for block in blocks):
                 shards = shards.map_batches(_actor(blocks), **_pool(name, resources))
             else:
                 shards = shards.map_batches(_RayBlocks(blocks), **_task(name, resources))
-        return shards.map_batches(partial(_ray_write, stage), **_task("write", resources))
+        return shards.map_batches(partial(_write, stage), **_task("write", resources))
 
 
 def _actor(blocks: Sequence[Block]) -> type:
@@ -123,38 +120,44 @@ def _actor(blocks: Sequence[Block]) -> type:
 def _pool(name: str, resources: Mapping[str, Resources]) -> dict[str, Any]:
     from ray.data import ActorPoolStrategy
 
-    chosen = resources.get(name, Resources())
-    return {
-        "batch_size": None,
-        "batch_format": "pyarrow",
-        "num_cpus": 0 if chosen.num_cpus is None else chosen.num_cpus,
-        "num_gpus": chosen.num_gpus,
-        "compute": ActorPoolStrategy(size=chosen.concurrency or 1),
-        "max_restarts": 0,
-    }
+    options = _given(name, resources)
+    pool = {"compute": ActorPoolStrategy(size=options.pop("concurrency", 1)), "max_restarts": 0}
+    return _WHOLE_TABLES | {"num_cpus": 0} | options | pool
 
 
 def _task(name: str, resources: Mapping[str, Resources]) -> dict[str, Any]:
-    chosen = resources.get(name, Resources())
-    options: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "max_retries": 0}
-    given = {"num_cpus": chosen.num_cpus, "num_gpus": chosen.num_gpus, "concurrency": chosen.concurrency}
-    return options | {key: value for key, value in given.items() if value is not None}
+    return _WHOLE_TABLES | _given(name, resources) | {"max_retries": 0}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Callables that run in Ray's processes.
-# ---------------------------------------------------------------------------------------------------------------------
+def _given(name: str, resources: Mapping[str, Resources]) -> dict[str, Any]:
+    chosen = asdict(resources.get(name, Resources()))
+    return {key: chosen[key] for key in ("num_cpus", "num_gpus", "concurrency") if chosen[key] is not None}
+
+
+def _or_failure(work: Callable[[Any, pa.Table], pa.Table]) -> Callable[[Any, pa.Table], pa.Table]:
+    """Let a function of rows return its failure instead of raising it, and pass an earlier one on."""
+
+    @wraps(work)
+    def guarded(owner: Any, table: pa.Table) -> pa.Table:
+        if FAILURE in table.column_names:
+            return table.select([FAILURE]).drop_null()[:1]
+        try:
+            return work(owner, table)
+        except Exception as error:
+            return pa.table({FAILURE: [pickle.dumps(portable(error))]})
+
+    return guarded
+
+
 class _RayBlocks:
-    """Blocks that share a process. They are prepared with the first rows, where an error can be reported."""
+    """Blocks that share a process of Ray. They are prepared with the first rows, where an error can be reported."""
 
     def __init__(self, blocks: Sequence[Block]):
         self.blocks = blocks
         self.is_prepared = False
 
+    @_or_failure
     def __call__(self, table: pa.Table) -> pa.Table:
-        return _or_failure(self._run, table)
-
-    def _run(self, table: pa.Table) -> pa.Table:
         if not self.is_prepared:
             limit_threads()
             for block in self.blocks:
@@ -168,20 +171,7 @@ class _RayBlocks:
         return join(done or [table])
 
 
-def _or_failure(work: Callable[[pa.Table], pa.Table], table: pa.Table) -> pa.Table:
-    """Apply `work` to the rows, or return the failure instead."""
-    if FAILURE in table.column_names:
-        return table.select([FAILURE]).drop_null()[:1]
-    try:
-        return work(table)
-    except Exception as error:
-        return pa.table({FAILURE: [pickle.dumps(portable(error))]})
-
-
-def _ray_read(stage: Stage, table: pa.Table) -> pa.Table:
-    return _or_failure(partial(_read, stage), table)
-
-
+@_or_failure
 def _read(stage: Stage, table: pa.Table) -> pa.Table:
     read = []
     for number in table["shard"].to_pylist():
@@ -194,10 +184,7 @@ def _read(stage: Stage, table: pa.Table) -> pa.Table:
     return join(read)
 
 
-def _ray_write(stage: Stage, table: pa.Table) -> pa.Table:
-    return _or_failure(partial(_write, stage), table)
-
-
+@_or_failure
 def _write(stage: Stage, table: pa.Table) -> pa.Table:
     shards = _by_shard(table)
     for number, rows in shards.items():

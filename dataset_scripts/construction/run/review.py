@@ -1,8 +1,10 @@
 """Contact sheet for review: examples of kept persons, and of dropped persons for each reason."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.dataset
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
@@ -15,25 +17,21 @@ _GAP, _MARGIN, _LABEL = 8, 28, 44
 
 
 def draw_review(root: Path) -> Image.Image:
-    """Draw examples of kept and dropped persons of a run.
+    """Draw examples of the persons of a run that has finished the stage `persons`, in mode RGB.
 
-    Args:
-        root (`Path`): folder of a run that has finished the stage `persons`.
-
-    Returns:
-        `PIL.Image.Image` in mode RGB: a row of kept persons, then one row per block and reason, most frequent first.
+    A row of kept persons, then one row of dropped persons per block and reason, most frequent first.
     """
     kept, total = _kept(root)
     rows: list[tuple[str, int, list[bytes]]] = [("kept", total, kept)]
     dropped: dict[str, list[bytes]] = {}
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for block, reason, thumbnail in _dropped(root):
         label = f"dropped by `{block}`: {reason}"
-        counts[label] = counts.get(label, 0) + 1
+        counts[label] += 1
         thumbnails = dropped.setdefault(label, [])
         if len(thumbnails) < PERSONS_PER_ROW:
             thumbnails.append(thumbnail)
-    rows += [(label, counts[label], dropped[label]) for label in sorted(counts, key=lambda label: -counts[label])]
+    rows += [(label, count, dropped[label]) for label, count in counts.most_common()]
 
     width = 2 * _MARGIN + PERSONS_PER_ROW * (_CELL[0] + _GAP) - _GAP
     height = 2 * _MARGIN + len(rows) * (_LABEL + _CELL[1] + _GAP)
@@ -53,17 +51,10 @@ def draw_review(root: Path) -> Image.Image:
 
 def _kept(root: Path) -> tuple[list[bytes], int]:
     """Evenly spaced crops of the run, and the number of persons before captioning."""
-    files = sorted((root / "work" / "persons").glob("*.parquet"))
-    total = sum(pq.read_metadata(file).num_rows for file in files)
-    step = max(1, total // PERSONS_PER_ROW)
-    crops, first = [], 0
-    for file in files:
-        column = pq.read_table(file, columns=["crop"])["crop"]
-        crops += [
-            column[place - first].as_py() for place in range(-(-first // step) * step, first + len(column), step)
-        ]
-        first += len(column)
-    return crops[:PERSONS_PER_ROW], total
+    persons = pyarrow.dataset.dataset(sorted((root / "work" / "persons").glob("*.parquet")))
+    total = persons.count_rows()
+    chosen = range(0, total, max(1, total // PERSONS_PER_ROW))[:PERSONS_PER_ROW]
+    return persons.take(list(chosen), columns=["crop"])["crop"].to_pylist(), total
 
 
 def _dropped(root: Path) -> Iterator[tuple[str, str, bytes]]:

@@ -16,31 +16,24 @@ from PIL import ImageFilter
 from modeling_gadms.media.detection import crop_window
 from modeling_gadms.media.images import UnreadableImageError, load_image, to_jpeg
 
-from ..blocks import ROW_SCHEMA, Block, in_order
+from ..blocks import ROW_SCHEMA, TRAIL, Block, in_order, join
 from ..captions.caption import journal_path
 from ..persons.detect import BOX, DetectPersons, stored_box
 from ..persons.estimate_pose import KEYPOINTS
 from ..pipeline_report import IMAGES, PERSONS, BlockCounts, count_rows
 from ..shards import Marker, StageFolder
-from ..sources.planning import Shard, read_shard
+from ..sources.planning import SOURCE_SCHEMA, Shard, read_shard
 
 
 REJECT_SCHEMA = pa.schema(
-    {
-        "row_id": pa.string(),
-        "image_id": pa.string(),
-        "source": pa.string(),
-        "url": pa.string(),
-        "frame": pa.int64(),
-        "time_seconds": pa.float64(),
-        "box": BOX,
-        "confidence": pa.float64(),
-        "keypoints": KEYPOINTS,
-        "rejected_by": pa.string(),
-        "reason": pa.string(),
-        "detail": pa.string(),
-        "thumbnail": pa.binary(),
-    }
+    [
+        *(SOURCE_SCHEMA.field(name) for name in ("row_id", "image_id", "source", "url", "frame", "time_seconds")),
+        ("box", BOX),
+        ("confidence", pa.float64()),
+        ("keypoints", KEYPOINTS),
+        *(SOURCE_SCHEMA.field(name) for name in ("rejected_by", "reason", "detail")),
+        ("thumbnail", pa.binary()),
+    ]
 )
 """Columns of the files of rejected rows; columns that a row does not have are null.
 
@@ -58,12 +51,8 @@ class LostRowsError(RuntimeError):
 class PersonStage:
     """From images to persons.
 
-    Attributes:
-        folder (`StageFolder`): output folder.
-        shards (`tuple[Shard, ...]`): shards to read.
-        blocks (`tuple[Block, ...]`): blocks to apply.
-        thumbnail_height (`int`): height of thumbnails of rejected persons in pixels; 0 for none.
-        blur_faces (`bool`): blur the top quarter of thumbnails, because keypoints may be unknown.
+    `thumbnail_height`, of the thumbnails of rejected persons, is in pixels; 0 for none. `blur_faces` blurs their top
+    quarter, because keypoints may be unknown.
     """
 
     folder: StageFolder
@@ -92,29 +81,18 @@ class PersonStage:
 
     def _units(self) -> list[tuple[str, str]]:
         """Units of the counts: images up to and including the detector, then persons."""
-        units, unit = [], IMAGES
-        for name in (*_SOURCE_STEPS, *(block.name for block in self.blocks)):
-            units.append((name, unit))
-            if name == DetectPersons.name:
-                unit = PERSONS
-        return units
+        names = [*_SOURCE_STEPS, *(block.name for block in self.blocks)]
+        detector = names.index(DetectPersons.name)
+        return [(name, IMAGES if place <= detector else PERSONS) for place, name in enumerate(names)]
 
 
 @dataclass(frozen=True)
 class CaptionStage:
-    """From persons to captioned persons, as published.
-
-    Attributes:
-        folder (`StageFolder`): output folder.
-        shards (`int`): number of shards.
-        columns (`tuple[str, ...]`): the caption columns.
-        blocks (`tuple[Block, ...]`): blocks to apply.
-        thumbnail_height (`int`): height of thumbnails of rejected persons in pixels; 0 for none.
-    """
+    """From persons to captioned persons, as published."""
 
     folder: StageFolder
     shards: int
-    columns: tuple[str, ...]
+    columns: tuple[str, ...]  # of captions
     blocks: tuple[Block, ...]
     thumbnail_height: int
     name: str = "captions"
@@ -125,13 +103,11 @@ class CaptionStage:
         start = {
             "shard": pa.array([number] * rows, pa.int32()),
             "position": pa.array(range(rows), pa.int64()),
-            "person": pa.nulls(rows, pa.int32()),
-            "trail": pa.array([[]] * rows, ROW_SCHEMA.field("trail").type),
-            **{name: pa.nulls(rows, pa.string()) for name in ("rejected_by", "reason", "detail")},
+            "trail": pa.array([[]] * rows, TRAIL),
         }
         for name, values in start.items():
             table = table.append_column(name, values)
-        return table
+        return join([table, ROW_SCHEMA.empty_table()])  # the other columns of a row are null
 
     def finish(self, number: int, table: pa.Table) -> None:
         table = in_order(table)
@@ -182,12 +158,9 @@ def data_file(number: int, shards: int) -> str:
 def published_features(captions: Sequence[str]) -> datasets.Features:
     """Features of the published data set: image and captions first, then the origin of each row."""
     text, number = datasets.Value("string"), datasets.Value("float64")
-    features = {"image": datasets.Image(), "image_path": text, **dict.fromkeys(captions, text)}
-    features |= {
-        "row_id": text,
-        "image_id": text,
-        "source": text,
-        "url": text,
+    features = {
+        "image": datasets.Image(),
+        **dict.fromkeys(("image_path", *captions, "row_id", "image_id", "source", "url"), text),
         "frame": datasets.Value("int64"),
         "time_seconds": number,
         "box": datasets.List(number, length=4),
@@ -209,15 +182,10 @@ def published_features(captions: Sequence[str]) -> datasets.Features:
 
 
 def published_table(kept: pa.Table, captions: Sequence[str]) -> pa.Table:
-    """Convert kept rows to the published columns.
+    """Convert kept rows, with `crop` for `image`, to the columns of `published_features`.
 
-    Args:
-        kept (`pa.Table`): the rows, with `crop` for `image`. Only columns of similarities may be missing, because
-            that check is optional.
-        captions (`Sequence[str]`): the caption columns.
-
-    Returns:
-        `pa.Table` with `published_features`, also in the metadata of its schema for `datasets`.
+    The features are also in the metadata of the schema, for `datasets`. Only columns of similarities may be missing,
+    because that check is optional.
     """
     features = published_features(captions)
     schema = features.arrow_schema
@@ -310,21 +278,15 @@ def _check_passage(table: pa.Table, sources: Sequence[str], blocks: Sequence[Blo
             raise LostRowsError(f"shard {number}: row {row_id} went through {names}, rejected by {rejected_by}")
 
 
-def stage_counts(
-    folder: StageFolder, shards: int, known: Mapping[int, Marker] | None = None
-) -> list[tuple[BlockCounts, ...]]:
+def stage_counts(folder: StageFolder, shards: int, known: Mapping[int, Marker]) -> list[tuple[BlockCounts, ...]]:
     """Block counts of all shards of a stage.
 
-    Args:
-        folder (`StageFolder`): folder of the stage.
-        shards (`int`): number of shards.
-        known (`Mapping[int, Marker]`, *optional*): markers read before. Reading a marker reads all files of its shard.
+    `known` are markers that were read before: reading a marker reads all files of its shard.
 
     Raises:
         LostRowsError: if a shard has no marker.
         RunFolderError: see `StageFolder.read_marker`.
     """
-    known = known or {}
     markers = [known.get(number) or folder.read_marker(number) for number in range(shards)]
     if missing := [number for number, marker in enumerate(markers) if marker is None]:
         raise LostRowsError(f"stage {folder.stage} ended without shards {missing[:10]}")

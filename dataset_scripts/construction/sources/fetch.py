@@ -20,6 +20,7 @@ import tarfile
 import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from modeling_gadms.media.images import IMAGE_FORMATS
 from ..shards import RunFolderError, lock_folder, remove_leftovers
 from .fetch_process import Downloaded, Downloader
 from .fetch_settings import FetchProblem, FetchReport, FetchSettings
+from .guarded_img2dataset import FetchError
 from .opt_out_list import OptOutList
 from .tars import FAILED_SUFFIX
 from .url_table import UrlRow, UrlTable, rows_by_tar
@@ -98,42 +100,42 @@ class _Run:
         self.opt_out = opt_out
         # Enough digits for the last tar, so that names sort in the order of rows.
         self.digits = max(5, len(str(table.rows // settings.rows_per_tar)))
-        self.report = FetchReport(0, 0)
 
     def run(self) -> FetchReport:
-        settings = self.settings
-        open_tars: dict[int, list[UrlRow]] = {}
-        tars = rows_by_tar(self.table, settings.rows_per_tar, self.opt_out, settings.allowed_addresses)
+        report = FetchReport(0, 0)
         with (
             tqdm(total=self.table.rows, desc="Fetching", unit="row") as progress,
-            Downloader(settings, self.work) as downloader,
+            Downloader(self.settings, self.work) as downloader,
         ):
+            for finished in self._finished_tars(downloader):
+                report += finished
+                progress.update(finished.seen)
+        if report.seen != self.table.rows:
+            raise ValueError(f"the table declares {self.table.rows} rows, but {report.seen} were read")
+        return report
 
-            def finish(tar: int, rows: list[UrlRow]) -> None:
-                self.report += self._finish(tar, rows)
-                progress.update(len(rows))
+    def _finished_tars(self, downloader: Downloader) -> Iterator[FetchReport]:
+        settings = self.settings
+        ordered: dict[int, list[UrlRow]] = {}
 
-            for tar, rows in enumerate(tars):
-                finished = self._finished(tar)
-                if finished is not None:
-                    self.report += finished
-                    progress.update(len(rows))
-                    continue
-                if not any(row.request for row in rows):
-                    finish(tar, rows)
-                    continue
+        def finish_next() -> FetchReport:
+            tar = downloader.next_done()
+            return self._finish(tar, ordered.pop(tar))
+
+        tars = rows_by_tar(self.table, settings.rows_per_tar, self.opt_out, settings.allowed_addresses)
+        for tar, rows in enumerate(tars):
+            if finished := self._finished(tar):
+                yield finished
+            elif not any(row.request for row in rows):
+                yield self._finish(tar, rows)
+            else:
                 # Every process has its next tar waiting; more would only take up disk space.
-                while len(open_tars) >= 2 * settings.processes:
-                    done = downloader.next_done()
-                    finish(done, open_tars.pop(done))
+                while len(ordered) >= 2 * settings.processes:
+                    yield finish_next()
                 downloader.order(tar, rows)
-                open_tars[tar] = rows
-            while open_tars:
-                done = downloader.next_done()
-                finish(done, open_tars.pop(done))
-        if self.report.seen != self.table.rows:
-            raise ValueError(f"the table declares {self.table.rows} rows, but {self.report.seen} were read")
-        return self.report
+                ordered[tar] = rows
+        while ordered:
+            yield finish_next()
 
     def _path(self, tar: int, suffix: str) -> Path:
         return self.folder / f"{tar:0{self.digits}d}{suffix}"
@@ -141,9 +143,8 @@ class _Run:
     def _finished(self, tar: int) -> FetchReport | None:
         try:
             marker = json.loads(self._path(tar, ".done.json").read_bytes())
-            for suffix, size in marker["bytes"].items():
-                if self._path(tar, suffix).stat().st_size != size:
-                    return None
+            if any(self._path(tar, suffix).stat().st_size != size for suffix, size in marker["bytes"].items()):
+                return None
         except FileNotFoundError:
             return None
         failed = {FetchProblem(problem): count for problem, count in marker["failed"].items()}
@@ -152,61 +153,48 @@ class _Run:
     def _finish(self, tar: int, rows: list[UrlRow]) -> FetchReport:
         """Write the final files of a tar: img2dataset writes in order of arrival, the tar is in order of rows."""
         failed: list[dict[str, Any]] = []
-        fetched = 0
         tar_file, failed_file = self.work / "finished.tar", self.work / "finished.parquet"
         with Downloaded(self.work, tar) as downloaded, tarfile.open(tar_file, "w", format=tarfile.USTAR_FORMAT) as out:
-            index = 0
             for row in rows:
                 key = f"{row.row:010d}"
-                problem, detail = row.problem or "", row.detail
-                if row.request:
-                    content, meta, problem, detail = self._checked(downloaded, row, index)
-                    index += 1
-                if problem:
-                    reason = FetchProblem(problem)
-                    failed.append({"key": key, "row": row.row, "url": row.url, "reason": reason, "detail": detail})
-                    continue
-                fetched += 1
-                _add(out, f"{key}.jpg", content)
-                _add(out, f"{key}.json", json.dumps({"key": key} | meta, sort_keys=True).encode())
+                try:
+                    content, meta = self._image(downloaded, row)
+                except FetchError as error:
+                    failure = {"reason": FetchProblem(error.reason), "detail": error.detail}
+                    failed.append({"key": key, "row": row.row, "url": row.url} | failure)
+                else:
+                    _add(out, f"{key}.jpg", content)
+                    _add(out, f"{key}.json", json.dumps({"key": key} | meta, sort_keys=True).encode())
         pa.parquet.write_table(pa.Table.from_pylist(failed, schema=_FAILED_SCHEMA), failed_file)
         counts = Counter(row["reason"] for row in failed)
-        report = FetchReport(
-            len(rows), fetched, {problem: counts[problem] for problem in FetchProblem if counts[problem]}
-        )
+        in_order = {problem: counts[problem] for problem in FetchProblem if counts[problem]}
+        report = FetchReport(len(rows), len(rows) - len(failed), in_order)
         sizes = {".tar": tar_file.stat().st_size, FAILED_SUFFIX: failed_file.stat().st_size}
         move_into_place(tar_file, self._path(tar, ".tar"))
         move_into_place(failed_file, self._path(tar, FAILED_SUFFIX))
-        marker = {
-            "bytes": sizes,
-            "failed": report.failed,
-            "fetched": fetched,
-            "first_row": rows[0].row,
-            "seen": len(rows),
-        }
-        write_atomically(self._path(tar, ".done.json"), json.dumps(marker, indent=1))
-        downloaded.remove()
+        counted = {"failed": report.failed, "fetched": report.fetched, "first_row": rows[0].row, "seen": report.seen}
+        write_atomically(self._path(tar, ".done.json"), json.dumps({"bytes": sizes} | counted, indent=1))
         return report
 
-    def _checked(self, downloaded: Downloaded, row: UrlRow, index: int) -> tuple[bytes, dict[str, Any], str, str]:
-        """Content and metadata of a row's image, and the problem and detail if it is rejected."""
-        content, sha256, problem, detail = downloaded.image(row.row)
-        if problem:
-            return b"", {}, problem, detail
-        redirects = downloaded.redirects.get(str(index), [])
+    def _image(self, downloaded: Downloaded, row: UrlRow) -> tuple[bytes, dict[str, Any]]:
+        """Content and metadata of a row's image; raises `FetchError` if the row has none, or if it is rejected."""
+        if row.problem:
+            raise FetchError(row.problem, row.detail)
+        content, sha256 = downloaded.image(row.row)
+        redirects = downloaded.redirects.get(row.request, [])
         for url in redirects:
             entry = self.opt_out.matches(url) if self.opt_out is not None else None
             if entry is not None:
-                return b"", {}, FetchProblem.OPTED_OUT, f"redirected to {url}, by the entry {entry}"
-        image_format, width, height, problem, detail = _image_header(content)
-        if not problem and min(width, height) < self.settings.min_image_size:
-            problem = FetchProblem.TOO_SMALL
-            detail = f"{width}x{height} pixels, the minimum of the shorter side is {self.settings.min_image_size}"
-        meta = {
+                raise FetchError(FetchProblem.OPTED_OUT, f"redirected to {url}, by the entry {entry}")
+        image_format, width, height = _image_header(content)
+        least = self.settings.min_image_size
+        if min(width, height) < least:
+            detail = f"{width}x{height} pixels, the minimum of the shorter side is {least}"
+            raise FetchError(FetchProblem.TOO_SMALL, detail)
+        return content, {
             "row": row.row, "id": row.id, "url": row.url, "fetched_url": (redirects or [row.request])[-1],
             "sha256": sha256, "bytes": len(content), "format": image_format, "width": width, "height": height,
         }  # fmt: skip
-        return content, meta, problem, detail
 
 
 def _check_same_run(folder: Path, table: UrlTable, settings: FetchSettings, opt_out: OptOutList | None) -> None:
@@ -227,19 +215,20 @@ def _check_same_run(folder: Path, table: UrlTable, settings: FetchSettings, opt_
         )
 
 
-def _image_header(content: bytes) -> tuple[str, int, int, str, str]:
-    """Read format, width and height from the header without decoding, or return a problem and its detail."""
+def _image_header(content: bytes) -> tuple[str, int, int]:
+    """Read format, width and height from the header, without decoding."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
-                return image.format or "", *image.size, "", ""
+                return image.format or "", *image.size
     except Image.DecompressionBombError as error:
-        return "", 0, 0, FetchProblem.TOO_LARGE, str(error)
-    except UnidentifiedImageError:
-        return "", 0, 0, FetchProblem.NOT_AN_IMAGE, f"not {', '.join(IMAGE_FORMATS)}; starts with {content[:12]!r}"
+        raise FetchError(FetchProblem.TOO_LARGE, str(error)) from error
+    except UnidentifiedImageError as error:
+        detail = f"not {', '.join(IMAGE_FORMATS)}; starts with {content[:12]!r}"
+        raise FetchError(FetchProblem.NOT_AN_IMAGE, detail) from error
     except Exception as error:  # parsers raise many kinds on damaged headers
-        return "", 0, 0, FetchProblem.NOT_AN_IMAGE, f"its header is damaged: {error}"
+        raise FetchError(FetchProblem.NOT_AN_IMAGE, f"its header is damaged: {error}") from error
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import tarfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from .fetch_settings import FetchProblem, FetchSettings
+from .guarded_img2dataset import FetchError
 from .url_table import UrlRow
 
 
@@ -24,16 +26,12 @@ class FetchFailedError(RuntimeError):
 
 
 class Downloader:
-    """img2dataset in its own environment, started when the first tar is ordered.
-
-    Args:
-        settings (`FetchSettings`): how to fetch.
-        work (`Path`): folder for its output and log.
-    """
+    """img2dataset in its own environment, started when the first tar is ordered; it writes into the folder `work`."""
 
     def __init__(self, settings: FetchSettings, work: Path):
         self._settings = settings
         self._work = work
+        self._log = work / "img2dataset.log"
         self._process: subprocess.Popen[str] | None = None
 
     def order(self, tar: int, rows: list[UrlRow]) -> None:
@@ -83,38 +81,16 @@ class Downloader:
             process.communicate()
 
     def _start(self) -> "subprocess.Popen[str]":
-        settings = self._settings
-        options = {
-            "folder": str(self._work.absolute()),
-            "rows_per_tar": settings.rows_per_tar,
-            "processes": settings.processes,
-            "threads": settings.threads,
-            "timeout": settings.timeout_seconds,
-            "retries": settings.retries,
-            "max_bytes": settings.max_bytes,
-            "max_redirects": settings.max_redirects,
-            "disallowed_header_directives": settings.disallowed_header_directives,
-            "user_agent_token": settings.user_agent_token,
-            "allowed_addresses": settings.allowed_addresses,
-        }
+        options = json.dumps(asdict(self._settings) | {"folder": str(self._work.absolute())})
         # Keeps libraries of img2dataset from connecting to their vendors.
         quiet = {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}
         # The path is not resolved: the symbolic link identifies the virtual environment. Isolated mode (-I) ignores
         # the paths of this environment.
-        command = [os.path.abspath(settings.python), "-I", str(_SCRIPT), json.dumps(options)]
+        command = [os.path.abspath(self._settings.python), "-I", str(_SCRIPT), options]
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=os.environ | quiet,
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | quiet
             )
-
-    @property
-    def _log(self) -> Path:
-        return self._work / "img2dataset.log"
 
     def _failure(self, what: str) -> FetchFailedError:
         lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
@@ -126,7 +102,7 @@ class Downloader:
 
 
 class Downloaded:
-    """The files that img2dataset wrote for one tar; empty if the tar was not ordered."""
+    """The files that img2dataset wrote for one tar, removed in the end; empty if the tar was not ordered."""
 
     def __init__(self, work: Path, tar: int):
         self._files = [work / f"{tar}{suffix}" for suffix in (".tar", ".parquet", ".redirects.json", "_stats.json")]
@@ -134,7 +110,7 @@ class Downloaded:
         self._members: dict[str, tarfile.TarInfo] = {}
         self._meta: dict[int, dict[str, Any]] = {}
         self.redirects: dict[str, list[str]] = {}
-        """Index among the requested rows -> the redirect URLs that were followed."""
+        """Requested URL -> the redirect URLs that were followed."""
 
     def __enter__(self) -> Self:
         tar, parquet, redirects, _ = self._files
@@ -150,23 +126,21 @@ class Downloaded:
     def __exit__(self, *error: object) -> None:
         if self._archive is not None:
             self._archive.close()
+        for file in self._files:
+            file.unlink(missing_ok=True)
 
-    def image(self, row: int) -> tuple[bytes, str, str, str]:
-        """Content and SHA-256 of a row's file, or the problem and its detail."""
+    def image(self, row: int) -> tuple[bytes, str]:
+        """Content and SHA-256 of a row's file; raises `FetchError` if there is none."""
         meta = self._meta.get(row)
         if meta is None:
-            return b"", "", FetchProblem.LOST, "it did not report this row"
+            raise FetchError(FetchProblem.LOST, "it did not report this row")
         if meta["error_message"] is not None:
             problem, _, detail = meta["error_message"].partition(": ")
             if problem not in list(FetchProblem):
-                return b"", "", FetchProblem.LOST, meta["error_message"]
-            return b"", "", problem, detail
+                raise FetchError(FetchProblem.LOST, meta["error_message"])
+            raise FetchError(problem, detail)
         member = self._members.get(f"{meta['key']}.jpg")
         content = self._archive.extractfile(member) if self._archive is not None and member is not None else None
         if content is None:
-            return b"", "", FetchProblem.LOST, "it returned neither an image nor a reason"
-        return content.read(), meta["sha256"], "", ""
-
-    def remove(self) -> None:
-        for file in self._files:
-            file.unlink(missing_ok=True)
+            raise FetchError(FetchProblem.LOST, "it returned neither an image nor a reason")
+        return content.read(), meta["sha256"]

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from .guarded_img2dataset import address_and_port
+
 
 class FetchProblem(StrEnum):
     """Why a row of the table has no image."""
@@ -81,14 +83,12 @@ class FetchSettings:
             raise ValueError(
                 f"user_agent_token may contain only letters, digits, '.', '_' and '-', not {self.user_agent_token!r}"
             )
-        for name in ("disallowed_header_directives", "allowed_addresses"):
+        normal = {"disallowed_header_directives": _normal_directive, "allowed_addresses": _normal_address}
+        for name, normalise in normal.items():
             value = getattr(self, name)
             if isinstance(value, str):
                 raise ValueError(f"{name} must be a list, not the string {value!r}")
-            object.__setattr__(self, name, tuple(value))
-        directives = tuple(directive.strip().lower() for directive in self.disallowed_header_directives)
-        object.__setattr__(self, "disallowed_header_directives", directives)
-        object.__setattr__(self, "allowed_addresses", tuple(map(_address_and_port, self.allowed_addresses)))
+            object.__setattr__(self, name, tuple(map(normalise, value)))
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ class FetchReport:
     failed: dict[FetchProblem, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.seen != self.fetched + sum(self.failed.values()):
-            failures = sum(self.failed.values())
+        failures = sum(self.failed.values())
+        if self.seen != self.fetched + failures:
             raise ValueError(
                 f"{self.seen} rows were seen, but {self.fetched} images and {failures} failures are "
                 f"{self.fetched + failures}: this is a bug, please report it"
@@ -122,8 +122,11 @@ class FetchReport:
         )
 
 
-def _address_and_port(pair: str) -> str:
-    """Normalise an "address:port" pair."""
+def _normal_directive(directive: str) -> str:
+    return directive.strip().lower()
+
+
+def _normal_address(pair: str) -> str:
     address, _, port = str(pair).rpartition(":")
     try:
         ip = ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))
@@ -133,4 +136,4 @@ def _address_and_port(pair: str) -> str:
         raise ValueError(
             f"allowed_addresses must contain address:port pairs such as 10.0.0.5:80 or [fd00::5]:80, not {pair!r}"
         ) from error
-    return f"[{ip}]:{int(port)}" if ip.version == 6 else f"{ip}:{int(port)}"
+    return address_and_port(ip, int(port))

@@ -60,6 +60,10 @@ class FetchError(Exception):
         self.detail = detail
 
 
+def address_and_port(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> str:
+    return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
+
+
 def refusal(address: str, port: int, allowed: tuple[str, ...] = ()) -> str | None:
     """Return why a connection to a numeric address is refused, or `None` if it is allowed.
 
@@ -67,7 +71,7 @@ def refusal(address: str, port: int, allowed: tuple[str, ...] = ()) -> str | Non
     and, in some versions, 192.0.0.0/24. 6to4 and Teredo are always refused: no image server needs them.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
-    if _pair(ip, port) in allowed:
+    if address_and_port(ip, port) in allowed:
         return None
     judged: ipaddress.IPv4Address | ipaddress.IPv6Address = ip
     if ip.version == 6:
@@ -209,17 +213,14 @@ def _request(
             return urljoin(url, quote(location.strip().encode("latin-1"), safe="%/:=&?~#+!$,;'@()*[]"))
         if response.status != 200:
             raise FetchError("HTTP error", f"HTTP {response.status}")
-        if directives and _is_disallowed(response.headers, user_agent_token, directives):
-            raise FetchError("opted out by header", ", ".join(response.headers.get_all("X-Robots-Tag", [])))
+        if directives:
+            from img2dataset.downloader import is_disallowed
+
+            if is_disallowed(response.headers, user_agent_token, directives):
+                raise FetchError("opted out by header", ", ".join(response.headers.get_all("X-Robots-Tag", [])))
         return _read(response, policy.max_bytes)
     finally:
         opened.close()
-
-
-def _is_disallowed(headers: http.client.HTTPMessage, user_agent_token: str, directives: set[str]) -> bool:
-    from img2dataset.downloader import is_disallowed
-
-    return is_disallowed(headers, user_agent_token, directives)
 
 
 def _read(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
@@ -244,15 +245,13 @@ def is_worth_retrying(error: FetchError) -> bool:
     return error.reason in ("timed out", "connection failed", "no such host")
 
 
-class OriginalBytes:
+def original_bytes(stream: io.BytesIO, boxes: None = None) -> tuple[bytes, None, None, None, None, None]:
     """Replaces img2dataset's resizer and keeps the file as sent; `fetch.py` checks the format."""
-
-    def __call__(self, stream: io.BytesIO, boxes: None = None) -> tuple[bytes, None, None, None, None, None]:
-        return stream.read(), None, None, None, None, None
+    return stream.read(), None, None, None, None, None
 
 
-_redirects: dict[int, list[str]] = {}
-"""For the tar in progress: index of the row -> the redirect URLs that were followed."""
+_redirects: dict[str, list[str]] = {}
+"""For the tar in progress: requested URL -> the redirect URLs that were followed."""
 
 
 def guard_img2dataset(policy: Policy) -> None:
@@ -279,7 +278,7 @@ def guard_img2dataset(policy: Policy) -> None:
                 return key, None, f"connection failed: {type(error).__name__}: {error}"
             else:
                 if len(hops) > 1:
-                    _redirects[key] = hops[1:]
+                    _redirects[url] = hops[1:]
                 return key, io.BytesIO(content), None
         raise ValueError(f"retries must be at least 0, not {retries}")
 
@@ -344,13 +343,13 @@ def _downloader(settings: dict[str, Any]) -> Any:
 
     return Downloader(
         sample_writer_class=WebDatasetSampleWriter,
-        resizer=OriginalBytes(),
+        resizer=original_bytes,
         thread_count=settings["threads"],
         save_caption=False,
         extract_exif=False,
         output_folder=settings["folder"],
         column_list=["row", "url"],
-        timeout=settings["timeout"],
+        timeout=settings["timeout_seconds"],
         number_sample_per_shard=settings["rows_per_tar"],
         oom_shard_count=1,
         compute_hash="sha256",
@@ -367,10 +366,6 @@ def _left(deadline: float) -> float:
     if left <= 0:
         raise TimeoutError
     return left
-
-
-def _pair(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> str:
-    return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
 
 
 if __name__ == "__main__":

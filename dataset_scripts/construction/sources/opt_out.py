@@ -14,9 +14,6 @@ class DropOptedOut(Block):
     """Rejects images whose URL is on the list. (Tables of URLs are also checked before fetching.)
 
     Images without a URL pass. Images whose URL is not a web address pass with a note.
-
-    Args:
-        path (`Path`): the list, see `OptOutList.load`.
     """
 
     name = "opt-out"

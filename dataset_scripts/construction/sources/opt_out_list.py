@@ -134,9 +134,6 @@ class OptOutList:
         sorted_lengths = {host: tuple(sorted(of_host)) for host, of_host in lengths.items()}
         return cls(domains, urls, prefixes, digest.hexdigest(), sorted_lengths)
 
-    def __len__(self) -> int:
-        return len(self.domains) + len(self.urls) + len(self.prefixes)
-
     def matches(self, url: str | WebAddress) -> str | None:
         """Return the entry, as in the file, that matches `url`; `None` if there is none or `url` is invalid."""
         if isinstance(url, str):

@@ -140,6 +140,10 @@ def plan_shards(sources: Sequence[SourceSettings], images_per_shard: int) -> Pla
     for source in sources:
         if not Path(source.path).exists():
             raise FileNotFoundError(f"the source {source.path} does not exist")
+        if source.kind == "urls":
+            raise ValueError(
+                f"the source {source.path} is a table of URLs: it must be fetched into tars before planning"
+            )
         planned, room, content = _PLANNERS[source.kind](source, images_per_shard, position)
         if not planned:
             raise ValueError(f"the source {source.path} is empty: it contains no {_WHAT[source.kind]}")
@@ -171,7 +175,6 @@ def read_shard(shard: Shard) -> pa.Table:
                 "row_id": image_id,
                 "shard": shard.number,
                 "position": shard.position + number,
-                "person": None,
                 "trail": _trail(item),
                 "rejected_by": item.rejected_by if item.problem else None,
                 "reason": item.problem,
@@ -218,11 +221,7 @@ def _plan_video(source: SourceSettings, images_per_shard: int, position: int) ->
     return shards, len(range(0, frames, source.every)), [frames, _size(Path(source.path))]
 
 
-def _plan_urls(source: SourceSettings, images_per_shard: int, position: int) -> _Planned:
-    raise ValueError(f"the source {source.path} is a table of URLs: it must be fetched into tars before planning")
-
-
-_PLANNERS = {"folder": _plan_folder, "tars": _plan_tars, "video": _plan_video, "urls": _plan_urls}
+_PLANNERS = {"folder": _plan_folder, "tars": _plan_tars, "video": _plan_video}
 _WHAT = {"folder": "image file", "tars": "*.tar file", "video": "frame"}
 
 
@@ -235,27 +234,18 @@ def _size(path: Path) -> int | None:
 
 def _read_folder(shard: Shard) -> Iterator[SourceItem]:
     for name in shard.files:
-        item = SourceItem(name)
+        item, path = SourceItem(name), Path(shard.source.path, name)
         try:
-            item.image = _content(Path(shard.source.path, name))
-        except _RefusedError as error:
-            item.problem, item.detail = error.args
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may block forever
+                item.problem, item.detail = SourceProblem.NOT_A_FILE, "a pipe, a device or a folder"
+            elif status.st_size > MAX_FILE_BYTES:
+                item.problem, item.detail = SourceProblem.TOO_LARGE, f"{status.st_size:,} bytes"
+            else:
+                item.image = path.read_bytes()
         except OSError as error:
             item.problem, item.detail = SourceProblem.UNREADABLE, error.strerror
         yield item
-
-
-class _RefusedError(Exception):
-    """A file that must not be read; the arguments are its `SourceProblem` and detail."""
-
-
-def _content(path: Path) -> bytes:
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may block forever
-        raise _RefusedError(SourceProblem.NOT_A_FILE, "a pipe, a device or a folder")
-    if status.st_size > MAX_FILE_BYTES:
-        raise _RefusedError(SourceProblem.TOO_LARGE, f"{status.st_size:,} bytes")
-    return path.read_bytes()
 
 
 def _read_tars(shard: Shard) -> Iterator[SourceItem]:

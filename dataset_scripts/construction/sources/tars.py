@@ -47,7 +47,11 @@ def read_tar(path: Path) -> list[SourceItem]:
     contents = _Contents(path.name)
     try:
         with _TarBytes(io.FileIO(path)) as file:
-            _read_members(file, contents)
+            for member in _members(file):
+                if not member.isdir():
+                    _read_member(file, member, contents)
+    except tarfile.ReadError as error:
+        contents.refuse("end", SourceProblem.DAMAGED_ARCHIVE, f"after {len(contents.samples)} samples: {error}")
     except OSError as error:
         contents.refuse("read", SourceProblem.UNREADABLE, error.strerror or str(error))
     items = [*contents.samples.values(), *contents.refused]
@@ -105,15 +109,6 @@ class _TarBytes(io.BufferedReader):
             length += len(chunk)
         if length < tarfile.BLOCKSIZE:
             raise tarfile.ReadError(f"the end of the archive is missing at byte {offset}")
-
-
-def _read_members(file: _TarBytes, contents: _Contents) -> None:
-    try:
-        for member in _members(file):
-            if not member.isdir():
-                _read_member(file, member, contents)
-    except tarfile.ReadError as error:
-        contents.refuse("end", SourceProblem.DAMAGED_ARCHIVE, f"after {len(contents.samples)} samples: {error}")
 
 
 def _members(file: _TarBytes) -> Iterator[tarfile.TarInfo]:

@@ -4,9 +4,10 @@ import hashlib
 import ipaddress
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -103,7 +104,8 @@ class UrlTable:
                     urls = batch.column(self.url_column).to_pylist()
                     ids = batch.column(self.id_column).to_pylist() if self.id_column else [None] * len(urls)
                     for url, identity in zip(urls, ids, strict=True):
-                        yield row, _text(url), identity if isinstance(identity, int | None) else str(identity)
+                        url = "" if url is None else str(url)
+                        yield row, url, identity if isinstance(identity, int | None) else str(identity)
                         row += 1
             except pa.ArrowInvalid as error:
                 raise ValueError(f"The table {file} cannot be read after its row {row}: {error}") from error
@@ -130,13 +132,8 @@ def rows_by_tar(
     probability of any collision is 1.5 %.
     """
     seen = _SeenHashes()
-    rows: list[UrlRow] = []
-    for row, url, identity in table:
-        rows.append(_judged(row, url, identity, opt_out, allowed_addresses))
-        if len(rows) == rows_per_tar:
-            yield _without_duplicates(rows, seen)
-            rows = []
-    if rows:
+    judged = (_judged(row, url, identity, opt_out, allowed_addresses) for row, url, identity in table)
+    while rows := list(islice(judged, rows_per_tar)):
         yield _without_duplicates(rows, seen)
 
 
@@ -200,20 +197,12 @@ def _hash(url: str) -> int:
 
 def _numeric(host: str) -> str | None:
     """The numeric address in `host`, including short forms that resolvers accept (127.1, 0x7f000001)."""
-    try:
+    with suppress(ValueError):
         return str(ipaddress.ip_address(host))
-    except ValueError:
-        pass
-    if not host.rpartition(".")[2][:1].isdigit():
-        return None
-    try:
-        return socket.inet_ntoa(socket.inet_aton(host))
-    except OSError:
-        return None
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+    if host.rpartition(".")[2][:1].isdigit():
+        with suppress(OSError):
+            return socket.inet_ntoa(socket.inet_aton(host))
+    return None
 
 
 def _open_csv(file: Path, options: pa.csv.ConvertOptions | None = None) -> pa.csv.CSVStreamingReader:

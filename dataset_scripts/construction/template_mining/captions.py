@@ -51,16 +51,7 @@ class CaptionDrop(StrEnum):
 
 @dataclass(frozen=True)
 class StepCounts:
-    """Counts of one step of template mining.
-
-    Args:
-        step (`str`): name of the step.
-        seen, kept (`int`): number of inputs and outputs.
-        dropped (`dict[str, int]`): number of dropped inputs by reason.
-
-    Raises:
-        ValueError: if `seen` is not `kept` plus the sum of `dropped`.
-    """
+    """What one step of template mining saw, kept and dropped by reason: `seen` = `kept` + the sum of `dropped`."""
 
     step: str
     seen: int
@@ -88,18 +79,12 @@ class CaptionSource:
     counts: StepCounts
 
 
-def caption_key(text: str) -> str:
-    """Normalise a caption: the words without case, punctuation and differences of spacing or Unicode form.
-
-    >>> caption_key("A man,  in a RED coat.")
-    'a man in a red coat'
-    """
-    return " ".join(_WORD.findall(folded(text)))
-
-
 def caption_hash(text: str) -> str:
-    """Digest of `caption_key`. Lists of digests can be shared without the captions."""
-    return hashlib.sha256(caption_key(text).encode()).hexdigest()
+    """Digest of the words without case, punctuation and differences of spacing or Unicode form.
+
+    Lists of digests can be shared without the captions.
+    """
+    return hashlib.sha256(" ".join(_WORD.findall(folded(text))).encode()).hexdigest()
 
 
 def hash_captions(dataset: datasets.Dataset, columns: Sequence[str]) -> frozenset[str]:
@@ -169,13 +154,12 @@ def training_captions(
         raise ValueError(f"{name} has no split `train`, and only that is mined; it has {found}")
     dataset = splits["train"]
     _refuse_held_out_rows(name, dataset)
-    rows: list[int] = []
-    for part in datasets.ReadInstruction.from_spec(split).to_absolute({"train": len(dataset)}):
-        rows.extend(range(part.from_, part.to))
+    parts = datasets.ReadInstruction.from_spec(split).to_absolute({"train": len(dataset)})
+    rows = [row for part in parts for row in range(part.from_, part.to)]
     texts, counts = _fit_captions(_read_captions(dataset.select(rows), columns.captions), forbidden_captions)
     if max_captions is not None and len(texts) > max_captions:
-        drawn = sorted(texts, key=lambda text: hashlib.sha256(f"{seed} {text}".encode()).digest())[:max_captions]
-        chosen = set(drawn)
+        by_digest = sorted(texts, key=lambda text: hashlib.sha256(f"{seed} {text}".encode()).digest())
+        chosen = set(by_digest[:max_captions])
         counts[CaptionDrop.NOT_SAMPLED] = len(texts) - max_captions
         texts = [text for text in texts if text in chosen]
     dropped = {reason.value: count for reason, count in counts.items()}
@@ -208,7 +192,7 @@ def _refuse_held_out_rows(name: str, dataset: datasets.Dataset) -> None:
             values = [None if value is None else feature.int2str(value) for value in values]
         if others := [value for value in values if value != "train"]:
             raise ValueError(
-                f"the column `split` of {name} also holds {', '.join(repr(value) for value in others[:5])}, and only "
+                f"the column `split` of {name} also holds {', '.join(map(repr, others[:5]))}, and only "
                 f"rows of 'train' are mined: {LEAK}. Keep those with "
                 "`dataset.filter(lambda row: row['split'] == 'train')` and save them"
             )
@@ -224,7 +208,7 @@ def _commit_of(dataset: datasets.Dataset) -> str | None:
 
 def _strings(value: Any) -> list[str]:
     if isinstance(value, dict):
-        value = list(value.values())
+        return _strings(list(value.values()))
     if isinstance(value, list | tuple):
         return [text for part in value for text in _strings(part)]
     return [] if value is None else [str(value)]

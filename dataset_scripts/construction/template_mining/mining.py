@@ -16,6 +16,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from ..captions.chat.journal import JournalledChat
 from ..captions.chat.types import ChatModel, ChatRequest
 from ..captions.templates import template_problem
 from ..captions.words import folded
@@ -89,39 +90,37 @@ class MiningSettings:
 
 @dataclass(frozen=True)
 class MinedTemplate:
-    """A template before review.
+    """A template before review: `mined` from a caption, or a `variant` written from the examples of the cluster."""
 
-    Args:
-        id (`str`): derived from origin, cluster and text, so that it is the same in every run.
-        cluster (`int`): cluster of the template, or of the examples it was written from.
-        origin (`str`): `mined` from a caption, or a `variant` by the language model.
-        text (`str`): the template.
-    """
-
-    id: str
     cluster: int
     origin: str
     text: str
 
+    @property
+    def id(self) -> str:
+        """The same in every run."""
+        return template_id(self.text, self.origin, self.cluster)
+
 
 @dataclass(frozen=True)
 class MiningResult:
-    """All templates, the counts of every step, and the settings needed to repeat the mining."""
+    """All templates, the counts of every step, and the settings needed to repeat the mining.
+
+    The models are named with their revisions, if those are known.
+    """
 
     templates: tuple[MinedTemplate, ...]
     steps: tuple[StepCounts, ...]
     source: CaptionSource
     settings: MiningSettings
-    chat_model: str
-    chat_revision: str | None
-    embedder: str
-    embedder_revision: str | None
+    language_model: str
+    embedding_model: str
 
 
 def mine_templates(
     captions: Sequence[str],
     source: CaptionSource,
-    chat: ChatModel,
+    chat: ChatModel | JournalledChat,
     embedder: TextEmbedder,
     settings: MiningSettings | None = None,
 ) -> MiningResult:
@@ -129,7 +128,7 @@ def mine_templates(
 
     Args:
         captions, source: from [`training_captions`], which excludes test captions.
-        chat (`ChatModel`): the language model. Use a [`JournalledChat`] to resume interrupted runs.
+        chat (`ChatModel` or [`JournalledChat`]): the language model. A journal lets an interrupted run resume.
         embedder ([`TextEmbedder`]): embeds templates.
         settings ([`MiningSettings`], *optional*): numbers and seed.
 
@@ -149,28 +148,25 @@ def mine_templates(
             f"fewer clusters. So far: {' | '.join(map(str, steps))}"
         )
     clusters, chosen = choose_examples(templates, embedder.embed(templates), settings)
-    mined = [_template(text, number, "mined") for number, texts in enumerate(clusters) for text in texts]
+    mined = [MinedTemplate(number, "mined", text) for number, texts in enumerate(clusters) for text in texts]
     variants, written = write_variants(clusters, templates, chat, settings)
     return MiningResult(
         tuple(sorted([*mined, *variants], key=lambda template: template.cluster)),
         (*steps, chosen, written),
         source,
         settings,
-        chat.name,
-        chat.revision,
-        embedder.name,
-        embedder.revision,
+        _at(chat.name, chat.revision),
+        _at(embedder.name, embedder.revision),
     )
 
 
-def put_placeholders(captions: Sequence[str], chat: ChatModel, seed: int = 0) -> tuple[list[str], StepCounts]:
+def put_placeholders(
+    captions: Sequence[str], chat: ChatModel | JournalledChat, seed: int = 0
+) -> tuple[list[str], StepCounts]:
     """Let a language model turn captions into templates, and drop unfaithful replies.
 
     A reply must be a valid template whose words outside of placeholders are those of the caption, in the same order.
     One word in ten may differ, plus one (see `words_changed`).
-
-    Returns:
-        `list[str]` in the order of the captions, and [`StepCounts`].
     """
     requests = [ChatRequest(PLACEHOLDER_PROMPT, json.dumps(text, ensure_ascii=False), seed=seed) for text in captions]
     kept: list[str] = []
@@ -226,16 +222,13 @@ def drop_duplicates(templates: Sequence[str]) -> tuple[list[str], StepCounts]:
 def choose_examples(
     templates: Sequence[str], vectors: np.ndarray, settings: MiningSettings
 ) -> tuple[list[list[str]], StepCounts]:
-    """Cluster templates, and choose from each cluster the one nearest to the centre and random others.
+    """Cluster distinct templates, and choose from each cluster the one nearest to the centre and random others.
 
     Args:
-        templates (`Sequence[str]`): distinct templates.
-        vectors (`np.ndarray` of shape `(len(templates), dim)`): their unit vectors.
-        settings ([`MiningSettings`]): number of clusters and of random examples, starts and seed.
+        vectors (`np.ndarray` of shape `(len(templates), dim)`): unit vectors of the templates.
 
     Returns:
-        A list of templates for each cluster, the nearest first, clusters in order of first occurrence; and
-        [`StepCounts`].
+        The templates of each cluster, the nearest first, clusters in order of first occurrence; and [`StepCounts`].
 
     Raises:
         ValueError: if there are fewer distinct vectors than clusters.
@@ -270,15 +263,9 @@ def choose_examples(
 
 
 def write_variants(
-    clusters: Sequence[Sequence[str]], known: Sequence[str], chat: ChatModel, settings: MiningSettings
+    clusters: Sequence[list[str]], known: Sequence[str], chat: ChatModel | JournalledChat, settings: MiningSettings
 ) -> tuple[list[MinedTemplate], StepCounts]:
-    """Let a language model write variants of the examples of each cluster.
-
-    Args:
-        clusters: examples from `choose_examples`.
-        known (`Sequence[str]`): all mined templates. Variants must differ from them.
-        chat (`ChatModel`): receives one request per cluster.
-        settings ([`MiningSettings`]): number of variants and seed.
+    """Let a language model write variants of the examples of each cluster that differ from all `known` templates.
 
     Returns:
         `list[MinedTemplate]` in the order of the clusters, and [`StepCounts`] over the lines of the replies. A cluster
@@ -288,7 +275,7 @@ def write_variants(
         return [], StepCounts("variants", 0, 0)
     requests = []
     for texts in clusters:
-        question = {"count": settings.variants, "templates": list(texts)}
+        question = {"count": settings.variants, "templates": texts}
         requests.append(ChatRequest(VARIANT_PROMPT, json.dumps(question, ensure_ascii=False), seed=settings.seed))
     taken = {folded(text) for text in known}
     kept: list[MinedTemplate] = []
@@ -309,7 +296,7 @@ def write_variants(
             else:
                 taken.add(folded(text))
                 accepted += 1
-                kept.append(_template(text, cluster, "variant"))
+                kept.append(MinedTemplate(cluster, "variant", text))
     return kept, StepCounts("variants", len(kept) + sum(dropped.values()), len(kept), dict(dropped))
 
 
@@ -318,8 +305,8 @@ def template_id(text: str, origin: str, cluster: int) -> str:
     return f"{origin[0]}{cluster:03d}-{_digest(text)[:12]}"
 
 
-def _template(text: str, cluster: int, origin: str) -> MinedTemplate:
-    return MinedTemplate(template_id(text, origin, cluster), cluster, origin, text)
+def _at(name: str, revision: str | None) -> str:
+    return f"{name}@{revision}" if revision else name
 
 
 def _clean(reply: str) -> str:

@@ -1,6 +1,5 @@
 """Write and read the file in which a person reviews mined templates, and make the set of templates from it."""
 
-import re
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -9,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ..captions.templates import MinedOrigin, Template, TemplateSet, template_problem
+from ..captions.templates import TEMPLATE_ID, MinedOrigin, Template, TemplateSet, template_problem
 from ..captions.words import folded
 from .captions import StepCounts
 from .mining import MiningResult, template_id
@@ -39,21 +38,12 @@ class ReviewDrop(StrEnum):
 
 @dataclass(frozen=True)
 class ReviewEntry:
-    """One template of the review file.
-
-    Args:
-        id (`str`): id from mining, or chosen by the reviewer.
-        text (`str`): the template, possibly edited.
-        cluster (`int`, *optional*): `None` for an added template.
-        origin (`str`): `mined`, `variant` or `added`.
-        keep (`bool`): whether to use it.
-        notes (`str`): notes of the reviewer.
-    """
+    """One template of the review file, possibly edited, or added by the reviewer: then with an id of their own."""
 
     id: str
     text: str
-    cluster: int | None = None
-    origin: str = ADDED
+    cluster: int | None = None  # `None` for an added template
+    origin: str = ADDED  # or "mined" or "variant"
     keep: bool = True
     notes: str = ""
 
@@ -65,23 +55,14 @@ class ReviewEntry:
 
 @dataclass(frozen=True)
 class Review:
-    """The content of a review file.
+    """The content of a review file."""
 
-    Args:
-        reviewed (`bool`): whether the reviewer has marked the file as read.
-        origin ([`MinedOrigin`]): how the templates were mined.
-        written (`int`): number of templates that mining wrote into the file.
-        steps (`tuple[StepCounts, ...]`): counts of mining.
-        mining (`dict`): the full record of mining, including `origin` and `steps`.
-        entries (`tuple[ReviewEntry, ...]`): in the order of the file.
-    """
-
-    reviewed: bool
+    reviewed: bool  # whether the reviewer has marked the file as read
     origin: MinedOrigin
-    written: int
-    steps: tuple[StepCounts, ...]
-    mining: dict[str, Any]
-    entries: tuple[ReviewEntry, ...]
+    written: int  # number of templates that mining wrote into the file
+    steps: tuple[StepCounts, ...]  # of mining
+    mining: dict[str, Any]  # the full record of mining, including the three above
+    entries: tuple[ReviewEntry, ...]  # in the order of the file
 
 
 def write_review(result: MiningResult, path: str | Path) -> None:
@@ -95,8 +76,8 @@ def write_review(result: MiningResult, path: str | Path) -> None:
         data_set=source.dataset,
         split=source.split,
         revision=source.revision,
-        language_model=_at(result.chat_model, result.chat_revision),
-        embedding_model=_at(result.embedder, result.embedder_revision),
+        language_model=result.language_model,
+        embedding_model=result.embedding_model,
         clusters=result.settings.clusters,
         seed=result.settings.seed,
     )
@@ -192,9 +173,9 @@ def finish_templates(review: Review, version: str, count: int = 1000) -> tuple[T
         `TemplateSet`, in the order of the file, and [`StepCounts`].
 
     Raises:
-        ValueError: if no template is kept, or `count` is not an integer of at least 1.
+        ValueError: if no template is kept, or `count` is less than 1.
     """
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+    if count < 1:
         raise ValueError(f"count = {count!r} must be a whole number from 1 up")
     kept = [entry for entry in review.entries if entry.keep]
     if not kept:
@@ -246,7 +227,7 @@ def _entry(row: Any) -> ReviewEntry:
         raise ValueError(f"`keep` is {entry.keep!r}, it must be true or false")
     if entry.origin not in ("mined", "variant", ADDED):
         raise ValueError(f"`origin` is {entry.origin!r}: added templates have no origin and no cluster")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", entry.id):
+    if not TEMPLATE_ID.fullmatch(entry.id):
         raise ValueError("the id can contain only letters, digits, '.', '_' and '-', such as mine-1")
     if entry.cluster is not None and (isinstance(entry.cluster, bool) or not isinstance(entry.cluster, int)):
         raise ValueError(f"`cluster` is {entry.cluster!r}, it must be a whole number")
@@ -256,7 +237,3 @@ def _entry(row: Any) -> ReviewEntry:
     if entry.keep and (problem := template_problem(entry.text)):
         raise ValueError(f"the text {problem}: correct it or set `keep: false`. It reads {entry.text!r}")
     return entry
-
-
-def _at(name: str, revision: str | None) -> str:
-    return f"{name}@{revision}" if revision else name

@@ -103,42 +103,27 @@ def write_caption(product: Product, rng: np.random.Generator) -> str:
             before.append(one_of(leading))
         else:
             after.append(one_of(trailing).format(second))
+    patterns = []
     if product.pattern != "plain" or rng.random() < 0.15:
-        pattern = one_of(FORMS["pattern"][product.pattern])
-    else:
-        pattern = ""
+        patterns.append(one_of(FORMS["pattern"][product.pattern]))
     colors = f"{color} and {second}" if product.pattern != "plain" and rng.random() < 0.92 else color
-    return _sentence(product, colors, pattern, before, after, one_of(_NOUNS[product.kind]), rng)
-
-
-def _sentence(
-    product: Product,
-    colors: str,
-    pattern: str,
-    before: list[str],
-    after: list[str],
-    kind: str,
-    rng: np.random.Generator,
-) -> str:
+    kind = one_of(_NOUNS[product.kind])
     plural = product.kind in PLURAL
     plan = int(rng.integers(4))
     tail = f" with {_listed(after)}" if after else ""
     if plan == 0:  # "A long belted coat in red with a hood."
-        phrase = " ".join([*before, *([pattern] if pattern else []), kind, "in", colors]) + tail
+        phrase = " ".join([*before, *patterns, kind, "in", colors])
     elif plan == 1:  # "This coat is red and belted, with a hood."
-        traits = [colors, *([pattern] if pattern else []), *before]
         subject, verb = ("these", "are") if plural else ("this", "is")
-        return _finish(f"{subject} {kind} {verb} {_listed(traits)}{',' if tail else ''}{tail}")
+        phrase = f"{subject} {kind} {verb} {_listed([colors, *patterns, *before])}{',' if tail else ''}"
     else:  # "A red long belted coat with a hood."
-        phrase = " ".join([colors, *([pattern] if pattern else []), *before, kind]) + tail
-    article = ("a pair of " if plan == 2 else "") if plural else "a "
-    return _finish(article + phrase)
+        phrase = " ".join([colors, *patterns, *before, kind])
+    if plan != 1:
+        article = ("a pair of " if plan == 2 else "") if plural else "a "
+        phrase = article + phrase
+    text = re.sub(r"\ba (?=[aeiou])", "an ", phrase + tail)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _listed(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def _finish(text: str) -> str:
-    text = re.sub(r"\ba (?=[aeiou])", "an ", text)
-    return f"{text[0].upper()}{text[1:]}."

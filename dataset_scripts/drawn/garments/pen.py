@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..persons.drawing import Array, Canvas, Cloth, Painter, Point, Surface
+from ..persons.drawing import Array, Canvas, Cloth, Point, Surface
 from .attributes import Product, shade_of
 
 
@@ -69,7 +69,7 @@ class Pen:
     def fill(self, points: Sequence[Point], cloth: Cloth | None = None, *, edge: float = 0.35) -> None:
         """Draw a piece of cloth, by default the product's own, with a darker edge."""
         points = list(points)
-        self.canvas.polygon(points, self._draped(cloth or self.cloth))
+        self.canvas.polygon(points, replace(cloth or self.cloth, finish=self._drape))
         if edge:
             self.seam([*points, points[0], points[1]], 0.0035, edge)
 
@@ -113,11 +113,5 @@ class Pen:
         self.seam([*outline, outline[0], outline[1]], 0.0045, 0.45)
         self.seam([(x, y + 0.012), (right, y + 0.012)], 0.004, 0.35)
 
-    def _draped(self, cloth: Cloth) -> Painter:
-        light = self.canvas.light
-
-        def paint(surface: Surface) -> Array:
-            bright = 1.0 + 0.10 * light * surface.across - 0.09 * surface.across**4
-            return cloth(surface) * bright[..., None]
-
-        return paint
+    def _drape(self, color: Array, surface: Surface) -> None:
+        color *= (1.0 + 0.10 * self.canvas.light * surface.across - 0.09 * surface.across**4)[..., None]

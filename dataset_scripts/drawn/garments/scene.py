@@ -11,15 +11,9 @@ from .tops import TOPS
 
 
 def draw_product(product: Product, shot: Shot, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Draw one image of a product.
+    """Draw one image of a product, RGB of `size` (height, width) in pixels.
 
-    Args:
-        product (`Product`), shot (`Shot`): the product and the view.
-        size (`tuple[int, int]`): (height, width) in pixels.
-        rng (`np.random.Generator`): draws the texture of the backdrop and the noise of the camera.
-
-    Returns:
-        `PIL.Image.Image`: RGB of exactly that size.
+    `rng` draws the texture of the backdrop and the noise of the camera.
     """
     zoom = 2 if size[0] <= 128 else 1
     height, width = size[0] * zoom, size[1] * zoom

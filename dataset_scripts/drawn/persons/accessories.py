@@ -11,6 +11,11 @@ METAL = np.array([0.55, 0.56, 0.58], dtype=np.float32)
 DARK = np.array([0.09, 0.09, 0.10], dtype=np.float32)
 
 
+def _box(x: float, top: float, bottom: float, half: float, low_half: float) -> list[Point]:
+    """Returns: the corners of a box around `x` with these half widths at its top and bottom."""
+    return [(x - half, top), (x + half, top), (x + low_half, bottom), (x - low_half, bottom)]
+
+
 def _bag_cloth(person: Person, body: Body) -> Cloth:
     return Cloth(body.style.shade_of(person.bag_color, 5), folds=0.06, offset=0.7)
 
@@ -67,8 +72,7 @@ def _draw_shoulder_bag(canvas: Canvas, person: Person, body: Body) -> None:
     x0 = far_shoulder.x + body.spine(0.18)
     canvas.limb((x0, far_shoulder.y), (hip.x, hip.y - 0.03), 0.009, 0.009, strap, ambient=0.8)
     half = max(body.half(0.050, 0.080), 0.052)
-    box = [(hip.x - half, hip.y - 0.042), (hip.x + half, hip.y - 0.042), (hip.x + half * 0.94, hip.y + 0.062),
-           (hip.x - half * 0.94, hip.y + 0.062)]  # fmt: skip
+    box = _box(hip.x, hip.y - 0.042, hip.y + 0.062, half, half * 0.94)
     canvas.polygon([(px + 0.008, py + 0.010) for px, py in box], cloth, shadow=0.35)
     canvas.polygon(box, cloth)
     flap = [(hip.x - half, hip.y - 0.042), (hip.x + half, hip.y - 0.042), (hip.x + half * 0.96, hip.y + 0.012),
@@ -109,16 +113,14 @@ def draw_held(canvas: Canvas, person: Person, body: Body, hand: Point, *, bag: b
         cloth = _bag_cloth(person, body)
         for shift in (-0.022, 0.022):
             canvas.limb((x, y), (x + shift, y + 0.055), 0.005, 0.005, Cloth(cloth.color * 0.75))
-        box = [(x - 0.044, y + 0.05), (x + 0.044, y + 0.05), (x + 0.060, y + 0.128), (x - 0.060, y + 0.128)]
-        canvas.polygon(box, cloth)
+        canvas.polygon(_box(x, y + 0.05, y + 0.128, 0.044, 0.060), cloth)
         canvas.limb((x - 0.045, y + 0.070), (x + 0.045, y + 0.070), 0.004, 0.004, Cloth(cloth.color * 0.6))
         canvas.ellipse((x, y + 0.074), 0.008, 0.007, Cloth(METAL * 1.4))
     elif bag and person.bag == "tote":
         cloth = _bag_cloth(person, body)
         for shift in (-0.030, 0.030):
             canvas.limb((x, y), (x + shift, y + 0.075), 0.005, 0.005, Cloth(cloth.color * 0.8))
-        box = [(x - 0.062, y + 0.07), (x + 0.062, y + 0.07), (x + 0.055, y + 0.235), (x - 0.055, y + 0.235)]
-        canvas.polygon(box, cloth)
+        canvas.polygon(_box(x, y + 0.07, y + 0.235, 0.062, 0.055), cloth)
         light = np.full(3, 0.92 if cloth.color.mean() < 0.55 else 0.2, dtype=np.float32)
         canvas.limb((x - 0.022, y + 0.150), (x + 0.022, y + 0.150), 0.012, 0.012, Cloth(light))
     elif bag and person.bag == "suitcase":
@@ -129,8 +131,7 @@ def draw_held(canvas: Canvas, person: Person, body: Body, hand: Point, *, bag: b
             canvas.limb((x + shift, y), (x + shift, top), 0.004, 0.004, Cloth(METAL))
         canvas.limb((x - 0.030, y), (x + 0.030, y), 0.006, 0.006, Cloth(DARK))
         half = 0.078
-        box = [(x - half, top), (x + half, top), (x + half, ground - 0.012), (x - half, ground - 0.012)]
-        canvas.polygon(box, cloth)
+        canvas.polygon(_box(x, top, ground - 0.012, half, half), cloth)
         for share in (-0.5, 0.0, 0.5):
             canvas.limb((x + half * share, top + 0.02), (x + half * share, ground - 0.03), 0.005, 0.005,
                         Cloth(cloth.color * 0.72))  # fmt: skip
@@ -139,10 +140,9 @@ def draw_held(canvas: Canvas, person: Person, body: Body, hand: Point, *, bag: b
     if not held:
         return
     if person.held == "phone":
-        phone = [(x - 0.016, y - 0.040), (x + 0.016, y - 0.040), (x + 0.016, y + 0.022), (x - 0.016, y + 0.022)]
-        canvas.polygon(phone, Cloth(DARK))
-        screen = [(x - 0.011, y - 0.034), (x + 0.011, y - 0.034), (x + 0.011, y + 0.014), (x - 0.011, y + 0.014)]
-        canvas.polygon(screen, Cloth(np.array([0.55, 0.75, 0.95], dtype=np.float32)))
+        canvas.polygon(_box(x, y - 0.040, y + 0.022, 0.016, 0.016), Cloth(DARK))
+        screen = Cloth(np.array([0.55, 0.75, 0.95], dtype=np.float32))
+        canvas.polygon(_box(x, y - 0.034, y + 0.014, 0.011, 0.011), screen)
     elif person.held == "bottle":
         blue = Cloth(np.array([0.45, 0.74, 0.90], dtype=np.float32), folds=0.05)
         canvas.limb((x, y - 0.030), (x, y + 0.050), 0.019, 0.019, blue)

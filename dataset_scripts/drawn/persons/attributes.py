@@ -37,28 +37,14 @@ HAIR_COLORS: dict[str, Color] = {
     "gray": (164, 164, 166),
 }
 SKIN_TONES: tuple[Color, ...] = (
-    (246, 212, 186),
-    (232, 188, 156),
-    (214, 164, 128),
-    (180, 128, 92),
-    (134, 90, 62),
-    (94, 62, 44),
-)
+    (246, 212, 186), (232, 188, 156), (214, 164, 128), (180, 128, 92), (134, 90, 62), (94, 62, 44),
+)  # fmt: skip
 # Pairs that cameras can confuse. As caption noise, such a colour would be nearly right.
-NEAR_COLORS: tuple[frozenset[str], ...] = (
-    frozenset({"navy", "blue"}),
-    frozenset({"navy", "black"}),
-    frozenset({"blue", "light blue"}),
-    frozenset({"blue", "purple"}),
-    frozenset({"beige", "white"}),
-    frozenset({"beige", "brown"}),
-    frozenset({"orange", "yellow"}),
-    frozenset({"orange", "red"}),
-    frozenset({"gray", "black"}),
-    frozenset({"gray", "white"}),
-    frozenset({"pink", "red"}),
-    frozenset({"pink", "purple"}),
-)
+NEAR_COLORS = (
+    {"navy", "blue"}, {"navy", "black"}, {"blue", "light blue"}, {"blue", "purple"}, {"beige", "white"},
+    {"beige", "brown"}, {"orange", "yellow"}, {"orange", "red"}, {"gray", "black"}, {"gray", "white"}, {"pink", "red"},
+    {"pink", "purple"},
+)  # fmt: skip
 
 PATTERNS_OF: dict[str, dict[str, float]] = {
     "t-shirt": {"plain": 10, "striped": 4, "two-tone": 2, "printed": 4, "dotted": 1, "checked": 0.5},
@@ -188,7 +174,7 @@ class View:
 
 def near(first: str, second: str) -> bool:
     """Returns: whether two colours are equal or easily confused."""
-    return first == second or frozenset({first, second}) in NEAR_COLORS
+    return first == second or {first, second} in NEAR_COLORS
 
 
 def pick(rng: np.random.Generator, weights: Mapping[str, float]) -> str:
@@ -216,9 +202,8 @@ def _with_upper_pattern(person: Person, rng: np.random.Generator) -> Person:
     second, inner = pick(rng, _far(_UPPER_COLORS, person.upper_color)), "none"
     if person.upper in OPEN_UPPERS:
         inner = pick(rng, _far(_UPPER_COLORS, person.upper_color, second))
-    return replace(
-        person, upper_pattern=pattern, upper_color2="none" if pattern == "plain" else second, inner_color=inner
-    )
+    second = "none" if pattern == "plain" else second
+    return replace(person, upper_pattern=pattern, upper_color2=second, inner_color=inner)
 
 
 def _with_lower(person: Person, rng: np.random.Generator) -> Person:
@@ -246,14 +231,9 @@ def _with_bag(person: Person, rng: np.random.Generator) -> Person:
 
 def _with_head(person: Person, rng: np.random.Generator) -> Person:
     style, color = pick(rng, _HAIR_STYLES[person.gender]), pick(rng, _HAIR_COLORS)
-    hat, hat_color = pick(rng, _HATS), pick(rng, _ACCESSORY_COLORS)
-    return replace(
-        person,
-        hair_style=style,
-        hair_color="none" if style == "bald" else color,
-        hat=hat,
-        hat_color="none" if hat == "none" else hat_color,
-    )
+    person = replace(person, hair_style=style, hair_color="none" if style == "bald" else color)
+    hat, color = pick(rng, _HATS), pick(rng, _ACCESSORY_COLORS)
+    return replace(person, hat=hat, hat_color="none" if hat == "none" else color)
 
 
 def _with_extras(person: Person, rng: np.random.Generator) -> Person:
@@ -277,23 +257,15 @@ _NOBODY = Person(**_NOTHING)
 
 def _with_visible_accessories(person: Person) -> Person:
     """Recolour accessories that would be invisible against a recoloured garment."""
-    spare = {"black": "red", "navy": "red", "gray": "red"}
-    changes: dict[str, Any] = {}
-    if person.bag != "none" and near(person.bag_color, person.upper_color):
-        changes["bag_color"] = spare.get(person.upper_color, "black")
-    if person.neck != "none" and near(person.neck_color, person.upper_color):
-        changes["neck_color"] = spare.get(person.upper_color, "black")
-    return replace(person, **changes) if changes else person
+    spare = "red" if person.upper_color in ("black", "navy", "gray") else "black"
+    colors = {"bag_color": person.bag_color, "neck_color": person.neck_color}
+    hidden = [part for part, color in colors.items() if color != "none" and near(color, person.upper_color)]
+    changes: dict[str, Any] = dict.fromkeys(hidden, spare)
+    return replace(person, **changes)
 
 
 def sample_person(family_rng: np.random.Generator, rng: np.random.Generator, *, changes: int) -> Person:
-    """Sample one identity.
-
-    Args:
-        family_rng (`np.random.Generator`): draws the outfit of the family.
-        rng (`np.random.Generator`): draws the changes of this member.
-        changes (`int`): number of parts of the outfit to draw again.
-    """
+    """Sample one identity: the outfit of its family, of which `rng` draws some parts again."""
     person = replace(_NOBODY, gender="woman" if family_rng.random() < 0.5 else "man")
     for change in (_with_upper, _with_lower, _with_shoes, _with_bag, _with_head, _with_extras):
         person = change(person, family_rng)

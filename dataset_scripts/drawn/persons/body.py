@@ -67,6 +67,9 @@ class Joint:
     def point(self) -> Point:
         return (self.x, self.y)
 
+    def moved(self, x: float, y: float) -> "Joint":
+        return Joint(self.x + x, self.y + y, self.depth)
+
 
 @dataclass(frozen=True)
 class Limb:
@@ -80,6 +83,9 @@ class Limb:
     @property
     def depth(self) -> float:
         return (self.start.depth + self.middle.depth + self.end.depth) / 3
+
+    def moved(self, x: float, y: float) -> "Limb":
+        return Limb(self.start.moved(x, y), self.middle.moved(x, y), self.end.moved(x, y), self.side)
 
 
 class Body:
@@ -119,20 +125,18 @@ class Body:
         """Returns: the angle of a visible point around the body: 0 in front, pi/2 on the person's left, pi behind."""
         return (np.arcsin(across) - self.yaw + np.pi) % (2 * np.pi) - np.pi
 
-    def torso(self, ease: float, bottom: float, flare: float = 0.0) -> tuple[list[float], list[float], list[float]]:
+    def torso(self, ease: float, bottom: float) -> tuple[list[float], list[float], list[float]]:
         """Returns: the outline (heights, centres, half widths) of a garment on the torso down to `bottom`."""
-        nodes = _TORSO["woman" if self.woman else "man"]
+        heights, half_widths, half_depths = zip(*_TORSO["woman" if self.woman else "man"], strict=True)
         ys, centers, halves = [], [], []
-        heights = [node[0] for node in nodes if node[0] < bottom] + [bottom]
-        for height in heights:
-            lateral = float(np.interp(height, [n[0] for n in nodes], [n[1] for n in nodes]))
-            deep = float(np.interp(height, [n[0] for n in nodes], [n[2] for n in nodes]))
+        for height in (*(height for height in heights if height < bottom), bottom):
+            lateral = float(np.interp(height, heights, half_widths))
+            deep = float(np.interp(height, heights, half_depths))
             girth = 1.0 + (self.style.girth - 1.0) * (0.55 if height < 0.2 else 1.0)
             loose = ease * float(np.interp(height, [0.15, 0.2, 0.52], [0.35, 0.8, 1.1]))
-            wider = flare * max(height - 0.42, 0.0)
             ys.append(height + self.drop)
             centers.append(self.spine(height))
-            halves.append(self.half(lateral * girth + loose + wider, deep * girth + loose + wider))
+            halves.append(self.half(lateral * girth + loose, deep * girth + loose))
         return ys, centers, halves
 
     def spine(self, y: float) -> float:
@@ -161,12 +165,7 @@ class Body:
             legs.append(Limb(self.project(hip_x, 0.505, 0.0), self.project(*knee), self.project(*ankle), side))
         # The lower foot stands on the ground, so a stride lowers the body.
         drop = 0.957 - max(leg.end.y - PITCH * leg.end.depth for leg in legs)
-
-        def lowered(joint: Joint) -> Joint:
-            return Joint(joint.x, joint.y + drop, joint.depth)
-
-        legs = [Limb(lowered(leg.start), lowered(leg.middle), lowered(leg.end), leg.side) for leg in legs]
-        return drop, sorted(legs, key=lambda leg: leg.depth)
+        return drop, sorted((leg.moved(0.0, drop) for leg in legs), key=lambda leg: leg.depth)
 
     def _arms(self, person: Person, view: View, rng: np.random.Generator) -> list[Limb]:
         arms = []
@@ -195,8 +194,6 @@ class Body:
                 elbow[1] + fore * np.cos(angle),
                 elbow[2] + fore * np.sin(angle),
             )
-            lean = self.spine(0.2)
-            joints = [self.project(*joint) for joint in (shoulder, elbow, wrist)]
-            joints = [Joint(joint.x + lean, joint.y, joint.depth) for joint in joints]
-            arms.append(Limb(joints[0], joints[1], joints[2], side))
+            arm = Limb(self.project(*shoulder), self.project(*elbow), self.project(*wrist), side)
+            arms.append(arm.moved(self.spine(0.2), 0.0))
         return sorted(arms, key=lambda arm: arm.depth)

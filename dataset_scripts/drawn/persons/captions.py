@@ -175,13 +175,12 @@ class _Writer:
     def _article(self, plural: bool) -> _Phrase:
         return (["a pair of"] if self.chance(0.15) else []) if plural else ["a"]
 
-    def _upper(self, article: bool = True) -> _Phrase:
+    def _upper(self) -> _Phrase:
         person = self.person
         pattern = person.upper_pattern
         if pattern == "printed" and not self.front:
             pattern = "hidden"
-        phrase: _Phrase = ["a"] if article else []
-        phrase.append(self.slot("upper_color"))
+        phrase: _Phrase = ["a", self.slot("upper_color")]
         if pattern not in ("plain", "hidden", "printed"):
             if self.chance(0.9):
                 phrase += ["and", self.slot("upper_color2")]
@@ -195,9 +194,8 @@ class _Writer:
             phrase.append(self.slot("inner", "t-shirt"))
         return phrase
 
-    def _lower(self, article: bool = True) -> _Phrase:
-        phrase = self._article(self.person.lower in PLURAL) if article else []
-        phrase.append(self.slot("lower_color"))
+    def _lower(self) -> _Phrase:
+        phrase = [*self._article(self.person.lower in PLURAL), self.slot("lower_color")]
         if self.person.lower_pattern != "plain":
             phrase.append(self.slot("lower_pattern"))
         return [*phrase, self.slot("lower")]
@@ -225,22 +223,20 @@ class _Writer:
         person = self.person
         facts: list[_Fact] = []
         if not self.view.hides_feet and self.chance(0.9):
-            shoes = self._thing("shoes")
-            facts.append(_Fact("shoes", shoes, ["wears", *shoes], ["wearing", *shoes]))
+            facts.append(_fact("shoes", self._thing("shoes"), "wears", "wearing"))
         if person.hair_style != "bald" and self.chance(0.88 if person.hat == "none" else 0.6):
-            hair = self._hair()
-            facts.append(_Fact("hair", hair, ["has", *hair], ["with", *hair]))
+            facts.append(_fact("hair", self._hair(), "has", "with"))
         for field, share in (("hat", 0.93), ("eyewear", 0.85), ("neck", 0.93)):
             if getattr(person, field) != "none" and self._shows(field) and self.chance(share):
                 thing = self._thing(field)
                 tail = [self.choose("around the neck", "at the neck")] if field == "neck" and self.chance(0.4) else []
-                facts.append(_Fact(field, [*thing, *tail], ["wears", *thing, *tail], ["wearing", *thing, *tail]))
+                facts.append(_fact(field, [*thing, *tail], "wears", "wearing"))
         if person.bag != "none" and self.chance(0.96):
             facts.append(self._bag())
         if person.held != "none" and self._shows("held") and self.chance(0.85):
             held = self._thing("held")
             hand = [self.choose(f"in {self.possessive} hand", "in one hand")] if self.chance(0.4) else []
-            facts.append(_Fact("held", [*held, *hand], ["holds", *held, *hand], ["holding", *held, *hand]))
+            facts.append(_fact("held", [*held, *hand], "holds", "holding"))
         if self.chance(0.6):
             facts.append(self._pose())
         return [facts[index] for index in self.rng.permutation(len(facts))]
@@ -271,9 +267,9 @@ class _Writer:
             over = [self.choose("over both shoulders", "on the shoulders")]
             return _Fact("bag", [*straps, *over], ["has", *straps, *over], ["with", *straps, *over])
         if self.person.bag == "suitcase":
-            return _Fact("bag", bag, [self.choose("pulls", "holds"), *bag], [self.choose("pulling", "with"), *bag])
+            return _fact("bag", bag, self.choose("pulls", "holds"), self.choose("pulling", "with"))
         verb = self.choose("carries", "has", "carries")
-        return _Fact("bag", bag, [verb, *bag], [self.choose("carrying", "with", "carrying"), *bag])
+        return _fact("bag", bag, verb, self.choose("carrying", "with", "carrying"))
 
     def _pose(self) -> _Fact:
         side = "side" if self.view.side in ("left", "right") else self.view.side
@@ -358,6 +354,10 @@ class _Writer:
             group, facts = facts[:size], facts[size:]
             pieces += [self.pronoun, *_listed([fact.verb for fact in group]), "."]
         return pieces
+
+
+def _fact(name: str, noun: _Phrase, verb: str, participle: str) -> _Fact:
+    return _Fact(name, noun, [verb, *noun], [participle, *noun])
 
 
 def _count(pieces: _Phrase) -> int:

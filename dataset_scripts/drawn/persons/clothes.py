@@ -1,33 +1,21 @@
 """The clothes that a person wears: lengths, materials, and details such as collars, buttons, seams and pockets.
 
-Products of the drawn catalogue are in `drawn/garments`. Each function in `UPPER_PAINTS` changes the colours of a torso
-in place. `phi` is the angle of a point around the body (0 in front, pi behind) and `y` its height in body units, so
+Products of the drawn catalogue are in `drawn/garments`. The functions in `UPPERS` change the colours of a torso in
+place. `phi` is the angle of a point around the body (0 in front, pi behind) and `y` its height in body units, so
 that collars and pockets turn with the person.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from .attributes import Person
 from .body import Body
-from .drawing import Array, Cloth, Painter, Surface
+from .drawing import Array, Cloth, Surface
 
 
-HEM = {
-    "t-shirt": 0.505, "shirt": 0.530, "hoodie": 0.530, "sweater": 0.520, "jacket": 0.535, "coat": 0.730, "vest": 0.525,
-    "tank top": 0.500, "dress": 0.690,
-}  # fmt: skip
-EASE = {
-    "t-shirt": 0.009, "shirt": 0.010, "hoodie": 0.020, "sweater": 0.014, "jacket": 0.020, "coat": 0.024, "vest": 0.024,
-    "tank top": 0.002, "dress": 0.003,
-}  # fmt: skip
-SLEEVE = {"t-shirt": "short", "tank top": "none", "dress": "short", "vest": "inner"}  # the others are long
-SLEEVE_EASE = {
-    "t-shirt": 0.008, "shirt": 0.006, "hoodie": 0.013, "sweater": 0.009, "jacket": 0.013, "coat": 0.015,
-    "vest": 0.004, "dress": 0.005, "tank top": 0.0,
-}  # fmt: skip
 SOLE = np.array([0.10, 0.09, 0.09], dtype=np.float32)
 RUBBER = np.array([0.90, 0.90, 0.88], dtype=np.float32)
 
@@ -53,7 +41,8 @@ class Clothes:
         self.inner = self.upper
         if person.inner_color != "none":
             self.inner = Cloth(style.shade_of(person.inner_color, 2), folds=0.08, offset=0.2)
-        self.sleeve = self.inner if SLEEVE.get(person.upper) == "inner" else sleeve
+        self.cut = UPPERS[person.upper]
+        self.sleeve = self.inner if self.cut.sleeve == "inner" else sleeve
         self.lower = self.upper
         if person.lower != "none":
             color = style.shade_of(person.lower_color, 3)
@@ -65,6 +54,13 @@ class Clothes:
             folds = 0.05 if person.lower == "leggings" else 0.12
             self.lower = Cloth(color, second.astype(np.float32), person.lower_pattern, folds=folds, offset=0.63)
         self.shoes = Cloth(style.shade_of(person.shoes_color, 4), folds=0.03)
+        self.printed = person.upper_pattern == "printed"
+
+    def paint_upper(self, color: Array, phi: Array, y: Array, surface: Surface) -> None:
+        """Add the details and the print of the garment for the upper body."""
+        self.cut.paint(color, phi, y, surface, self)
+        if self.printed:
+            _print(color, phi, y, self)
 
 
 def _set(color: Array, where: Array, value: Array) -> None:
@@ -159,8 +155,8 @@ def _dress(color: Array, phi: Array, y: Array, surface: Surface, clothes: Clothe
     color *= (1.0 + 0.16 * sway * np.sin(phi * 9.0))[..., None]
 
 
-def paint_print(color: Array, phi: Array, y: Array, clothes: Clothes) -> None:
-    """Paint the print of a shirt: a disc with bars on the chest."""
+def _print(color: Array, phi: Array, y: Array, clothes: Clothes) -> None:
+    """A disc with bars on the chest."""
     if clothes.upper.second is None:
         return
     u, v = phi / 0.62, (y - 0.292) / 0.062
@@ -169,36 +165,39 @@ def paint_print(color: Array, phi: Array, y: Array, clothes: Clothes) -> None:
     _set(color, disc & ~hole, clothes.upper.second)
 
 
-UPPER_PAINTS: dict[str, Callable[[Array, Array, Array, Surface, Clothes], None]] = {
-    "t-shirt": _crew_neck, "sweater": _ribbed, "shirt": _shirt, "jacket": _open_front, "vest": _padded_vest,
-    "coat": _coat, "hoodie": _hoodie, "tank top": _tank_top, "dress": _dress,
-}  # fmt: skip
+class Upper(NamedTuple):
+    """How a garment for the upper body is cut, in body units, and the function of its details."""
+
+    hem: float
+    ease: float
+    sleeve: str
+    """`"short"`, `"long"`, `"none"`, or `"inner"`: long, of the garment below."""
+    sleeve_ease: float
+    paint: Callable[[Array, Array, Array, Surface, Clothes], None]
 
 
-def denim(cloth: Cloth) -> Painter:
-    def paint(surface: Surface) -> Array:
-        color = cloth(surface)
-        worn = 0.22 * np.exp(-((surface.across / 0.45) ** 2)) * (surface.v < 0.40)
-        color *= (1.0 + worn)[..., None]
-        _dim(color, np.abs(surface.across) > 0.90, 0.75)
-        return color
-
-    return paint
-
-
-def creased(cloth: Cloth) -> Painter:
-    def paint(surface: Surface) -> Array:
-        color = cloth(surface)
-        _dim(color, np.abs(surface.across) < 0.07, 1.25)
-        return color
-
-    return paint
+UPPERS: dict[str, Upper] = {
+    "t-shirt": Upper(0.505, 0.009, "short", 0.008, _crew_neck),
+    "shirt": Upper(0.530, 0.010, "long", 0.006, _shirt),
+    "hoodie": Upper(0.530, 0.020, "long", 0.013, _hoodie),
+    "sweater": Upper(0.520, 0.014, "long", 0.009, _ribbed),
+    "jacket": Upper(0.535, 0.020, "long", 0.013, _open_front),
+    "coat": Upper(0.730, 0.024, "long", 0.015, _coat),
+    "vest": Upper(0.525, 0.024, "inner", 0.004, _padded_vest),
+    "tank top": Upper(0.500, 0.002, "none", 0.0, _tank_top),
+    "dress": Upper(0.690, 0.003, "short", 0.005, _dress),
+}
 
 
-def pleated(cloth: Cloth) -> Painter:
-    def paint(surface: Surface) -> Array:
-        color = cloth(surface)
-        color *= (1.0 + 0.15 * np.sin(surface.across * 15.0) * np.ones_like(surface.v))[..., None]
-        return color
+def denim(color: Array, surface: Surface) -> None:
+    worn = 0.22 * np.exp(-((surface.across / 0.45) ** 2)) * (surface.v < 0.40)
+    color *= (1.0 + worn)[..., None]
+    _dim(color, np.abs(surface.across) > 0.90, 0.75)
 
-    return paint
+
+def creased(color: Array, surface: Surface) -> None:
+    _dim(color, np.abs(surface.across) < 0.07, 1.25)
+
+
+def pleated(color: Array, surface: Surface) -> None:
+    color *= (1.0 + 0.15 * np.sin(surface.across * 15.0) * np.ones_like(surface.v))[..., None]

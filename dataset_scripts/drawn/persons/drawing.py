@@ -64,20 +64,16 @@ class Canvas:
         self.color = np.zeros((height, width, 3), dtype=np.float32)
         self.alpha = np.zeros((height, width), dtype=np.float32)
 
-    def window(self, x0: float, x1: float, y0: float, y1: float) -> Window | None:
-        """Returns: the pixels of a box in body units, or None if the box is outside the image."""
+    def window(self, x0: float, x1: float, y0: float, y1: float) -> Window:
+        """Returns: the pixels of a box in body units, without any if the box is outside the image."""
         first_column = max(int(x0 * self.scale + self.left) - 1, 0)
-        last_column = min(int(x1 * self.scale + self.left) + 2, self.width)
+        last_column = max(min(int(x1 * self.scale + self.left) + 2, self.width), first_column)
         first_row = max(int(y0 * self.scale + self.top) - 1, 0)
-        last_row = min(int(y1 * self.scale + self.top) + 2, self.height)
-        if first_column >= last_column or first_row >= last_row:
-            return None
+        last_row = max(min(int(y1 * self.scale + self.top) + 2, self.height), first_row)
         x = (np.arange(first_column, last_column, dtype=np.float32) + np.float32(0.5 - self.left)) / self.scale
         y = (np.arange(first_row, last_row, dtype=np.float32) + np.float32(0.5 - self.top)) / self.scale
-        return Window(
-            slice(first_row, last_row), slice(first_column, last_column), x[None, :].astype(np.float32),
-            y[:, None].astype(np.float32),
-        )  # fmt: skip
+        x, y = x[None, :].astype(np.float32), y[:, None].astype(np.float32)
+        return Window(slice(first_row, last_row), slice(first_column, last_column), x, y)
 
     def edge(self, distance: Array) -> Array:
         """Returns: coverage in [0, 1] of pixels `distance` body units inside an edge."""
@@ -103,32 +99,26 @@ class Canvas:
         return ambient + (1.08 - ambient) * lit
 
     def tube(
-        self, ys: list[float], centers: list[float], halves: list[float], paint: Painter, *, hem: float = 0.0,
-        ambient: float = 0.56, skew: float = 0.0,
-    ) -> None:  # fmt: skip
+        self, ys: list[float], centers: list[float], halves: list[float], paint: Painter, *, hem: float = 0.0
+    ) -> None:
         """Draw an upright tube: torso, skirt, coat.
 
         Args:
-            ys (`list`), centers (`list`), halves (`list`): the outline: heights, and the centre and half
-                width at each.
+            ys (`list`), centers (`list`), halves (`list`): heights, and the centre and half width at each.
             paint (`Painter`): colours before shading.
             hem (`float`): distance of the middle of the lower edge below its ends.
-            skew (`float`): distance of the right end of the lower edge below the left end.
         """
-        half_max = max(halves)
-        reach = max(abs(center) for center in centers) + half_max
-        window = self.window(-reach, reach, ys[0], ys[-1] + hem + abs(skew))
-        if window is None:
-            return
+        reach = max(abs(center) for center in centers) + max(halves)
+        window = self.window(-reach, reach, ys[0], ys[-1] + hem)
         y = window.y[:, 0]
         center = np.interp(y, ys, centers).astype(np.float32)[:, None]
         half = np.interp(y, ys, halves).astype(np.float32)[:, None]
         offset = window.x - center
         across = np.clip(offset / half, -1.0, 1.0)
-        bottom = ys[-1] + hem * (1.0 - across * across) + skew * across
+        bottom = ys[-1] + hem * (1.0 - across * across)
         cover = self.edge(half - np.abs(offset)) * self.edge(window.y - ys[0]) * self.edge(bottom - window.y)
         surface = Surface(across, np.arcsin(across) * half, window.y)
-        self.lay(window, cover, paint(surface) * self.shade(across, ambient)[..., None])
+        self.lay(window, cover, paint(surface) * self.shade(across)[..., None])
 
     def limb(
         self, start: Point, end: Point, start_radius: float, end_radius: float, paint: Painter, *,
@@ -137,15 +127,9 @@ class Canvas:
         """Draw a tapered rod with round or flat ends: arm, leg, sleeve, strap, foot."""
         dx, dy = end[0] - start[0], end[1] - start[1]
         length = max(float(np.hypot(dx, dy)), 1e-4)
-        radius_max = max(start_radius, end_radius)
-        window = self.window(
-            min(start[0], end[0]) - radius_max,
-            max(start[0], end[0]) + radius_max,
-            min(start[1], end[1]) - radius_max,
-            max(start[1], end[1]) + radius_max,
-        )
-        if window is None:
-            return
+        reach = max(start_radius, end_radius)
+        (x0, x1), (y0, y1) = sorted((start[0], end[0])), sorted((start[1], end[1]))
+        window = self.window(x0 - reach, x1 + reach, y0 - reach, y1 + reach)
         ux, uy = dx / length, dy / length
         x, y = window.x - start[0], window.y - start[1]
         along = x * ux + y * uy
@@ -171,8 +155,6 @@ class Canvas:
         """Draw an ellipse rotated by `tilt` radians and shaded like a ball."""
         reach = max(rx, ry)
         window = self.window(center[0] - reach, center[0] + reach, center[1] - reach, center[1] + reach)
-        if window is None:
-            return
         cos, sin = float(np.cos(tilt)), float(np.sin(tilt))
         x, y = window.x - center[0], window.y - center[1]
         u, v = (x * cos + y * sin) / rx, (y * cos - x * sin) / ry
@@ -186,11 +168,11 @@ class Canvas:
 
         The surface runs from -1 to 1 across its bounding box.
         """
-        xs, ys = [point[0] for point in points], [point[1] for point in points]
+        xs, ys = zip(*points, strict=True)
         window = self.window(min(xs), max(xs), min(ys), max(ys))
-        if window is None:
+        rows, columns = window.y.size, window.x.size
+        if not rows or not columns:
             return
-        rows, columns = window.y.shape[0], window.x.shape[1]
         zoom = 3
         left = self.left - window.columns.start
         top = self.top - window.rows.start
@@ -248,6 +230,7 @@ class Cloth:
     folds: float = 0.10
     offset: float = 0.0
     split: float = 0.0  # height in body units at which a two-tone garment changes colour
+    finish: Callable[[Array, Surface], None] | None = None  # changes the colours in place, after all else
 
     def __call__(self, surface: Surface) -> Array:
         """Returns: `(h, w, 3)` colours before shading."""
@@ -256,11 +239,14 @@ class Cloth:
         rows = ((v + self.offset) * 330.0).astype(np.int32) & 511
         columns = ((s + self.offset * 3.7) * 420.0).astype(np.int32) & 511
         crease = 1.0 + self.folds * field[rows, columns]
-        if self.second is None or self.pattern not in _PATTERNS:
-            return crease[..., None] * self.color
-        share = _PATTERNS[self.pattern](s, v, self)
-        share = np.broadcast_to(share, crease.shape)[..., None]
-        return crease[..., None] * (self.color * (1.0 - share) + self.second * share)
+        color = self.color
+        if self.second is not None and self.pattern in _PATTERNS:
+            share = np.broadcast_to(_PATTERNS[self.pattern](s, v, self), crease.shape)[..., None]
+            color = color * (1.0 - share) + self.second * share
+        color = crease[..., None] * color
+        if self.finish is not None:
+            self.finish(color, surface)
+        return color
 
 
 def _wave(position: Array, period: float, duty: float) -> Array:
@@ -269,8 +255,7 @@ def _wave(position: Array, period: float, duty: float) -> Array:
 
 
 def _checked(s: Array, v: Array, cloth: Cloth) -> Array:
-    bars, rungs = _wave(s, CHECK_PERIOD, 0.5), _wave(v, CHECK_PERIOD, 0.5)
-    return 0.5 * (bars + rungs)
+    return 0.5 * (_wave(s, CHECK_PERIOD, 0.5) + _wave(v, CHECK_PERIOD, 0.5))
 
 
 def _dotted(s: Array, v: Array, cloth: Cloth) -> Array:

@@ -3,49 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
-from PIL import Image
 
 from .accessories import draw_bag_behind, draw_bag_in_front, draw_held, draw_neck
 from .attributes import Person, View
 from .body import PITCH, Body, Limb
-from .clothes import (
-    EASE,
-    HEM,
-    RUBBER,
-    SLEEVE,
-    SLEEVE_EASE,
-    SOLE,
-    UPPER_PAINTS,
-    Clothes,
-    creased,
-    denim,
-    paint_print,
-    pleated,
-)  # fmt: skip
-from .drawing import Array, Canvas, Cloth, Surface
+from .clothes import RUBBER, SOLE, Clothes, creased, denim, pleated
+from .drawing import Array, Canvas, Cloth, Point, Surface
 from .head import draw_hair_behind, draw_head
-
-
-def draw_person(person: Person, view: View, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Draw a person without a background.
-
-    Args:
-        person (`Person`): the person.
-        view (`View`): angle and pose. The occluder is not drawn.
-        size (`tuple[int, int]`): (height, width) of the image in pixels.
-        rng (`np.random.Generator`): draws the differences between two images of one view.
-
-    Returns:
-        `PIL.Image.Image`: RGBA, transparent around the person, who is centred and fills most of the height.
-    """
-    height, width = size
-    zoom = 2 if height < 200 else 1
-    scale = min(0.93 * height, width / 0.40) * zoom
-    top = (height * zoom - scale) / 2
-    canvas = Canvas(height * zoom, width * zoom, scale, width * zoom / 2, top, float(rng.uniform(-0.6, 0.6)))
-    draw_figure(canvas, person, view, rng)
-    image = canvas.image()
-    return image if zoom == 1 else image.resize((width, height), Image.Resampling.BOX)
 
 
 def draw_figure(canvas: Canvas, person: Person, view: View, rng: np.random.Generator) -> None:
@@ -54,10 +18,9 @@ def draw_figure(canvas: Canvas, person: Person, view: View, rng: np.random.Gener
     clothes = Clothes(person, body)
     draw_hair_behind(canvas, person, body)
     draw_bag_behind(canvas, person, body)
-    far = [arm for arm in body.arms if arm.depth < -0.035]
-    near = [arm for arm in body.arms if arm.depth >= -0.035]
-    for arm in far:
-        _draw_arm(canvas, person, body, clothes, arm)
+    for arm in body.arms:
+        if arm.depth < -0.035:
+            _draw_arm(canvas, person, body, clothes, arm)
     for leg in body.legs:
         _draw_leg(canvas, person, body, clothes, leg)
     _draw_pelvis(canvas, person, body, clothes)
@@ -65,8 +28,9 @@ def draw_figure(canvas: Canvas, person: Person, view: View, rng: np.random.Gener
     draw_neck(canvas, person, body)
     draw_head(canvas, person, body, clothes.upper if person.upper == "hoodie" else None)
     draw_bag_in_front(canvas, person, body)
-    for arm in near:
-        _draw_arm(canvas, person, body, clothes, arm)
+    for arm in body.arms:
+        if arm.depth >= -0.035:
+            _draw_arm(canvas, person, body, clothes, arm)
 
 
 def _draw_leg(canvas: Canvas, person: Person, body: Body, clothes: Clothes, leg: Limb) -> None:
@@ -92,7 +56,7 @@ def _draw_leg(canvas: Canvas, person: Person, body: Body, clothes: Clothes, leg:
     if kind == "leggings":
         canvas.limb(knee, ankle, calf, thin, skin)
     end = _between(knee, ankle, {"leggings": 0.90, "wide trousers": 1.08}.get(kind, 1.02))
-    paint = denim(cloth) if kind == "jeans" else creased(cloth) if kind == "trousers" else cloth
+    paint = replace(cloth, finish={"jeans": denim, "trousers": creased}.get(kind))
     canvas.limb(hip, knee, thigh + loose, knee_radius, paint)
     canvas.limb(knee, end, knee_radius, hem_radius, paint, flat_end=True, v0=0.23)
     if kind == "joggers":
@@ -114,7 +78,7 @@ def _draw_shoe(canvas: Canvas, person: Person, body: Body, clothes: Clothes, leg
     lifted = 0.957 - (ankle.y - PITCH * ankle.depth)
     tilt = -float(np.clip(4.0 * lifted, 0.0, 0.5))  # a raised heel points the toes down
 
-    def place(reach: float, down: float) -> tuple[float, float]:
+    def place(reach: float, down: float) -> Point:
         joint = body.project(forward[0] * reach, 0.0, forward[1] * reach)
         return (ankle.x + joint.x, ankle.y + down + joint.y - tilt * reach)
 
@@ -152,7 +116,7 @@ def _draw_pelvis(canvas: Canvas, person: Person, body: Body, clothes: Clothes) -
         return
     bottom = 0.700 + body.drop
     wide = max(body.half(0.148, 0.128), _leg_reach(body, bottom) + 0.018)
-    canvas.tube([*ys, bottom], [*centers, 0.0], [*halves, wide], pleated(clothes.lower), hem=0.014)
+    canvas.tube([*ys, bottom], [*centers, 0.0], [*halves, wide], replace(clothes.lower, finish=pleated), hem=0.014)
 
 
 def _leg_reach(body: Body, y: float) -> float:
@@ -169,27 +133,19 @@ def _draw_torso(canvas: Canvas, person: Person, body: Body, clothes: Clothes) ->
     if kind in ("tank top", "dress"):
         ys, centers, halves = body.torso(0.0, 0.30)
         canvas.tube(ys, centers, halves, clothes.skin)
-    bottom = HEM[kind]
-    ys, centers, halves = body.torso(EASE[kind], min(bottom, 0.520))
+    bottom = clothes.cut.hem
+    ys, centers, halves = body.torso(clothes.cut.ease, min(bottom, 0.520))
     if bottom > 0.520:
         flare = {"dress": (0.150, 0.130), "coat": (0.138, 0.118)}.get(kind)
         wide = body.half(*flare) if flare else halves[-1]
         if flare:
             wide = max(wide, _leg_reach(body, bottom + body.drop) + 0.014)
         ys, centers, halves = [*ys, bottom + body.drop], [*centers, 0.0], [*halves, wide]
-    paint = UPPER_PAINTS.get(kind)
-    drop = body.drop
 
-    def colored(surface: Surface) -> Array:
-        color = clothes.upper(surface)
-        phi, y = body.around(surface.across), surface.v - drop
-        if paint is not None:
-            paint(color, phi, y, surface, clothes)
-        if person.upper_pattern == "printed":
-            paint_print(color, phi, y, clothes)
-        return color
+    def finish(color: Array, surface: Surface) -> None:
+        clothes.paint_upper(color, body.around(surface.across), surface.v - body.drop, surface)
 
-    canvas.tube(ys, centers, halves, colored, hem=0.010 if bottom > 0.6 else 0.006)
+    canvas.tube(ys, centers, halves, replace(clothes.upper, finish=finish), hem=0.010 if bottom > 0.6 else 0.006)
 
 
 def _draw_arm(canvas: Canvas, person: Person, body: Body, clothes: Clothes, arm: Limb) -> None:
@@ -198,7 +154,7 @@ def _draw_arm(canvas: Canvas, person: Person, body: Body, clothes: Clothes, arm:
     girth = 0.5 + 0.5 * body.style.girth
     big, mid, thin = 0.037 * slim * girth, 0.029 * slim * girth, 0.021 * slim
     kind = person.upper
-    ease = SLEEVE_EASE[kind]
+    ease, length = clothes.cut.sleeve_ease, clothes.cut.sleeve
     sleeve = replace(clothes.sleeve, offset=0.11 + 0.31 * arm.side)
     if clothes.sleeve.pattern == "two-tone":
         sleeve = replace(sleeve, pattern="plain")
@@ -215,7 +171,6 @@ def _draw_arm(canvas: Canvas, person: Person, body: Body, clothes: Clothes, arm:
     hand = _between(elbow, wrist, 1.17)
     carries = arm.side == body.carry_side
     canvas.limb(wrist, hand, 0.017, 0.019, skin)
-    length = SLEEVE.get(kind, "long")
     if length in ("short", "none"):
         canvas.limb(shoulder, elbow, big, mid, skin)
         canvas.limb(elbow, wrist, mid, thin * 0.9, skin)
@@ -234,9 +189,9 @@ def _draw_arm(canvas: Canvas, person: Person, body: Body, clothes: Clothes, arm:
     draw_held(canvas, person, body, hand, bag=carries, held=arm.side == body.held_side)
 
 
-def _between(start: tuple[float, float], end: tuple[float, float], share: float) -> tuple[float, float]:
+def _between(start: Point, end: Point, share: float) -> Point:
     return (start[0] + (end[0] - start[0]) * share, start[1] + (end[1] - start[1]) * share)
 
 
-def _shift(point: tuple[float, float], x: float) -> tuple[float, float]:
+def _shift(point: Point, x: float) -> Point:
     return (point[0] + x, point[1])

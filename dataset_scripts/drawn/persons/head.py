@@ -1,5 +1,7 @@
 """Draw heads at any angle: face, hair, hats and glasses."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from .attributes import Person
@@ -75,7 +77,7 @@ def draw_head(canvas: Canvas, person: Person, body: Body, hood: Cloth | None) ->
     rx, ry = body.half(0.050, 0.060) * style.head, 0.069 * style.head
     if body.cos > -0.5:  # nose in profile
         canvas.ellipse((x + body.sin * (rx + 0.003), y + 0.014), 0.010, 0.013, skin)
-    canvas.ellipse((x, y), rx, ry, _face(person, body, skin))
+    canvas.ellipse((x, y), rx, ry, _face(body, skin))
     for side in (1, -1):
         if -side * body.sin > -0.35:  # ears that are not behind the head
             ear_x = x + side * body.cos * rx * 0.98 - 0.004 * body.sin
@@ -94,27 +96,26 @@ def draw_head(canvas: Canvas, person: Person, body: Body, hood: Cloth | None) ->
         _draw_hat(canvas, person, body, (x, y), rx, ry)
 
 
-def _face(person: Person, body: Body, skin: Cloth):
+def _face(body: Body, skin: Cloth) -> Cloth:
+    """Returns: the skin with a face on it."""
     ry = 0.069 * body.style.head
 
-    def paint(surface: Surface) -> Array:
+    def finish(color: Array, surface: Surface) -> None:
         v = surface.v / ry
         row = np.sqrt(np.clip(1.0 - v * v, 0.02, 1.0))
         phi = body.around(np.clip(surface.across / row, -1.0, 1.0))
-        color = skin(surface)
         eyes = ((np.abs(phi) - 0.42) / 0.17) ** 2 + ((v - 0.06) / 0.075) ** 2 < 1.0
         brows = (np.abs(np.abs(phi) - 0.43) < 0.24) & (np.abs(v + 0.10) < 0.035)
         mouth = (np.abs(phi) < 0.30) & (np.abs(v - 0.58) < 0.045)
         nose = (np.abs(phi - 0.10) < 0.07) & (v > 0.08) & (v < 0.36)
-        beard = (v > 0.45) & (np.abs(phi) < 1.1) & (body.style.seed % 3 == 0) & (not body.woman)
-        color[beard & np.ones_like(eyes)] = 0.6 * skin.color + 0.4 * body.style.hair
-        color[nose & np.ones_like(eyes)] *= 0.84
-        color[mouth & np.ones_like(eyes)] = skin.color * np.array([0.86, 0.55, 0.55], dtype=np.float32)
+        if body.style.seed % 3 == 0 and not body.woman:
+            color[(v > 0.45) & (np.abs(phi) < 1.1)] = 0.6 * skin.color + 0.4 * body.style.hair
+        color[nose] *= 0.84
+        color[mouth] = skin.color * np.array([0.86, 0.55, 0.55], dtype=np.float32)
         color[brows] = 0.35 * skin.color + 0.65 * np.minimum(body.style.hair, 0.5)
         color[eyes] = DARK
-        return color
 
-    return paint
+    return replace(skin, finish=finish)
 
 
 def _draw_hair(canvas: Canvas, person: Person, body: Body, center: Point, rx: float, ry: float) -> None:
@@ -122,8 +123,6 @@ def _draw_hair(canvas: Canvas, person: Person, body: Body, center: Point, rx: fl
     x, y = center[0] - 0.004 * body.sin, center[1] - 0.003
     wide, high = rx * 1.09, ry * 1.07
     window = canvas.window(x - wide, x + wide, y - high, y + high)
-    if window is None:
-        return
     u, v = (window.x - x) / wide, (window.y - y) / high
     row = np.sqrt(np.clip(1.0 - v * v, 0.02, 1.0))
     across = np.clip(u / row, -1.0, 1.0)
@@ -178,8 +177,8 @@ def _draw_hat(canvas: Canvas, person: Person, body: Body, center: Point, rx: flo
         canvas.limb((x - rx * 0.99, y - 0.045), (x + rx * 0.99, y - 0.045), 0.009, 0.009, Cloth(cloth.color * 0.45))
         return
     if person.hat == "beanie":
-        _draw_dome(canvas, (x - 0.004 * body.sin, y - 0.018), rx * 1.16, ry * 1.04, _knit(cloth))
-        canvas.limb((x - rx * 1.0, y - 0.026), (x + rx * 1.0, y - 0.026), 0.014, 0.014, _knit(band))
+        _draw_dome(canvas, (x - 0.004 * body.sin, y - 0.018), rx * 1.16, ry * 1.04, replace(cloth, finish=_knit))
+        canvas.limb((x - rx * 1.0, y - 0.026), (x + rx * 1.0, y - 0.026), 0.014, 0.014, replace(band, finish=_knit))
         canvas.ellipse((x, y - 0.018 - ry * 1.06), 0.014, 0.013, cloth)
         return
     peak = Cloth(cloth.color * 0.78)
@@ -198,8 +197,6 @@ def _draw_dome(canvas: Canvas, center: Point, rx: float, ry: float, paint) -> No
     """Draw the upper half of a ball around `center`."""
     x, y = center
     window = canvas.window(x - rx, x + rx, y - ry, y + 0.012)
-    if window is None:
-        return
     u, v = (window.x - x) / rx, (window.y - y) / ry
     bottom = y + 0.010 * (1.0 - u * u)
     cover = canvas.edge((1.0 - np.sqrt(u * u + v * v)) * min(rx, ry)) * canvas.edge(bottom - window.y)
@@ -209,9 +206,5 @@ def _draw_dome(canvas: Canvas, center: Point, rx: float, ry: float, paint) -> No
     canvas.lay(window, cover, color)
 
 
-def _knit(cloth: Cloth):
-    def paint(surface: Surface) -> Array:
-        ribs = 1.0 + 0.10 * np.sin(surface.s * 520.0) * np.ones_like(surface.v)
-        return cloth(surface) * ribs[..., None]
-
-    return paint
+def _knit(color: Array, surface: Surface) -> None:
+    color *= (1.0 + 0.10 * np.sin(surface.s * 520.0) * np.ones_like(surface.v))[..., None]

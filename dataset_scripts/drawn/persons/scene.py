@@ -9,20 +9,12 @@ from .figure import draw_figure
 
 
 RGB = tuple[int, int, int]
-_PLACES = {"street": 5, "shops": 4, "park": 3, "corridor": 3, "parking": 3, "plaza": 3}
 
 
 def draw_image(person: Person, view: View, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Draw one camera image of one person.
+    """Draw one camera image of one person, RGB of `size` (height, width) in pixels.
 
-    Args:
-        person (`Person`): the person.
-        view (`View`): angle, pose and occluder.
-        size (`tuple[int, int]`): (height, width) in pixels.
-        rng (`np.random.Generator`): draws background, camera and all other differences between images.
-
-    Returns:
-        `PIL.Image.Image`: RGB of exactly that size.
+    `rng` draws background, camera and all other differences between images of one view.
     """
     height, width = size
     zoom = 2 if height <= 256 else 1
@@ -43,12 +35,10 @@ def draw_image(person: Person, view: View, size: tuple[int, int], rng: np.random
     return _apply_camera(picture, rng)
 
 
-def _ground_shadow(canvas: Canvas, x: float = 0.0) -> None:
-    window = canvas.window(x - 0.26, x + 0.26, 0.92, 1.05)
-    if window is None:
-        return
+def _ground_shadow(canvas: Canvas) -> None:
+    window = canvas.window(-0.26, 0.26, 0.92, 1.05)
     reach = 0.05 * (1 if canvas.light < 0 else -1)
-    distance = ((window.x - x - reach) / 0.20) ** 2 + ((window.y - 0.985) / 0.030) ** 2
+    distance = ((window.x - reach) / 0.20) ** 2 + ((window.y - 0.985) / 0.030) ** 2
     canvas.darken(window, 0.55 * np.clip(1.15 - distance, 0.0, 1.0))
 
 
@@ -69,8 +59,8 @@ def _background(rows: int, columns: int, feet: float, rng: np.random.Generator) 
     picture = Image.new("RGB", (width, height))
     draw = ImageDraw.Draw(picture)
     horizon = int(height * rng.uniform(0.50, 0.80) * min(feet, 1.0))
-    place = pick(rng, _PLACES)
-    _DRAW[place](draw, width, height, horizon, rng)
+    place = pick(rng, {name: weight for name, (weight, _) in _PLACES.items()})
+    _PLACES[place][1](draw, width, height, horizon, rng)
     if place != "corridor":
         for _ in range(int(rng.integers(0, 3))):
             _passer_by(draw, width, horizon, rng)
@@ -263,8 +253,10 @@ def _passer_by(draw: ImageDraw.ImageDraw, width: int, horizon: int, rng: np.rand
     draw.pieslice((x - r, head - 1, x + r, head + 2.2 * r), 180, 360, fill=(44, 36, 32))
 
 
-_DRAW = {
-    "street": _street, "shops": _shops, "park": _park, "corridor": _corridor, "parking": _parking, "plaza": _plaza,
+# Weights and functions of the backgrounds.
+_PLACES = {
+    "street": (5, _street), "shops": (4, _shops), "park": (3, _park), "corridor": (3, _corridor),
+    "parking": (3, _parking), "plaza": (3, _plaza),
 }  # fmt: skip
 
 
@@ -285,14 +277,8 @@ def _draw_occluder(canvas: Canvas, occluder: str, rng: np.random.Generator) -> N
         canvas.ellipse((x, 0.04), 0.062, 0.080, Cloth(np.array([0.20, 0.15, 0.12], dtype=np.float32)))
     elif occluder == "hood":
         top = float(rng.uniform(0.84, 0.90))
-        points = [
-            (-0.6, top + 0.04 + 0.03 * side),
-            (0.0, top),
-            (0.6, top + 0.04 - 0.03 * side),
-            (0.6, 1.3),
-            (-0.6, 1.3),
-        ]
-        canvas.polygon(points, cloth)
+        left, right = top + 0.04 + 0.03 * side, top + 0.04 - 0.03 * side
+        canvas.polygon([(-0.6, left), (0.0, top), (0.6, right), (0.6, 1.3), (-0.6, 1.3)], cloth)
         canvas.limb((-0.6, top + 0.07 + 0.03 * side), (0.6, top + 0.07 - 0.03 * side), 0.006, 0.006,
                     Cloth(np.clip(shade * 1.5 + 0.1, 0, 1)))  # fmt: skip
     elif occluder == "plant":

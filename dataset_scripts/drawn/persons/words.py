@@ -107,33 +107,19 @@ POSES: dict[tuple[str, str], tuple[str, ...]] = {
     ("standing", "side"): ("standing side-on", "standing in profile", "seen from the side"),
 }
 # Pairs that a reader could confuse.
-_NEAR_KINDS: dict[str, tuple[frozenset[str], ...]] = {
+_NEAR_KINDS: dict[str, Sequence[set[str]]] = {
     "color": NEAR_COLORS,
-    "hair_color": (frozenset({"black", "brown"}), frozenset({"brown", "red"}), frozenset({"blond", "gray"})),
-    "pattern": (frozenset({"striped", "pinstriped"}),),
+    "hair_color": ({"black", "brown"}, {"brown", "red"}, {"blond", "gray"}),
+    "pattern": ({"striped", "pinstriped"},),
     "upper": (
-        frozenset({"t-shirt", "shirt"}),
-        frozenset({"t-shirt", "tank top"}),
-        frozenset({"sweater", "hoodie"}),
-        frozenset({"sweater", "t-shirt"}),
-        frozenset({"sweater", "shirt"}),
-        frozenset({"jacket", "coat"}),
-        frozenset({"jacket", "vest"}),
-        frozenset({"vest", "tank top"}),
-        frozenset({"jacket", "hoodie"}),
+        {"t-shirt", "shirt"}, {"t-shirt", "tank top"}, {"sweater", "hoodie"}, {"sweater", "t-shirt"},
+        {"sweater", "shirt"}, {"jacket", "coat"}, {"jacket", "vest"}, {"vest", "tank top"}, {"jacket", "hoodie"},
     ),
     "lower": (
-        frozenset({"trousers", "jeans"}),
-        frozenset({"trousers", "joggers"}),
-        frozenset({"trousers", "wide trousers"}),
-        frozenset({"joggers", "wide trousers"}),
+        {"trousers", "jeans"}, {"trousers", "joggers"}, {"trousers", "wide trousers"}, {"joggers", "wide trousers"},
     ),
-    "bag": (
-        frozenset({"handbag", "tote"}),
-        frozenset({"handbag", "shoulder bag"}),
-        frozenset({"tote", "shoulder bag"}),
-    ),
-}
+    "bag": ({"handbag", "tote"}, {"handbag", "shoulder bag"}, {"tote", "shoulder bag"}),
+}  # fmt: skip
 
 
 def group_of(field: str) -> str:
@@ -146,18 +132,11 @@ def group_of(field: str) -> str:
 def wrong_words(
     person: Person, field: str, value: str, words: str, *, taken: Sequence[str] = ()
 ) -> list[tuple[str, str]]:
-    """List the wrong phrases that can replace `words`.
-
-    Args:
-        person (`Person`): the person that the caption describes.
-        field (`str`): a field of `Person` or a group of `FORMS`.
-        value (`str`): the true value.
-        words (`str`): the true value in words.
-        taken (`Sequence[str]`): further values to exclude.
+    """List the wrong phrases that can replace `words`, which state the true `value` of a field of `Person`.
 
     Returns:
         `list` of `(value, words)`: false for this person, without any word of the true value's names, and with as many
-        words and the same grammatical number as `words`.
+        words and the same grammatical number as `words`. None has a value in `taken`.
     """
     group = group_of(field)
     pool = dict(FORMS["upper" if group == "inner" else group])
@@ -184,7 +163,7 @@ def wrong_words(
         (other, form)
         for other, forms in pool.items()
         if other not in forbidden
-        and frozenset({other, value}) not in near_kinds
+        and {other, value} not in near_kinds
         and not (group == "color" and any(near(other, bad) for bad in forbidden))
         and (other in PLURAL) == (value in PLURAL)
         for form in forms

@@ -122,7 +122,9 @@ def rank_metrics_from_similarity(
         similarity (`torch.FloatTensor` of shape `(num_queries, num_gallery)`): higher is better; compared as given.
         query_ids, gallery_ids, ks: as in [`rank_metrics`], like ties, return value and errors.
     """
-    matrix = _to_numpy(_matrix(similarity, "similarity"))
+    scores = _matrix(similarity, "similarity")
+    wide = scores.dtype == torch.float64 or not scores.is_floating_point()
+    matrix = scores.cpu().to(torch.float64 if wide else torch.float32).numpy()  # NumPy has no bfloat16
     bad_rows = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
     if len(bad_rows):
         raise ValueError(f"similarity has NaN or infinity in row {bad_rows[0]} ({len(bad_rows)} such rows)")
@@ -198,13 +200,6 @@ def _matrix(values: torch.Tensor | np.ndarray, name: str) -> torch.Tensor:
     if matrix.dim() != 2 or 0 in matrix.shape:
         raise ValueError(f"{name} has shape {tuple(matrix.shape)}; expected a non-empty matrix, one row for each item")
     return matrix
-
-
-def _to_numpy(matrix: torch.Tensor) -> np.ndarray:
-    """Return `matrix` in float64 if it contains float64 or integers, otherwise in float32."""
-    wide = matrix.dtype == torch.float64 or not matrix.is_floating_point()
-    values: np.ndarray = matrix.cpu().to(torch.float64 if wide else torch.float32).numpy()  # NumPy has no bfloat16
-    return values
 
 
 def _check_rows(embeds: torch.Tensor, name: str, chunk_size: int) -> None:

@@ -1,9 +1,8 @@
 """Exponents are those of the data, and a series times what it says."""
 
+import argparse
 import json
-import subprocess
-import sys
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +11,6 @@ from scipy import stats
 
 from benchmarks.cost import growth as cost_growth
 from benchmarks.cost.growth import Sizes, evaluation_times, fit_line, fit_power_law, growth, index_times, step_times
-from tests.waiting import PATIENCE_SECONDS
-
-
-ROOT = Path(__file__).parents[3]
 
 
 def test_an_exponent_and_its_error_are_those_of_a_regression_between_logarithms():
@@ -101,11 +96,16 @@ def test_evaluations_rank_the_whole_gallery_for_every_query(sizes, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_small_version_runs_and_draws_its_picture(tmp_path):
+@pytest.mark.usefixtures("threads_restored")
+def test_the_small_version_runs_and_draws_its_picture(tmp_path, monkeypatch, tiny_config):
+    """Smaller still: the sizes of `--quick` take a minute."""
     output = tmp_path / "benchmarks"
-    command = [sys.executable, "-m", "benchmarks.cost.growth", "--quick", "--output", str(output)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
-    assert done.returncode == 0, done.stderr[-4000:]
+    smaller = replace(cost_growth.QUICK, captions=(8, 16, 20), galleries=(200, 400, 800), persons=(300, 600, 900),
+                      caption_tokens=16, queries=50)  # fmt: skip
+    monkeypatch.setattr(cost_growth, "QUICK", smaller)
+    monkeypatch.setattr(cost_growth, "PRODUCT", 256)
+    monkeypatch.setattr(cost_growth, "small", tiny_config)
+    cost_growth.main(argparse.Namespace(quick=True, output=output))
     results = json.loads((output / "results" / "cost_growth.json").read_text())
     assert set(results["exponents"]) == set(results["growth"]) == {"batch", "captions", "evaluation", "index"}
     for name, series in results["growth"].items():

@@ -1,23 +1,18 @@
 """The arithmetic of a step's costs is what PyTorch counts, part by part, and what is predicted follows from it."""
 
+import argparse
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.cost import model as cost_model
 from benchmarks.cost.arithmetic import PARTS, Cost, Step, parameters, reference_costs, step_costs
 from benchmarks.cost.model import TrainingStep, counted_flops, make_batch, vit_b_16, vit_l_14
 from benchmarks.cost.prediction import Gpu, predict, predicted_step_seconds
 from modeling_gadms import GADMSForPreTraining
-from tests.waiting import PATIENCE_SECONDS
-
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(params=[{}, {"score_layers": 1}, {"projection_dim": 8, "fusion_num_hidden_layers": 1}])
@@ -161,10 +156,12 @@ def test_captions_of_a_batch_have_the_lengths_asked_for(tiny_config):
 
 
 @pytest.mark.slow
-def test_the_small_version_runs_and_tells_what_it_measured(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.cost.model", "--quick", "--output", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
-    assert done.returncode == 0, done.stderr[-4000:]
+@pytest.mark.usefixtures("threads_restored")
+def test_the_small_version_runs_and_tells_what_it_measured(tmp_path, monkeypatch, tiny_config):
+    """Smaller still: the step of `--quick` takes seconds."""
+    monkeypatch.setattr(cost_model, "small", tiny_config)
+    monkeypatch.setattr(cost_model, "CAPTION_TOKENS", (5, 20))
+    cost_model.main(argparse.Namespace(quick=True, output=tmp_path))
     results = json.loads((tmp_path / "results" / "cost_model.json").read_text())
     measured = results["measured"]
     assert results["guarded"]["flops_over_arithmetic"] == {"value": 1.0, "better": "lower"}

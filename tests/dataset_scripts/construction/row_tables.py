@@ -1,6 +1,5 @@
 """Rows as blocks see them, pictures of persons to put into them, and stand-ins for what a run asks."""
 
-import functools
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -101,11 +100,7 @@ class StandingPose:
         return [
             Pose(
                 tuple(
-                    (
-                        box.left + box.width * (0.35 if place % 2 else 0.65),
-                        box.top + box.height * height,
-                        0.9,
-                    )
+                    (box.left + box.width * (0.35 if place % 2 else 0.65), box.top + box.height * height, 0.9)
                     for place, height in enumerate(self.HEIGHTS)
                 )
             )
@@ -154,8 +149,7 @@ class ScriptedChat:
 
 def answer_with(monkeypatch: pytest.MonkeyPatch, chat: ScriptedChat) -> ScriptedChat:
     """Let the captioning blocks of this process ask `chat`, whatever their settings."""
-    monkeypatch.setattr(caption, "_shared_chat", functools.cache(caption._shared_chat.__wrapped__))
-    monkeypatch.setattr(caption, "build_chat", lambda settings: chat)
+    monkeypatch.setattr(caption, "_shared_chat", lambda settings: chat)
     return chat
 
 

@@ -69,6 +69,11 @@ NOUNS = {
 COLORS = ("dark blue", "red", "black", "white", "grey", "brown", "green", "beige", "yellow", "purple")
 
 
+def placeholders(template: str) -> list[str]:
+    """In order, and as often as they stand there."""
+    return re.findall(r"\[([^\[\]]*)\]", template)
+
+
 def filled(text: str, colors: Sequence[str] = COLORS, gender: str = "woman") -> str:
     """The template with plausible words for its placeholders; those that are not known stand for themselves."""
     next_color = iter(list(colors) * 9)

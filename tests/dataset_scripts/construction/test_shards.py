@@ -186,7 +186,8 @@ sys.stdin.read()
 
 
 def test_a_folder_that_another_process_works_in_is_refused_until_that_process_ends(tmp_path):
-    lock_folder(tmp_path).release()  # makes the folder
+    with lock_folder(tmp_path):  # makes the folder
+        pass
     other = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path / "work" / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -204,7 +205,8 @@ def test_a_lock_is_given_back_at_the_end_of_its_with(tmp_path):
     with held:
         with pytest.raises(RunFolderError):
             lock_folder(tmp_path)
-    lock_folder(tmp_path).release()
+    with lock_folder(tmp_path):
+        pass
 
 
 def test_a_fingerprint_is_of_values_and_not_of_how_they_are_written():

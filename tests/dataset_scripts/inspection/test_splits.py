@@ -97,9 +97,6 @@ def test_rows_without_a_caption_are_counted_and_named():
 
 
 def test_a_tokenizer_without_a_limit_cuts_nothing(splits, tokenizer, monkeypatch):
-    import dataset_scripts.inspection.splits
-
-    monkeypatch.setattr(dataset_scripts.inspection.splits, "_TOKENIZER_BATCH", 2)
     monkeypatch.setattr(tokenizer, "model_max_length", int(1e30))
     found = inspect_splits(splits, COLUMNS, tokenizer, progress=False)
     captions = [caption for row in splits["train"]["captions"] for caption in row]

@@ -22,7 +22,7 @@ from dataset_scripts.loading import load_splits
 from dataset_scripts.publishing.dataset import publish_dataset
 from dataset_scripts.publishing.dataset_card import DatasetCardSettings
 from dataset_scripts.publishing.parquet_shards import check_shards, write_shards
-from dataset_scripts.publishing.private_traces import find_trace
+from dataset_scripts.publishing.private_traces import refuse_private_traces
 from gadms_cli.publishing import publish_dataset as command
 from modeling_gadms.publishing.upload_folder import PublishReport
 from modeling_gadms.training.data import DatasetColumns
@@ -303,14 +303,8 @@ def change_rows(**columns: Any):
         (change_rows(caption1=None), r"has 1 rows without a caption \(row 1"),
         (change_rows(image={"bytes": jpeg(1)[:200], "path": None}), r"has 1 unreadable images \(row 1"),
         (change_rows(image=None), r"has 1 unreadable images \(row 1: there is no image"),
-        (
-            change_rows(image_path=__file__),
-            rf"row 1 of split `train` of .*`image_path` is {__file__}, a path on this",
-        ),
-        (
-            change_rows(image={"bytes": with_place(1), "path": None}),
-            "row 1 .*`image` is an image with the coord",
-        ),
+        (change_rows(image_path=__file__), rf"row 1 of split `train` of .*`image_path` is {__file__}, a path on this"),
+        (change_rows(image={"bytes": with_place(1), "path": None}), "row 1 .*`image` is an image with the coord"),
         (change_rows(person_id=None), "row 1 has no `person_id`"),
         (lambda: {"image": rows(2)["image"], "image_path": ["a", "b"]}, "no caption column was found"),
     ],
@@ -341,8 +335,8 @@ def test_a_file_on_disk_is_looked_into_for_its_place(tmp_path):
     (tmp_path / "1.jpg").write_bytes(with_place(1))
     columns = rows(2)
     columns["image"][1] = {"bytes": None, "path": str(tmp_path / "1.jpg")}
-    trace = find_trace(as_dataset(columns), "image")
-    assert trace is not None and (trace.row, trace.column) == (1, "image") and "coordinates" in trace.what
+    with pytest.raises(ValueError, match="row 1 of split `train`: `image` is an image with the coordinates"):
+        refuse_private_traces(as_dataset(columns), "image", "split `train`")
 
 
 def test_benchmarks_are_not_passed_on(tmp_path):

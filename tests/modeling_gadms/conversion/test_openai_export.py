@@ -200,6 +200,19 @@ def test_an_appended_mask_takes_the_place_of_the_last_piece(tmp_path, saved, pla
             torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
 
 
+def test_an_exported_model_comes_back_with_its_own_tokenizer(tmp_path, saved, tokenizer_folder):
+    """As with the tokenizer without a mask token, which only the training had."""
+    _, folder = saved()
+    export_checkpoint(folder, tmp_path / "research.pth", layout="research")
+    convert(tmp_path / "research.pth", tmp_path / "again", tokenizer=folder)
+    convert(tmp_path / "research.pth", tmp_path / "plain", tokenizer=tokenizer_folder)
+    assert_equal_states(state_of(tmp_path / "again"), state_of(tmp_path / "plain"))
+    again, plain = (AutoTokenizer.from_pretrained(tmp_path / name) for name in ("again", "plain"))
+    assert again.get_vocab() == plain.get_vocab() and again.mask_token_id == plain.mask_token_id
+    for text in CAPTIONS:
+        assert again(text)["input_ids"] == plain(text)["input_ids"]
+
+
 def test_research_code_loads_an_export_and_computes_the_same(tmp_path, plain_tokenizer, tokenizer_folder):
     research = ResearchModel(vocab_size=len(plain_tokenizer), grid=(6, 2), identities=2)
     torch.save({"model": research.state_dict()}, tmp_path / "research.pth")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from modeling_gadms.encoders.atomic_files import atomic_folder
+from modeling_gadms.encoders.atomic_files import atomic_file, atomic_folder
 
 
 def test_a_folder_appears_when_it_is_complete(tmp_path):
@@ -20,6 +20,14 @@ def test_a_failure_leaves_nothing(tmp_path, error):
         with atomic_folder(tmp_path / "folder") as folder:
             (folder / "file").write_text("content")
             raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_whole_is_not_there(tmp_path):
+    with pytest.raises(OSError, match="no space left"):
+        with atomic_file(tmp_path / "out.pth") as part:
+            part.write_bytes(b"half")
+            raise OSError("no space left")
     assert list(tmp_path.iterdir()) == []
 
 

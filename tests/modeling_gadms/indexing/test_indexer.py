@@ -34,14 +34,7 @@ def test_a_folder_of_persons_seen_is_added_plus_skipped_by_reason(gallery, perso
     report = index_frames(gallery, FrameReader(person_folder), progress=False)
     assert (report.seen, report.used, report.persons, report.lost_frames) == (18, 12, 12, 0)
     assert report.seen == report.used + sum(report.skipped.values())
-    assert set(report.skipped) == {
-        "missing",
-        "empty file",
-        "truncated",
-        "not an image",
-        "too large",
-        "too small",
-    }
+    assert set(report.skipped) == {"missing", "empty file", "truncated", "not an image", "too large", "too small"}
     assert len(gallery) == 12
     assert str(report).splitlines()[:2] == ["12 persons from 12 of 18 images", "  skipped 1: empty file"]
     assert {result.source for result in gallery.search("a person", 20)} == {

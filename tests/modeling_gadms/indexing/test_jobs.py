@@ -122,9 +122,10 @@ def test_an_error_of_the_program_is_not_told_to_strangers(gallery, tmp_path, cap
     jobs.close(30)
 
 
-def test_so_many_may_wait_and_a_closed_one_takes_none(gallery, tmp_path):
+def test_so_many_may_wait_and_a_closed_one_takes_none(gallery, tmp_path, monkeypatch):
+    monkeypatch.setattr(index_jobs, "MAX_WAITING", 2)
     detector = HeldDetector(0)
-    jobs = IndexJobs(gallery, lambda: detector, max_waiting=2)
+    jobs = IndexJobs(gallery, lambda: detector)
     video = write_video(tmp_path / "v.avi")
     running = jobs.submit(video)
     until(jobs, running, lambda job: job.state == JobState.RUNNING)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import pytest
 from PIL import Image
 
 from modeling_gadms.gallery.records import PersonRecord
@@ -74,10 +73,3 @@ def test_the_number_of_a_track_does_not_depend_on_tracks_before_it():
     list(early.add([record(100, 20)], 20, 2.0))
     assert [person.track for person in late.rest()] == [20_000]
     assert {person.track for person in early.rest()} == {0, 20_000}
-
-
-def test_a_person_without_a_box_cannot_be_followed_and_a_track_keeps_a_crop_at_least():
-    with pytest.raises(ValueError, match=r"a.jpg has no box"):
-        list(TrackCropSelector().add([PersonRecord(Image.new("RGB", (4, 8)), "a.jpg")], 0, 0.0))
-    with pytest.raises(ValueError, match="crops must be 1 or more, not 0"):
-        TrackCropSelector(0)

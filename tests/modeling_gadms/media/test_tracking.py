@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling_gadms.media import tracking
 from modeling_gadms.media.detection import PersonBox
-from modeling_gadms.media.tracking import Motion, PersonTracker
+from modeling_gadms.media.tracking import PersonTracker
 
 
 def person(x: float, y: float = 200, height: float = 100) -> PersonBox:
@@ -57,9 +58,10 @@ def test_a_box_of_another_size_in_the_same_place_is_another_person():
     assert numbers([[person(50, height=100)], [person(50, height=180)]], 0.2) == [[0], [1]]
 
 
-def test_all_are_assigned_at_once_and_not_the_nearest_first():
+def test_all_are_assigned_at_once_and_not_the_nearest_first(monkeypatch):
     """The nearest pair is box 0 and track 1; assigning it first would leave track 0 a box out of reach."""
-    tracker = PersonTracker(Motion(slack=0.25, speed=0.5))
+    monkeypatch.setattr(tracking, "SPEED", 0.5)
+    tracker = PersonTracker()
     assert tracker([person(100), person(160)], 0.0) == [0, 1]
     assert tracker([person(150), person(220)], 1.0) == [0, 1]
 
@@ -70,11 +72,11 @@ def test_a_number_is_given_to_one_box_of_a_frame_only():
 
 
 def test_an_ended_track_is_not_live():
-    tracker = PersonTracker(Motion(patience=1.0))
+    tracker = PersonTracker()
     tracker([person(100)], 0.0)
-    tracker([], 0.9)
+    tracker([], 1.9)
     assert tracker.live == {0}
-    tracker([], 1.1)
+    tracker([], 2.1)
     assert tracker.live == set()
 
 
@@ -83,14 +85,6 @@ def test_frames_that_come_out_of_order_are_refused():
     tracker([], 1.0)
     with pytest.raises(ValueError, match=r"a frame at 1.0 s follows one at 1.0 s"):
         tracker([], 1.0)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"), [("slack", 0), ("speed", -1), ("turn", 0), ("growth", 0.5), ("patience", 0)]
-)
-def test_invalid_motion_is_refused(field, value):
-    with pytest.raises(ValueError, match=f"{field} must be .*not {value}"):
-        Motion(**{field: value})
 
 
 @settings(max_examples=40, deadline=None)

@@ -244,10 +244,7 @@ def expected_results() -> dict[str, float]:
     cosines = torch.nn.functional.cosine_similarity(torch.tensor(CAPTIONS)[:, None], torch.tensor(IMAGES), dim=-1)
     text_to_image = naive_metrics(cosines.tolist(), CAPTION_IDS, IMAGE_IDS)
     image_to_text = naive_metrics(cosines.T.tolist(), IMAGE_IDS, CAPTION_IDS)
-    return {
-        **text_to_image,
-        **{f"image_to_text_{name}": value for name, value in image_to_text.items()},
-    }
+    return {**text_to_image, **{f"image_to_text_{name}": value for name, value in image_to_text.items()}}
 
 
 @pytest.fixture

@@ -87,9 +87,8 @@ def test_a_push_takes_away_what_the_folder_has_no_more(hub, client, folder):
 
 def test_only_what_the_patterns_name_is_replaced(hub, client, folder):
     hub.commit("me/part", {"data/old.parquet": b"1", "data/deep/old.parquet": b"2", "by-hand.md": b"3"})
-    pushed(client, folder, "me/part", repo_type="dataset", files=["README.md", "deep/*.txt"], replace=["data/*"])
-    expected = {name: FILES[name] for name in ("README.md", "deep/er/notes.txt")}
-    assert held(hub, "me/part", repo_type="dataset") == {"by-hand.md": b"3", **expected}
+    pushed(client, folder, "me/part", repo_type="dataset", replace=["data/*"])
+    assert held(hub, "me/part", repo_type="dataset") == {"by-hand.md": b"3", **FILES}
 
 
 def test_pushing_the_same_again_makes_no_commit(hub, client, folder):
@@ -275,7 +274,7 @@ def test_what_is_no_name_of_a_repository_is_refused(folder, repo_id):
         lambda: push_folder(folder, repo_id, repo_type="dataset", message="m"),
         lambda: check_push_target(repo_id, repo_type="dataset"),
     ):
-        with pytest.raises(ValueError, match=r"(?i)repo.id|has no namespace"):
+        with pytest.raises(ValueError, match=r"(?i)repo.id|must be a name on the Hub"):
             refuse()
 
 
@@ -286,21 +285,17 @@ def test_what_is_no_name_of_a_branch_or_tag_is_refused(folder, kind, name):
         push_folder(folder, "me/x", repo_type="model", message="m", **{kind: name})
 
 
-def test_a_folder_that_lacks_what_is_to_be_pushed_is_refused(tmp_path, folder):
+def test_a_folder_without_files_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         push_folder(tmp_path / "nowhere", "me/x", repo_type="model", message="m")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="empty contains no file to push"):
         push_folder(tmp_path / "empty", "me/x", repo_type="model", message="m")
-    with pytest.raises(FileNotFoundError, match=r"folder contains no file to push that matches data/\*"):
-        push_folder(folder, "me/x", repo_type="model", message="m", files=["README.md", "data/*"])
 
 
 @pytest.mark.parametrize("link", ["model.bin", "deep/link", "linked"])
-def test_links_are_refused_where_they_would_be_pushed(tmp_path, folder, link):
+def test_links_are_refused(tmp_path, folder, link):
     target = write_files(tmp_path / "elsewhere", {"secret.txt": b"1"})
     (folder / link).symlink_to(target if link == "linked" else target / "secret.txt")
     with pytest.raises(ValueError, match=f"{folder / link} is a link"):
         push_folder(folder, "me/x", repo_type="model", message="m")
-    with pytest.raises(OSError, match="me/x was not pushed"):  # offline: the link is not among the files to push
-        push_folder(folder, "me/x", repo_type="model", message="m", files=["README.md"])

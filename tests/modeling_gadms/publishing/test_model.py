@@ -168,7 +168,7 @@ def test_a_place_that_slips_in_is_found_before_it_is_published(model_folder, tmp
 def test_a_dry_run_takes_no_folder_that_holds_something(model_folder, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
-    with pytest.raises(ValueError, match="not empty: name a new folder"):
+    with pytest.raises(FileExistsError, match="out already exists; give a new or an empty folder"):
         dry(model_folder, tmp_path)
     assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "mine"]
 

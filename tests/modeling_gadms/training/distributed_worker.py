@@ -41,12 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
     "sdm": {"model": {}},
     "sdm_with_learned_temperature": {"model": {"learn_temperature": True, "temperature": 0.1}},
     "itc_without_prediction": {
-        "model": {
-            "alignment": "itc",
-            "learn_temperature": True,
-            "temperature": 0.07,
-            "masked_token_prediction": False,
-        }
+        "model": {"alignment": "itc", "learn_temperature": True, "temperature": 0.07, "masked_token_prediction": False}
     },
     "identity": {"model": {"num_identities": NUM_PERSONS, "token_score": "cosine"}},
     "one_rank_predicts_nothing": {

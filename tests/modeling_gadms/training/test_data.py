@@ -329,10 +329,7 @@ def test_cached_pixels_are_the_processors_own(processor):
 def normalise(processor: GADMSProcessor, pixels: torch.Tensor) -> torch.Tensor:
     mean, std = (
         torch.tensor(values)[:, None, None]
-        for values in (
-            processor.image_processor.image_mean,
-            processor.image_processor.image_std,
-        )
+        for values in (processor.image_processor.image_mean, processor.image_processor.image_std)
     )
     return (pixels - mean) / std
 

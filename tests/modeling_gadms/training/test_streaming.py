@@ -367,7 +367,7 @@ def test_options_out_of_range_are_refused(files, options, message):
     ],
 )  # fmt: skip
 def test_a_row_at_fault_is_named_by_file_and_number(tmp_path, columns, message):
-    files = write(tmp_path, ((2,),))
+    files = write(tmp_path, ((2, 0),))
     spoiled = table([2, 3])
     for name, values in columns.items():
         values = pa.array(values) if isinstance(values, list) else values

@@ -13,12 +13,7 @@ from transformers import AutoModelForPreTraining, TrainerCallback
 from modeling_gadms import GADMSProcessor
 from modeling_gadms.losses_gadms import image_text_contrastive_loss, similarity_distribution_matching_loss
 from modeling_gadms.training.data import DatasetColumns, ImageCaptionPairs, PairCollator, PersonAugmentation
-from modeling_gadms.training.trainer import (
-    EVALUATION_METRICS,
-    GADMSTrainer,
-    GADMSTrainingArguments,
-    retrieval_metrics,
-)
+from modeling_gadms.training.trainer import EVALUATION_METRICS, GADMSTrainer, GADMSTrainingArguments, retrieval_metrics
 
 
 CAPTIONS = [

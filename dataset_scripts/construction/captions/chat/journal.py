@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -16,7 +16,7 @@ _LINE_START = b'{"key": "'
 
 
 class JournalledChat:
-    """A `ChatModel` that answers known requests from a file and sends the others to another model.
+    """Answers known requests from a file, and sends the others to a chat model.
 
     The file contains one JSON object per line, appended as a reply arrives: `{"key": ..., "text": ...}`, with the
     problem of a request without a usable reply. The key is a digest of the request, the model and `settings`. A last
@@ -44,51 +44,35 @@ class JournalledChat:
         self.name, self.revision = model.name, model.revision
         self._settled = _read_journal(self.path)
 
-    def __len__(self) -> int:
-        """Number of replies in the journal."""
-        return len(self._settled)
-
-    def complete(
-        self, requests: Sequence[ChatRequest], on_reply: Callable[[int, ChatReply], None] | None = None
-    ) -> list[ChatReply]:
-        """See `ChatModel`. Equal requests in `requests` are sent once."""
+    def complete(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
+        """One reply per request, in the order of the requests; equal requests are sent once."""
         keys = [self._key(request) for request in requests]
-        replies: dict[str, ChatReply] = {}
-        places: dict[str, list[int]] = {}
-        for place, key in enumerate(keys):
-            places.setdefault(key, []).append(place)
-
-        def take(key: str, reply: ChatReply) -> None:
-            replies[key] = reply
-            for place in places[key] if on_reply else []:
-                on_reply(place, reply)  # type: ignore[misc]
-
-        for key in places:
-            if key in self._settled:
-                take(key, self._settled[key])
-        missing = [key for key in places if key not in replies]
+        replies = {key: self._settled[key] for key in keys if key in self._settled}
+        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in replies}
         if missing:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as journal, tqdm(total=len(missing), unit="reply") as progress:
-                outages: list[tuple[str, ChatReply]] = []
-
-                def arrived(number: int, reply: ChatReply) -> None:
-                    progress.update()
-                    if reply.problem in OUTAGE_PROBLEMS:
-                        outages.append((missing[number], reply))
-                    else:
-                        settle()
-                        self._settle(journal, missing[number], reply)
-                    take(missing[number], reply)
-
-                def settle() -> None:
-                    for key, reply in outages:
-                        self._settle(journal, key, reply)
-                    outages.clear()
-
-                self.model.complete([requests[places[key][0]] for key in missing], arrived)
-                settle()
+            replies |= self._ask(missing)
         return [replies[key] for key in keys]
+
+    def _ask(self, missing: dict[str, ChatRequest]) -> dict[str, ChatReply]:
+        keys = list(missing)
+        unsettled: list[tuple[str, ChatReply]] = []
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as journal, tqdm(total=len(keys), unit="reply") as progress:
+
+            def arrived(number: int, reply: ChatReply) -> None:
+                progress.update()
+                unsettled.append((keys[number], reply))
+                if reply.problem not in OUTAGE_PROBLEMS:
+                    settle()
+
+            def settle() -> None:
+                for key, reply in unsettled:
+                    self._settle(journal, key, reply)
+                unsettled.clear()
+
+            replies = self.model.complete(list(missing.values()), arrived)
+            settle()
+        return dict(zip(keys, replies, strict=True))
 
     def _settle(self, journal: IO[str], key: str, reply: ChatReply) -> None:
         if reply.problem and not self.keeps_problems:

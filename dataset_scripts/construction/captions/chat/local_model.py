@@ -78,7 +78,7 @@ class TransformersChat:
                     raise ValueError(f"The model {self.name} accepts no images: choose a vision-language model")
         replies = []
         for index, request in enumerate(requests):
-            with _one_thread():
+            with one_thread():
                 reply = self._answer(request)
             replies.append(reply)
             if on_reply is not None:
@@ -133,7 +133,7 @@ class TransformersChat:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -65,7 +65,12 @@ class OpenAIChat:
         self.name = settings.model
         self.revision = settings.revision
         self._settings = settings
-        self._key = _key_from_environment(settings.api_key_env)
+        # Always set: otherwise the library would send OPENAI_API_KEY to this server.
+        self._key = "none" if settings.api_key_env is None else os.environ.get(settings.api_key_env, "").strip()
+        if not self._key:
+            raise ChatConfigurationError(
+                f"The environment variable {settings.api_key_env}, named by api_key_env, is not set or empty"
+            )
         self._next_start = -math.inf
         self._refusals_in_a_row = 0
         self._outages_in_a_row = 0
@@ -106,8 +111,7 @@ class OpenAIChat:
         try:
             async with openai.AsyncOpenAI(
                 base_url=settings.base_url,
-                # Always set: otherwise the library would send OPENAI_API_KEY to this server.
-                api_key=self._key or "none",
+                api_key=self._key,
                 timeout=settings.timeout_seconds,
                 max_retries=settings.max_retries,
                 http_client=http_client,
@@ -253,11 +257,3 @@ def _read_completion(content: bytes) -> ChatReply:
     if refusal or finish_reason == "content_filter":
         return ChatReply(None, ChatProblem.CONTENT_FILTER, shortened(str(refusal or text)))
     return finished_reply(text, is_cut_off=finish_reason == "length")
-
-
-def _key_from_environment(name: str | None) -> str | None:
-    if name is None:
-        return None
-    if not (key := os.environ.get(name, "").strip()):
-        raise ChatConfigurationError(f"The environment variable {name}, named by api_key_env, is not set or empty")
-    return key

@@ -26,6 +26,7 @@ from dataset_scripts.construction.captions.caption import (
     load_templates,
     public_name,
 )
+from dataset_scripts.construction.captions.chat.clients import build_chat
 from dataset_scripts.construction.captions.chat.types import ChatProblem, ChatReply, ChatSettings
 from dataset_scripts.construction.captions.prompts import prompt_hash
 from dataset_scripts.construction.captions.rules import CaptionRules
@@ -250,12 +251,11 @@ def test_a_shard_may_be_asked_for_in_parts(tmp_path, monkeypatch):
     assert whole == parts
 
 
-def test_one_model_is_loaded_for_all_attempts(tmp_path, monkeypatch):
-    built = []
-    answer_with(monkeypatch, ScriptedChat())
-    monkeypatch.setattr(caption, "build_chat", lambda settings: built.append(settings) or ScriptedChat())
-    run_blocks(blocks_of(tmp_path, 3), new_rows(1, crops(1)))
-    assert built == [CHAT]
+def test_one_model_is_loaded_for_all_attempts(tmp_path):
+    blocks = [block for block in blocks_of(tmp_path, 3) if isinstance(block, AskCaptioner)]
+    for block in blocks:
+        block.prepare()
+    assert len(blocks) == 3 and len({id(block._chat) for block in blocks}) == 1
 
 
 def test_no_row_asks_nothing(captioned):
@@ -333,7 +333,7 @@ def test_a_model_on_this_machine_is_published_without_its_place(tmp_path, monkey
 
 def test_a_server_is_asked_and_asked_again(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(caption, "_shared_chat", functools.cache(caption._shared_chat.__wrapped__))
+    monkeypatch.setattr(caption, "_shared_chat", functools.cache(build_chat))
     answered = itertools.count()
 
     def script(question, number):

@@ -10,7 +10,6 @@ from row_tables import ScriptedChat, answer_with, column, jpeg, new_rows, run_bl
 from transformers import BertConfig, BertModel, CLIPConfig, CLIPImageProcessorPil, CLIPModel, ViTConfig, ViTModel
 
 from dataset_scripts.construction.blocks import in_order, run_shard
-from dataset_scripts.construction.captions import match
 from dataset_scripts.construction.captions.caption import (
     AskCaptioner,
     Attempt,
@@ -32,8 +31,8 @@ TEXTS = [
 
 
 @pytest.fixture(autouse=True)
-def no_shared_model(monkeypatch):
-    match._shared_dual_encoder.cache_clear()
+def no_shared_model():
+    load_dual_encoder.cache_clear()
 
 
 @pytest.fixture
@@ -174,12 +173,10 @@ def test_a_row_without_a_caption_is_not_matched(clip_folder):
     assert [bool(trail) for trail in trails(done).values()] == [True, False, False]
 
 
-def test_one_model_is_loaded_for_all_columns_and_attempts(clip_folder, monkeypatch):
-    loaded = []
-    monkeypatch.setattr(match, "load_dual_encoder", lambda name: loaded.append(name) or (None, None))
+def test_one_model_is_loaded_for_all_columns_and_attempts(clip_folder):
     for column_name, number in (("caption1", 1), ("caption1", 2), ("caption2", 1)):
         MatchCaption(Attempt(column_name, number, 2), MatchSettings(str(clip_folder))).prepare()
-    assert loaded == [str(clip_folder)]
+    assert load_dual_encoder.cache_info().misses == 1
 
 
 def test_a_model_that_is_no_dual_encoder_is_refused_by_name_and_kind(tmp_path):

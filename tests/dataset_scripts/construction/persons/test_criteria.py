@@ -153,10 +153,7 @@ def test_a_pose_has_the_first_reason_that_holds():
     assert pose([*LIMBS, LEFT_HIP]) == PoseProblem.NO_HEAD
 
 
-@pytest.mark.parametrize(
-    "field, limit, under",
-    [("min_keypoints", 12, 13), ("min_hips", 1, 2), ("min_head", 1, 2)],
-)
+@pytest.mark.parametrize("field, limit, under", [("min_keypoints", 12, 13), ("min_hips", 1, 2), ("min_head", 1, 2)])
 def test_other_limits_can_be_set(field, limit, under):
     visible = [*LIMBS, LEFT_HIP, NOSE]
     open_settings = {"min_keypoints": 0, "min_hips": 0, "min_head": 0}

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dataset_scripts.construction.blocks import ROW_SCHEMA, run_batch
-from dataset_scripts.construction.persons.detect import NO_PERSON, DetectPersons, rounded_box, stored_box
+from dataset_scripts.construction.persons.detect import NO_PERSON, DetectPersons
 from dataset_scripts.construction.persons.detectors import DetectorSettings
 from dataset_scripts.construction.sources.planning import SOURCE_SCHEMA
 from modeling_gadms.media.detection import PersonBox
@@ -82,12 +82,6 @@ def test_persons_are_numbered_by_confidence(block):
 
 def test_boxes_are_clipped_to_the_image_and_stored_in_hundredths(block):
     assert block(batch(picture(1))).columns["box"] == [[0.0, 0.33, 2.0, 40.0]]
-
-
-def test_a_stored_box_is_read_as_it_was_stored():
-    box = PersonBox(1.0049, 2.0051, 99.999, 200, 0.87654)
-    assert rounded_box(box) == [1.0, 2.01, 100.0, 200]
-    assert stored_box(rounded_box(box), 0.8765) == PersonBox(1.0, 2.01, 100.0, 200, 0.8765)
 
 
 def test_more_than_a_hundred_persons_have_names_of_their_own(block):

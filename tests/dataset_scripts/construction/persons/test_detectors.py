@@ -25,7 +25,6 @@ from dataset_scripts.construction.persons.detectors import (
     WholeImageDetector,
     build_detector,
 )
-from dataset_scripts.construction.persons.pretrained import identity_of
 from modeling_gadms.media.detection import PersonBox
 from modeling_gadms.media.video import FrameReader
 from tests.vtest import vtest_video
@@ -180,9 +179,9 @@ def test_batches_change_nothing(detector_folder, batch_size):
 
 
 def test_on_a_cpu_images_are_computed_one_at_a_time_and_on_a_gpu_together():
-    assert pretrained.choose_batch_size(None, "cpu") == 1
-    assert pretrained.choose_batch_size(None, "cuda:1") == pretrained.GPU_BATCH
-    assert pretrained.choose_batch_size(3, "cpu") == 3
+    assert pretrained.device_and_batch_size("cpu", None) == ("cpu", 1)
+    assert pretrained.device_and_batch_size("cuda:1", None) == ("cuda:1", pretrained.GPU_BATCH)
+    assert pretrained.device_and_batch_size("cpu", 3) == ("cpu", 3)
 
 
 def test_no_image_gives_no_list(detector_folder):
@@ -229,7 +228,7 @@ def test_the_identity_of_a_hub_model_names_the_commit_whatever_was_asked_for(
         (repository / "refs" / name).write_text(COMMIT)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     detector = build_detector(DetectorSettings(model="someone/tiny", revision=revision))
-    assert identity_of(detector) == f"someone/tiny@{COMMIT}"
+    assert detector.identity == f"someone/tiny@{COMMIT}"
 
 
 def test_a_model_that_is_nowhere_is_named(tmp_path, monkeypatch):
@@ -263,7 +262,7 @@ def test_a_whole_image_is_one_person():
         [PersonBox(0, 0, 30, 70, 1.0)],
         [PersonBox(0, 0, 8, 9, 1.0)],
     ]
-    assert identity_of(detector) == "whole_image"
+    assert detector.identity == "whole_image"
 
 
 def test_ssd_keeps_boxes_of_every_shape_above_the_confidence(monkeypatch):
@@ -281,7 +280,7 @@ def test_the_identity_of_ssd_holds_the_digest_of_its_weights(tmp_path, monkeypat
     packaged = pretrained.packaged_file("models/frozen_inference_graph.pb")
     digest = hashlib.sha256(packaged.read_bytes()).hexdigest()[:12]
     detector = build_detector(DetectorSettings(kind="ssd_mobilenet"))
-    assert identity_of(detector) == f"ssd_mobilenet_v2_coco_2018_03_29@{digest}"
+    assert detector.identity == f"ssd_mobilenet_v2_coco_2018_03_29@{digest}"
     (tmp_path / "mine.pb").write_bytes(b"weights")
     (tmp_path / "my_net.pbtxt").touch()
     own = DetectorSettings(
@@ -329,7 +328,7 @@ def test_ultralytics_finds_persons_inside_the_image(ultralytics):
     (found,) = detector([Image.new("RGB", (100, 100))])
     assert [corners(box) for box in found] == [(0, 50, 20, 100), (10, 20, 30, 80)]
     assert [box.confidence for box in found] == pytest.approx([0.75, 0.6])
-    assert identity_of(detector) == "ultralytics/yolo11l.pt"
+    assert detector.identity == "ultralytics/yolo11l.pt"
 
 
 def test_the_identity_of_ultralytics_holds_the_digest_of_weights_at_hand_and_not_where_they_lie(ultralytics, tmp_path):
@@ -417,14 +416,6 @@ def test_a_class_of_the_user_gets_its_options(users_module):
 def test_the_identity_of_a_class_of_the_user_is_its_own_or_its_import_path(users_module):
     assert build_detector(DetectorSettings(kind=f"{users_module}:Named")).identity == "half a model, version 3"
     assert build_detector(DetectorSettings(kind=f"{users_module}:Half")).identity == f"{users_module}:Half"
-
-
-def test_the_identity_of_what_never_was_built_by_settings_is_its_import_path():
-    def find_nobody(images):
-        return [[] for _ in images]
-
-    assert identity_of(find_nobody).endswith(f"test_detectors:{find_nobody.__qualname__}")
-    assert identity_of(SimpleNamespace()) == "types:SimpleNamespace"
 
 
 @pytest.mark.parametrize(

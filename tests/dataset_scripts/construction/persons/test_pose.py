@@ -23,7 +23,6 @@ from dataset_scripts.construction.persons.pose import (
     PoseSettings,
     build_pose_estimator,
 )
-from dataset_scripts.construction.persons.pretrained import identity_of
 from modeling_gadms.media.detection import PersonBox
 from modeling_gadms.media.video import FrameReader
 from tests.vtest import vtest_video
@@ -160,7 +159,7 @@ def test_a_model_with_other_keypoints_is_refused(tmp_path):
 
 def test_the_identity_of_vitpose_is_its_model(vitpose_folder):
     estimator = build_pose_estimator(PoseSettings(model=str(vitpose_folder)))
-    assert identity_of(estimator).startswith("tiny_vitpose@")
+    assert estimator.identity.startswith("tiny_vitpose@")
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +324,7 @@ def test_a_class_of_the_user_estimates_and_is_held_to_the_same_promises(users_mo
     inside, outside = estimator([Image.new("RGB", (300, 200)), Image.new("RGB", (90, 90))], [BOX, BOX])
     assert inside.keypoints[0] == (100, 120, 0.7)
     assert outside.keypoints[0] == (100, 120, 0.0)
-    assert identity_of(estimator) == f"{users_module}:Centre"
+    assert estimator.identity == f"{users_module}:Centre"
 
 
 def test_a_class_of_the_user_that_breaks_the_protocol_is_told_so(users_module):

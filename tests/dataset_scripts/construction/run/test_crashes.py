@@ -49,11 +49,7 @@ class Runs:
         self.config = folder / "run.yaml"
         self.config.write_text(CONFIG)
         self.mark = uuid.uuid4().hex
-        self.environment = os.environ | {
-            "PYTHONPATH": str(HERE),
-            "OMP_NUM_THREADS": "1",
-            "GADMS_TEST": self.mark,
-        }
+        self.environment = os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", "GADMS_TEST": self.mark}
         self.server = self._start("crash_server.py", str(folder / "requests.jsonl"))
         self.worker = self._start("crash_worker.py", "serve")
         self.url = f"http://127.0.0.1:{self.server.stdout.readline().strip()}/v1"

@@ -34,11 +34,11 @@ from dataset_scripts.construction.run.pipeline import build_webperson
 from dataset_scripts.construction.run.ray_engine import (
     FAILURE,
     _pool,
-    _ray_read,
-    _ray_write,
     _RayBlocks,
+    _read,
     _start_ray,
     _task,
+    _write,
     process_groups,
     run_ray,
 )
@@ -408,10 +408,10 @@ def test_ray_joins_no_cluster_but_the_one_that_is_named(monkeypatch, named):
 # ---------------------------------------------------------------------------------------------------------------------
 def test_shards_that_ray_puts_together_are_taken_apart(tmp_path):
     stage = CountingStage(tmp_path, (3, 0, 2), (Twins(), Watcher("of all", None, has_model=True)))
-    table = _ray_read(stage, pa.table({"shard": [0, 1, 2]}))
+    table = _read(stage, pa.table({"shard": [0, 1, 2]}))
     for block in stage.blocks:
         table = _RayBlocks([block])(table)
-    assert _ray_write(stage, table).to_pylist() == [{"finished": 2}]
+    assert _write(stage, table).to_pylist() == [{"finished": 2}]
     apart = replace(stage, folder=tmp_path / "apart")
     apart.folder.mkdir()
     in_process(apart, range(3))
@@ -426,14 +426,14 @@ def test_a_failure_goes_before_the_rows_that_ray_puts_beside_it(tmp_path):
     assert failure.column_names == [FAILURE]
     mixed = pa.concat_tables([rows, failure, failure], promote_options="default")
     assert _RayBlocks([Twins()])(mixed) == failure
-    assert _ray_write(stage, mixed) == failure
+    assert _write(stage, mixed) == failure
     assert stage.finished() == []
 
 
 def test_an_error_in_reading_or_writing_travels_too(tmp_path):
     stage = CountingStage(tmp_path / "missing", (1,), (Twins(),))
-    assert _ray_read(stage, pa.table({"shard": [7]})).column_names == [FAILURE]
-    assert _ray_write(stage, stage.read(0)).column_names == [FAILURE]
+    assert _read(stage, pa.table({"shard": [7]})).column_names == [FAILURE]
+    assert _write(stage, stage.read(0)).column_names == [FAILURE]
 
 
 class Grouped(Twins):

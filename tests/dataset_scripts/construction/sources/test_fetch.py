@@ -295,7 +295,6 @@ def outcome(fetch_python, server, private_server, tmp_path_factory) -> Outcome:
     return Outcome(urls, report, folder / "tars", server.times_asked())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content"),
     [("jpeg", picture(1)), ("png", picture(7, "PNG")), ("accents", picture(2)), ("slow picture", picture(4)),
@@ -306,7 +305,6 @@ def test_an_image_is_kept_as_the_server_sent_it(outcome, name, content):
     assert outcome.image(name)[0] == content
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reason", "detail"),
     [
@@ -355,19 +353,16 @@ def test_a_failure_is_kept_with_its_reason(outcome, name, reason, detail):
     assert detail in found_detail
 
 
-@pytest.mark.slow
 def test_every_case_is_named_in_one_of_the_two_tests_above(outcome):
     assert outcome.report.seen == len(outcome.urls)
     assert outcome.report.fetched == len(images_of(outcome.folder)) == 8
     assert len(failures_of(outcome.folder)) == 37
 
 
-@pytest.mark.slow
 def test_no_request_reached_a_server_that_is_not_exempted(outcome, private_server):
     assert private_server.requests == []
 
 
-@pytest.mark.slow
 def test_a_url_is_asked_for_again_only_where_that_may_help(outcome):
     assert outcome.asked["/status?code=404"] == outcome.asked["/html"] == outcome.asked["/robots?value=noai"] == 1
     assert outcome.asked["/endless"] == outcome.asked["/announced"] == 1
@@ -375,13 +370,11 @@ def test_a_url_is_asked_for_again_only_where_that_may_help(outcome):
     assert outcome.asked["/short"] == outcome.asked["/slowbody"] == 2
 
 
-@pytest.mark.slow
 def test_duplicates_and_opted_out_urls_are_not_asked_for(outcome):
     assert outcome.asked["/picture?seed=1"] == 1
     assert outcome.asked["/picture/theirs?seed=3"] == 0
 
 
-@pytest.mark.slow
 def test_a_request_says_who_asks_and_carries_no_credentials(outcome, server):
     [request] = [request for request in server.requests if request.path == "/picture/credentials?seed=5"]
     assert "img2dataset" in request.headers["User-Agent"]
@@ -389,7 +382,6 @@ def test_a_request_says_who_asks_and_carries_no_credentials(outcome, server):
     assert "Authorization" not in request.headers
 
 
-@pytest.mark.slow
 def test_an_image_keeps_where_it_is_from(outcome):
     content, meta = outcome.image("png")
     assert meta == {
@@ -399,14 +391,12 @@ def test_an_image_keeps_where_it_is_from(outcome):
     }  # fmt: skip
 
 
-@pytest.mark.slow
 def test_an_image_keeps_where_a_redirect_led(outcome, server):
     _, meta = outcome.image("to relative")
     assert meta["url"] == outcome.urls["to relative"]
     assert meta["fetched_url"] == server.url("picture?seed=6")
 
 
-@pytest.mark.slow
 def test_counts_add_up_for_the_table_and_for_each_tar(outcome):
     markers = [json.loads(path.read_bytes()) for path in sorted(outcome.folder.glob("0*.done.json"))]
     assert [marker["seen"] for marker in markers] == [30, 15]
@@ -419,7 +409,6 @@ def test_counts_add_up_for_the_table_and_for_each_tar(outcome):
     assert outcome.report.failed == Counter(failure["reason"] for failure in failures_of(outcome.folder))
 
 
-@pytest.mark.slow
 def test_nothing_but_the_results_is_left_in_the_folder(outcome):
     names = {path.name for path in outcome.folder.iterdir()} - {"work"}
     assert names == {"fetch.json"} | {
@@ -447,7 +436,6 @@ def start_and_wait_for_tars(table: Path, folder: Path, fields: dict, tars: int) 
     return process
 
 
-@pytest.mark.slow
 def test_a_killed_run_is_continued_and_gives_the_same_bytes(tmp_path, settings, server):
     paths = [f"/picture/killed?seed={seed}&delay={0.1 if seed % 2 else 0.05}" for seed in range(24)]
     table = write_table(tmp_path / "table.parquet", [server.url(path[1:]) for path in paths])
@@ -477,7 +465,6 @@ def test_a_killed_run_is_continued_and_gives_the_same_bytes(tmp_path, settings, 
     assert not [path.name for path in folder.glob(".*")]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("end", ["its parent ends", "it is killed"])
 def test_no_process_outlives_the_one_that_fetches(tmp_path, settings, server, end):
     path = f"picture/{end.replace(' ', '-')}?delay=0.2&seed="
@@ -496,7 +483,6 @@ def test_no_process_outlives_the_one_that_fetches(tmp_path, settings, server, en
     assert psutil.wait_procs(started, timeout=60)[1] == []
 
 
-@pytest.mark.slow
 def test_a_worker_that_is_killed_ends_the_run_with_an_error(tmp_path, settings, server):
     table = write_table(tmp_path / "table.parquet", [server.url("picture/worker?delay=0.5")])
 
@@ -517,7 +503,6 @@ def test_a_worker_that_is_killed_ends_the_run_with_an_error(tmp_path, settings, 
     assert not list((tmp_path / "tars").glob("0*.done.json"))
 
 
-@pytest.mark.slow
 def test_an_environment_without_img2dataset_is_an_error_that_says_so(tmp_path, settings):
     table = write_table(tmp_path / "table.parquet", ["http://192.0.2.1.example/a.jpg"])
     with pytest.raises(FetchFailedError, match="No module named 'img2dataset'"):

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
+import hypothesis
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,12 +16,7 @@ from PIL import Image
 
 from dataset_scripts.construction.sources import planning as sources
 from dataset_scripts.construction.sources.items import SourceProblem, plain_text
-from dataset_scripts.construction.sources.planning import (
-    SOURCE_SCHEMA,
-    SourceSettings,
-    plan_shards,
-    read_shard,
-)
+from dataset_scripts.construction.sources.planning import SOURCE_SCHEMA, SourceSettings, plan_shards, read_shard
 from modeling_gadms.media.video import FrameReader, count_frames, read_frames
 
 
@@ -168,6 +164,7 @@ def test_ids_do_not_depend_on_where_the_folder_lies(tmp_path):
     assert read(named)[0]["image_id"] != here[0]["image_id"]
 
 
+@hypothesis.settings(deadline=None)  # it writes files
 @given(files=st.integers(1, 9), second=st.integers(1, 5), size=st.integers(1, 10))
 def test_rows_do_not_depend_on_the_shard_size(tmp_path_factory, files, second, size):
     base = tmp_path_factory.mktemp("sizes")

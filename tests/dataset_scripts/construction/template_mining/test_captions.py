@@ -38,11 +38,7 @@ def test_captions_come_in_order_with_their_source(folder):
 def test_lists_of_captions_are_all_read_and_spaces_are_single(folder):
     rows = [["A man  wears a red\ncoat today.", "A girl in a blue dress walks."], ["A boy with a green bag runs."]]
     texts, _ = training_captions(save(folder, rows), columns=COLUMNS)
-    assert texts == [
-        "A man wears a red coat today.",
-        "A girl in a blue dress walks.",
-        "A boy with a green bag runs.",
-    ]
+    assert texts == ["A man wears a red coat today.", "A girl in a blue dress walks.", "A boy with a green bag runs."]
 
 
 def test_slices_of_train_are_accepted(folder):

@@ -285,7 +285,7 @@ def test_all_steps_give_templates_with_an_account_that_joins_up():
     assert {template.cluster for template in result.templates} == {0, 1, 2, 3}
     assert len({template.id for template in result.templates}) == len(result.templates)
     assert all(re.fullmatch(r"[mv]00[0-3]-[0-9a-f]{12}", template.id) for template in result.templates)
-    assert (result.chat_model, result.chat_revision, result.embedder) == ("scripted", "7", "letters")
+    assert (result.language_model, result.embedding_model) == ("scripted@7", "letters")
 
 
 def test_the_same_replies_give_the_same_templates():

@@ -7,12 +7,7 @@ import yaml
 
 from dataset_scripts.construction.captions.templates import TemplateSet
 from dataset_scripts.construction.template_mining.captions import CaptionSource, StepCounts
-from dataset_scripts.construction.template_mining.mining import (
-    MinedTemplate,
-    MiningResult,
-    MiningSettings,
-    template_id,
-)
+from dataset_scripts.construction.template_mining.mining import MinedTemplate, MiningResult, MiningSettings
 from dataset_scripts.construction.template_mining.review import (
     finish_templates,
     read_review,
@@ -22,7 +17,7 @@ from dataset_scripts.construction.template_mining.review import (
 
 
 def mined(text: str, cluster: int, origin: str = "mined") -> MinedTemplate:
-    return MinedTemplate(template_id(text, origin, cluster), cluster, origin, text)
+    return MinedTemplate(cluster, origin, text)
 
 
 TEMPLATES = (
@@ -34,7 +29,7 @@ TEMPLATES = (
 )
 SOURCE = CaptionSource("cuhk", "train[:1%]", "abc", {"data_dir": "raw"}, ("text",), StepCounts("captions", 9, 9))
 STEPS = (SOURCE.counts, StepCounts("placeholders", 9, 5, {"no reply": 4}))
-RESULT = MiningResult(TEMPLATES, STEPS, SOURCE, MiningSettings(clusters=2), "llm", "r1", "minilm", None)
+RESULT = MiningResult(TEMPLATES, STEPS, SOURCE, MiningSettings(clusters=2), "llm@r1", "minilm")
 
 
 @pytest.fixture
@@ -138,7 +133,7 @@ def test_shares_of_clusters_differ_by_one_at_most_where_they_have_enough(tmp_pat
         for member in range(size)
     )
     path = tmp_path / "review.yaml"
-    write_review(MiningResult(templates, STEPS, SOURCE, MiningSettings(), "llm", None, "minilm", None), path)
+    write_review(MiningResult(templates, STEPS, SOURCE, MiningSettings(), "llm", "minilm"), path)
     chosen, counts = finished(path, count=13)
     shares = [sum(one.id.startswith(f"m00{cluster}") for one in chosen.templates) for cluster in range(3)]
     assert shares == [6, 2, 5]
@@ -220,7 +215,7 @@ def test_a_review_that_keeps_nothing_is_an_error(path):
         finished(path)
 
 
-@pytest.mark.parametrize("count", [0, -1, 1.5, True])
+@pytest.mark.parametrize("count", [0, -1])
 def test_a_wrong_count_is_named(path, count):
     with pytest.raises(ValueError, match=f"count = {count!r}"):
         finished(path, count)

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dataset_scripts.drawn.persons.attributes import COLORS, Person, View, sample_person, sample_view
-from dataset_scripts.drawn.persons.figure import draw_person
+from dataset_scripts.drawn.persons.drawing import Canvas
+from dataset_scripts.drawn.persons.figure import draw_figure
 from dataset_scripts.drawn.persons.scene import draw_image
 from dataset_scripts.synthetic_persons import PersonSampler
 
@@ -23,7 +25,15 @@ FRONT, BACK, SIDE = View(0.0, "standing"), View(np.pi, "standing"), View(np.pi /
 
 
 def drawn(person: Person, view: View = FRONT, size: tuple[int, int] = SIZE) -> np.ndarray:
-    return np.asarray(draw_person(person, view, size, np.random.default_rng(0)), dtype=np.float64)
+    """The person without a background, as RGBA."""
+    rng = np.random.default_rng(0)
+    height, width = size
+    zoom = 2 if height < 200 else 1
+    scale = min(0.93 * height, width / 0.40) * zoom
+    top = (height * zoom - scale) / 2
+    canvas = Canvas(height * zoom, width * zoom, scale, width * zoom / 2, top, float(rng.uniform(-0.6, 0.6)))
+    draw_figure(canvas, person, view, rng)
+    return np.asarray(canvas.image().resize((width, height), Image.Resampling.BOX), dtype=np.float64)
 
 
 def patch(picture: np.ndarray, top: float, bottom: float, half: float = 0.06) -> np.ndarray:

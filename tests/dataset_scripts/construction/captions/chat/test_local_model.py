@@ -8,13 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_llava import save_tiny_llava
-from transformers import (
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-)
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from dataset_scripts.construction.captions.chat import local_model
 from dataset_scripts.construction.captions.chat.clients import build_chat
