@@ -10,8 +10,8 @@ def short_query_metrics(
 ) -> dict[str, float]:
     """Rank a gallery for queries that several of its rows fit.
 
-    R-precision (Manning et al., "Introduction to Information Retrieval", section 8.4) is the share of fitting rows among
-    the first R results, where R is the number of rows that fit; here R is at most what one page shows.
+    R-precision (Manning et al., "Introduction to Information Retrieval", section 8.4) is the share of fitting rows
+    among the first R results, where R is the number of rows that fit; here R is at most what one page shows.
 
     Args:
         query_embeds (`torch.Tensor` of shape `(num_queries, projection_dim)`): normalised embeddings.

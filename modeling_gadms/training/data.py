@@ -127,7 +127,9 @@ class CaptionDraw:
         if self.captions_per_image not in ("one", "all"):
             raise ValueError(f"captions_per_image = {self.captions_per_image!r} must be 'one' or 'all'")
         if not 0 <= self.short_captions <= 1:
-            raise ValueError(f"short_captions = {self.short_captions!r} is a share of the pairs: it must be from 0 to 1")
+            raise ValueError(
+                f"short_captions = {self.short_captions!r} is a share of the pairs: it must be from 0 to 1"
+            )
 
     def __call__(self, captions: Sequence[str], number: int, *, epoch: int, row: int) -> str:
         """Return the caption of an image in an epoch; it depends only on the arguments and on `self`.

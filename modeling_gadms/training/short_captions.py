@@ -11,8 +11,9 @@ import numpy as np
 
 # "black and white", "long, dark hair": after these words, a comma or an "and" ends no statement.
 _ADJECTIVES = frozenset(
-    "black white gray grey red orange yellow green blue navy purple pink brown beige tan cream khaki blond blonde golden "
-    "silver dark light bright pale deep long short medium tall slim big large small loose tight plain old young".split()
+    "black white gray grey red orange yellow green blue navy purple pink brown beige tan cream khaki blond blonde "
+    "golden silver dark light bright pale deep long short medium tall slim big large small loose tight plain old "
+    "young".split()
 )
 _PEOPLE = frozenset("man woman person pedestrian individual someone boy girl child lady guy male female".split())
 _DETERMINERS = frozenset(("a", "an", "the", "this"))
@@ -52,8 +53,8 @@ def split_statements(caption: str) -> tuple[str, list[str]]:
         caption (`str`): one or more sentences.
 
     Returns:
-        `tuple[str, list[str]]`: the subject, empty if none is found; and the statements in order, each with a participle
-        or a preposition ("carrying a bag") or as the name of a thing ("blue jeans").
+        `tuple[str, list[str]]`: the subject, empty if none is found; and the statements in order, each with a
+        participle or a preposition ("carrying a bag") or as the name of a thing ("blue jeans").
 
     >>> split_statements("A man in a black and white shirt and blue jeans. He carries a bag.")
     ('a man', ['in a black and white shirt', 'blue jeans', 'carrying a bag'])

@@ -42,7 +42,9 @@ def _text(items: Sequence[Item]) -> str:
     return "a person " + " and ".join(([f"wearing {worn}"] if worn else []) + carried)
 
 
-def short_queries(persons: Sequence[Mapping[str, str]], *, items: int, count: int = 300, seed: int = 0) -> list[ShortQuery]:
+def short_queries(
+    persons: Sequence[Mapping[str, str]], *, items: int, count: int = 300, seed: int = 0
+) -> list[ShortQuery]:
     """Draw queries that name some things of a person with their colours.
 
     Args:

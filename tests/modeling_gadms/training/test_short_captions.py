@@ -13,8 +13,8 @@ from modeling_gadms.training.short_captions import shorten_caption, split_statem
     ("caption", "subject", "statements"),
     [
         (
-            "A man is walking in a black and white striped pullover, a pair of blue jeans and tan sneakers. He wears an "
-            "emerald scarf and has short fair hair.",
+            "A man is walking in a black and white striped pullover, a pair of blue jeans and tan sneakers. He wears "
+            "an emerald scarf and has short fair hair.",
             "a man",
             ["walking in a black and white striped pullover", "a pair of blue jeans", "tan sneakers",
              "wearing an emerald scarf", "with short fair hair"],
