@@ -7,6 +7,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 # Nothing below needs the Hub; tests and demos must not wait for it.
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
+# `make test COVERAGE=1` measures line coverage, which takes half as long again: Python's tracing slows every call.
+COVERAGE :=
+COVER = $(if $(COVERAGE),--cov --cov-report=term --cov-fail-under=$(1))
 # One more than cores: tests wait for servers, for browsers and for processes that they end.
 WORKERS := $(shell echo $$(($$(nproc 2>/dev/null || sysctl -n hw.ncpu) + 1)))
 
@@ -61,14 +64,14 @@ $(VENV)/.chromium: | $(BIN)/python
 
 # By file: what takes a file minutes to prepare is prepared once. In their order: files of few tests are the slowest here,
 # and would be left for one process at the end.
-test: $(VENV)/.installed-test $(VENV)/.chromium .venv-fetch/.installed  ## all tests, with line coverage of the two packages
+test: $(VENV)/.installed-test $(VENV)/.chromium .venv-fetch/.installed  ## all tests: about 20 minutes on two idle cores (COVERAGE=1: with line coverage)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not torture' -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
-		--cov --cov-report=term --cov-fail-under=90
+		$(call COVER,90)
 
 # What a change breaks most often, without servers, browsers, trainings and Ray.
-test-fast: $(VENV)/.installed-test  ## the fast tests, with line coverage: at most 3 minutes on two idle cores
+test-fast: $(VENV)/.installed-test  ## the fast tests: at most 3 minutes on two idle cores (COVERAGE=1: with line coverage)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not torture and not slow' -n $(WORKERS) --dist worksteal \
-		--cov --cov-report=term --cov-fail-under=75
+		$(call COVER,75)
 
 test-again: $(VENV)/.installed-test $(VENV)/.chromium .venv-fetch/.installed  ## the tests that failed last, one at a time
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures none

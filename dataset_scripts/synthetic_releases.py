@@ -15,11 +15,12 @@ other persons, other clothes, and cameras of another tint and resolution.
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from itertools import count, islice
+from functools import partial
+from itertools import chain, count, islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -243,13 +244,20 @@ def write_synthetic_releases(
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".part-{root.name}-") as part:
         folder = Path(part) / "root"
-        for domain in DOMAINS:
-            identities = list(_identities(domain, sizes.persons(domain), checked.seed, checked.image_size))
-            images = _draw(identities, num_proc)
-            if domain == "webperson":
-                _write_webperson(folder / "WebPerson", list(images), sizes.webperson_shards)
-            else:
-                _write_benchmark(folder, domain, images)
+        with ExitStack() as stack:
+            draw: Callable[..., Iterable[list[_DrawnImage]]] = map
+            if (num_proc or 1) > 1:
+                pool = stack.enter_context(ProcessPoolExecutor(num_proc, get_context("spawn")))
+                draw = partial(pool.map, chunksize=16)
+            for domain in DOMAINS:
+                identities = list(_identities(domain, sizes.persons(domain), checked.seed, checked.image_size))
+                drawn = draw(_draw_identity, identities)
+                bar = tqdm(drawn, desc=f"Drawing {domain}", total=len(identities), unit="person")
+                images = chain.from_iterable(bar)
+                if domain == "webperson":
+                    _write_webperson(folder / "WebPerson", list(images), sizes.webperson_shards)
+                else:
+                    _write_benchmark(folder, domain, images)
         (folder / MARKER).write_text(json.dumps(arguments, indent=1) + "\n", encoding="utf-8")
         try:
             folder.rename(root)  # also replaces an empty folder
@@ -288,19 +296,6 @@ def _identities(domain: str, persons: dict[str, int], seed: int, image_size: tup
 
 def _rng(seed: int, use: int, domain: str, split: str, *key: int) -> np.random.Generator:
     return row_generator(seed, use, list(DOMAINS).index(domain), SPLITS.index(split), *key)
-
-
-def _draw(identities: Sequence[_Identity], num_proc: int | None) -> Iterator[_DrawnImage]:
-    """Draw all images of all identities, in order."""
-    with ExitStack() as stack:
-        drawn: Iterable[list[_DrawnImage]]
-        if (num_proc or 1) > 1:
-            pool = stack.enter_context(ProcessPoolExecutor(num_proc, get_context("spawn")))
-            drawn = pool.map(_draw_identity, identities, chunksize=16)
-        else:
-            drawn = map(_draw_identity, identities)
-        for images in tqdm(drawn, desc=f"Drawing {identities[0].domain}", total=len(identities), unit="person"):
-            yield from images
 
 
 def _draw_identity(identity: _Identity) -> list[_DrawnImage]:

@@ -1,7 +1,7 @@
 """`gadms serve` under load: 50 users search without a pause, with queries encoded in batches and one by one.
 
     python -m benchmarks.serving.run            # 8 minutes on two cores
-    python -m benchmarks.serving.run --quick    # ten seconds of each
+    python -m benchmarks.serving.run --quick    # 20,000 persons, ten seconds of each
 
 The gallery has 100,000 random vectors, the text encoder is that of ViT-B/16 with random weights. Server and users are
 processes of their own on the same machine. A server with batches of up to 32 queries and one that encodes each query
@@ -9,6 +9,7 @@ alone run in turn. Every answer is checked: status 200 and ten persons. Writes r
 RESULTS.md.
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,9 @@ from benchmarks.measuring import (
 
 WORKER = "benchmarks.serving.worker"
 USERS = 50
-ROWS = 100_000
+# Persons in the gallery, seconds of each run, and repetitions.
+FULL = (100_000, 60, 3)
+QUICK = (20_000, 10, 1)
 WAYS = {"together": 32, "alone": 1}
 
 
@@ -77,12 +80,11 @@ def report(results: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
-    arguments = parser(__doc__, quick="ten seconds of each").parse_args()
-    seconds, repetitions = (10, 1) if arguments.quick else (60, 3)
+def main(arguments: argparse.Namespace) -> None:
+    rows, seconds, repetitions = QUICK if arguments.quick else FULL
     runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as place:
-        output_of(WORKER, "make", place, ROWS)
+        output_of(WORKER, "make", place, rows)
         for _ in range(repetitions):
             for way in WAYS:
                 runs[way].append(measure(Path(place), way, seconds))
@@ -93,7 +95,7 @@ def main() -> None:
         "machine": machine("fastapi", "uvicorn", "lancedb"),
         "users": USERS,
         "seconds": seconds,
-        "rows": ROWS,
+        "rows": rows,
         "runs": runs,
         "together_over_alone": ratio(speeds["together"], speeds["alone"]),
     }
@@ -101,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(parser(__doc__, quick="20,000 persons, ten seconds of each").parse_args())

@@ -36,6 +36,8 @@ def report():
 atexit.register(report)
 """
 Results = dict[str, Any]
+# Runs of each program.
+FULL, QUICK = 5, 2
 
 
 def help_commands() -> list[tuple[str, ...]]:
@@ -142,7 +144,7 @@ def report(results: Results) -> str:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    repetitions = 2 if arguments.quick else 5
+    repetitions = QUICK if arguments.quick else FULL
     codes = programs()
     for code in codes.values():  # compiles the modules, and brings their files into memory
         measure(code)

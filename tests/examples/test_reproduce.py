@@ -4,11 +4,10 @@ import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from tests.waiting import PATIENCE_SECONDS
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -22,9 +21,17 @@ def reproduction():
     sys.path.remove(str(EXAMPLES))
 
 
-def reproduce(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(EXAMPLES / "reproduce.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+@pytest.fixture
+def reproduce(run_program, monkeypatch) -> Callable[..., subprocess.CompletedProcess]:
+    """A function that runs the program in this process, as importing the libraries takes longer than most calls."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+    def call(*arguments: object) -> subprocess.CompletedProcess:
+        code, output, error = run_program(EXAMPLES / "reproduce.py", *arguments)
+        message = code if isinstance(code, str) else ""  # what `sys.exit` prints
+        return subprocess.CompletedProcess(arguments, 1 if message else code, output, error + message)
+
+    return call
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -87,7 +94,7 @@ def output(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_table_4_runs_whole_on_drawn_data_and_is_not_run_twice(output):
+def test_table_4_runs_whole_on_drawn_data_and_is_not_run_twice(output, reproduce):
     arguments = ("--table", 4, "--data-root", "synthetic", "--size", "ci", "--output", output)
     result = reproduce(*arguments)
     assert result.returncode == 0, result.stderr[-4000:]
@@ -121,7 +128,7 @@ def test_table_4_runs_whole_on_drawn_data_and_is_not_run_twice(output):
 
 
 @pytest.mark.slow
-def test_fine_tuning_runs_from_a_checkpoint_over_two_seeds(output):
+def test_fine_tuning_runs_from_a_checkpoint_over_two_seeds(output, reproduce):
     arguments = ("--table", 1, "--data-root", "synthetic", "--size", "ci", "--output", output, "--seeds", 0, 1,
                  "--benchmarks", "icfg_pedes")  # fmt: skip
     result = reproduce(*arguments)
@@ -141,7 +148,7 @@ def test_fine_tuning_runs_from_a_checkpoint_over_two_seeds(output):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_takes_the_place_of_a_training_and_counts_once(output):
+def test_a_checkpoint_takes_the_place_of_a_training_and_counts_once(output, reproduce):
     model = output / "synthetic-ci" / "ablation-gass-noise-mtp-seed0" / "model"
     arguments = ("--table", 2, "--data-root", "synthetic", "--size", "ci", "--output", output / "two", "--seeds", 0, 1,
                  "--checkpoints", f"pretrain={model}")  # fmt: skip
@@ -155,7 +162,7 @@ def test_a_checkpoint_takes_the_place_of_a_training_and_counts_once(output):
 
 
 @pytest.mark.slow
-def test_another_checkpoint_or_benchmark_is_measured_anew(output, tmp_path):
+def test_another_checkpoint_or_benchmark_is_measured_anew(output, tmp_path, reproduce):
     root, runs = tmp_path / "data", output / "synthetic-ci"
     root.mkdir()
     (root / "RSTPReid").symlink_to(runs / "data" / "RSTPReid")
@@ -175,7 +182,7 @@ def test_another_checkpoint_or_benchmark_is_measured_anew(output, tmp_path):
     assert {benchmark for benchmark, _ in measured("ablation-gass-noise-seed0")} == {"rstpreid", "cuhk_pedes"}
 
 
-def test_what_is_not_there_is_named_before_anything_runs(tmp_path):
+def test_what_is_not_there_is_named_before_anything_runs(tmp_path, reproduce):
     result = reproduce("--table", 2, "--data-root", tmp_path)
     assert result.returncode == 1
     assert f"reproduce.py: {tmp_path} holds none of the folders CUHK-PEDES" in result.stderr
@@ -190,7 +197,7 @@ def test_what_is_not_there_is_named_before_anything_runs(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["RSTPReid"]
 
 
-def test_a_dry_run_prints_the_calls_of_real_data(tmp_path):
+def test_a_dry_run_prints_the_calls_of_real_data(tmp_path, reproduce):
     (tmp_path / "data" / "ICFG-PEDES").mkdir(parents=True)
     result = reproduce("--table", 3, "--data-root", tmp_path / "data", "--launcher", "accelerate launch", "--dry-run",
                        "--output", tmp_path / "out")  # fmt: skip
@@ -203,7 +210,7 @@ def test_a_dry_run_prints_the_calls_of_real_data(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dry_run_draws_nothing(tmp_path):
+def test_a_dry_run_draws_nothing(tmp_path, reproduce):
     result = reproduce("--table", 3, "--data-root", "synthetic", "--dry-run", "--output", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     assert len([line for line in result.stdout.splitlines() if line.startswith("$ ")]) == 16
