@@ -15,6 +15,10 @@ caption is a query against all images, and the other way round. A hit has the sa
 every test split. This covers fine-tuned, direct-transfer and cross-domain results: they differ only in the data set
 that a model was trained on.
 
+`--short-queries` also asks for things that the drawn persons of `synthetic_persons` wear, as a user would type it ("a
+person wearing a red coat"): 300 queries each of one, two and three things. R-precision is the share of the first R
+results that fit, where R is how many persons do, at most ten.
+
 Expected time: 15 seconds on one CPU core for the demo's model and 1,000 images. A synthetic data set that is not
 cached is drawn first, at 10 ms an image for all its splits; pass the arguments of the training run to reuse its cache.
 """
@@ -24,13 +28,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import datasets
 from safetensors import SafetensorError
 
+from dataset_scripts.drawn.persons.queries import short_queries
 from dataset_scripts.loading import BENCHMARKS, dataset_arguments, find_benchmarks, load_split
 from modeling_gadms.encoders.atomic_files import write_json
+from modeling_gadms.encoders.encoding import encode_captions, encode_images
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.evaluation.reports import Record, make_record
 from modeling_gadms.evaluation.retrieval import evaluate_retrieval
+from modeling_gadms.evaluation.short_queries import short_query_metrics
+from modeling_gadms.modeling_gadms import GADMSModel
+from modeling_gadms.processing_gadms import GADMSProcessor
 from modeling_gadms.training.data import DatasetColumns
 
 
@@ -56,8 +66,8 @@ def main(arguments: argparse.Namespace) -> None:
         record = measure(arguments.model[0], arguments.dataset, builder_arguments, split, arguments)
         write_json(arguments.output, record)
     else:
-        for option in ("split", "image", "captions", "person_id"):
-            if getattr(arguments, option) is not None:
+        for option in ("split", "image", "captions", "person_id", "short_queries"):
+            if getattr(arguments, option):
                 raise ValueError(f"--{option.replace('_', '-')} goes with --dataset; --benchmarks has its own")
         arguments.captions, arguments.person_id = ["captions"], "person_id"
         cells = [
@@ -86,7 +96,28 @@ def measure(
     if person_id is None:
         print("No person ids: each image is its own person, found by its own captions alone.")
     where = {"name": name, "arguments": builder_arguments, "split": split}
-    return make_record(report, model, folder, dataset, columns, **where)
+    record = make_record(report, model, folder, dataset, columns, **where)
+    if arguments.short_queries:
+        record["short_queries"] = measure_short_queries(model, processor, dataset, arguments.batch_size)
+    return record
+
+
+def measure_short_queries(
+    model: GADMSModel, processor: GADMSProcessor, dataset: datasets.Dataset, batch_size: int
+) -> dict[str, dict[str, float]]:
+    """Return the metrics of queries of one, two and three things, and print them."""
+    if "attributes" not in dataset.column_names:
+        raise ValueError("--short-queries needs to know what the persons wear: use --dataset synthetic_persons")
+    image_embeds = encode_images(model, processor, dataset["image"], batch_size=batch_size, total=len(dataset))
+    metrics = {}
+    print(f"{'short queries':13}{'R-precision':>13}{'hit@10':>8}")
+    for items in (1, 2, 3):
+        queries = short_queries(dataset["attributes"][:], items=items)
+        embeds = encode_captions(model, processor, [query.text for query in queries], batch_size=batch_size)
+        values = short_query_metrics(embeds, image_embeds, [query.relevant for query in queries])
+        print(f"{items} thing{'s' * (items > 1):6}{values['r_precision']:13.2f}{values['hit_at_10']:8.2f}")
+        metrics[str(items)] = values
+    return metrics
 
 
 def matrix(cells: list[Record]) -> str:
@@ -116,6 +147,7 @@ if __name__ == "__main__":
     option("--captions", nargs="+", help="columns (default: caption1 caption2)")
     option("--person-id", help="column of person ids (default: person_id if it exists, else each row is a person)")
     option("--batch-size", type=int, default=64, help="images encoded at once (default: 64)")
+    option("--short-queries", action="store_true", help="also measure short queries about drawn persons")
     option("--output", type=Path, default=Path("runs/metrics.json"), help="default: runs/metrics.json")
     try:
         main(parser.parse_args())

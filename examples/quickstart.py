@@ -59,7 +59,8 @@ def main(output: Path, overrides: list[str]) -> None:
     # 3. Evaluate on persons that are not in the training split.
     arguments = [f"{key}={json.dumps(value)}" for key, value in data.dataset_args.items()]
     run("python", "examples/evaluate.py", "--model", model_folder, "--dataset", data.dataset,
-        "--dataset-args", *arguments, "--split", "test", "--output", str(output / "metrics.json"))  # fmt: skip
+        "--dataset-args", *arguments, "--split", "test", "--short-queries",
+        "--output", str(output / "metrics.json"))  # fmt: skip
 
     # 4. Write the same persons as image files, and index them in a gallery.
     shutil.rmtree(persons, ignore_errors=True)
@@ -92,6 +93,9 @@ def main(output: Path, overrides: list[str]) -> None:
     for direction in ("text_to_image", "image_to_text"):
         values = (f"{metrics[direction][name]:8.2f}" for name in ("r1", "r5", "r10", "map", "minp"))
         print(f"{direction.replace('_', '-'):16}{''.join(values)}")
+    for things, values in metrics["short_queries"].items():
+        precision, hits = 100 * values["r_precision"], 100 * values["hit_at_10"]
+        print(f"short queries of {things} thing(s): R-precision {precision:.0f} %, hit@10 {hits:.0f} %")
     print(
         f"{len(test_split):,} drawn persons that are not in the training split, one image and two clean captions each;"
     )

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from ..media.images import UnreadableImageError, load_image
 from ..processing_gadms import GADMSProcessor
+from .short_captions import shorten_caption
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,51 @@ class DatasetColumns:
             yield from self.row_captions(row, row_number)
 
 
+@dataclass(frozen=True)
+class CaptionDraw:
+    """Which caption a pair has in an epoch.
+
+    Args:
+        captions_per_image (`str`, *optional*, defaults to `"one"`):
+            `"one"`: an epoch has one pair per image, with a randomly drawn caption. `"all"`: every caption is a pair
+            (the paper's count).
+        short_captions (`float`, *optional*, defaults to 0.0):
+            Share of the pairs, from 0 to 1, whose caption is reduced to some of its statements by
+            [`~modeling_gadms.training.short_captions.shorten_caption`]. A model that is trained on whole captions only
+            hardly answers queries of a few words.
+        seed (`int`, *optional*, defaults to 0)
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    captions_per_image: str = "one"
+    short_captions: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.captions_per_image not in ("one", "all"):
+            raise ValueError(f"captions_per_image = {self.captions_per_image!r} must be 'one' or 'all'")
+        if not 0 <= self.short_captions <= 1:
+            raise ValueError(
+                f"short_captions = {self.short_captions!r} is a share of the pairs: it must be from 0 to 1"
+            )
+
+    def __call__(self, captions: Sequence[str], number: int, *, epoch: int, row: int) -> str:
+        """Return the caption of an image in an epoch; it depends only on the arguments and on `self`.
+
+        Args:
+            captions (`Sequence[str]`): all captions of the image.
+            number (`int`): the pair's caption; with `captions_per_image="one"`, it is drawn instead.
+            epoch (`int`), row (`int`): number of the epoch, and of the image's row.
+        """
+        rng = np.random.default_rng((self.seed, epoch, row, number))
+        if self.captions_per_image == "one":
+            number = int(rng.integers(len(captions)))
+        short = self.short_captions > 0 and rng.random() < self.short_captions
+        return shorten_caption(captions[number], rng) if short else captions[number]
+
+
 class ImageCaptionPair(TypedDict):
     """One training sample; `person_id` counts from 0, in the order of the ids in the identity column."""
 
@@ -118,10 +164,7 @@ class ImageCaptionPairs(Dataset):
     Args:
         dataset ([`~datasets.Dataset`]): rows of images, captions and, optionally, person ids.
         columns ([`DatasetColumns`]): names of these columns.
-        captions_per_image (`str`, *optional*, defaults to `"one"`):
-            `"one"`: an epoch has one pair per image, with a randomly drawn caption. `"all"`: every caption is a pair
-            (the paper's count).
-        seed (`int`, *optional*, defaults to 0): seed of the caption draws.
+        captions_per_image, short_captions, seed (*optional*): see [`CaptionDraw`].
         pixel_cache (`torch.ByteTensor` of shape `(len(dataset), 3, height, width)`, *optional*):
             Resized images from [`cache_pixels`].
 
@@ -135,18 +178,16 @@ class ImageCaptionPairs(Dataset):
         columns: DatasetColumns,
         *,
         captions_per_image: Literal["one", "all"] = "one",
+        short_captions: float = 0.0,
         seed: int = 0,
         pixel_cache: torch.Tensor | None = None,
     ):
-        if captions_per_image not in ("one", "all"):
-            raise ValueError(f"captions_per_image = {captions_per_image!r} must be 'one' or 'all'")
+        self.caption_draw = CaptionDraw(captions_per_image, short_captions, seed)
         columns.validate(dataset.column_names)
         if len(dataset) == 0:
             raise ValueError("the data set has no rows")
         self.dataset = dataset.with_format(None)  # PIL images, whatever format is set
         self.columns = columns
-        self.captions_per_image = captions_per_image
-        self.seed = seed
         # In shared memory, as persistent data loader workers have their own copies of this object.
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
         self.pixel_cache = pixel_cache
@@ -174,21 +215,16 @@ class ImageCaptionPairs(Dataset):
         self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> ImageCaptionPair:
-        row, number = (index, None) if self._rows is None else map(int, self._rows[index])
+        row, number = (index, 0) if self._rows is None else map(int, self._rows[index])
         captions = self.columns.row_captions(self._texts[row], row)
         cache = self.pixel_cache
         image = read_row_image(self.dataset, self.columns.image, row) if cache is None else cache[row]
         return {
             "image": image,
-            "caption": choose_caption(captions, self.seed, self.epoch, row) if number is None else captions[number],
+            "caption": self.caption_draw(captions, number, epoch=self.epoch, row=row),
             "person_id": int(self.person_ids[row]),
             "image_index": row,
         }
-
-
-def choose_caption(captions: Sequence[str], seed: int, epoch: int, row: int) -> str:
-    """Draw the caption of an image in an epoch; the result depends only on the arguments."""
-    return captions[int(np.random.default_rng((seed, epoch, row)).integers(len(captions)))]
 
 
 def read_row_image(dataset: datasets.Dataset, column: str, row: int) -> Image.Image:

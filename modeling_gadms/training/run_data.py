@@ -52,7 +52,11 @@ class RunData:
             seed (`int`): seed of the caption draws and, for a stream, of the order.
         """
         data = self.arguments
-        options: Any = {"captions_per_image": data.captions_per_image, "seed": seed}
+        options: Any = {
+            "captions_per_image": data.captions_per_image,
+            "short_captions": data.short_captions,
+            "seed": seed,
+        }
         if isinstance(self.train, ParquetRows):
             return StreamedPairs(self.train, shuffle_buffer=data.shuffle_buffer, **options)
         pixel_cache = cache_pixels(self.train, data.columns, processor) if data.cache_images else None

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..media.images import load_image
-from .data import DatasetColumns, ImageCaptionPair, choose_caption
+from .data import CaptionDraw, DatasetColumns, ImageCaptionPair
 from .retry import ATTEMPTS, call_with_retries
 
 
@@ -141,8 +141,8 @@ class StreamedPairs:
 
     Args:
         rows ([`ParquetRows`]): rows of the pairs.
-        captions_per_image (`str`, *optional*, defaults to `"one"`):
-            See [`ImageCaptionPairs`]. `"all"` needs caption columns of strings, not of lists.
+        captions_per_image, short_captions (*optional*):
+            See [`CaptionDraw`]. `captions_per_image="all"` needs caption columns of strings, not of lists.
         shuffle_buffer (`int`, *optional*, defaults to 2048):
             Number of pairs, with encoded images, that a worker keeps in memory, rounded up to whole batches.
         seed (`int`, *optional*, defaults to 0): seed of the order and of the caption draws.
@@ -156,11 +156,11 @@ class StreamedPairs:
         rows: ParquetRows,
         *,
         captions_per_image: Literal["one", "all"] = "one",
+        short_captions: float = 0.0,
         shuffle_buffer: int = 2048,
         seed: int = 0,
     ):
-        if captions_per_image not in ("one", "all"):
-            raise ValueError(f"captions_per_image = {captions_per_image!r} must be 'one' or 'all'")
+        self.caption_draw = CaptionDraw(captions_per_image, short_captions, seed)
         if captions_per_image == "all" and rows.has_caption_lists:
             raise ValueError(
                 "captions_per_image = 'all' needs one caption per column, and a column here holds lists, whose "
@@ -171,7 +171,6 @@ class StreamedPairs:
         if rows.num_rows == 0:
             raise ValueError("the data set has no rows")
         self.rows = rows
-        self.captions_per_image = captions_per_image
         self.shuffle_buffer = shuffle_buffer
         self.seed = seed
         self.pairs_per_row = len(rows.columns.captions) if captions_per_image == "all" else 1
@@ -284,10 +283,9 @@ class _EpochRows:
             person_id = row if columns.person_id is None else values[columns.person_id]
             if person_id is None:
                 raise ValueError(f"row {row} has no `{columns.person_id}`; fill it in or drop the row")
-            one = self.owner.captions_per_image == "one"
             return {
                 "image": _decode(values[columns.image], columns.image),
-                "caption": choose_caption(captions, self.owner.seed, self.epoch, row) if one else captions[caption],
+                "caption": self.owner.caption_draw(captions, caption, epoch=self.epoch, row=row),
                 "person_id": person_id,
                 "image_index": row,
             }

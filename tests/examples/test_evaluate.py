@@ -61,7 +61,7 @@ def test_it_evaluates_synthetic_persons_from_the_command_line(model_folder, tmp_
     command = [sys.executable, PROGRAM, "--model", model_folder, "--dataset", "synthetic_persons"]
     command += ["--dataset-args", "num_train_persons=1", "num_validation_persons=1", "num_test_persons=3"]
     command += ["image_size=[48, 16]", f"cache_dir={tmp_path / 'cache'}"]
-    command += ["--output", output]
+    command += ["--output", output, "--short-queries"]
     run = subprocess.run(
         list(map(str, command)),
         cwd=REPOSITORY,
@@ -76,6 +76,10 @@ def test_it_evaluates_synthetic_persons_from_the_command_line(model_folder, tmp_
     assert record["counts"]["images"] == record["dataset"]["rows"] == 3
     assert record["dataset"]["arguments"]["image_size"] == [48, 16]
     assert record["dataset"]["columns"]["person_id"] == "person_id"
+    # Of three persons, everybody is among the first ten.
+    assert set(record["short_queries"]) == {"1", "2", "3"} and "R-precision" in run.stdout
+    for measured in record["short_queries"].values():
+        assert measured["hit_at_10"] == 1 and 0 < measured["r_precision"] <= 1 and measured["queries"] == 300
 
 
 def test_the_record_holds_the_metrics_and_what_repeats_them(run, model_folder, data_folder, tmp_path, processor):
@@ -211,6 +215,13 @@ def test_several_models_are_measured_on_several_benchmarks(run, model_folder, tm
             assert f"{metrics['r1']:.2f} ({metrics['map']:.2f})" in row
 
 
+def test_short_queries_need_to_know_what_the_persons_wear(run, model_folder, data_folder, tmp_path):
+    code, _, error = run(
+        "--model", model_folder, "--dataset", data_folder, "--output", tmp_path / "m.json", "--short-queries"
+    )
+    assert code == 2 and "--short-queries needs to know what the persons wear" in error
+
+
 def test_several_models_go_with_benchmarks_alone(run, model_folder, data_folder, tmp_path):
     code, _, error = run("--model", model_folder, model_folder, "--dataset", data_folder)
     assert code == 2 and "several models need --benchmarks" in error
@@ -224,6 +235,8 @@ def test_what_benchmarks_settle_themselves_is_not_ignored(run, model_folder, tmp
         ("--captions", "caption1"),
         ("--person-id", "id"),
         ("--image", "photo"),
+        ("--short-queries", None),
     ):
-        code, _, error = run("--model", model_folder, "--benchmarks", tmp_path, option, value)
+        given = [option] if value is None else [option, value]
+        code, _, error = run("--model", model_folder, "--benchmarks", tmp_path, *given)
         assert code == 2 and f"{option} goes with --dataset" in error

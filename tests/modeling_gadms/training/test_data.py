@@ -188,6 +188,32 @@ def test_a_row_without_any_caption_is_refused():
         ImageCaptionPairs(dataset, DatasetColumns(captions=("caption1",)), captions_per_image="all")
 
 
+LONG = "A man wears a red coat, blue jeans and white boots. He carries a bag."
+
+
+@pytest.mark.parametrize("captions_per_image", ["one", "all"])
+def test_a_share_of_the_captions_is_short(captions_per_image):
+    dataset = texts(400, caption1=[LONG] * 400, caption2=[LONG.replace("red", "green")] * 400)
+    cache = torch.zeros(400, 3, 1, 1, dtype=torch.uint8)
+    options = {"captions_per_image": captions_per_image, "pixel_cache": cache}
+    drawn = captions_of(ImageCaptionPairs(dataset, DatasetColumns(), **options, short_captions=0.5))
+    whole = {LONG, LONG.replace("red", "green")}
+    assert len(drawn) / 3 < sum(caption in whole for caption in drawn) < 2 * len(drawn) / 3
+    assert any("coat" in caption and "bag" not in caption for caption in drawn)
+    again = ImageCaptionPairs(dataset, DatasetColumns(), **options, short_captions=0.5)
+    assert captions_of(again) == drawn
+    again.set_epoch(1)
+    assert captions_of(again) != drawn
+    whole_only = ImageCaptionPairs(dataset, DatasetColumns(), **options)
+    assert set(captions_of(whole_only)) == whole
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_a_share_of_short_captions_out_of_range_is_refused(share):
+    with pytest.raises(ValueError, match="short_captions = .* is a share of the pairs"):
+        text_pairs(3, short_captions=share)
+
+
 def test_an_empty_data_set_and_an_unknown_mode_are_refused():
     with pytest.raises(ValueError, match="no rows"):
         ImageCaptionPairs(texts(3).select([]), DatasetColumns())

@@ -120,6 +120,24 @@ def test_captions_are_drawn_as_they_are_with_random_access(files):
         assert drawn == {row: plain[row]["caption"] for row in range(ROWS)}
 
 
+def test_short_captions_are_those_of_random_access(tmp_path):
+    import datasets
+
+    def make(rows: Sequence[int]) -> pa.Table:
+        captions = [f"A man wears a red coat, blue jeans and boots number {row}. He has a bag." for row in rows]
+        return table(rows).set_column(1, "caption1", pa.array(captions, pa.string()))
+
+    paths = write(tmp_path, make=make)
+    content = pa.concat_tables([pq.read_table(path) for path in paths])
+    plain = ImageCaptionPairs(
+        datasets.Dataset(content).cast_column("image", datasets.Image()), COLUMNS, seed=3, short_captions=0.7
+    )
+    seen = batches(stream(paths, seed=3, short_captions=0.7).batches(4, keep))
+    drawn = {pair["image_index"]: pair["caption"] for batch in seen for pair in batch}
+    assert drawn == {row: plain[row]["caption"] for row in range(ROWS)}
+    assert any("coat" in caption and "bag" not in caption for caption in drawn.values())
+
+
 def test_every_caption_can_be_a_pair(files):
     streamed = stream(files, captions_per_image="all")
     assert len(streamed) == 2 * ROWS
