@@ -67,7 +67,7 @@ def main(arguments: argparse.Namespace) -> None:
         write_json(arguments.output, record)
     else:
         for option in ("split", "image", "captions", "person_id", "short_queries"):
-            if getattr(arguments, option):
+            if getattr(arguments, option) is not None:
                 raise ValueError(f"--{option.replace('_', '-')} goes with --dataset; --benchmarks has its own")
         arguments.captions, arguments.person_id = ["captions"], "person_id"
         cells = [
@@ -87,6 +87,8 @@ def measure(
         dataset = load_split(name, split, **builder_arguments)
     except TypeError as error:  # an argument that the builder does not have
         raise ValueError(f"--dataset-args of {name}: {error}") from error
+    if arguments.short_queries and "attributes" not in dataset.column_names:
+        raise ValueError("--short-queries needs to know what the persons wear: use --dataset synthetic_persons")
     person_id = arguments.person_id or ("person_id" if "person_id" in dataset.column_names else None)
     columns = DatasetColumns(arguments.image or "image", tuple(arguments.captions), person_id)
     model, processor = load_model_and_processor(folder)
@@ -106,13 +108,12 @@ def measure_short_queries(
     model: GADMSModel, processor: GADMSProcessor, dataset: datasets.Dataset, batch_size: int
 ) -> dict[str, dict[str, float]]:
     """Return the metrics of queries of one, two and three things, and print them."""
-    if "attributes" not in dataset.column_names:
-        raise ValueError("--short-queries needs to know what the persons wear: use --dataset synthetic_persons")
+    attributes = dataset["attributes"][:]
     image_embeds = encode_images(model, processor, dataset["image"], batch_size=batch_size, total=len(dataset))
     metrics = {}
     print(f"{'short queries':13}{'R-precision':>13}{'hit@10':>8}")
     for items in (1, 2, 3):
-        queries = short_queries(dataset["attributes"][:], items=items)
+        queries = short_queries(attributes, items=items)
         embeds = encode_captions(model, processor, [query.text for query in queries], batch_size=batch_size)
         values = short_query_metrics(embeds, image_embeds, [query.relevant for query in queries])
         print(f"{items} thing{'s' * (items > 1):6}{values['r_precision']:13.2f}{values['hit_at_10']:8.2f}")
@@ -147,7 +148,7 @@ if __name__ == "__main__":
     option("--captions", nargs="+", help="columns (default: caption1 caption2)")
     option("--person-id", help="column of person ids (default: person_id if it exists, else each row is a person)")
     option("--batch-size", type=int, default=64, help="images encoded at once (default: 64)")
-    option("--short-queries", action="store_true", help="also measure short queries about drawn persons")
+    option("--short-queries", action="store_true", default=None, help="also measure short queries about drawn persons")
     option("--output", type=Path, default=Path("runs/metrics.json"), help="default: runs/metrics.json")
     try:
         main(parser.parse_args())

@@ -31,7 +31,8 @@ def short_query_metrics(
     for number, (first, fitting) in enumerate(zip(ranked, relevant, strict=True)):
         if not fitting:
             raise ValueError(f"query {number} fits no row of the gallery: its precision is undefined")
-        found = [row in set(fitting) for row in first]
+        wanted = set(fitting)
+        found = [row in wanted for row in first]
         shown = min(len(fitting), at_most)
         precisions.append(sum(found[:shown]) / shown)
         hits += any(found)

@@ -1,6 +1,7 @@
 """Read frames from a folder of images or a video, and count the unreadable ones."""
 
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -45,7 +46,7 @@ class SkippedImageError(ValueError):
     """An image that is skipped before it is decoded, with the reason to count it by."""
 
 
-class FrameSource:
+class FrameSource(ABC):
     """Base class of the readers of images and videos: iterates over `Frame`s and counts those that it skips.
 
     The attributes are those of [`FrameReader`]; `source` is the name for messages.
@@ -60,8 +61,9 @@ class FrameSource:
         self.seen = 0
         self.skipped: Counter[str] = Counter()
 
+    @abstractmethod
     def _items(self) -> Generator[Item, None, None]:
-        raise NotImplementedError
+        """Yield the images in order, before they are loaded."""
 
     def __iter__(self) -> Iterator[Frame]:
         self.seen, self.skipped = 0, Counter()

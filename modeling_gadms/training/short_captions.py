@@ -27,6 +27,8 @@ _VERBS = {
     "walking": "walking", "standing": "standing", "facing": "facing",
 }  # fmt: skip
 _STARTS = frozenset({*_VERBS.values(), "in", "with", "coming", "seen", "his", "her", "their", "the"})
+# What a keyword query leaves out of a statement.
+_JOINTS = frozenset({*_VERBS.values(), *_DETERMINERS, "in", "with"})
 _ANYBODY = ("a person", "someone", "person")
 _LINKS = ("wearing", "with", "in")
 
@@ -109,7 +111,6 @@ def shorten_caption(caption: str, rng: np.random.Generator) -> str:
 def _thing(statement: str) -> str:
     """Return a statement without the words that join it to its subject: "a red coat" of "wearing a red coat"."""
     words = statement.split()
-    skipped = {*_VERBS.values(), *_DETERMINERS, "in", "with"}
-    while len(words) > 1 and words[0] in skipped:
+    while len(words) > 1 and words[0] in _JOINTS:
         words = words[1:]
     return " ".join(words)

@@ -63,9 +63,11 @@ def short_queries(
     able = [row for row, things in enumerate(owned) if len(things) >= items]
     if not able:
         raise ValueError(f"nobody of {len(persons)} persons has {items} things with a colour")
+    sets = [frozenset(things) for things in owned]
     rng = np.random.default_rng((seed, items))
     queries = []
     for row in rng.choice(able, count):
         named = [owned[row][place] for place in sorted(rng.permutation(len(owned[row]))[:items])]
-        queries.append(ShortQuery(_text(named), tuple(r for r, has in enumerate(owned) if set(named) <= set(has))))
+        fitting = tuple(number for number, things in enumerate(sets) if things.issuperset(named))
+        queries.append(ShortQuery(_text(named), fitting))
     return queries
