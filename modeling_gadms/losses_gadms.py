@@ -122,6 +122,49 @@ def image_text_contrastive_loss(
     return (image_to_text + text_to_image) / 2
 
 
+def image_query_contrastive_loss(
+    image_embeds: torch.Tensor,
+    query_embeds: torch.Tensor,
+    fits: torch.Tensor,
+    fits_all_images: torch.Tensor,
+    *,
+    temperature: float | torch.Tensor,
+    all_image_embeds: torch.Tensor | None = None,
+    all_query_embeds: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Symmetric contrastive loss of images and queries, in which a query describes any number of images.
+
+    The columns that fit a row share its target probability equally. A row that fits nothing does not count.
+
+    Args:
+        image_embeds (`torch.FloatTensor` of shape `(num_images, projection_dim)`): need not be normalised.
+        query_embeds (`torch.FloatTensor` of shape `(num_queries, projection_dim)`): need not be normalised.
+        fits (`torch.BoolTensor` of shape `(num_images, num_all_queries)`): whether a query describes an image.
+        fits_all_images (`torch.BoolTensor` of shape `(num_queries, num_all_images)`): the same for these queries.
+        temperature (`float` or `torch.FloatTensor` of shape `()`): tau.
+        all_image_embeds, all_query_embeds (`torch.FloatTensor` of shape `(num_columns, projection_dim)`, *optional*):
+            Columns of all processes; by default the rows themselves.
+
+    Returns:
+        `torch.FloatTensor` of shape `()`: cross-entropy in nats, mean over both directions and the rows that fit
+        something.
+    """
+    images, queries = _at_least_float32(image_embeds), _at_least_float32(query_embeds)
+    all_images = images if all_image_embeds is None else _at_least_float32(all_image_embeds)
+    all_queries = queries if all_query_embeds is None else _at_least_float32(all_query_embeds)
+    images, queries, all_images, all_queries = (
+        nn.functional.normalize(embeds, dim=-1) for embeds in (images, queries, all_images, all_queries)
+    )
+    loss = images.new_zeros(())
+    for rows, columns, matches in ((images, all_queries, fits), (queries, all_images, fits_all_images)):
+        with torch.autocast(rows.device.type, enabled=False):
+            log_probability = (rows @ columns.T / temperature).log_softmax(dim=1)
+        number = matches.sum(dim=1)
+        row_loss = -(log_probability * matches).sum(dim=1) / number.clamp(min=1)
+        loss = loss + row_loss.sum() / (number > 0).sum().clamp(min=1)
+    return loss / 2
+
+
 def masked_token_prediction_loss(token_logits: torch.Tensor, token_labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of the masked informative tokens (L_mtp of GA-DMS).
 

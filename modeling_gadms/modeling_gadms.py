@@ -24,7 +24,7 @@ from .masking_gadms import (
     informative_mask_probability,
     noise_mask_probability,
 )
-from .packing_gadms import pack_captions, supports_packing
+from .packing_gadms import pack_captions, stack_captions, supports_packing
 from .token_scoring_gadms import gradient_attention_scores, token_image_cosine_scores
 
 
@@ -76,6 +76,7 @@ class GADMSForPreTrainingOutput(ModelOutput):
             Caption tokens without BOS, EOS and padding. Only these are scored and masked.
         noise_mask (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*)
         informative_mask (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*)
+        query_embeds (`torch.FloatTensor` of shape `(num_queries, projection_dim)`, *optional*): as `text_embeds`.
     """
 
     image_embeds: torch.Tensor | None = None
@@ -88,6 +89,7 @@ class GADMSForPreTrainingOutput(ModelOutput):
     own_tokens: torch.Tensor | None = None
     noise_mask: torch.Tensor | None = None
     informative_mask: torch.Tensor | None = None
+    query_embeds: torch.Tensor | None = None
 
 
 class GADMSVisionEmbeddings(nn.Module):
@@ -476,6 +478,8 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         person_ids: torch.Tensor | None = None,
         masking: bool | None = None,
+        query_input_ids: torch.Tensor | None = None,
+        query_attention_mask: torch.Tensor | None = None,
     ) -> GADMSForPreTrainingOutput:
         """Encode image-caption pairs, mask the captions by their scores, and predict the masked tokens.
 
@@ -485,6 +489,9 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*)
             person_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*): needed for the identity term.
             masking (`bool`, *optional*): whether captions are masked; by default in training mode only.
+            query_input_ids (`torch.LongTensor` of shape `(num_queries, query_length)`, *optional*):
+                Further texts, which are encoded and never masked.
+            query_attention_mask (`torch.LongTensor` of shape `(num_queries, query_length)`, *optional*)
 
         Returns:
             [`GADMSForPreTrainingOutput`]
@@ -511,12 +518,20 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
                 captions = torch.cat([captions, apply_mask(input_ids, informative_mask, config.mask_token_id)])
                 caption_attention = None if attention_mask is None else torch.cat([attention_mask, attention_mask])
 
+        if query_input_ids is not None:
+            captions, caption_attention = stack_captions(
+                (captions, caption_attention), (query_input_ids, query_attention_mask)
+            )
         text_features = self.gadms.get_packed_text_features(captions, caption_attention)
         text_embeds: torch.Tensor = text_features["pooler_output"][: len(input_ids)]
+        query_embeds = None
+        if query_input_ids is not None:
+            query_embeds = _unit_length(text_features["pooler_output"][-len(query_input_ids) :])
 
         mtp_loss = num_predicted = None
         if informative_mask is not None and self.fusion is not None and self.token_head is not None:
-            masked_captions: torch.Tensor = text_features["last_hidden_state"][len(input_ids) :]
+            second = slice(len(input_ids), 2 * len(input_ids))
+            masked_captions: torch.Tensor = text_features["last_hidden_state"][second, : input_ids.shape[1]]
             fused = self.fusion(masked_captions, image_features.last_hidden_state, attention_mask)
             # The head is the widest layer of the model: run it at masked positions only.
             mtp_loss = masked_token_prediction_loss(
@@ -541,6 +556,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             own_tokens=own_tokens,
             noise_mask=noise_mask,
             informative_mask=informative_mask,
+            query_embeds=query_embeds,
         )
 
     def _draw_mask(self, scores: torch.Tensor | None, own_tokens: torch.Tensor, *, noise: bool) -> torch.Tensor:

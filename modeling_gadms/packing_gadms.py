@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import CLIPTextConfig
 
 
@@ -88,3 +89,25 @@ def pack_captions(
         attention_mask=mask.masked_fill(~visible, torch.finfo(dtype).min)[:, None],
         places=places.masked_fill(is_padding, 0),
     )
+
+
+def stack_captions(
+    first: tuple[torch.Tensor, torch.Tensor | None], second: tuple[torch.Tensor, torch.Tensor | None]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stack two batches of captions, the shorter one padded at the end.
+
+    Args:
+        first, second (`tuple[torch.LongTensor, torch.LongTensor]`): `input_ids` and `attention_mask` of a batch, each
+            of shape `(num_captions, sequence_length)`. Without a mask, all tokens count.
+
+    Returns:
+        `input_ids` and `attention_mask`, each of shape `(num_captions, sequence_length)` of both batches.
+    """
+    width = max(first[0].shape[1], second[0].shape[1])
+    padded = []
+    for input_ids, attention_mask in (first, second):
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        missing = (0, width - input_ids.shape[1])
+        # Whatever stands at padding is not read.
+        padded.append((nn.functional.pad(input_ids, missing), nn.functional.pad(mask, missing)))
+    return torch.cat([input_ids for input_ids, _ in padded]), torch.cat([mask for _, mask in padded])

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import datasets
 import kornia.augmentation as K
@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ..media.images import UnreadableImageError, load_image
 from ..processing_gadms import GADMSProcessor
-from .short_captions import shorten_caption
+from .caption_queries import Query, draw_query, encode_statements, stated
 
 
 @dataclass(frozen=True)
@@ -101,18 +101,25 @@ class DatasetColumns:
             yield from self.row_captions(row, row_number)
 
 
+class PairTexts(TypedDict):
+    """Texts of a training sample. `queries` and `stated` are there if queries are drawn."""
+
+    caption: str
+    queries: NotRequired[list[Query]]
+    stated: NotRequired[frozenset[frozenset[str]]]
+
+
 @dataclass(frozen=True)
 class CaptionDraw:
-    """Which caption a pair has in an epoch.
+    """Which caption a pair has in an epoch, and which queries are drawn from it.
 
     Args:
         captions_per_image (`str`, *optional*, defaults to `"one"`):
             `"one"`: an epoch has one pair per image, with a randomly drawn caption. `"all"`: every caption is a pair
             (the paper's count).
-        short_captions (`float`, *optional*, defaults to 0.0):
-            Share of the pairs, from 0 to 1, whose caption is reduced to some of its statements by
-            [`~modeling_gadms.training.short_captions.shorten_caption`]. A model that is trained on whole captions only
-            hardly answers queries of a few words.
+        short_queries (`int`, *optional*, defaults to 0):
+            Number of queries of one to three statements that [`~modeling_gadms.training.caption_queries.draw_query`]
+            draws from the caption. A model that is trained on whole captions only hardly answers such queries.
         seed (`int`, *optional*, defaults to 0)
 
     Raises:
@@ -120,19 +127,17 @@ class CaptionDraw:
     """
 
     captions_per_image: str = "one"
-    short_captions: float = 0.0
+    short_queries: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.captions_per_image not in ("one", "all"):
             raise ValueError(f"captions_per_image = {self.captions_per_image!r} must be 'one' or 'all'")
-        if not 0 <= self.short_captions <= 1:
-            raise ValueError(
-                f"short_captions = {self.short_captions!r} is a share of the pairs: it must be from 0 to 1"
-            )
+        if self.short_queries < 0:
+            raise ValueError(f"short_queries = {self.short_queries} is a number of queries: it must not be negative")
 
-    def __call__(self, captions: Sequence[str], number: int, *, epoch: int, row: int) -> str:
-        """Return the caption of an image in an epoch; it depends only on the arguments and on `self`.
+    def __call__(self, captions: Sequence[str], number: int, *, epoch: int, row: int) -> PairTexts:
+        """Return the texts of an image in an epoch; they depend only on the arguments and on `self`.
 
         Args:
             captions (`Sequence[str]`): all captions of the image.
@@ -142,15 +147,17 @@ class CaptionDraw:
         rng = np.random.default_rng((self.seed, epoch, row, number))
         if self.captions_per_image == "one":
             number = int(rng.integers(len(captions)))
-        short = self.short_captions > 0 and rng.random() < self.short_captions
-        return shorten_caption(captions[number], rng) if short else captions[number]
+        caption = captions[number]
+        if not self.short_queries:
+            return {"caption": caption}
+        queries = [draw_query(caption, rng) for _ in range(self.short_queries)]
+        return {"caption": caption, "queries": queries, "stated": stated(captions)}
 
 
-class ImageCaptionPair(TypedDict):
+class ImageCaptionPair(PairTexts):
     """One training sample; `person_id` counts from 0, in the order of the ids in the identity column."""
 
     image: Image.Image | torch.Tensor
-    caption: str
     person_id: int
     image_index: int
 
@@ -164,7 +171,7 @@ class ImageCaptionPairs(Dataset):
     Args:
         dataset ([`~datasets.Dataset`]): rows of images, captions and, optionally, person ids.
         columns ([`DatasetColumns`]): names of these columns.
-        captions_per_image, short_captions, seed (*optional*): see [`CaptionDraw`].
+        captions_per_image, short_queries, seed (*optional*): see [`CaptionDraw`].
         pixel_cache (`torch.ByteTensor` of shape `(len(dataset), 3, height, width)`, *optional*):
             Resized images from [`cache_pixels`].
 
@@ -178,11 +185,11 @@ class ImageCaptionPairs(Dataset):
         columns: DatasetColumns,
         *,
         captions_per_image: Literal["one", "all"] = "one",
-        short_captions: float = 0.0,
+        short_queries: int = 0,
         seed: int = 0,
         pixel_cache: torch.Tensor | None = None,
     ):
-        self.caption_draw = CaptionDraw(captions_per_image, short_captions, seed)
+        self.caption_draw = CaptionDraw(captions_per_image, short_queries, seed)
         columns.validate(dataset.column_names)
         if len(dataset) == 0:
             raise ValueError("the data set has no rows")
@@ -220,8 +227,8 @@ class ImageCaptionPairs(Dataset):
         cache = self.pixel_cache
         image = read_row_image(self.dataset, self.columns.image, row) if cache is None else cache[row]
         return {
+            **self.caption_draw(captions, number, epoch=self.epoch, row=row),
             "image": image,
-            "caption": self.caption_draw(captions, number, epoch=self.epoch, row=row),
             "person_id": int(self.person_ids[row]),
             "image_index": row,
         }
@@ -268,7 +275,10 @@ class PairCollator:
 
     A batch contains `pixel_values` of shape `(batch_size, 3, height, width)`; `input_ids` and `attention_mask` of
     shape `(batch_size, sequence_length)`; and `person_ids`, `image_indices` and `truncated` (whether the caption
-    exceeds the tokenizer's limit) of shape `(batch_size,)`.
+    exceeds the tokenizer's limit) of shape `(batch_size,)`. If pairs have queries, it also contains `query_input_ids`
+    and `query_attention_mask` of shape `(num_queries, sequence_length)`, those of a pair in consecutive rows; and
+    `query_words` and `image_words`, from which [`~modeling_gadms.training.caption_queries.fitting_images`] finds the
+    images that each query describes.
 
     Args:
         processor ([`GADMSProcessor`])
@@ -289,7 +299,7 @@ class PairCollator:
         for index in truncated.nonzero().flatten().tolist():
             # A caption of exactly the limit is not truncated: count the tokens of those that reach it.
             truncated[index] = len(self.processor.tokenize(captions[index])["input_ids"]) > limit
-        return {
+        batch = {
             "pixel_values": self._pixel_values([pair["image"] for pair in pairs]),
             "input_ids": tokens["input_ids"],
             "attention_mask": tokens["attention_mask"],
@@ -297,6 +307,13 @@ class PairCollator:
             "image_indices": torch.tensor([pair["image_index"] for pair in pairs]),
             "truncated": truncated,
         }
+        queries = [query for pair in pairs for query in pair.get("queries", ())]
+        if queries:
+            tokens = self.processor(text=[query.text for query in queries])
+            batch["query_input_ids"], batch["query_attention_mask"] = tokens["input_ids"], tokens["attention_mask"]
+            batch["query_words"] = encode_statements([query.statements for query in queries])
+            batch["image_words"] = encode_statements([sorted(pair["stated"], key=sorted) for pair in pairs])
+        return batch
 
     def _pixel_values(self, images: list[Image.Image | torch.Tensor]) -> torch.Tensor:
         cached = [image for image in images if isinstance(image, torch.Tensor)]

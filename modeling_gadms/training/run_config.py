@@ -55,7 +55,7 @@ class DataArguments:
         dataset_args (`dict`, *optional*): passed to the builder (`data_dir`, `name`, fields of the synthetic set).
         train_split, validation_split (`str`, *optional*): names of the splits.
         image_column, caption_columns, person_id_column (*optional*): see [`DatasetColumns`].
-        captions_per_image, short_captions (*optional*): see [`CaptionDraw`].
+        captions_per_image, short_queries (*optional*): see [`CaptionDraw`].
         augmentation (`bool`, *optional*, defaults to `True`): flip, crop and erase training images.
         crop_padding (`int`, *optional*, defaults to 10): pixels of padding before the random crop.
         cache_images (`bool`, *optional*, defaults to `False`): keep all resized images in memory.
@@ -75,7 +75,7 @@ class DataArguments:
     caption_columns: tuple[str, ...] = ("caption1", "caption2")
     person_id_column: str | None = None
     captions_per_image: str = "one"
-    short_captions: float = 0.0
+    short_queries: int = 0
     augmentation: bool = True
     crop_padding: int = 10
     cache_images: bool = False

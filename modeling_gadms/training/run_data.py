@@ -54,7 +54,7 @@ class RunData:
         data = self.arguments
         options: Any = {
             "captions_per_image": data.captions_per_image,
-            "short_captions": data.short_captions,
+            "short_queries": data.short_queries,
             "seed": seed,
         }
         if isinstance(self.train, ParquetRows):

@@ -141,7 +141,7 @@ class StreamedPairs:
 
     Args:
         rows ([`ParquetRows`]): rows of the pairs.
-        captions_per_image, short_captions (*optional*):
+        captions_per_image, short_queries (*optional*):
             See [`CaptionDraw`]. `captions_per_image="all"` needs caption columns of strings, not of lists.
         shuffle_buffer (`int`, *optional*, defaults to 2048):
             Number of pairs, with encoded images, that a worker keeps in memory, rounded up to whole batches.
@@ -156,11 +156,11 @@ class StreamedPairs:
         rows: ParquetRows,
         *,
         captions_per_image: Literal["one", "all"] = "one",
-        short_captions: float = 0.0,
+        short_queries: int = 0,
         shuffle_buffer: int = 2048,
         seed: int = 0,
     ):
-        self.caption_draw = CaptionDraw(captions_per_image, short_captions, seed)
+        self.caption_draw = CaptionDraw(captions_per_image, short_queries, seed)
         if captions_per_image == "all" and rows.has_caption_lists:
             raise ValueError(
                 "captions_per_image = 'all' needs one caption per column, and a column here holds lists, whose "
@@ -284,8 +284,8 @@ class _EpochRows:
             if person_id is None:
                 raise ValueError(f"row {row} has no `{columns.person_id}`; fill it in or drop the row")
             return {
+                **self.owner.caption_draw(captions, caption, epoch=self.epoch, row=row),
                 "image": _decode(values[columns.image], columns.image),
-                "caption": self.owner.caption_draw(captions, caption, epoch=self.epoch, row=row),
                 "person_id": person_id,
                 "image_index": row,
             }

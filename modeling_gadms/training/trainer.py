@@ -14,13 +14,20 @@ from accelerate.utils import parse_flag_from_env
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
+from transformers.training_args import OptimizerNames
 
-from ..losses_gadms import image_text_contrastive_loss, similarity_distribution_matching_loss
+from ..losses_gadms import (
+    image_query_contrastive_loss,
+    image_text_contrastive_loss,
+    similarity_distribution_matching_loss,
+)
 from ..metrics.person_retrieval.ranking import METRIC_NAMES, rank_metrics
 from ..modeling_gadms import GADMSForPreTraining, GADMSForPreTrainingOutput
 from ..processing_gadms import GADMSProcessor
 from .callbacks import CheckStreamOrder, SeedEachProcess, SetEpoch
+from .caption_queries import fitting_images
 from .data import ImageCaptionPairs, PairCollator
+from .muon import MuonAdamW
 from .streaming import BatchStream, StreamedPairs
 
 
@@ -43,11 +50,18 @@ class GADMSTrainingArguments(TrainingArguments):
         new_module_lr_multiplier (`float`, *optional*, defaults to 1.0):
             Factor on the learning rate for the fusion encoder, the token head and the identity classifier. The
             published fine-tuning recipes use 5.
+        query_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the loss of short queries, if the data draws them (`data.short_queries`).
+        muon_learning_rate (`float`, *optional*):
+            Learning rate of the matrices in the layers of the encoders, which are then trained by Muon, and all other
+            parameters by AdamW with `learning_rate`. From random weights, this needs several times fewer steps.
     """
 
     masking_start: float = field(default=0.0, metadata={"help": "fraction of the steps before masking starts"})
     contrastive_start: float = field(default=0.0, metadata={"help": "fraction of the steps that use ITC first"})
     new_module_lr_multiplier: float = field(default=1.0, metadata={"help": "learning rate factor of new modules"})
+    query_weight: float = field(default=1.0, metadata={"help": "weight of the loss of short queries"})
+    muon_learning_rate: float | None = field(default=None, metadata={"help": "learning rate of matrices, by Muon"})
 
     # Changed defaults of the base class.
     # The collator reads captions and person ids, whose column names are not arguments of `forward`.
@@ -64,8 +78,9 @@ class GADMSTrainingArguments(TrainingArguments):
         for name in ("masking_start", "contrastive_start"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} = {getattr(self, name)} must be a fraction of training between 0 and 1")
-        if self.new_module_lr_multiplier <= 0:
-            raise ValueError(f"new_module_lr_multiplier = {self.new_module_lr_multiplier} must be positive")
+        for name in ("new_module_lr_multiplier", "query_weight", "muon_learning_rate"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"{name} = {value} must be positive")
         # Otherwise each process shuffles the rows by the state of its own generator, and these states differ after
         # masks are drawn: processes would train on the same rows.
         if self.data_seed is None:
@@ -234,11 +249,19 @@ class GADMSTrainer(Trainer):
             # The identity classifier does not know the persons of the evaluation.
             person_ids=inputs["person_ids"] if model.training else None,
             masking=model.training and progress >= self.args.masking_start,
+            query_input_ids=inputs.get("query_input_ids"),
+            query_attention_mask=inputs.get("query_attention_mask"),
         )
 
         contrastive = config.alignment == "itc" or progress < self.args.contrastive_start
-        loss = self._alignment_loss(outputs, inputs["person_ids"], contrastive, config.sdm_epsilon)
+        all_image_embeds = gather_with_gradient(outputs["image_embeds"])
+        loss = self._alignment_loss(
+            outputs, inputs["person_ids"], contrastive, config.sdm_epsilon, all_image_embeds=all_image_embeds
+        )
         terms = {"alignment_loss": loss}
+        if outputs.query_embeds is not None:
+            terms["query_loss"] = self._query_loss(outputs, inputs, all_image_embeds)
+            loss = loss + self.args.query_weight * terms["query_loss"]
         if outputs.mtp_loss is not None:
             terms["mtp_loss"] = self._mean_over_processes(outputs.mtp_loss, outputs.num_predicted_tokens)
             loss = loss + config.mtp_weight * terms["mtp_loss"]
@@ -251,18 +274,52 @@ class GADMSTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _alignment_loss(
-        self, outputs: GADMSForPreTrainingOutput, person_ids: torch.Tensor, contrastive: bool, epsilon: float
+        self,
+        outputs: GADMSForPreTrainingOutput,
+        person_ids: torch.Tensor,
+        contrastive: bool,
+        epsilon: float,
+        *,
+        all_image_embeds: torch.Tensor,
     ) -> torch.Tensor:
         rows = (outputs["image_embeds"], outputs["text_embeds"], person_ids)
         options = {
             "temperature": outputs["temperature"],
-            "all_image_embeds": gather_with_gradient(outputs["image_embeds"]),
+            "all_image_embeds": all_image_embeds,
             "all_text_embeds": gather_with_gradient(outputs["text_embeds"]),
             "all_person_ids": self.accelerator.gather(person_ids),
         }
         if contrastive:
             return image_text_contrastive_loss(*rows, **options)
         return similarity_distribution_matching_loss(*rows, epsilon=epsilon, **options)
+
+    def _query_loss(
+        self, outputs: GADMSForPreTrainingOutput, inputs: dict[str, torch.Tensor], all_image_embeds: torch.Tensor
+    ) -> torch.Tensor:
+        """A query fits the images whose captions state all of it, and all images of the person it was drawn from."""
+        words, query_persons = (
+            {},
+            inputs["person_ids"].repeat_interleave(len(inputs["query_words"]) // len(inputs["person_ids"])),
+        )
+        for name in ("query_words", "image_words"):
+            rows = inputs[name]
+            for dim in (1, 2):  # the most statements and words of any process
+                rows = self.accelerator.pad_across_processes(rows, dim=dim)
+            words[name] = rows
+        gathered = self.accelerator.gather({**words, "queries": query_persons, "images": inputs["person_ids"]})
+
+        def fits(query_words, query_persons, image_words, image_persons):
+            return fitting_images(query_words, image_words) | (query_persons[:, None] == image_persons)
+
+        return image_query_contrastive_loss(
+            outputs["image_embeds"],
+            outputs["query_embeds"],
+            fits(gathered["query_words"], gathered["queries"], words["image_words"], inputs["person_ids"]).T,
+            fits(words["query_words"], query_persons, gathered["image_words"], gathered["images"]),
+            temperature=outputs["temperature"],
+            all_image_embeds=all_image_embeds,
+            all_query_embeds=gather_with_gradient(outputs["query_embeds"]),
+        )
 
     def _mean_over_processes(self, local_mean: torch.Tensor, local_count: torch.Tensor) -> torch.Tensor:
         """Weight a local mean so that the average over processes is the mean over all items."""
@@ -372,26 +429,40 @@ class GADMSTrainer(Trainer):
         return loss, embeddings, (inputs["person_ids"], inputs["image_indices"])
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Overridden for the learning rate of new modules. Norms, biases, scalars and DoRA's norms have no decay."""
+        """Overridden for the learning rate of new modules, and Muon.
+
+        Norms, biases, scalars and DoRA's norms have no decay.
+
+        Raises:
+            ValueError: if `muon_learning_rate` is set with an `optim` that is not AdamW.
+        """
         if self.optimizer is not None:
             return self.optimizer
         model = cast(PreTrainedModel, self.model if model is None else model)
         decayed = set(self.get_decay_parameter_names(model))
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
+        rates = (self.args.learning_rate, self.args.muon_learning_rate)
+        groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 is_new = bool(NEW_MODULES & set(name.split(".")))
                 is_decayed = name in decayed and parameter.ndim > 0 and "lora_magnitude_vector" not in name
-                groups[is_new, is_decayed].append(parameter)
+                by_muon = rates[1] is not None and parameter.ndim == 2 and ".layers." in name and "lora_" not in name
+                groups[by_muon, is_new, is_decayed].append(parameter)
         optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+        if rates[1] is not None:
+            if optimizer_class is not torch.optim.AdamW:
+                optim = OptimizerNames(self.args.optim).value
+                raise ValueError(f"muon_learning_rate needs AdamW for the other parameters, and optim is {optim}")
+            optimizer_class = MuonAdamW
         self.optimizer = optimizer_class(
             [
                 {
                     "params": parameters,
-                    "lr": self.args.learning_rate * (self.args.new_module_lr_multiplier if is_new else 1.0),
+                    "lr": cast(float, rates[by_muon]) * (self.args.new_module_lr_multiplier if is_new else 1.0),
                     "weight_decay": self.args.weight_decay if is_decayed else 0.0,
+                    **({"muon": True} if by_muon else {}),
                 }
-                for (is_new, is_decayed), parameters in sorted(groups.items())
+                for (by_muon, is_new, is_decayed), parameters in sorted(groups.items())
             ],
             **optimizer_kwargs,
         )

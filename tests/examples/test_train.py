@@ -398,7 +398,7 @@ MISTAKES = {
     "data.image_column=photo": "no column `photo`",
     "data.person_id_column=image_path": "column `image_path` holds string, not whole numbers",
     "data.captions_per_image=two": "captions_per_image = 'two' must be 'one' or 'all'",
-    "data.short_captions=2": "short_captions = 2 is a share of the pairs: it must be from 0 to 1",
+    "data.short_queries=-1": "short_queries = -1 is a number of queries: it must not be negative",
     "training.per_device_train_batch_size=64": "16 training pairs do not fill one batch of 64",
     "training.masking_start=7": "masking_start = 7 must be a fraction of training",
     "training.output_dir": "must have the form section.key=value",

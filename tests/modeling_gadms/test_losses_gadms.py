@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from modeling_gadms.losses_gadms import (
     identity_loss,
+    image_query_contrastive_loss,
     image_text_contrastive_loss,
     masked_token_prediction_loss,
     similarity_distribution_matching_loss,
@@ -38,6 +39,47 @@ def naive_sdm(images, texts, person_ids, temperature, epsilon=1e-8) -> float:
         return sum(losses) / len(losses)
 
     return direction(images, texts) + direction(texts, images)
+
+
+# Images and queries.
+
+
+def test_one_query_an_image_is_the_contrastive_loss():
+    images, texts = random_pairs(5)
+    persons = torch.tensor([0, 1, 0, 2, 3])
+    same = persons[:, None] == persons
+    expected = image_text_contrastive_loss(images, texts, persons, temperature=0.2)
+    got = image_query_contrastive_loss(images, texts, same, same, temperature=0.2)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=0)
+
+
+def test_queries_against_a_loop():
+    """Seven queries of three images; the last query fits nobody, and the last image has no query."""
+    images, queries = random_pairs(3)[0], random_pairs(7, seed=1)[1]
+    fits = torch.tensor([[1, 1, 0, 1, 0, 0, 0], [0, 1, 1, 0, 1, 1, 0], [0] * 7], dtype=torch.bool)
+
+    def direction(rows, columns, matches):
+        losses = []
+        for row, fitting in zip(rows, matches, strict=True):
+            logits = [F.cosine_similarity(row, column, dim=0).item() / 0.3 for column in columns]
+            total = math.log(sum(map(math.exp, logits)))
+            chosen = [total - logit for logit, fit in zip(logits, fitting, strict=True) if fit]
+            if chosen:
+                losses.append(sum(chosen) / len(chosen))
+        return sum(losses) / len(losses)
+
+    expected = (direction(images, queries, fits) + direction(queries, images, fits.T)) / 2
+    got = image_query_contrastive_loss(images, queries, fits, fits.T, temperature=0.3)
+    assert got.item() == pytest.approx(expected, rel=1e-12)
+    # Two processes with the columns of both.
+    halves = [
+        image_query_contrastive_loss(
+            images[rows], queries[own], fits[rows], fits.T[own],
+            temperature=0.3, all_image_embeds=images, all_query_embeds=queries,
+        )
+        for rows, own in ((slice(0, 1), slice(0, 3)), (slice(1, 2), slice(3, 6)))
+    ]  # fmt: skip
+    assert (sum(halves) / 2).item() == pytest.approx(expected, rel=1e-12)
 
 
 # Similarity distribution matching.

@@ -66,6 +66,29 @@ def test_masking_can_be_asked_for_in_evaluation(model, batch):
     assert model.eval()(**batch, masking=True).noise_mask is not None
 
 
+@pytest.mark.parametrize("masking", [False, True])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_queries_are_encoded_beside_the_captions(tiny_config, processor, batch, masking, attention):
+    """Longer and shorter than the captions; neither changes the other."""
+    config = tiny_config(noise_mask_rate=1.0, informative_mask_rate=1.0, mask_sharpness=1e6)  # masks no draw decides
+    config._attn_implementation = attention
+    model = randomised(GADMSForPreTraining(config)).train()
+    expected = model(**batch, masking=masking)
+    for texts in (["hat", "a red coat", "bag"], ["a person " + "in a red coat and " * 4 + "boots", "hat"]):
+        tokens = processor(text=texts)
+        outputs = model(
+            **batch,
+            masking=masking,
+            query_input_ids=tokens["input_ids"],
+            query_attention_mask=tokens["attention_mask"],
+        )
+        alone = model.gadms.get_text_features(tokens["input_ids"], tokens["attention_mask"]).pooler_output
+        torch.testing.assert_close(outputs.query_embeds, F.normalize(alone, dim=-1))
+        torch.testing.assert_close(outputs.text_embeds, expected.text_embeds)
+        if masking:
+            torch.testing.assert_close(outputs.mtp_loss, expected.mtp_loss)
+
+
 def test_alignment_sees_the_noise_masked_caption(tiny_model, batch):
     """And the images as they are."""
     model = randomised(tiny_model(noise_mask_threshold=0.0, noise_mask_rate=0.5)).train()

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import datasets
 import torch
@@ -51,6 +51,9 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "late_masking": {"model": {}, "training": {"masking_start": 0.5, "contrastive_start": 0.25}},
     "gradient_checkpointing": {"model": {}, "training": {"gradient_checkpointing": True}},
+    # The two processes have different numbers of statements, words and tokens.
+    "short_queries": {"model": {}, "training": {"query_weight": 0.5}, "pairs": {"short_queries": 2}},
+    "muon": {"model": {}, "training": {"muon_learning_rate": 1e-2}},
     "sgd": {"model": {}, "training": {"optim": "sgd", "learning_rate": 1e-3, "max_grad_norm": 0.0}},
     "accumulation": {"model": {}, "training": {"gradient_accumulation_steps": 2, "max_steps": 3}},
     "random_masks": {
@@ -109,8 +112,8 @@ def make_pairs(
     *,
     captions: Sequence[str] = CAPTIONS,
     one_word_rows: Sequence[int] = (),
-    captions_per_image: Literal["one", "all"] = "one",
     seed: int = 0,
+    **options: Any,
 ) -> ImageCaptionPairs:
     captions = [[captions[(row * step) % len(captions)] for row in range(num_rows)] for step in (1, 5)]
     for column in captions:
@@ -120,9 +123,7 @@ def make_pairs(
     rows = {"image": list(range(num_rows)), "caption1": captions[0], "caption2": captions[1], "person_id": persons}
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (num_rows, 3, *processor.image_size), dtype=torch.uint8, generator=generator)
-    return ImageCaptionPairs(
-        datasets.Dataset.from_dict(rows), COLUMNS, captions_per_image=captions_per_image, pixel_cache=pixels
-    )
+    return ImageCaptionPairs(datasets.Dataset.from_dict(rows), COLUMNS, pixel_cache=pixels, **options)
 
 
 class _Witness(TrainerCallback):

@@ -192,26 +192,40 @@ LONG = "A man wears a red coat, blue jeans and white boots. He carries a bag."
 
 
 @pytest.mark.parametrize("captions_per_image", ["one", "all"])
-def test_a_share_of_the_captions_is_short(captions_per_image):
-    dataset = texts(400, caption1=[LONG] * 400, caption2=[LONG.replace("red", "green")] * 400)
-    cache = torch.zeros(400, 3, 1, 1, dtype=torch.uint8)
-    options = {"captions_per_image": captions_per_image, "pixel_cache": cache}
-    drawn = captions_of(ImageCaptionPairs(dataset, DatasetColumns(), **options, short_captions=0.5))
-    whole = {LONG, LONG.replace("red", "green")}
-    assert len(drawn) / 3 < sum(caption in whole for caption in drawn) < 2 * len(drawn) / 3
-    assert any("coat" in caption and "bag" not in caption for caption in drawn)
-    again = ImageCaptionPairs(dataset, DatasetColumns(), **options, short_captions=0.5)
-    assert captions_of(again) == drawn
+def test_queries_are_drawn_from_the_pairs_caption_anew_in_each_epoch(captions_per_image):
+    dataset = texts(40, caption1=[LONG] * 40, caption2=[LONG.replace("red", "green")] * 40)
+    options = {"captions_per_image": captions_per_image, "pixel_cache": torch.zeros(40, 3, 1, 1, dtype=torch.uint8)}
+    plain = ImageCaptionPairs(dataset, DatasetColumns(), **options)
+    pairs, again = (ImageCaptionPairs(dataset, DatasetColumns(), **options, short_queries=4) for _ in range(2))
+    assert captions_of(pairs) == captions_of(plain) and "queries" not in plain[0]
+    for index in range(len(pairs)):
+        pair = pairs[index]
+        assert len(pair["queries"]) == 4 and pair["queries"] == again[index]["queries"]
+        other = "green" if "red" in pair["caption"] else "red"
+        assert all(other not in query.text for query in pair["queries"])
+        # Both captions are true of the image.
+        assert {frozenset({"red", "coat"}), frozenset({"green", "coat"})} < pair["stated"]
     again.set_epoch(1)
-    assert captions_of(again) != drawn
-    whole_only = ImageCaptionPairs(dataset, DatasetColumns(), **options)
-    assert set(captions_of(whole_only)) == whole
+    assert [again[index]["queries"] for index in range(40)] != [pairs[index]["queries"] for index in range(40)]
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
-def test_a_share_of_short_captions_out_of_range_is_refused(share):
-    with pytest.raises(ValueError, match="short_captions = .* is a share of the pairs"):
-        text_pairs(3, short_captions=share)
+def test_a_batch_has_the_queries_of_its_pairs(processor):
+    dataset = texts(3, caption1=[LONG, "A woman in a red coat.", "A tall man."], caption2=[LONG] * 3)
+    cache = torch.zeros(3, 3, *processor.image_size, dtype=torch.uint8)
+    pairs = ImageCaptionPairs(dataset, DatasetColumns(), pixel_cache=cache, short_queries=2)
+    batch = PairCollator(processor)([pairs[row] for row in range(3)])
+    queries = [query for row in range(3) for query in pairs[row]["queries"]]
+    tokens = processor(text=[query.text for query in queries])
+    assert torch.equal(batch["query_input_ids"], tokens["input_ids"])
+    assert torch.equal(batch["query_attention_mask"], tokens["attention_mask"])
+    assert len(batch["query_words"]) == 6 and len(batch["image_words"]) == 3
+    plain = PairCollator(processor)([{**pairs[row], "queries": []} for row in range(3)])
+    assert not any(name.startswith("query") for name in plain)
+
+
+def test_a_negative_number_of_queries_is_refused():
+    with pytest.raises(ValueError, match="short_queries = -1 is a number of queries"):
+        text_pairs(3, short_queries=-1)
 
 
 def test_an_empty_data_set_and_an_unknown_mode_are_refused():

@@ -19,7 +19,7 @@ spec = importlib.util.spec_from_file_location("distributed_worker", WORKER)
 worker = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(worker)
 # Draws decide the masks of this one, and every process draws its own.
-LOGGED_TERMS = {"loss", "alignment_loss", "mtp_loss", "identity_loss", "temperature"}
+LOGGED_TERMS = {"loss", "alignment_loss", "query_loss", "mtp_loss", "identity_loss", "temperature"}
 LOGGED_TERMS |= {"noise_mask_rate", "informative_mask_rate", "truncated_captions"}
 EQUAL_CASES = [name for name in worker.CASES if name != "random_masks"]
 

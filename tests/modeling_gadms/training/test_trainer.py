@@ -11,7 +11,11 @@ from torch import nn
 from transformers import AutoModelForPreTraining, TrainerCallback
 
 from modeling_gadms import GADMSProcessor
-from modeling_gadms.losses_gadms import image_text_contrastive_loss, similarity_distribution_matching_loss
+from modeling_gadms.losses_gadms import (
+    image_query_contrastive_loss,
+    image_text_contrastive_loss,
+    similarity_distribution_matching_loss,
+)
 from modeling_gadms.training.data import DatasetColumns, ImageCaptionPairs, PairCollator, PersonAugmentation
 from modeling_gadms.training.trainer import EVALUATION_METRICS, GADMSTrainer, GADMSTrainingArguments, retrieval_metrics
 
@@ -165,6 +169,36 @@ def test_logged_terms_are_those_of_the_model_outputs(make_trainer, tiny_model):
         assert {name: entry[name] for name in expected} == pytest.approx(
             {name: torch.as_tensor(value).item() for name, value in expected.items()}, rel=1e-5
         )
+
+
+def test_the_query_loss_is_that_of_the_images_that_fit(make_trainer, tiny_model):
+    """A query fits the images whose captions state all of it, and those of its person."""
+    model = tiny_model(temperature=0.1, mtp_weight=0.0)
+    passes = ForwardPasses(model)
+    batches = []
+    trainer = make_trainer(model, make_pairs(12, num_persons=6, short_queries=3), callbacks=[passes], query_weight=0.5)
+    collate = trainer.data_collator
+    trainer.data_collator = lambda pairs: batches.append(pairs) or collate(pairs)
+    trainer.train()
+    for entry, seen, pairs in zip(training_logs(trainer), passes.seen, batches, strict=True):
+        fits = torch.tensor(
+            [
+                [
+                    pair["person_id"] == other["person_id"]
+                    or all(any(words <= fact for fact in other["stated"]) for words in query.statements)
+                    for other in pairs
+                ]
+                for pair in pairs
+                for query in pair["queries"]
+            ]
+        )
+        assert len(fits) < fits.sum() < fits.numel()
+        outputs = seen.outputs
+        expected = image_query_contrastive_loss(
+            outputs.image_embeds, outputs.query_embeds, fits.T, fits, temperature=0.1
+        )
+        assert entry["query_loss"] == pytest.approx(expected.item(), rel=1e-5)
+        assert entry["loss"] == pytest.approx(entry["alignment_loss"] + 0.5 * expected.item(), rel=1e-5)
 
 
 def test_a_log_over_several_steps_holds_their_mean(make_trainer, tiny_model):
@@ -370,6 +404,27 @@ def test_parameter_groups_hold_what_their_names_promise(make_trainer, tiny_model
     assert "gadms.vision_model.pre_layrnorm.weight" in got[1e-3, 0.0]
     assert "gadms.text_model.embeddings.token_embedding.weight" in got[1e-3, 0.05]
     assert "gadms.logit_scale" in got[1e-3, 0.0]
+
+
+def test_muon_trains_the_matrices_of_the_layers(make_trainer, tiny_model):
+    model = tiny_model()
+    trainer = make_trainer(model, learning_rate=1e-3, muon_learning_rate=0.02, new_module_lr_multiplier=2.0)
+    optimizer = trainer.create_optimizer()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    rates = {
+        names[id(parameter)]: group["lr"]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if group["muon"]
+    }
+    layers = {name for name in names.values() if ".layers." in name}
+    assert set(rates) == {name for name in layers if name.endswith("weight") and "norm" not in name}
+    assert {name for name, rate in rates.items() if rate == 0.04} == {name for name in rates if "fusion" in name}
+    assert set(rates.values()) == {0.02, 0.04} and len(optimizer.param_groups) == 6
+    with pytest.raises(
+        ValueError, match="muon_learning_rate needs AdamW for the other parameters, and optim is .*sgd"
+    ):
+        make_trainer(tiny_model(), muon_learning_rate=0.02, optim="sgd").create_optimizer()
 
 
 def test_frozen_parameters_are_in_no_group(make_trainer, tiny_model):
@@ -657,6 +712,8 @@ def test_identities_beyond_the_classifier_are_refused(make_trainer, tiny_model):
         ({"masking_start": -0.1}, "masking_start = -0.1 must be a fraction"),
         ({"contrastive_start": 2}, "contrastive_start = 2 must be a fraction"),
         ({"new_module_lr_multiplier": -1}, "new_module_lr_multiplier = -1 must be positive"),
+        ({"query_weight": 0}, "query_weight = 0 must be positive"),
+        ({"muon_learning_rate": -0.1}, "muon_learning_rate = -0.1 must be positive"),
         ({"remove_unused_columns": True}, "remove_unused_columns = True"),
     ],
 )
