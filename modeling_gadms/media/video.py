@@ -15,6 +15,12 @@ from PIL import Image
 from .images import IMAGE_SUFFIXES, UnreadableImageError, iter_image_files, load_image
 
 
+VIDEO_SUFFIXES = (
+    *(".264", ".265", ".3g2", ".3gp", ".asf", ".avi", ".dav", ".divx", ".dv", ".f4v", ".flv", ".h264", ".h265"),
+    *(".hevc", ".ivf", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg"),
+    *(".mts", ".mxf", ".nut", ".obu", ".ogm", ".ogv", ".qt", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
+)
+"""Suffixes of the files that are videos, in lower case; `FrameReader` goes by their content."""
 UNDECODABLE = "does not decode"
 """Reason for skipping a frame that the video's header announces but that does not decode."""
 

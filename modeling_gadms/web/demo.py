@@ -16,7 +16,7 @@ from ..explain.image_patches import draw_heat_map, image_relevance
 from ..gallery.filter import literal
 from ..gallery.person_gallery import PersonGallery, Query, SearchResult
 from ..indexing.indexer import SourceOptions
-from ..indexing.jobs import UPLOAD_SUFFIXES, VIDEO_SUFFIXES, IndexJobs, JobsFullError, safe_name
+from ..indexing.jobs import UPLOAD_SUFFIXES, IndexJobs, JobsFullError, safe_name
 from ..media.detection import PersonDetector, SsdMobileNetDetector
 from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
