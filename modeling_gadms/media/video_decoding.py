@@ -133,7 +133,7 @@ class VideoFile:
             else:
                 yield DecodedFrame(index, float(clock(picture)), picture, aspect)
             index += 1
-        for missing in range(self._missing_at_end()):
+        for missing in range(self._missing()):
             yield DecodedFrame(index + missing)
 
     def times(self) -> list[float]:
@@ -185,10 +185,12 @@ class VideoFile:
             except av.error.FFmpegError:
                 yield None
 
-    def _missing_at_end(self) -> int:
-        """Number of frames that the file lacks at its end, counting what is unknown as one."""
-        listed = len(self._stream.index_entries) if self._container.format.name.startswith("mov") else 0
-        return max(listed - self._packets_read, 0) or int(_is_cut(self._file))
+    def _missing(self) -> int:
+        """Number of frames that the file lacks, counting what is unknown as one."""
+        # The index of other containers lists key frames, or places to seek to.
+        is_listed = self._container.format.name.startswith(("avi", "mov"))
+        missing = len(self._stream.index_entries) - self._packets_read if is_listed else 0
+        return max(missing, int(_is_cut(self._file)))
 
 
 class _Clock:
