@@ -83,8 +83,8 @@ def load_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     EXIF orientation is applied. CMYK (also Adobe's inverted variant) and palettes are converted. Transparency becomes
     white. 16-bit grey is scaled to 8 bit, not clipped. Float grey (TIFF) is scaled by the smallest of the ranges 0 to
     1, 0 to 255 and 0 to 65,535 that holds all its values; NaN and infinities are black. Float and 32-bit grey beyond
-    these ranges is scaled from its least to its greatest value. An animation, or a file of several pages or exposures, is represented by
-    its first image.
+    these ranges is scaled from its least to its greatest value. An animation, or a file of several pages or exposures,
+    is represented by its first image.
 
     Args:
         source (`str`, `Path`, `bytes` or `PIL.Image.Image`): a file, the content of a file, or a PIL image.

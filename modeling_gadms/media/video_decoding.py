@@ -1,5 +1,6 @@
 """Open video files safely, and decode their frames with exact times: the one place where a video is opened."""
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image
@@ -38,6 +39,8 @@ _OPTIONS = {
 }
 _DAY = Fraction(24 * 60 * 60)
 _DEFAULT_RATE = Fraction(25)
+_MAX_ELEMENTS = 200_000
+"""Elements of a file whose lengths are added up: a day of fragments of a second, in MP4."""
 _SLACK_BYTES = 16
 """Some programs state the length of an AVI with the eight bytes before it, or pad it."""
 _TURNS: dict[tuple[int, ...], Image.Transpose] = {
@@ -96,7 +99,8 @@ class DecodedFrame:
                 width=width,
                 height=height,
                 src_colorspace=Colorspace.ITU709 if unspecified_hd else None,
-                interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
+                interpolation=Interpolation.BICUBIC,
+                threads=1,
             )
         except av.error.FFmpegError:  # a pixel format that cannot be converted
             return None
@@ -105,10 +109,20 @@ class DecodedFrame:
         return image if turn is None else image.transpose(turn)
 
 
+class _File(io.FileIO):
+    """A file that answers a seek to no place as FFmpeg's own do: PyAV would end the reading by the exception."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except OSError:
+            return -1
+
+
 class VideoFile:
     """A video opened by [`open_video`]. Its frames, or its packets, can be read once."""
 
-    def __init__(self, file: BinaryIO, container: "InputContainer", stream: "VideoStream"):
+    def __init__(self, file: io.FileIO, container: "InputContainer", stream: "VideoStream"):
         self._file, self._container, self._stream = file, container, stream
         self._packets_read = 0
         rate = stream.guessed_rate or stream.average_rate
@@ -141,8 +155,11 @@ class VideoFile:
 
         They are those of `frames` for videos without damage whose times do not fall.
         """
-        packets = [packet for packet in self._packets() if packet is not None and not packet.is_discard]
-        ticks = [packet.dts if packet.pts is None else packet.pts for packet in packets]
+        ticks = [
+            packet.dts if packet.pts is None else packet.pts
+            for packet in self._packets()
+            if packet is not None and not packet.is_discard
+        ]
         known = sorted(tick for tick in ticks if tick is not None)
         if len(known) < len(ticks):
             return [float(self._interval * number) for number in range(len(ticks))]
@@ -187,10 +204,11 @@ class VideoFile:
 
     def _missing(self) -> int:
         """Number of frames that the file lacks, counting what is unknown as one."""
+        name = self._container.format.name
         # The index of other containers lists key frames, or places to seek to.
-        is_listed = self._container.format.name.startswith(("avi", "mov"))
+        is_listed, states_length = name.startswith(("avi", "mov")), name.startswith(("avi", "matroska", "mov"))
         missing = len(self._stream.index_entries) - self._packets_read if is_listed else 0
-        return max(missing, int(_is_cut(self._file)))
+        return max(missing, int(states_length and _is_cut(self._file)))
 
 
 class _Clock:
@@ -239,7 +257,7 @@ def open_video(path: str | Path) -> Iterator[VideoFile]:
         from av.stream import Disposition
     except ImportError as error:
         raise ImportError('Reading videos needs PyAV: pip install "gadms[detect]"') from error
-    with open(path, "rb") as file:
+    with _File(path) as file:
         try:
             container = av.open(file, "r", options=_OPTIONS, metadata_errors="replace", buffer_size=2**18)
         except av.error.FFmpegError as error:
@@ -269,37 +287,32 @@ def _directions(picture: "VideoFrame") -> tuple[int, ...]:
     return tuple(np.round(entries / max(1, np.abs(entries).max())).astype(int).tolist())
 
 
-def _is_cut(file: BinaryIO) -> bool:
-    """Whether the file is shorter than the outermost element of an AVI, Matroska or MP4 file states."""
+def _is_cut(file: io.FileIO) -> bool:
+    """Whether the file is shorter than the outermost elements of an AVI, Matroska or MP4 file state."""
     size = os.fstat(file.fileno()).st_size
     end = 0
-    while end < size:
+    for _ in range(_MAX_ELEMENTS):
         file.seek(end)
-        start, head = end, file.read(16)
+        head = file.read(16)
         if head[:4] == b"RIFF":  # several in files above 1 GB
             stated = int.from_bytes(head[4:8], "little")
-            end += 8 + stated + stated % 2
-            if not 0 < stated < 2**32 - 1:  # recorded by a program that did not end properly
-                return False
+            length = 8 + stated + stated % 2 if stated < 2**32 - 1 else 0
         elif head[:4] in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # EBML's header, Matroska's segment
-            length = _vint(head[4:])
-            if length is None:
-                return False
-            end += 4 + sum(length)
+            length = 4 + _vint(head[4:])
         elif head[4:8].isalnum():  # a box of MP4
-            stated = int.from_bytes(head[8:16] if head[:4] == b"\0\0\0\1" else head[:4], "big")
-            end += stated
+            length = int.from_bytes(head[8:16] if head[:4] == b"\0\0\0\1" else head[:4], "big")
         else:
             return False
-        if end <= start:
-            return False
+        end += length
+        if length <= 8 or end >= size:  # without a length: recorded by a program that did not end properly
+            break
     return end > size + _SLACK_BYTES
 
 
-def _vint(content: bytes) -> tuple[int, int] | None:
-    """Number of bytes of a length of Matroska, and the length; `None` if it is unknown."""
+def _vint(content: bytes) -> int:
+    """Size of an element of Matroska with its length; 0 if the length is unknown."""
     if not content or content[0] == 0:
-        return None
+        return 0
     width = 9 - content[0].bit_length()
     value = int.from_bytes(content[:width], "big") - (1 << 7 * width)
-    return None if value == (1 << 7 * width) - 1 else (width, value)
+    return width + value if value < (1 << 7 * width) - 1 else 0

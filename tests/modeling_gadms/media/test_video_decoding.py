@@ -41,6 +41,10 @@ KINDS = {
     "flash.flv": {"options": B_FRAMES},
     "windows.wmv": {"codec": "wmv2"},
     "motion-jpeg.avi": {"codec": "mjpeg"},
+    "any.nut": {"options": B_FRAMES},
+    "plain.y4m": {"codec": "wrapped_avframe"},
+    "broadcast.mxf": {**MPEG2, "rate": 25},
+    "vp8.ivf": {"codec": "libvpx"},
 }
 
 
