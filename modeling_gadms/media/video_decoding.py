@@ -200,7 +200,8 @@ class VideoFile:
                         yield packet
                 return
             except av.error.FFmpegError:
-                yield None
+                if read_on:
+                    yield None
 
     def _missing(self) -> int:
         """Number of frames that the file lacks, counting what is unknown as one."""
@@ -208,6 +209,8 @@ class VideoFile:
         # The index of other containers lists key frames, or places to seek to.
         is_listed, states_length = name.startswith(("avi", "mov")), name.startswith(("avi", "matroska", "mov"))
         missing = len(self._stream.index_entries) - self._packets_read if is_listed else 0
+        # A frame has a byte at least: a damaged index may list any number.
+        missing = min(missing, os.fstat(self._file.fileno()).st_size)
         return max(missing, int(states_length and _is_cut(self._file)))
 
 

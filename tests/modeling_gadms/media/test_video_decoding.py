@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from modeling_gadms.media import video_decoding
+from modeling_gadms.media.images import load_image
 from modeling_gadms.media.video import UNDECODABLE, FrameReader, count_frames, read_frames
 from modeling_gadms.media.video_decoding import open_video
-from tests.videos import B_FRAMES, BRIGHT, DARK, number_shown, numbers_and_times, remux, write_video
+from tests.videos import B_FRAMES, BRIGHT, DARK, number_shown, numbers_and_times, picture, remux, write_video
 
 
 VARIABLE = [*range(0, 1000, 40), *range(1500, 9000, 500)]
@@ -148,6 +149,18 @@ def test_a_video_is_seen_upright(tmp_path, name):
     row, column = (10 if side == 0 else -10 for side in corner)
     row, column = (row, (4 if column > 0 else -4)) if a else ((4 if row > 0 else -4), column)
     assert bright[row, column]
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_orientation_of_the_jpegs_of_a_camera_is_applied(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = orientation, "a camera"
+    Image.fromarray(picture(1)).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    (tmp_path / "a.mjpeg").write_bytes((tmp_path / "a.jpg").read_bytes() * 3)
+    upright = np.asarray(load_image(tmp_path / "a.jpg")).astype(int)
+    images = [np.asarray(frame.image) for frame in FrameReader(tmp_path / "a.mjpeg")]
+    assert len(images) == 3
+    assert all(image.shape == upright.shape and np.abs(image - upright).mean() < 4 for image in images)
 
 
 @pytest.mark.parametrize(("aspect", "size"), [(Fraction(2), (256, 64)), (Fraction(1, 2), (128, 128))])
