@@ -12,10 +12,18 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".jfif", ".png", ".tif", ".tiff", ".webp")
-IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+IMAGE_SUFFIXES = (
+    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".hif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc"),
+    *(".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi"),
+    *(".sgi", ".tga", ".tif", ".tiff", ".webp"),
+)
+"""Suffixes of the files that are pictures, in lower case; `load_image` goes by their content."""
+IMAGE_FORMATS = (
+    *("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI", "TIFF", "WEBP"),
+    *("DIB", "TGA"),  # last: they are told by weak signs
+)
 """Formats that Pillow may read. Excluded are formats that Pillow passes to another program, such as EPS to
-Ghostscript: an untrusted file must not start one."""
+Ghostscript: an untrusted file must not start one. HEIC is read by pillow-heif."""
 MAX_PIXELS = 80_000_000
 """Larger images are refused before decoding: 80 megapixels (240 MB of RGB) exceed any camera frame."""
 MIN_SIDE = 8
@@ -23,7 +31,15 @@ MIN_SIDE = 8
 them."""
 
 _SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
-_IMAGE_SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF.{4}WEBP|II\*\x00|MM\x00\*", re.DOTALL)
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_IMAGE_SIGNATURE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF.{4}WEBP|II\*\x00|MM\x00\*|8BPS|qoif|\0\0\0\x0cjP  |\xff\x4f\xff\x51"
+    rb"|.{4}ftypavi[fs]",
+    re.DOTALL,
+)
+_HEIF_SIGNATURE = re.compile(rb".{4}ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL)
+_FLOAT_RANGES = (1, 255, 65535)
+_LONG_PNG_CHUNKS = {b"tEXt", b"zTXt", b"iTXt", b"iCCP"}
 
 
 class UnreadableReason(StrEnum):
@@ -35,6 +51,7 @@ class UnreadableReason(StrEnum):
     TRUNCATED = "truncated"
     """Starts as an image, but does not decode completely: truncated or damaged."""
     NOT_AN_IMAGE = "not an image"
+    NEEDS_HEIF = 'HEIC, which needs pip install "gadms[heif]"'
     TOO_LARGE = "too large"
     TOO_SMALL = "too small"
 
@@ -60,8 +77,14 @@ class UnreadableImageError(ValueError):
 def load_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     """Decode an image completely, and convert it to upright 8-bit RGB.
 
+    Read are AVIF, BMP, GIF, JPEG (also MPO), JPEG 2000, PCX, PNG, PPM (also PBM, PGM), PSD, QOI, SGI, TGA, TIFF, WebP
+    and, with the extra `heif`, HEIC. A file's content decides, not its name.
+
     EXIF orientation is applied. CMYK (also Adobe's inverted variant) and palettes are converted. Transparency becomes
-    white. 16-bit grey is scaled to 8 bit, not clipped. An animation is represented by its first frame.
+    white. 16-bit grey is scaled to 8 bit, not clipped. Float grey (TIFF) is scaled by the smallest of the ranges 0 to
+    1, 0 to 255 and 0 to 65,535 that holds all its values; NaN and infinities are black. Float and 32-bit grey beyond
+    these ranges is scaled from its least to its greatest value. An animation, or a file of several pages or exposures,
+    is represented by its first image.
 
     Args:
         source (`str`, `Path`, `bytes` or `PIL.Image.Image`): a file, the content of a file, or a PIL image.
@@ -81,18 +104,57 @@ def load_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     if not content:
         raise UnreadableImageError(name, UnreadableReason.EMPTY, "it has no content")
     try:
+        return _decode(content, name)
+    except UnreadableImageError as error:
+        # Pillow refuses long texts and colour profiles, which are not needed. Short texts may hold the orientation.
+        if error.reason is not UnreadableReason.TRUNCATED or not content.startswith(_PNG_SIGNATURE):
+            raise
+        return _decode(_without_long_chunks(content), name)
+
+
+def _decode(content: bytes, name: str) -> Image.Image:
+    try:
         with warnings.catch_warnings():
             # `MAX_PIXELS` is checked below instead.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
+            image = _open(content, name)
+    except UnreadableImageError:
+        raise
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(name, UnreadableReason.TOO_LARGE, str(error)) from error
     except Exception as error:  # Pillow's parsers raise many types for damaged headers
-        if isinstance(error, UnidentifiedImageError) and not _IMAGE_SIGNATURE.match(content):
+        is_image = _IMAGE_SIGNATURE.match(content) or _HEIF_SIGNATURE.match(content)
+        if isinstance(error, UnidentifiedImageError) and not is_image:
             raise UnreadableImageError(name, UnreadableReason.NOT_AN_IMAGE, "no known image format") from error
-        raise UnreadableImageError(name, UnreadableReason.TRUNCATED, "its header is incomplete") from error
+        detail = "its header is incomplete, or of a kind that Pillow does not read"
+        raise UnreadableImageError(name, UnreadableReason.TRUNCATED, detail) from error
     with image:
         return _to_upright_rgb(image, name)
+
+
+def _open(content: bytes, name: str) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
+    except UnidentifiedImageError:
+        if not _HEIF_SIGNATURE.match(content):
+            raise
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        detail = 'pip install "gadms[heif]" adds pillow-heif'
+        raise UnreadableImageError(name, UnreadableReason.NEEDS_HEIF, detail) from error
+    return HeifImageFile(io.BytesIO(content))
+
+
+def _without_long_chunks(png: bytes) -> bytes:
+    """The content of a PNG file without texts and colour profile."""
+    kept, place = [_PNG_SIGNATURE], len(_PNG_SIGNATURE)
+    while place < len(png):
+        end = place + 12 + int.from_bytes(png[place : place + 4], "big")
+        if png[place + 4 : place + 8] not in _LONG_PNG_CHUNKS:
+            kept.append(png[place:end])
+        place = end
+    return b"".join(kept)
 
 
 def to_jpeg(image: Image.Image, quality: int, *, full_colour: bool = False) -> bytes:
@@ -156,12 +218,23 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _SIXTEEN_BIT_MODES:
+    if image.mode in _SIXTEEN_BIT_MODES or image.mode == "F":
         # Pillow's own conversion clips at 255, which turns all but the darkest 0.4 % of the 16-bit range white.
-        grey = np.asarray(image).astype(np.float32).clip(0, 65535) / 257
-        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+        values = np.asarray(image).astype(np.float64)
+        return Image.fromarray(_to_eight_bits(values, floats=image.mode == "F")).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _to_eight_bits(values: np.ndarray, *, floats: bool) -> np.ndarray:
+    """Scale grey values to 8 bits, as `load_image` says."""
+    finite = np.isfinite(values)
+    low, high = (values[finite].min(), values[finite].max()) if finite.any() else (0.0, 0.0)
+    ranges = _FLOAT_RANGES if floats else _FLOAT_RANGES[-1:]
+    if low >= 0 and high <= ranges[-1]:
+        low, high = 0.0, next(top for top in ranges if high <= top)
+    scaled = np.where(finite, (values - low) / max(high - low, np.finfo(float).tiny), 0)
+    return (255 * scaled).round().astype(np.uint8)

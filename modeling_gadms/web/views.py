@@ -12,9 +12,9 @@ from ..explain.caption_tokens import Explanation, score_colour
 from ..gallery.contact_sheet import place_and_time
 from ..gallery.maintenance import GalleryInfo
 from ..gallery.person_gallery import SearchResult
-from ..indexing.jobs import VIDEO_SUFFIXES, IndexJob, JobState
+from ..indexing.jobs import IndexJob, JobState
 from ..media.images import IMAGE_SUFFIXES, load_image, to_jpeg
-from ..media.video import read_frames
+from ..media.video import VIDEO_SUFFIXES, read_frames
 
 
 MAX_FRAME = 20_000

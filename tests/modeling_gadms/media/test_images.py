@@ -2,6 +2,10 @@
 
 import io
 import pickle
+import struct
+import sys
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,3 +193,137 @@ def test_a_spoiled_file_is_read_or_refused_with_a_reason(file_format, rounds):
 def test_a_format_that_pillow_hands_to_another_program_is_not_an_image():
     # Pillow gives EPS to Ghostscript, an interpreter: a file that calls itself a photograph must not reach it.
     assert reason_of(encoded(noise(), "EPS")) is UnreadableReason.NOT_AN_IMAGE
+
+
+def test_every_listed_kind_is_read_whatever_its_name(tmp_path):
+    # The suffix is what folders and tars go by; the content is what the loader goes by.
+    kinds = {"jpe": "JPEG", "jfif": "JPEG", "mpo": "MPO", "tga": "TGA", "jp2": "JPEG2000", "j2k": "JPEG2000"}
+    kinds |= {"avif": "AVIF", "webp": "WEBP", "bmp": "BMP", "dib": "DIB", "pcx": "PCX", "qoi": "QOI", "sgi": "SGI"}
+    kinds |= {"ppm": "PPM", "pnm": "PPM", "gif": "GIF", "tif": "TIFF", "apng": "PNG"}
+    picture = Image.new("RGB", (24, 40), (200, 30, 30))
+    for suffix, file_format in kinds.items():
+        assert f".{suffix}" in images.IMAGE_SUFFIXES
+        content = encoded(picture, file_format)
+        for source in (content, tmp_path / f"a.{suffix}", tmp_path / "a.jpg"):
+            if isinstance(source, Path):
+                source.write_bytes(content)
+            loaded = load_image(source)
+            assert loaded.size == (24, 40), suffix
+            assert np.allclose(loaded.getpixel((8, 8)), (200, 30, 30), atol=8), suffix
+    for suffix, mode in (("pgm", "L"), ("pbm", "1")):
+        assert load_image(encoded(picture.convert(mode), "PPM")).size == (24, 40), suffix
+
+
+def test_heic_is_read_upright(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = Image.new("RGB", (80, 40), "white")
+    lying.paste("red", (0, 0, 20, 40))
+    heif.from_pillow(lying).save(tmp_path / "a.heic", quality=95, exif=exif.tobytes())
+    upright = load_image(tmp_path / "a.heic")
+    assert upright.size == (40, 80)
+    assert np.allclose(upright.getpixel((20, 4)), (255, 0, 0), atol=20)
+    content = (tmp_path / "a.heic").read_bytes()
+    assert reason_of(content[: len(content) // 2]) is UnreadableReason.TRUNCATED
+    assert ".heic" in images.IMAGE_SUFFIXES
+
+
+def test_heic_without_its_extra_says_how_to_read_it(tmp_path, monkeypatch):
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(noise()).save(tmp_path / "a.heic")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert reason_of(tmp_path / "a.heic") is UnreadableReason.NEEDS_HEIF
+    with pytest.raises(UnreadableImageError, match=r"a\.heic.*pip install .gadms\[heif\]"):
+        load_image(tmp_path / "a.heic")
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG", "TIFF", "MPO", "AVIF"])
+def test_of_an_animation_the_first_image_is_read(file_format):
+    first, second = (Image.new("RGB", (32, 32), colour) for colour in ("red", "blue"))
+    loaded = load_image(encoded(first, file_format, save_all=True, append_images=[second]))
+    assert np.allclose(loaded.getpixel((8, 8)), (255, 0, 0), atol=8)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "black", "white"),
+    [
+        (0, 1, 0, 1),
+        (0.2, 0.7, 0, 1),
+        (0, 255, 0, 255),
+        (3, 200, 0, 255),
+        (0, 65535, 0, 65535),
+        (5, 3000, 0, 65535),
+        (-1, 1, -1, 1),
+        (100, 1e6, 100, 1e6),
+    ],
+)
+def test_a_float_tiff_is_scaled_by_its_range(tmp_path, low, high, black, white):
+    values = np.linspace(low, high, 256).reshape(16, 16).astype(np.float32)
+    write_tiff(tmp_path / "a.tif", values)
+    grey = np.asarray(load_image(tmp_path / "a.tif"))[..., 0]
+    assert np.abs(grey - (values - black) / (white - black) * 255).max() <= 0.501
+
+
+def test_a_kind_that_pillow_does_not_read_is_told(tmp_path):
+    write_tiff(tmp_path / "a.tif", np.zeros((16, 16)))  # 64-bit floats
+    with pytest.raises(UnreadableImageError, match=r"a\.tif.*of a kind that Pillow does not read"):
+        load_image(tmp_path / "a.tif")
+
+
+def test_what_is_not_a_number_is_black_and_changes_nothing_else(tmp_path):
+    values = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    values[0, :3] = np.nan, np.inf, -np.inf
+    write_tiff(tmp_path / "a.tif", values)
+    grey = np.asarray(load_image(tmp_path / "a.tif"))[..., 0]
+    assert grey[0, :3].tolist() == [0, 0, 0]
+    assert np.abs(grey[1:] - values[1:] * 255).max() <= 0.501
+    write_tiff(tmp_path / "a.tif", np.full((16, 16), np.nan, np.float32))
+    assert not np.asarray(load_image(tmp_path / "a.tif")).any()
+
+
+def test_thirty_two_bit_grey_beyond_sixteen_bits_is_scaled_and_not_clipped(tmp_path):
+    values = np.linspace(-70_000, 2_000_000, 256).reshape(16, 16).round().astype(np.int32)
+    grey = np.asarray(load_image(Image.fromarray(values)))[..., 0]
+    assert np.abs(grey - (values + 70_000) / 2_070_000 * 255).max() <= 0.501
+
+
+def write_tiff(path: Path, values: np.ndarray) -> None:
+    """A TIFF of one strip, written by hand: Pillow writes no 64-bit numbers."""
+    height, width = values.shape
+    entries = [(256, width), (257, height), (258, 8 * values.itemsize), (259, 1), (262, 1)]
+    entries += [(273, 8), (277, 1), (278, height), (279, values.nbytes), (339, 3)]
+    directory = struct.pack("<H", len(entries))
+    directory += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries) + bytes(4)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + values.nbytes) + values.tobytes() + directory)
+
+
+@pytest.mark.parametrize("place", ["before the pixels", "after the pixels"])
+def test_a_png_with_long_texts_is_read_as_without_them(place):
+    plain = encoded(noise(), "PNG")
+    long_text = chunk(b"zTXt", b"workflow\0\0" + zlib.compress(bytes(5_000_000)))
+    profile = chunk(b"iCCP", b"display\0\0" + zlib.compress(bytes(3_000_000)))
+    many = chunk(b"tEXt", b"note\0" + b"x" * 1_000_000) * 70
+    at = plain.index(b"IDAT") - 4 if place == "before the pixels" else plain.index(b"IEND") - 4
+    for extra in (long_text, profile, many):
+        if extra is profile and place == "after the pixels":
+            continue
+        content = plain[:at] + extra + plain[at:]
+        assert np.array_equal(load_image(content), noise())
+        if place == "before the pixels":
+            assert reason_of(content[: at + len(extra) // 2]) is UnreadableReason.TRUNCATED
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def test_a_transparent_and_a_sixteen_bit_png_are_the_same_however_they_come(tmp_path):
+    transparent = Image.new("RGBA", (16, 16), (255, 0, 0, 60))
+    deep = Image.fromarray(np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16))
+    for number, picture in enumerate((transparent, deep)):
+        path = tmp_path / f"{number}.png"
+        picture.save(path)
+        loaded = [load_image(source) for source in (path, str(path), path.read_bytes(), Image.open(path), picture)]
+        assert all(np.array_equal(one, loaded[0]) for one in loaded)
+        assert 100 < np.asarray(loaded[0]).mean() < 240
