@@ -258,7 +258,10 @@ class _PersonFinder:
     def _time_of(self, frame: Frame) -> datetime | None:
         if self.start is None or frame.time_seconds is None:
             return None
-        return in_utc(self.start) + timedelta(seconds=frame.time_seconds)
+        try:
+            return in_utc(self.start) + timedelta(seconds=frame.time_seconds)
+        except OverflowError as error:
+            raise ValueError(f"start ({self.start}) is too late for this video: years end with 9999") from error
 
 
 def _too_many(frames: FrameSource, number: str, limit: int) -> str:
