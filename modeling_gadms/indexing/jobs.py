@@ -413,7 +413,7 @@ def safe_name(name: str) -> str:
 
 
 def _is_bug(error: BaseException) -> bool:
-    return not isinstance(error, (ValueError, OSError, ImportError))
+    return not isinstance(error, (ValueError, OSError, ImportError, JobsFullError))
 
 
 def public_message(error: BaseException, root: Path | None) -> str:

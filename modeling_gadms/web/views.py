@@ -12,9 +12,9 @@ from ..explain.caption_tokens import Explanation, score_colour
 from ..gallery.contact_sheet import place_and_time
 from ..gallery.maintenance import GalleryInfo
 from ..gallery.person_gallery import SearchResult
+from ..indexing.isolation import load_frame
 from ..indexing.jobs import VIDEO_SUFFIXES, IndexJob, JobState
-from ..media.images import IMAGE_SUFFIXES, load_image, to_jpeg
-from ..media.video import read_frames
+from ..media.images import IMAGE_SUFFIXES, to_jpeg
 
 
 MAX_FRAME = 20_000
@@ -112,12 +112,9 @@ def frame_with_box(result: SearchResult, folders: Sequence[Path]) -> Image.Image
     if path is None:
         return None
     try:
-        if result.frame is None:
-            frame = load_image(path) if path.suffix.lower() in IMAGE_SUFFIXES else None
-        elif result.frame <= MAX_FRAME and path.suffix.lower() in VIDEO_SUFFIXES:
-            frame = next(read_frames(path, 1, result.frame, result.frame + 1)).image
-        else:
-            frame = None
+        suffix = path.suffix.lower()
+        is_shown = suffix in IMAGE_SUFFIXES if result.frame is None else suffix in VIDEO_SUFFIXES
+        frame = load_frame(path, result.frame) if is_shown and (result.frame or 0) <= MAX_FRAME else None
     except (ValueError, OSError):  # the file has changed since it was indexed
         return None
     if frame is not None and result.box is not None:
