@@ -45,6 +45,9 @@ def main(arguments: list[str] | None = None) -> None:
     option("--allowed-host", nargs="*", default=[], help="names of the page behind a proxy, besides those of loopback")
     option("--public", action="store_true", help="everybody may see the page, without a login; needs --read-only")
     options = parser.parse_args(arguments)
+    password = os.environ.get("GADMS_DEMO_PASSWORD", "")
+    if options.user and not password:
+        raise SystemExit("Error: --user requires a password in the environment variable GADMS_DEMO_PASSWORD")
 
     # 1. Load the model. Open the gallery, or create it from the video.
     video = options.video
@@ -65,9 +68,6 @@ def main(arguments: list[str] | None = None) -> None:
         gallery = PersonGallery.create(options.gallery, model, processor)
 
     # 2. Serve the page.
-    password = os.environ.get("GADMS_DEMO_PASSWORD", "")
-    if options.user and not password:
-        raise SystemExit("Error: --user requires a password in the environment variable GADMS_DEMO_PASSWORD")
     uploads = None if options.read_only else options.uploads or uploads_beside(str(options.gallery))
     demo = Demo(gallery, model, processor, uploads=uploads, media=options.media)
     try:

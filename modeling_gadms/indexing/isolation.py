@@ -79,7 +79,7 @@ class IsolatedSource(FrameSource):
     """Reads a source as [`~modeling_gadms.indexing.sources.open_source`] does, in another process. Iterates once.
 
     Args:
-        path (`Path`): the file. The process cannot write any.
+        path (`Path`): the file. The process cannot write to files.
         every, per_second, root: as in `open_source`.
         limits (`DecodingLimits`, *optional*)
         cancelled (`Callable[[], bool]`, *optional*): asked while the process works; if true, the process is killed and

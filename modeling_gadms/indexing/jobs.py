@@ -351,12 +351,12 @@ class IndexJobs:
     def _change(self, stored: _Stored, **fields: Any) -> _Stored:
         """Change a job here and on the disk. That its state cannot be written does not stop it."""
         stored = replace(stored, job=replace(stored.job, **fields))
-        with self._lock:
-            self._stored[stored.job.id] = stored
         try:
             self._write(stored)
         except OSError as error:
             logger.error("The state of the indexing job %s cannot be written: %s", stored.job.id, error)
+        with self._lock:
+            self._stored[stored.job.id] = stored
         return stored
 
     def _write(self, stored: _Stored) -> None:

@@ -77,7 +77,7 @@ class ArchiveReader(FrameSource):
                 with tarfile.open(path, "r|gz" if is_compressed else "r|") as archive:
                     yield from self._grouped(path, archive)
             except (tarfile.TarError, EOFError, OSError) as error:
-                hint = "" if is_compressed else " (if it is compressed, name it .tar.gz)"
+                hint = "" if is_compressed else " (if it is compressed, unpack it, or name it .tar.gz)"
                 raise ValueError(f"The archive {path} cannot be read: {error}{hint}") from error
 
     def _grouped(self, path: Path, archive: tarfile.TarFile) -> Iterator[Item]:

@@ -256,7 +256,7 @@ class _Server:
             check = partial(check_upload, path, options)
             await asyncio.get_running_loop().run_in_executor(self._check_pool, check)
         except (ValueError, OSError) as error:
-            raise HTTPException(422, public_message(error, folder)) from error
+            raise HTTPException(422, public_message(error, path.parent)) from error
         return self._jobs.submit(path, options, root=folder, remove=folder)
 
     async def list_jobs(self) -> list[IndexJob]:

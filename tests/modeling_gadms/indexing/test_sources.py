@@ -110,7 +110,7 @@ def test_nothing_of_an_archive_reaches_the_disk(tmp_path):
 
 def test_an_archive_is_unpacked_only_if_its_name_says_that_it_is_packed(tmp_path):
     path = write_archive(tmp_path / "s.tar", {"a.png": png(COLOURS[0])}, "w:gz")
-    with pytest.raises(ValueError, match=r"if it is compressed, name it \.tar\.gz"):
+    with pytest.raises(ValueError, match=r"if it is compressed, unpack it, or name it \.tar\.gz"):
         list(open_source(path))
     assert colours(open_source(path.rename(tmp_path / "s.tgz"))) == COLOURS[:1]
 
