@@ -69,7 +69,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     # 2. Serve the page.
     uploads = None if options.read_only else options.uploads or uploads_beside(str(options.gallery))
-    demo = Demo(gallery, model, processor, uploads=uploads, media=options.media)
+    try:
+        demo = Demo(gallery, model, processor, uploads=uploads, media=options.media)
+    except OSError as error:  # the folder is used by another page
+        raise SystemExit(f"Error: {error}") from error
     try:
         demo.launch(
             options.host,

@@ -65,6 +65,7 @@ def serve(
     except ImportError as error:
         raise ImportError('Serving needs more packages: pip install "gadms[serve]"') from error
     from modeling_gadms.gallery.person_gallery import open_with_model
+    from modeling_gadms.indexing.jobs import claim_folder, uploads_beside
 
     if token is None and not is_loopback(host):
         raise ValueError(
@@ -72,6 +73,8 @@ def serve(
             "or listen on 127.0.0.1"
         )
     opened, processor = open_with_model(gallery, model, runtime)
+    uploads = uploads or uploads_beside(opened.location)
+    claim_folder(uploads).close()  # refused here in one line, and not when the server has begun to start
     limits = ServingLimits(upload_bytes=max_upload_mb * 1_000_000, frames=max_frames)
     app = create_app(
         opened,

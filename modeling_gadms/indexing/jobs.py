@@ -37,7 +37,8 @@ KEPT_JOBS = 200
 """Number of finished jobs whose results are kept."""
 MAX_STARTS = 3
 """A job during which the program ended this many times is not started again: it may be the cause."""
-_UPLOAD_PREFIX = "upload-"
+_STATES, _UPLOAD_PREFIX = "jobs", "upload-"
+"""In the folder for uploads: the folder of state files, and the beginning of folders of single uploads."""
 _UNSAFE = re.compile(r"[^\w.\- ]+")
 _MAX_NAME = 100
 
@@ -91,6 +92,10 @@ class JobsClosedError(JobsFullError):
     """Raised by `room` and `submit` if no job is taken any more."""
 
 
+class FolderInUseError(OSError):
+    """Another program uses the folder of uploads, or it cannot be written to."""
+
+
 @dataclass(frozen=True)
 class _Stored:
     """What the state file of a job holds.
@@ -127,7 +132,7 @@ class IndexJobs:
         limits ([`~modeling_gadms.indexing.isolation.DecodingLimits`], *optional*)
 
     Raises:
-        FolderInUseError: if another program uses the folder.
+        FolderInUseError: if another program uses the folder, or it cannot be written to.
     """
 
     def __init__(
@@ -140,7 +145,7 @@ class IndexJobs:
         limits: DecodingLimits | None = None,
     ):
         self._indexer, self._max_frames, self._limits = SourceIndexer(gallery, detector), max_frames, limits
-        self.folder, self._states = folder.absolute(), folder.absolute() / "jobs"
+        self.folder, self._states = folder.absolute(), folder.absolute() / _STATES
         self._stored: dict[str, _Stored] = {}
         self._progress: dict[str, IndexProgress] = {}
         self._cancelled: dict[str, threading.Event] = {}
@@ -148,8 +153,7 @@ class IndexJobs:
         self._lock = threading.Lock()
         self._arriving = 0
         self._closing = threading.Event()
-        self._states.mkdir(parents=True, exist_ok=True)
-        self._folder_lock = _lock_folder(self._states / "lock")
+        self._folder_lock = claim_folder(self.folder)
         self._take_up()
         self._thread = threading.Thread(target=self._run, name="index-jobs", daemon=True)
         self._thread.start()
@@ -366,10 +370,6 @@ class IndexJobs:
         return self._states / f"{job_id}.json"
 
 
-class FolderInUseError(RuntimeError):
-    """Another program uses the folder of uploads."""
-
-
 def uploads_beside(location: str) -> Path:
     """The default folder for uploads: beside the gallery, where no program removes old files.
 
@@ -382,16 +382,25 @@ def uploads_beside(location: str) -> Path:
     return path.with_name(f"{path.name}-uploads")
 
 
-def _lock_folder(path: Path) -> IO[str]:
-    """Lock a folder until the returned file is closed, or the program ends."""
-    file = path.open("a")
+def claim_folder(folder: Path) -> IO[str]:
+    """Make a folder for uploads, and lock it until the returned file is closed or the program ends.
+
+    Raises:
+        FolderInUseError: if another program uses the folder, or it cannot be written to.
+    """
+    path = folder / _STATES / "lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise FolderInUseError(
+            f"{folder} cannot hold uploads ({error.strerror}): name another with --uploads"
+        ) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.close()
-        raise FolderInUseError(
-            f"{path.parents[1]} is in use by another server or page: give this one a folder of its own with --uploads"
-        ) from error
+        raise FolderInUseError(f"{folder} is used by another server or page: name another with --uploads") from error
     return file
 
 

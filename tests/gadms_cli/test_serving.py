@@ -58,6 +58,7 @@ def test_a_job_goes_on_when_the_server_is_started_again(gallery, tmp_path, end):
         writer.write(np.full((48, 64, 3), number % 255, dtype=np.uint8))
     writer.release()
     with running_server(gallery) as (process, address):
+        assert "used by another server" in refusal("serve", "--gallery", gallery)
         options = {"name": "v.avi", "detect": False, "camera": "gate"}
         answer = requests.post(
             f"{address}/index", params=options, data=path.read_bytes(), timeout=PATIENCE_SECONDS

@@ -186,6 +186,8 @@ def test_the_next_program_goes_on_with_the_jobs_of_the_last_one(gallery, tmp_pat
     until(jobs, running, lambda job: job.progress and job.progress.seen == 3)
     with pytest.raises(FolderInUseError, match="--uploads"):
         IndexJobs(gallery, lambda: detector, folder)
+    with pytest.raises(FolderInUseError, match="cannot hold uploads .*--uploads"):
+        IndexJobs(gallery, lambda: detector, tmp_path / "done.png")
     closing = threading.Thread(target=jobs.close, args=(PATIENCE_SECONDS,))
     closing.start()
     wait_for(jobs._closing.is_set)
