@@ -184,7 +184,7 @@ class _Process:
         environment["PYTHONPATH"] = os.pathsep.join(part for part in sys.path if part)
         package = str(Path(__file__).parents[1])
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, package, json.dumps(order | {"limits": asdict(limits)})],
+            [sys.executable, "-P", "-c", _START, package, json.dumps(order | {"limits": asdict(limits)})],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

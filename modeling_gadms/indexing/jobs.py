@@ -104,7 +104,7 @@ class _Stored:
         job (`IndexJob`)
         path (`Path`), options (`SourceOptions`), root (`Path`, *optional*): the source.
         remove (`Path`, *optional*): folder to remove when the job is over.
-        starts (`int`): number of times that the job was started.
+        starts (`int`): number of times that the job was started, without those that were stopped in peace.
     """
 
     job: IndexJob
@@ -311,7 +311,10 @@ class IndexJobs:
         except BaseException as error:
             logger.warning("Indexing %s failed: %s", stored.path.name, error, exc_info=_is_bug(error))
             end = {"state": JobState.FAILED, "error": public_message(error, stored.root)}
-        stored = self._change(self._stored[job_id], **end)
+        stored = self._stored[job_id]
+        if end["state"] == JobState.WAITING:  # stopped in peace: the file is not to blame
+            stored = replace(stored, starts=stored.starts - 1)
+        stored = self._change(stored, **end)
         if stored.job.state.is_over:
             del self._cancelled[job_id]
             if stored.remove is not None:

@@ -59,7 +59,7 @@ THEME = gr.themes.Default(
     button_primary_background_fill_hover_dark="*primary_800",
 )
 CSS = """
-.gradio-container { max-width: 1100px !important; }
+.gradio-container { max-width: 1100px !important; margin-inline: auto !important; }
 #results .grid-wrap, #track .grid-wrap {
   height: auto !important; min-height: 0 !important; max-height: none !important;
 }

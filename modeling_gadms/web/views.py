@@ -77,11 +77,12 @@ def jobs_html(jobs: Sequence[IndexJob]) -> str:
     if not jobs:
         return "<p>Nothing has been added yet.</p>"
     rows = [
-        f"<tr><td>{escape(Path(job.source).name)}</td><td>{job.state.value}</td><td>{_progress(job)}</td></tr>"
+        f"<tr><td>{escape(Path(job.source).name)}</td><td>{job.created:%Y-%m-%d %H:%M} UTC</td>"
+        f"<td>{job.state.value}</td><td>{_progress(job)}</td></tr>"
         for job in jobs
     ]
-    head = '<tr><th scope="col">Source</th><th scope="col">State</th><th scope="col">Progress</th></tr>'
-    return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Source", "Added", "State", "Progress"))
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def status_html(info: GalleryInfo) -> str:

@@ -194,6 +194,7 @@ def test_the_next_program_goes_on_with_the_jobs_of_the_last_one(gallery, tmp_pat
     detector.allowed.release(1)
     closing.join(PATIENCE_SECONDS)
     assert [job.state.value for job in jobs.all()] == ["waiting", "waiting", "waiting", "done"]
+    assert jobs._stored[running.id].starts == 0  # else a third quiet stop would end the job
     before = len(gallery)
     assert before == 2  # the picture, and the person of the frames that were read
 
