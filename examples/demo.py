@@ -14,9 +14,10 @@ from pathlib import Path
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.gallery.person_gallery import PersonGallery, gallery_model
 from modeling_gadms.indexing.indexer import index_frames
+from modeling_gadms.indexing.jobs import uploads_beside
 from modeling_gadms.media.detection import SsdMobileNetDetector
 from modeling_gadms.media.video import FrameReader
-from modeling_gadms.web.demo import CSS, THEME, Demo
+from modeling_gadms.web.demo import Demo
 
 
 MAX_UPLOAD = "2gb"
@@ -41,7 +42,12 @@ def main(arguments: list[str] | None = None) -> None:
     option("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
     option("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
     option("--user", help="user name for a login; its password is GADMS_DEMO_PASSWORD")
+    option("--allowed-host", nargs="*", default=[], help="names of the page behind a proxy, besides those of loopback")
+    option("--public", action="store_true", help="everybody may see the page, without a login; needs --read-only")
     options = parser.parse_args(arguments)
+    password = os.environ.get("GADMS_DEMO_PASSWORD", "")
+    if options.user and not password:
+        raise SystemExit("Error: --user requires a password in the environment variable GADMS_DEMO_PASSWORD")
 
     # 1. Load the model. Open the gallery, or create it from the video.
     video = options.video
@@ -62,22 +68,22 @@ def main(arguments: list[str] | None = None) -> None:
         gallery = PersonGallery.create(options.gallery, model, processor)
 
     # 2. Serve the page.
-    beside = options.gallery.with_name(f"{options.gallery.name}-uploads")
-    uploads = None if options.read_only else options.uploads or beside
-    demo = Demo(gallery, model, processor, uploads=uploads, media=options.media)
-    password = os.environ.get("GADMS_DEMO_PASSWORD", "")
-    if options.user and not password:
-        raise SystemExit("Error: --user requires a password in the environment variable GADMS_DEMO_PASSWORD")
+    uploads = None if options.read_only else options.uploads or uploads_beside(str(options.gallery))
     try:
-        demo.page.launch(
-            server_name=options.host,
-            server_port=options.port,
-            auth=(options.user, password) if options.user else None,
-            theme=THEME,
-            css=CSS,
+        demo = Demo(gallery, model, processor, uploads=uploads, media=options.media)
+    except OSError as error:  # the folder is used by another page
+        raise SystemExit(f"Error: {error}") from error
+    try:
+        demo.launch(
+            options.host,
+            options.port,
+            login=(options.user, password) if options.user else None,
+            allowed_hosts=options.allowed_host,
+            public=options.public,
             max_file_size=MAX_UPLOAD,
-            footer_links=[],
         )
+    except ValueError as error:
+        raise SystemExit(f"Error: {error}") from error
     finally:
         demo.close()
 

@@ -35,7 +35,7 @@ Find persons in a gallery by description. The page states the permitted use.
 APP = """\
 from demo import main
 
-main(["--gallery", "gallery", "--model", "model", "--read-only"])
+main(["--gallery", "gallery", "--model", "model", "--read-only", "--public"])
 """
 EXTRAS = ("gallery", "detect")
 """Extras of this package that the page needs. The Hub installs Gradio."""

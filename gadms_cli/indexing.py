@@ -50,6 +50,13 @@ StartOption = Annotated[
         formats=["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"],
     ),
 ]
+AllowAddressOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Address and port, such as 10.0.0.5:80, that URLs of a table may lead to although it is not public; "
+        "repeatable."
+    ),
+]
 BatchOption = Annotated[int, typer.Option(help="Number of persons embedded at once.", min=1)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 WorkersOption = Annotated[
@@ -79,6 +86,7 @@ def index(
     ] = None,
     batch_size: BatchOption = 64,
     workers: WorkersOption = 1,
+    allow_address: AllowAddressOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing gallery.")] = False,
     runtime: Annotated[str, typer.Option(help=RUNTIME_HELP)] = "torch",
     as_json: JsonOption = False,
@@ -95,7 +103,8 @@ def index(
     from modeling_gadms.indexing.indexer import SourceOptions
 
     # Invalid sources must fail before an existing gallery is replaced.
-    options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size)
+    allowed = tuple(allow_address or ())
+    options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size, allowed)
     sources = [options.open(one) for one in source]
     columns = _parse_columns(column or [])
     loaded, processor = load_model_and_processor(model, runtime=runtime)
@@ -121,6 +130,7 @@ def add(
     start: StartOption = None,
     batch_size: BatchOption = 64,
     workers: WorkersOption = 1,
+    allow_address: AllowAddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Add the persons of more sources to a gallery, or repeat an interrupted run: existing persons are skipped.
@@ -131,7 +141,8 @@ def add(
     from modeling_gadms.gallery.person_gallery import open_with_model
     from modeling_gadms.indexing.indexer import SourceOptions
 
-    options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size)
+    allowed = tuple(allow_address or ())
+    options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size, allowed)
     sources = [options.open(one) for one in source]
     opened, _ = open_with_model(gallery, model)
     _index(opened, source, sources, options, min_confidence, workers, model, as_json)

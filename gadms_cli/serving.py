@@ -1,6 +1,5 @@
 """The command `gadms serve`."""
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +30,17 @@ def serve(
             help=f"File with the bearer token that clients must send. By default the variable {TOKEN_VARIABLE}."
         ),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name or address that clients use for this server, if it is not that of loopback, as behind a proxy; "
+            "repeatable. Without a token the server answers to no other names."
+        ),
+    ] = None,
+    uploads: Annotated[
+        Path | None,
+        typer.Option(help="Folder for uploads and the state of jobs. By default GALLERY-uploads beside the gallery."),
+    ] = None,
     max_upload_mb: Annotated[int, typer.Option(min=1, help="Largest upload, in MB.")] = 2_000,
     max_frames: Annotated[int, typer.Option(min=1, help="Largest number of frames read from an upload.")] = 36_000,
     runtime: Annotated[
@@ -45,39 +55,57 @@ def serve(
     curl -T cctv.mp4 -X POST "localhost:8000/index?name=cctv.mp4&camera=gate-2&per_second=2"
     """
     token = _token(token_file)
-    if token is None and not _is_loopback(host):
-        raise ValueError(
-            f"{host} can be reached from other machines: give a token with --token-file or {TOKEN_VARIABLE}, "
-            "or listen on 127.0.0.1"
-        )
     try:
         import uvicorn
 
         from modeling_gadms.serving.app import create_app
         from modeling_gadms.serving.limits import ServingLimits
+        from modeling_gadms.serving.origins import LOOPBACK_HOSTS, is_loopback
+        from modeling_gadms.serving.protocol import HeadTimeoutProtocol
     except ImportError as error:
         raise ImportError('Serving needs more packages: pip install "gadms[serve]"') from error
     from modeling_gadms.gallery.person_gallery import open_with_model
+    from modeling_gadms.indexing.jobs import claim_folder, uploads_beside
 
+    if token is None and not is_loopback(host):
+        raise ValueError(
+            f"{host} can be reached from other machines: give a token with --token-file or {TOKEN_VARIABLE}, "
+            "or listen on 127.0.0.1"
+        )
     opened, processor = open_with_model(gallery, model, runtime)
+    uploads = uploads or uploads_beside(opened.location)
+    claim_folder(uploads).close()  # refused here in one line, and not when the server has begun to start
     limits = ServingLimits(upload_bytes=max_upload_mb * 1_000_000, frames=max_frames)
-    app = create_app(opened, processor, token=token, limits=limits)
-    uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=_GRACE_SECONDS, server_header=False)
+    app = create_app(
+        opened,
+        processor,
+        token=token,
+        limits=limits,
+        uploads=uploads,
+        allowed_hosts=[*LOOPBACK_HOSTS, *allowed_host] if allowed_host else None,
+    )
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        http=HeadTimeoutProtocol,
+        ws="none",
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        server_header=False,
+    )
 
 
 def _token(file: Path | None) -> str | None:
+    """The token without white space around it, as the line end of a file; `None` if there is none."""
     if file is None:
-        return os.environ.get(TOKEN_VARIABLE) or None
-    token = file.read_text(encoding="utf-8").strip()
+        name, token = f"The variable {TOKEN_VARIABLE}", os.environ.get(TOKEN_VARIABLE, "")
+        if not token:
+            return None
+    else:
+        name, token = f"The token file {file}", file.read_text(encoding="utf-8")
+    token = token.strip()
     if not token:
-        raise ValueError(f"The token file {file} is empty")
+        raise ValueError(f"{name} is empty")
+    if not token.isprintable():
+        raise ValueError(f"{name} contains a line break or another character that cannot be sent in a header")
     return token
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -70,8 +70,15 @@ def column_name(name: str) -> str:
 
 
 def in_utc(time: datetime) -> datetime:
-    """Convert a time to UTC; a time without a time zone is taken as UTC."""
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    """Convert a time to UTC; a time without a time zone is taken as UTC.
+
+    Raises:
+        ValueError: if the time in UTC is not in the years 1 to 9999.
+    """
+    try:
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"the time {time.isoformat()} is not in the years 1 to 9999 of UTC") from error
 
 
 def parse_time(text: str) -> datetime:

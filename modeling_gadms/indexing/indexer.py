@@ -167,6 +167,8 @@ class SourceOptions:
         detect (`bool`, *optional*): whether to run the person detector; by default only for videos.
         every (`int`), per_second (`float`, *optional*): which frames of a video to read.
         crops_per_track (`int`), camera (`str`, *optional*), start (`datetime`, *optional*), batch_size (`int`)
+        allowed_addresses (`tuple[str, ...]`): "address:port" pairs that the URLs of a table may lead to although they
+            are not public.
     """
 
     detect: bool | None = None
@@ -176,10 +178,13 @@ class SourceOptions:
     camera: str | None = None
     start: datetime | None = None
     batch_size: int = 64
+    allowed_addresses: tuple[str, ...] = ()
 
     def open(self, source: str | Path, *, root: Path | None = None) -> FrameSource:
-        """Open a source with the options for sampling frames."""
-        return open_source(source, self.every, per_second=self.per_second, root=root)
+        """Open a source with the options for sampling frames and for URLs."""
+        return open_source(
+            source, self.every, per_second=self.per_second, root=root, allowed_addresses=self.allowed_addresses
+        )
 
 
 class SourceIndexer:
@@ -258,7 +263,10 @@ class _PersonFinder:
     def _time_of(self, frame: Frame) -> datetime | None:
         if self.start is None or frame.time_seconds is None:
             return None
-        return in_utc(self.start) + timedelta(seconds=frame.time_seconds)
+        try:
+            return in_utc(self.start) + timedelta(seconds=frame.time_seconds)
+        except OverflowError as error:
+            raise ValueError(f"start ({self.start}) is too late for this video: years end with 9999") from error
 
 
 def _too_many(frames: FrameSource, number: str, limit: int) -> str:

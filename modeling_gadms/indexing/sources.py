@@ -7,9 +7,10 @@ that it skips.
 import glob
 import json
 import os
+import ssl
 import tarfile
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from ..media.guarded_fetch import FetchError, Policy, fetch, normal_address, tls_context
 from ..media.images import IMAGE_SUFFIXES, UnreadableReason, load_image
 from ..media.video import FrameReader, FrameSource, Item, SkippedImageError, relative_name
 
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
     import datasets
 
 
-ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+COMPRESSED_SUFFIXES = (".tar.gz", ".tgz")
+ARCHIVE_SUFFIXES = (".tar", *COMPRESSED_SUFFIXES)
 TABLE_FORMATS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "json"}
 IMAGE_COLUMN, URL_COLUMN, PATH_COLUMN = "image", "url", "image_path"
 """A table needs one of these columns: the content of the image, its URL, or its path."""
@@ -38,7 +41,9 @@ _DAMAGED_FIELDS = "its .json is damaged"
 FETCHES = 16
 """Number of URLs fetched at once."""
 FETCH_SECONDS = 20.0
-"""Timeout for a response."""
+"""Time to fetch an image, from the look-up of its host to the last byte, with redirects."""
+_MAX_REDIRECTS = 5
+_USER_AGENT = "gadms"
 
 
 class ArchiveReader(FrameSource):
@@ -48,7 +53,7 @@ class ArchiveReader(FrameSource):
     The content of the `.json` becomes the image's `fields`. Nothing is unpacked to the disk.
 
     Args:
-        paths (`Iterable[Path]`): `.tar` files, optionally compressed.
+        paths (`Iterable[Path]`): `.tar` files, or `.tar.gz` and `.tgz` files, which are compressed.
         root (`Path`, *optional*): folder that images are named relative to.
 
     Raises:
@@ -66,11 +71,14 @@ class ArchiveReader(FrameSource):
 
     def _items(self) -> Generator[Item, None, None]:
         for path in self.paths:
+            is_compressed = path.name.lower().endswith(COMPRESSED_SUFFIXES)
             try:
-                with tarfile.open(path, "r|*") as archive:
+                # Only what its name says: a .tar that unpacks to a thousand times its size is an attack.
+                with tarfile.open(path, "r|gz" if is_compressed else "r|") as archive:
                     yield from self._grouped(path, archive)
             except (tarfile.TarError, EOFError, OSError) as error:
-                raise ValueError(f"The archive {path} cannot be read: {error}") from error
+                hint = "" if is_compressed else " (if it is compressed, unpack it, or name it .tar.gz)"
+                raise ValueError(f"The archive {path} cannot be read: {error}{hint}") from error
 
     def _grouped(self, path: Path, archive: tarfile.TarFile) -> Iterator[Item]:
         key: str | None = None
@@ -100,16 +108,24 @@ class RowReader(FrameSource):
         name (`str`): name of the table. An image is named `name/number`, or by its URL.
         expected (`int`, *optional*): number of rows.
         folder (`Path`, *optional*): folder of relative paths.
+        allowed_addresses (`Sequence[str]`): "address:port" pairs that URLs may lead to although they are not public.
     """
 
     def __init__(
-        self, rows: Iterable[Mapping[str, Any]], name: str, expected: int | None = None, *, folder: Path | None = None
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        name: str,
+        expected: int | None = None,
+        *,
+        folder: Path | None = None,
+        allowed_addresses: Sequence[str] = (),
     ):
         super().__init__(name, expected)
         self.rows, self.folder = rows, folder or Path()
+        self._policy = Policy(MAX_IMAGE_BYTES, _MAX_REDIRECTS, tuple(map(normal_address, allowed_addresses)))
 
     @classmethod
-    def of_table(cls, path: str | Path) -> "RowReader":
+    def of_table(cls, path: str | Path, *, allowed_addresses: Sequence[str] = ()) -> "RowReader":
         """Read a CSV, Parquet or JSON-lines file.
 
         Raises:
@@ -117,7 +133,8 @@ class RowReader(FrameSource):
             ValueError: if the file cannot be read, or has no column with images.
         """
         table = _Table(Path(path))
-        return cls(table, str(path), table.length, folder=Path(path).parent)
+        folder = Path(path).parent
+        return cls(table, str(path), table.length, folder=folder, allowed_addresses=allowed_addresses)
 
     @classmethod
     def of_dataset(cls, dataset: "datasets.Dataset | datasets.IterableDataset", name: str) -> "RowReader":
@@ -142,7 +159,7 @@ class RowReader(FrameSource):
         return cls(dataset, name, len(dataset) if hasattr(dataset, "__len__") else None)
 
     def _items(self) -> Generator[Item, None, None]:
-        with closing(_fetched_ahead(self.rows, FETCHES)) as rows:
+        with closing(_fetched_ahead(self.rows, FETCHES, self._policy)) as rows:
             for number, (row, fetched) in enumerate(rows):
                 name = str(row[URL_COLUMN]) if fetched else f"{self.source}/{number}"
                 fields = {column: value for column, value in row.items() if column not in _IMAGE_COLUMNS}
@@ -156,7 +173,12 @@ class RowReader(FrameSource):
 
 
 def open_source(
-    source: str | Path, every: int = 1, *, per_second: float | None = None, root: Path | None = None
+    source: str | Path,
+    every: int = 1,
+    *,
+    per_second: float | None = None,
+    root: Path | None = None,
+    allowed_addresses: Sequence[str] = (),
 ) -> FrameSource:
     """Open a source with the reader for its format.
 
@@ -166,6 +188,8 @@ def open_source(
             `image_path`.
         every, per_second: sampling of videos and folders; see [`~modeling_gadms.media.video.FrameReader`].
         root (`Path`, *optional*): folder that files are named relative to in the gallery; ignored for tables.
+        allowed_addresses (`Sequence[str]`): "address:port" pairs that the URLs of a table may lead to although they
+            are not public.
 
     Raises:
         FileNotFoundError: if the source does not exist.
@@ -178,7 +202,7 @@ def open_source(
     if every != 1 or per_second is not None:
         raise ValueError(f"{source} cannot be sampled: every and per_second are for videos and folders")
     if is_table:
-        return RowReader.of_table(source)
+        return RowReader.of_table(source, allowed_addresses=allowed_addresses)
     paths = [name] if Path(name).exists() else sorted(glob.glob(name))
     if not paths:
         raise FileNotFoundError(f"The archive {source} does not exist")
@@ -212,15 +236,15 @@ class _Table:
 
 
 def _fetched_ahead(
-    rows: Iterable[Mapping[str, Any]], count: int
+    rows: Iterable[Mapping[str, Any]], count: int, policy: Policy
 ) -> Generator[tuple[Mapping[str, Any], "Future[bytes] | None"], None, None]:
     """Rows in order, with the content of their URL if they have one. URLs are fetched while earlier rows are used."""
     waiting: deque[tuple[Mapping[str, Any], Future[bytes] | None]] = deque()
-    pool = ThreadPoolExecutor(count, thread_name_prefix="fetch")
+    pool, tls = ThreadPoolExecutor(count, thread_name_prefix="fetch"), tls_context()
     try:
         for row in rows:
             url = row.get(URL_COLUMN)
-            waiting.append((row, pool.submit(_fetch, str(url)) if url else None))
+            waiting.append((row, pool.submit(_fetch, str(url), policy, tls) if url else None))
             if len(waiting) > count:
                 yield waiting.popleft()
         while waiting:
@@ -229,25 +253,14 @@ def _fetched_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _fetch(url: str) -> bytes:
-    import requests
-
-    if not url.lower().startswith(("http://", "https://")):
-        raise SkippedImageError("not an http address")
-    content = bytearray()
+def _fetch(url: str, policy: Policy, tls: ssl.SSLContext) -> bytes:
     try:
-        with requests.get(url, stream=True, timeout=FETCH_SECONDS) as response:
-            if response.status_code != requests.codes.ok:
-                raise SkippedImageError(f"not fetched: HTTP {response.status_code}")
-            for part in response.iter_content(2**16):
-                content += part
-                if len(content) > MAX_IMAGE_BYTES:
-                    raise SkippedImageError(_TOO_LARGE)
-    except requests.Timeout as error:
-        raise SkippedImageError("not fetched: no answer in time") from error
-    except requests.RequestException as error:
-        raise SkippedImageError(f"not fetched: {type(error).__name__}") from error
-    return bytes(content)
+        return fetch(url, FETCH_SECONDS, _USER_AGENT, policy, tls)[0]
+    except FetchError as error:
+        if error.reason == "too large":
+            raise SkippedImageError(f"more than {policy.max_bytes:,} bytes") from error
+        reason = error.detail if error.reason == "HTTP error" else error.reason
+        raise SkippedImageError(f"not fetched: {reason}") from error
 
 
 def _stored(image: Any, folder: Path) -> bytes | Path | Image.Image:

@@ -1,7 +1,7 @@
 """HTTP server for a gallery, built on FastAPI: search, indexing of uploads, health check and Prometheus metrics.
 
 The only authentication is a bearer token (`authentication.py`), and traffic is not encrypted: put a TLS proxy in front
-of it when it is reachable from other machines.
+of it when it is reachable from other machines. `docs/threat-model.md` says what is refused where.
 """
 
 import asyncio
@@ -9,10 +9,7 @@ import base64
 import binascii
 import hashlib
 import logging
-import shutil
-import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,29 +18,49 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi import Query as QueryParameter
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from starlette.requests import ClientDisconnect
 
 from ..encoders.query_checks import query_warnings
+from ..gallery.filter import in_utc
 from ..gallery.person_gallery import PersonGallery, Query, SearchResult
 from ..indexing.indexer import SourceOptions
-from ..indexing.jobs import IndexJob, IndexJobs, JobsFullError, safe_name
+from ..indexing.isolation import check_upload
+from ..indexing.jobs import (
+    IndexJob,
+    IndexJobs,
+    JobsClosedError,
+    JobsFullError,
+    public_message,
+    safe_name,
+    uploads_beside,
+)
 from ..media.detection import PersonDetector, SsdMobileNetDetector
 from ..media.images import UnreadableImageError, load_image
 from ..processing_gadms import GADMSProcessor
+from .api_page import api_page
 from .authentication import AuthenticationMiddleware
+from .bodies import invalid_request, needs_json, unreadable_body
 from .limits import HEALTH_PATH, UPLOAD_PATH, LimitsMiddleware, ServingLimits
+from .metrics import HeadMiddleware, MetricsMiddleware, ServerMetrics
+from .origins import ANY_HOST, LOOPBACK_HOSTS, SameOriginMiddleware
 from .query_batching import MAX_BATCH, QueryBatcher
 
 
 SEARCH_THREADS = 4
 """Threads that read the gallery; another one encodes the queries."""
+CHECK_THREADS = 2
+"""Uploads that are looked into at once, each by a process of its own."""
 _SHUTDOWN_SECONDS = 20.0
 _Text = Annotated[str, StringConstraints(max_length=2_000)]
 _Id = Annotated[str, StringConstraints(pattern="^[0-9a-f]{24}$")]
+
+_NO_SCRIPTS = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
 logger = logging.getLogger(__name__)
 
@@ -69,22 +86,6 @@ class SearchResponse(BaseModel):
     remarks: list[str]
 
 
-class ServerMetrics:
-    """The values that `/metrics` exposes."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = Counter("gadms_requests", "Requests answered.", ["route", "status"], registry=self.registry)
-        self.seconds = Histogram(
-            "gadms_request_seconds", "Seconds to answer a request.", ["route"], registry=self.registry
-        )
-        self.batches = Histogram(
-            "gadms_query_batch", "Queries encoded in one batch.", buckets=(1, 2, 4, 8, 16, 32), registry=self.registry
-        )
-        self.persons = Gauge("gadms_gallery_persons", "Persons in the gallery.", registry=self.registry)
-        self.jobs = Gauge("gadms_index_jobs", "Indexing jobs by state.", ["state"], registry=self.registry)
-
-
 def create_app(
     gallery: PersonGallery,
     processor: GADMSProcessor,
@@ -93,6 +94,8 @@ def create_app(
     limits: ServingLimits | None = None,
     max_batch: int = MAX_BATCH,
     detector: Callable[[], PersonDetector] = SsdMobileNetDetector,
+    uploads: Path | None = None,
+    allowed_hosts: Sequence[str] | None = None,
 ) -> FastAPI:
     """Create the application that serves a gallery.
 
@@ -103,20 +106,36 @@ def create_app(
         limits ([`~modeling_gadms.serving.limits.ServingLimits`], *optional*)
         max_batch (`int`): largest number of queries encoded together.
         detector (`Callable[[], PersonDetector]`): creates the person detector for videos.
+        uploads (`Path`, *optional*): folder for uploads and the state of jobs, which no other program may use. By
+            default `GALLERY-uploads` beside the gallery.
+        allowed_hosts (`Sequence[str]`, *optional*): names and addresses that the server answers to, without a port. By
+            default those of loopback; with a token any.
     """
     limits = limits or ServingLimits()
-    server = _Server(gallery, processor, limits, max_batch, detector)
+    uploads = uploads_beside(gallery.location) if uploads is None else uploads
+    server = _Server(gallery, processor, limits, max_batch, detector, uploads)
     app = FastAPI(
-        title="GA-DMS", description="Find persons from a description.", lifespan=server.lifespan, version="1"
+        title="GA-DMS",
+        description="Find persons from a description.",
+        lifespan=server.lifespan,
+        version="1",
+        docs_url=None,  # FastAPI's pages load their scripts from other servers
+        redoc_url=None,
     )
+    if allowed_hosts is None:
+        allowed_hosts = LOOPBACK_HOSTS if token is None else (ANY_HOST,)
     # The middleware added last runs first.
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(LimitsMiddleware, limits=limits)
     if token is not None:
         app.add_middleware(AuthenticationMiddleware, token=token)
-    app.middleware("http")(server.measure)
+    app.add_middleware(SameOriginMiddleware, allowed_hosts=allowed_hosts)
+    app.add_middleware(MetricsMiddleware, metrics=server.metrics)
     app.add_exception_handler(Exception, server.internal_error)
+    app.add_exception_handler(RequestValidationError, invalid_request)
+    app.add_exception_handler(400, unreadable_body)
     add = app.add_api_route
-    add("/search", server.search, methods=["POST"])
+    add("/search", server.search, methods=["POST"], dependencies=[Depends(needs_json)])
     add("/persons/{person_id}/thumbnail", server.thumbnail, methods=["GET"], response_class=Response)
     add(UPLOAD_PATH, server.index, methods=["POST"], status_code=202)
     add(UPLOAD_PATH, server.list_jobs, methods=["GET"])
@@ -124,6 +143,11 @@ def create_app(
     add(f"{UPLOAD_PATH}/{{job_id}}", server.cancel_job, methods=["DELETE"])
     add(HEALTH_PATH, server.health, methods=["GET"])
     add("/metrics", server.prometheus, methods=["GET"], response_class=PlainTextResponse)
+    add(
+        "/docs",
+        lambda: HTMLResponse(api_page(app.openapi()), headers={"content-security-policy": _NO_SCRIPTS}),
+        include_in_schema=False,
+    )
     return app
 
 
@@ -136,6 +160,7 @@ class _Server:
     limits: ServingLimits
     max_batch: int
     make_detector: Callable[[], PersonDetector]
+    uploads: Path
     metrics: ServerMetrics = field(default_factory=ServerMetrics)
 
     @asynccontextmanager
@@ -143,12 +168,13 @@ class _Server:
         self._batcher = QueryBatcher(
             self.gallery.encode, max_batch=self.max_batch, observe=self.metrics.batches.observe
         )
-        self._jobs = IndexJobs(self.gallery, self.make_detector, max_frames=self.limits.frames)
+        self._jobs = IndexJobs(
+            self.gallery, self.make_detector, self.uploads, max_frames=self.limits.frames, limits=self.limits.decoding
+        )
         with (
-            tempfile.TemporaryDirectory(prefix="gadms-uploads-", ignore_cleanup_errors=True) as uploads,
             ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search") as self._pool,
+            ThreadPoolExecutor(CHECK_THREADS, thread_name_prefix="check") as self._check_pool,
         ):
-            self._uploads = Path(uploads)
             yield
             self._batcher.close(_SHUTDOWN_SECONDS)
             self._jobs.close(_SHUTDOWN_SECONDS)
@@ -201,21 +227,37 @@ class _Server:
             file_name = safe_name(name)
         except ValueError as error:
             raise HTTPException(415, str(error)) from error
-        folder = Path(tempfile.mkdtemp(dir=self._uploads))
         try:
-            path = await asyncio.wait_for(self._save_upload(request, folder, file_name), self.limits.upload_seconds)
-            return self._jobs.submit(path, options, root=folder, finished=lambda _: shutil.rmtree(folder))
-        except BaseException as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, TimeoutError):
-                detail = f"The body did not arrive within {self.limits.upload_seconds:g} seconds"
-                raise HTTPException(408, detail) from error
-            if isinstance(error, JobsFullError):
-                raise HTTPException(429, str(error)) from error
-            if isinstance(error, OSError):
-                logger.error("An upload could not be written", exc_info=error)
-                raise HTTPException(507, "The server could not write the file to disk") from error
-            raise
+            if start is not None:
+                in_utc(start)
+            if per_second is not None and every != 1:
+                raise ValueError("every and per_second exclude each other: give one of them")
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
+        try:
+            with self._jobs.room() as folder:  # a full queue is told before the body is read
+                return await self._receive(request, folder, file_name, options)
+        except JobsClosedError as error:
+            raise HTTPException(503, str(error)) from error
+        except JobsFullError as error:
+            raise HTTPException(429, str(error), {"retry-after": "30"}) from error
+        except TimeoutError as error:
+            detail = f"The body did not arrive within {self.limits.upload_seconds:g} seconds"
+            raise HTTPException(408, detail) from error
+        except ClientDisconnect as error:  # nobody reads this answer; it is counted
+            raise HTTPException(422, "The connection ended before the body did") from error
+        except OSError as error:
+            logger.error("An upload could not be written", exc_info=error)
+            raise HTTPException(507, "The server could not write the file to disk") from error
+
+    async def _receive(self, request: Request, folder: Path, name: str, options: SourceOptions) -> IndexJob:
+        path = await asyncio.wait_for(self._save_upload(request, folder, name), self.limits.upload_seconds)
+        try:
+            check = partial(check_upload, path, options)
+            await asyncio.get_running_loop().run_in_executor(self._check_pool, check)
+        except (ValueError, OSError) as error:
+            raise HTTPException(422, public_message(error, path.parent)) from error
+        return self._jobs.submit(path, options, root=folder, remove=folder)
 
     async def list_jobs(self) -> list[IndexJob]:
         """List the indexing jobs, newest first."""
@@ -230,7 +272,9 @@ class _Server:
         return self._known_job(self._jobs.cancel, job_id)
 
     async def health(self) -> dict[str, Any]:
-        """Check that the gallery can be read."""
+        """Check that the gallery can be read and uploads are indexed."""
+        if not self._jobs.is_alive:
+            raise HTTPException(503, "Indexing has ended: restart the server, which goes on with the jobs")
         try:
             persons = await self._in_thread(len, self.gallery)
         except Exception as error:
@@ -270,15 +314,6 @@ class _Server:
 
     async def _in_thread(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, partial(call, *arguments, **options))
-
-    async def measure(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        start = time.perf_counter()
-        response = await call_next(request)
-        # Labelled by route, not by path: a client must not be able to create any number of labels.
-        route = getattr(request.scope.get("route"), "path", "unknown")
-        self.metrics.requests.labels(route, str(response.status_code)).inc()
-        self.metrics.seconds.labels(route).observe(time.perf_counter() - start)
-        return response
 
     async def internal_error(self, request: Request, error: Exception) -> Response:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)

@@ -23,5 +23,6 @@ class AuthenticationMiddleware:
 
     def _has_token(self, headers: Headers) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")
+        # Headers are decoded as Latin-1: this gives back the bytes that were sent.
         # Compared in constant time, so that the duration does not reveal how many characters are right.
-        return scheme.lower() == "bearer" and secrets.compare_digest(given.strip().encode(), self._token)
+        return scheme.lower() == "bearer" and secrets.compare_digest(given.strip().encode("latin-1"), self._token)

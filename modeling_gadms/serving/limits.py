@@ -3,11 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..indexing.isolation import DecodingLimits
 
 
 HEALTH_PATH = "/healthz"
@@ -29,6 +31,7 @@ class ServingLimits:
         in_flight (`int`): concurrent requests. Further ones are answered with 503.
         top_k (`int`): results of a search.
         frames (`int`): frames read from a source. The default is ten hours of video at one frame per second.
+        decoding ([`~modeling_gadms.indexing.isolation.DecodingLimits`]): of the process that decodes an upload.
     """
 
     body_bytes: int = 12_000_000
@@ -39,6 +42,7 @@ class ServingLimits:
     in_flight: int = 256
     top_k: int = 1_000
     frames: int = 36_000
+    decoding: DecodingLimits = field(default_factory=DecodingLimits)
 
 
 class LimitsMiddleware:

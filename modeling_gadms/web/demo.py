@@ -9,18 +9,23 @@ from typing import Any
 
 import gradio as gr
 from PIL import Image
+from starlette.middleware import Middleware
 
+from ..encoders.atomic_files import atomic_file
 from ..encoders.query_checks import query_warnings
 from ..explain.caption_tokens import explain_caption
 from ..explain.image_patches import draw_heat_map, image_relevance
 from ..gallery.filter import literal
 from ..gallery.person_gallery import PersonGallery, Query, SearchResult
 from ..indexing.indexer import SourceOptions
-from ..indexing.jobs import UPLOAD_SUFFIXES, IndexJobs, JobsFullError, safe_name
+from ..indexing.isolation import check_upload
+from ..indexing.jobs import UPLOAD_SUFFIXES, IndexJob, IndexJobs, JobsFullError, public_message, safe_name
 from ..media.detection import PersonDetector, SsdMobileNetDetector
+from ..media.images import UnreadableImageError, load_image
 from ..media.video import VIDEO_SUFFIXES
 from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
+from ..serving.origins import ANY_HOST, LOOPBACK_HOSTS, SameOriginMiddleware, is_loopback
 from .views import facts_html, figure_html, frame_with_box, jobs_html, result_label, status_html, tokens_html
 
 
@@ -47,7 +52,7 @@ THEME = gr.themes.Default(
     button_primary_background_fill_hover_dark="*primary_800",
 )
 CSS = """
-.gradio-container { max-width: 1100px !important; }
+.gradio-container { max-width: 1100px !important; margin-inline: auto !important; }
 #results .grid-wrap, #track .grid-wrap {
   height: auto !important; min-height: 0 !important; max-height: none !important;
 }
@@ -95,24 +100,72 @@ class Demo:
         self.gallery, self.model, self.processor = gallery, model, processor
         self.uploads = uploads
         self.folders = [*media]
+        self.jobs: IndexJobs | None = None
         if uploads is not None:
-            uploads.mkdir(parents=True, exist_ok=True)
+            self.jobs = IndexJobs(gallery, detector, uploads, max_frames=MAX_FRAMES)
+            for part in uploads.glob("*/.part-*"):  # of a program that was ended while it copied a file
+                part.unlink()
             self.folders.append(uploads)
-        self.jobs = IndexJobs(gallery, detector, max_frames=MAX_FRAMES)
         self.page = self._page()
+
+    def launch(
+        self,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        *,
+        login: tuple[str, str] | None = None,
+        allowed_hosts: Sequence[str] = (),
+        public: bool = False,
+        **options: Any,
+    ) -> tuple[Any, str, str]:
+        """Serve the page.
+
+        Args:
+            host (`str`), port (`int`, *optional*): address; by default a free port from 7860 on.
+            login (`tuple[str, str]`, *optional*): user name and password.
+            allowed_hosts (`Sequence[str]`): names of the page besides those of loopback, as behind a proxy. Without
+                a login it answers to no others.
+            public (`bool`): whether everybody may see the page, from everywhere, as in a Space. It must have no
+                `uploads`.
+            options: further arguments of `gradio.Blocks.launch`, whose result is returned.
+
+        Raises:
+            ValueError: if other machines reach the page, and it has neither a login nor is public; or if a public page
+                has uploads.
+        """
+        if public and self.uploads is not None:
+            raise ValueError("A public page must not take uploads")
+        if not (public or login or is_loopback(host)):
+            raise ValueError(f"{host} can be reached from other machines: give the page a login, or use 127.0.0.1")
+        hosts = (ANY_HOST,) if login and not allowed_hosts else (*LOOPBACK_HOSTS, *allowed_hosts)
+        guards = [] if public else [Middleware(SameOriginMiddleware, allowed_hosts=hosts)]
+        return self.page.launch(
+            server_name=host,
+            server_port=port,
+            auth=login,
+            theme=THEME,
+            css=CSS,
+            footer_links=[],
+            app_kwargs={"middleware": guards},
+            **options,
+        )
 
     # -----------------------------------------------------------------------------------------------------------------
     # Event handlers.
     # -----------------------------------------------------------------------------------------------------------------
     def search(
-        self, text: str, without: str, image: Image.Image | None, camera: str, where: str, top_k: float, group: bool
+        self, text: str, without: str, image: str | None, camera: str, where: str, top_k: float, group: bool
     ) -> tuple[Any, ...]:
-        """Search by description, by image or by both. Returns updates of the result components."""
+        """Search by description, by an image file or by both. Returns updates of the result components."""
         exclusions = [part.strip() for part in (without or "").split(",") if part.strip()]
         text = (text or "").strip()
         if not text and image is None:
             return self._show_results([], "Describe a person, or choose an example image.")
-        return self._run_query(Query(text or None, image, without=exclusions), camera, where, top_k, group)
+        try:
+            example = None if image is None else load_image(image)
+        except UnreadableImageError as error:
+            return self._show_results([], f"The example image cannot be used: {error.reason.value} ({error.detail}).")
+        return self._run_query(Query(text or None, example, without=exclusions), camera, where, top_k, group)
 
     def more_like(self, results: list[SearchResult], chosen: int | None, top_k: float, group: bool) -> tuple[Any, ...]:
         """Search for persons similar to the selected one."""
@@ -147,32 +200,35 @@ class Demo:
 
     def add(self, file: str | None, camera: str, per_second: float) -> tuple[Any, str]:
         """Index an uploaded file. A folder named by its digest keeps files with the same name apart."""
-        if self.uploads is None:
+        if self.uploads is None or self.jobs is None:
             return gr.update(), "Adding is disabled on this page."
         if not file:
             return gr.update(), "Choose a video, an image or a .tar archive of images first."
+        given = Path(file)
+        is_video = given.suffix.lower() in VIDEO_SUFFIXES
+        options = SourceOptions(camera=camera.strip() or None, per_second=per_second if is_video else None)
         try:
-            name = safe_name(Path(file).name)
-        except ValueError as error:
-            return gr.update(value=None), f"Not added: {error}"
+            name = safe_name(given.name)
+            check_upload(given, options)
+        except (ValueError, OSError) as error:
+            return gr.update(value=None), f"Not added: {public_message(error, given.parent)}"
         with open(file, "rb") as content:
             digest = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=6)).hexdigest()
         path = self.uploads / digest / name
-        path.parent.mkdir(exist_ok=True)
-        shutil.copyfile(file, path)
-        is_video = name.lower().endswith(VIDEO_SUFFIXES)
-        options = SourceOptions(camera=camera.strip() or None, per_second=per_second if is_video else None)
         try:
+            with atomic_file(path) as part:
+                shutil.copyfile(file, part)
             self.jobs.submit(path, options, root=self.uploads)
-        except JobsFullError as error:
-            return gr.update(), f"Not added: {error}"
+        except (JobsFullError, OSError) as error:
+            return gr.update(), f"Not added: {public_message(error, self.uploads)}"
         return gr.update(value=None), f"{name} is being added."
 
     def cancel(self) -> str:
         """Cancel all unfinished indexing jobs."""
-        unfinished = [job for job in self.jobs.all() if not job.state.is_over]
+        unfinished = [job for job in self._all_jobs() if not job.state.is_over]
         for job in unfinished:
-            self.jobs.cancel(job.id)
+            if self.jobs is not None:
+                self.jobs.cancel(job.id)
         return "Stopping. Persons found so far are kept." if unfinished else "Nothing is being added."
 
     def cameras(self) -> Any:
@@ -180,8 +236,12 @@ class Demo:
         return gr.update(choices=[_ANY_CAMERA, *self.gallery.info().cameras])
 
     def close(self) -> None:
-        """Stop indexing. Persons found so far are kept."""
-        self.jobs.close(30)
+        """Stop indexing. Persons found so far are kept, and the page goes on with the rest when it is next started."""
+        if self.jobs is not None:
+            self.jobs.close(30)
+
+    def _all_jobs(self) -> list[IndexJob]:
+        return [] if self.jobs is None else self.jobs.all()
 
     def _run_query(self, query: Query, camera: str, where: str, top_k: float, group: bool) -> tuple[Any, ...]:
         conditions = [f"camera = {literal(camera)}"] if camera and camera != _ANY_CAMERA else []
@@ -234,7 +294,15 @@ class Demo:
             button = gr.Button("Search", variant="primary", scale=1, min_width=120, elem_id="search-button")
         with gr.Accordion("More ways to search, and filters", open=False):
             with gr.Row():
-                image = gr.Image(label="Example image", type="pil", sources=["upload", "clipboard"], height=220)
+                # As the file that was sent: Gradio itself would put transparency on black and clip 16 bits.
+                image = gr.Image(
+                    label="Example image",
+                    type="filepath",
+                    image_mode=None,
+                    sources=["upload", "clipboard"],
+                    height=220,
+                    elem_id="example",
+                )
                 with gr.Column():
                     without = gr.Textbox(label="Without", placeholder="a hat, a bag", max_length=300)
                     camera = gr.Dropdown([_ANY_CAMERA], value=_ANY_CAMERA, label="Camera")
@@ -283,7 +351,7 @@ class Demo:
         timer = gr.Timer(POLL_SECONDS)
         add.click(self.add, [file, camera, per_second], [file, message], **_PRIVATE)
         cancel.click(self.cancel, None, message, **_PRIVATE)
-        timer.tick(lambda: jobs_html(self.jobs.all()), None, progress, show_progress="hidden", **_PRIVATE)
+        timer.tick(lambda: jobs_html(self._all_jobs()), None, progress, show_progress="hidden", **_PRIVATE)
 
 
 def _thumbnail_grid(label: str, name: str, *, visible: bool = True) -> gr.Gallery:

@@ -12,9 +12,10 @@ from ..explain.caption_tokens import Explanation, score_colour
 from ..gallery.contact_sheet import place_and_time
 from ..gallery.maintenance import GalleryInfo
 from ..gallery.person_gallery import SearchResult
+from ..indexing.isolation import load_frame
 from ..indexing.jobs import IndexJob, JobState
-from ..media.images import IMAGE_SUFFIXES, load_image, to_jpeg
-from ..media.video import VIDEO_SUFFIXES, read_frames
+from ..media.images import IMAGE_SUFFIXES, to_jpeg
+from ..media.video import VIDEO_SUFFIXES
 
 
 MAX_FRAME = 20_000
@@ -77,11 +78,12 @@ def jobs_html(jobs: Sequence[IndexJob]) -> str:
     if not jobs:
         return "<p>Nothing has been added yet.</p>"
     rows = [
-        f"<tr><td>{escape(Path(job.source).name)}</td><td>{job.state.value}</td><td>{_progress(job)}</td></tr>"
+        f"<tr><td>{escape(Path(job.source).name)}</td><td>{job.created:%Y-%m-%d %H:%M} UTC</td>"
+        f"<td>{job.state.value}</td><td>{_progress(job)}</td></tr>"
         for job in jobs
     ]
-    head = '<tr><th scope="col">Source</th><th scope="col">State</th><th scope="col">Progress</th></tr>'
-    return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Source", "Added", "State", "Progress"))
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def status_html(info: GalleryInfo) -> str:
@@ -112,12 +114,9 @@ def frame_with_box(result: SearchResult, folders: Sequence[Path]) -> Image.Image
     if path is None:
         return None
     try:
-        if result.frame is None:
-            frame = load_image(path) if path.suffix.lower() in IMAGE_SUFFIXES else None
-        elif result.frame <= MAX_FRAME and path.suffix.lower() in VIDEO_SUFFIXES:
-            frame = next(read_frames(path, 1, result.frame, result.frame + 1)).image
-        else:
-            frame = None
+        suffix = path.suffix.lower()
+        is_shown = suffix in IMAGE_SUFFIXES if result.frame is None else suffix in VIDEO_SUFFIXES
+        frame = load_frame(path, result.frame) if is_shown and (result.frame or 0) <= MAX_FRAME else None
     except (ValueError, OSError):  # the file has changed since it was indexed
         return None
     if frame is not None and result.box is not None:

@@ -10,10 +10,11 @@ import pytest
 import requests
 from PIL import Image
 
+from gadms_cli import serving
 from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
 from tests.command_line import refusal, run
 from tests.serving_process import running_server
-from tests.waiting import PATIENCE_SECONDS
+from tests.waiting import PATIENCE_SECONDS, wait_for
 
 
 pytestmark = pytest.mark.slow
@@ -49,25 +50,34 @@ def test_it_answers_and_ends_in_peace(server):
     assert process.wait(300) in (0, -signal.SIGTERM)
 
 
-def test_what_it_indexes_when_it_is_stopped_is_kept(server, gallery, tmp_path):
-    process, address = server
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_job_goes_on_when_the_server_is_started_again(gallery, tmp_path, end):
     path = tmp_path / "v.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
-    for number in range(3_000):
+    for number in range(1_500):
         writer.write(np.full((48, 64, 3), number % 255, dtype=np.uint8))
     writer.release()
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    options = {"name": "v.avi", "detect": False, "camera": "gate"}
-    answer = requests.post(
-        f"{address}/index", params=options, data=path.read_bytes(), headers=headers, timeout=PATIENCE_SECONDS
-    )
-    job = f"{address}/index/{answer.json()['id']}"
-    while not (requests.get(job, headers=headers, timeout=PATIENCE_SECONDS).json()["progress"] or {}).get("seen", 0):
-        pass
-    process.send_signal(signal.SIGTERM)
-    process.wait(300)
+    with running_server(gallery) as (process, address):
+        assert "used by another server" in refusal("serve", "--gallery", gallery)
+        options = {"name": "v.avi", "detect": False, "camera": "gate"}
+        answer = requests.post(
+            f"{address}/index", params=options, data=path.read_bytes(), timeout=PATIENCE_SECONDS
+        ).json()
+
+        def job(address: str) -> dict:
+            return requests.get(f"{address}/index/{answer['id']}", timeout=PATIENCE_SECONDS).json()
+
+        wait_for(lambda: (job(address)["progress"] or {}).get("seen", 0))
+        process.send_signal(end)
+        process.wait(300)
     kept = PersonGallery.open(gallery).info().cameras.get("gate", 0)
-    assert 0 < kept < 3_000
+    assert kept < 1_500
+    assert kept > 0 or end == signal.SIGKILL  # stopped in peace, it adds the persons that it has found
+    with running_server(gallery) as (process, address):
+        wait_for(lambda: job(address)["state"] == "done", told=lambda: job(address))
+        report = job(address)["report"]
+        assert (report["found"], report["already_there"]) == (1_500, kept)
+    assert PersonGallery.open(gallery).info().cameras["gate"] == 1_500
 
 
 def test_others_than_loopback_need_a_token(gallery, monkeypatch, tmp_path):
@@ -79,7 +89,15 @@ def test_others_than_loopback_need_a_token(gallery, monkeypatch, tmp_path):
     (tmp_path / "empty").touch()
     message = refusal("serve", "--gallery", gallery, "--token-file", tmp_path / "empty")
     assert "is empty" in message
+    for token, said in ((" \n", "GADMS_TOKEN is empty"), ("a\nb", "GADMS_TOKEN contains a line break")):
+        monkeypatch.setenv("GADMS_TOKEN", token)
+        assert said in refusal("serve", "--gallery", gallery)
     assert "no such file" in refusal("serve", "--gallery", gallery, "--token-file", tmp_path / "nowhere").lower()
+
+
+def test_the_line_end_of_the_variable_is_no_part_of_the_token(monkeypatch):
+    monkeypatch.setenv("GADMS_TOKEN", f"{TOKEN}\n")
+    assert serving._token(None) == TOKEN
 
 
 def test_it_needs_a_gallery_and_shows_a_line_to_type(tmp_path):

@@ -31,12 +31,12 @@ from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from modeling_gadms.encoders.atomic_files import move_into_place, write_atomically
+from modeling_gadms.media.guarded_fetch import FetchError
 from modeling_gadms.media.images import IMAGE_FORMATS
 
 from ..shards import RunFolderError, lock_folder, remove_leftovers
 from .fetch_process import Downloaded, Downloader
 from .fetch_settings import FetchProblem, FetchReport, FetchSettings
-from .guarded_img2dataset import FetchError
 from .opt_out_list import OptOutList
 from .tars import FAILED_SUFFIX
 from .url_table import UrlRow, UrlTable, rows_by_tar

@@ -11,8 +11,9 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet
 
+from modeling_gadms.media.guarded_fetch import FetchError
+
 from .fetch_settings import FetchProblem, FetchSettings
-from .guarded_img2dataset import FetchError
 from .url_table import UrlRow
 
 

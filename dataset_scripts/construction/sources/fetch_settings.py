@@ -1,12 +1,11 @@
 """Settings and report of fetching, and the reasons why a row has no image."""
 
-import ipaddress
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from .guarded_img2dataset import address_and_port
+from modeling_gadms.media.guarded_fetch import normal_address
 
 
 class FetchProblem(StrEnum):
@@ -83,7 +82,7 @@ class FetchSettings:
             raise ValueError(
                 f"user_agent_token may contain only letters, digits, '.', '_' and '-', not {self.user_agent_token!r}"
             )
-        normal = {"disallowed_header_directives": _normal_directive, "allowed_addresses": _normal_address}
+        normal = {"disallowed_header_directives": _normal_directive, "allowed_addresses": normal_address}
         for name, normalise in normal.items():
             value = getattr(self, name)
             if isinstance(value, str):
@@ -124,16 +123,3 @@ class FetchReport:
 
 def _normal_directive(directive: str) -> str:
     return directive.strip().lower()
-
-
-def _normal_address(pair: str) -> str:
-    address, _, port = str(pair).rpartition(":")
-    try:
-        ip = ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))
-        if not 0 < int(port) < 65536:
-            raise ValueError
-    except ValueError as error:
-        raise ValueError(
-            f"allowed_addresses must contain address:port pairs such as 10.0.0.5:80 or [fd00::5]:80, not {pair!r}"
-        ) from error
-    return address_and_port(ip, int(port))

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from modeling_gadms.media.guarded_fetch import refusal
+
 from .fetch_settings import FetchProblem
-from .guarded_img2dataset import refusal
 from .opt_out_list import OptOutList, WebAddress
 
 

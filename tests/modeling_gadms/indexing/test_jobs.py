@@ -1,5 +1,6 @@
 """Background jobs index one source after another, report their progress and can be cancelled."""
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -11,7 +12,15 @@ from PIL import Image
 from modeling_gadms.gallery.person_gallery import PersonGallery
 from modeling_gadms.indexing import jobs as index_jobs
 from modeling_gadms.indexing.indexer import SourceOptions
-from modeling_gadms.indexing.jobs import IndexJob, IndexJobs, JobsFullError, JobState, safe_name
+from modeling_gadms.indexing.jobs import (
+    FolderInUseError,
+    IndexJob,
+    IndexJobs,
+    JobsClosedError,
+    JobsFullError,
+    JobState,
+    safe_name,
+)
 from modeling_gadms.media.detection import PersonBox
 from tests.waiting import PATIENCE_SECONDS, wait_for
 
@@ -40,6 +49,11 @@ def write_video(path: Path, frames: int = 10) -> Path:
     return path
 
 
+def write_picture(path: Path) -> Path:
+    Image.new("RGB", (20, 60), "red").save(path)
+    return path
+
+
 def until(jobs: IndexJobs, job: IndexJob, reached) -> IndexJob:
     wait_for(lambda: reached(jobs.get(job.id)), told=lambda: jobs.get(job.id))
     return jobs.get(job.id)
@@ -51,10 +65,11 @@ def over(job: IndexJob) -> bool:
 
 def test_a_job_waits_runs_and_is_done(gallery, tmp_path):
     detector = HeldDetector(0)
-    jobs = IndexJobs(gallery, lambda: detector)
-    gone: list[Path] = []
-    video = write_video(tmp_path / "v.avi")
-    first = jobs.submit(video, SourceOptions(camera="gate-1"), root=tmp_path, finished=gone.append)
+    jobs = IndexJobs(gallery, lambda: detector, tmp_path / "jobs")
+    with jobs.room() as arrived:
+        first_video = write_video(arrived / "v.avi")
+        first = jobs.submit(first_video, SourceOptions(camera="gate-1"), root=arrived, remove=arrived)
+    video = Path(shutil.copy(first_video, tmp_path / "v.avi"))
     second = jobs.submit(video, SourceOptions(every=5), root=tmp_path)
     until(jobs, first, lambda job: job.state == JobState.RUNNING)
     assert jobs.get(second.id).state == JobState.WAITING
@@ -66,7 +81,7 @@ def test_a_job_waits_runs_and_is_done(gallery, tmp_path):
     assert (done.state, done.source, done.error) == (JobState.DONE, "v.avi", None)
     assert (done.report.seen, done.report.tracks, done.report.persons) == (10, 1, 1)
     assert until(jobs, second, over).report.already_there == 1
-    assert gone == [video]
+    assert video.exists() and not arrived.exists()
     assert [job.id for job in jobs.all()] == [second.id, first.id]
     assert gallery.info().cameras == {"gate-1": 1}
     jobs.close(30)
@@ -74,7 +89,7 @@ def test_a_job_waits_runs_and_is_done(gallery, tmp_path):
 
 def test_a_running_job_is_cancelled_and_keeps_what_it_found(gallery, tmp_path):
     detector = HeldDetector(3)
-    jobs = IndexJobs(gallery, lambda: detector)
+    jobs = IndexJobs(gallery, lambda: detector, tmp_path / "jobs")
     job = jobs.submit(write_video(tmp_path / "v.avi"))
     until(jobs, job, lambda job: job.progress and job.progress.seen == 3)
     jobs.cancel(job.id)
@@ -87,7 +102,7 @@ def test_a_running_job_is_cancelled_and_keeps_what_it_found(gallery, tmp_path):
 
 def test_a_waiting_job_that_is_cancelled_never_runs(gallery, tmp_path):
     detector = HeldDetector(0)
-    jobs = IndexJobs(gallery, lambda: detector)
+    jobs = IndexJobs(gallery, lambda: detector, tmp_path / "jobs")
     video = write_video(tmp_path / "v.avi")
     first, second = jobs.submit(video), jobs.submit(tmp_path / "nowhere.avi")
     jobs.cancel(second.id)
@@ -98,7 +113,7 @@ def test_a_waiting_job_that_is_cancelled_never_runs(gallery, tmp_path):
 
 
 def test_a_source_that_fails_says_why_and_the_next_one_runs(gallery, tmp_path):
-    jobs = IndexJobs(gallery, HeldDetector, max_frames=5)
+    jobs = IndexJobs(gallery, HeldDetector, tmp_path / "jobs", max_frames=5)
     (tmp_path / "letter.avi").write_text("Dear Sir or Madam")
     Image.new("RGB", (20, 60), "red").save(tmp_path / "p.png")
     bad = jobs.submit(tmp_path / "letter.avi")
@@ -115,7 +130,7 @@ def test_an_error_of_the_program_is_not_told_to_strangers(gallery, tmp_path, cap
     def broken():
         raise RuntimeError("secret path /root")
 
-    jobs = IndexJobs(gallery, broken)
+    jobs = IndexJobs(gallery, broken, tmp_path / "jobs")
     job = until(jobs, jobs.submit(write_video(tmp_path / "v.avi")), over)
     assert job.error == "internal error (RuntimeError); see the log"
     assert "secret path /root" in caplog.text
@@ -125,7 +140,7 @@ def test_an_error_of_the_program_is_not_told_to_strangers(gallery, tmp_path, cap
 def test_so_many_may_wait_and_a_closed_one_takes_none(gallery, tmp_path, monkeypatch):
     monkeypatch.setattr(index_jobs, "MAX_WAITING", 2)
     detector = HeldDetector(0)
-    jobs = IndexJobs(gallery, lambda: detector)
+    jobs = IndexJobs(gallery, lambda: detector, tmp_path / "jobs")
     video = write_video(tmp_path / "v.avi")
     running = jobs.submit(video)
     until(jobs, running, lambda job: job.state == JobState.RUNNING)
@@ -133,11 +148,109 @@ def test_so_many_may_wait_and_a_closed_one_takes_none(gallery, tmp_path, monkeyp
         jobs.submit(video)
     with pytest.raises(JobsFullError, match="2 sources are already waiting"):
         jobs.submit(video)
+    with pytest.raises(JobsFullError, match="2 sources"), jobs.room():
+        pass
+    jobs.cancel(running.id)
     detector.allowed.release(100)
     jobs.close(30)
-    assert {job.state for job in jobs.all()} == {JobState.CANCELLED}
-    with pytest.raises(JobsFullError):
+    assert jobs.get(running.id).state == JobState.CANCELLED
+    with pytest.raises(JobsClosedError):
         jobs.submit(video)
+    with pytest.raises(JobsClosedError), jobs.room():
+        pass
+
+
+def test_files_that_arrive_hold_places_in_the_queue(gallery, tmp_path, monkeypatch):
+    monkeypatch.setattr(index_jobs, "MAX_WAITING", 2)
+    jobs = IndexJobs(gallery, HeldDetector, tmp_path / "jobs")
+    with jobs.room() as first, jobs.room():
+        with pytest.raises(JobsFullError), jobs.room():
+            pass
+        assert first.is_dir()
+    with jobs.room():
+        assert not first.exists()
+    jobs.close(30)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What outlives the program, and what ends a job but not the thread.
+# ---------------------------------------------------------------------------------------------------------------------
+def test_the_next_program_goes_on_with_the_jobs_of_the_last_one(gallery, tmp_path):
+    detector, folder = HeldDetector(3), tmp_path / "jobs"
+    jobs = IndexJobs(gallery, lambda: detector, folder)
+    done = jobs.submit(write_picture(tmp_path / "done.png"))
+    with jobs.room() as arrived:
+        running = jobs.submit(write_video(arrived / "v.avi"), root=arrived, remove=arrived)
+    waiting = jobs.submit(write_picture(tmp_path / "p.png"), SourceOptions(camera="gate-7"))
+    lost = jobs.submit(write_picture(tmp_path / "lost.png"))
+    until(jobs, running, lambda job: job.progress and job.progress.seen == 3)
+    with pytest.raises(FolderInUseError, match="--uploads"):
+        IndexJobs(gallery, lambda: detector, folder)
+    with pytest.raises(FolderInUseError, match="cannot hold uploads .*--uploads"):
+        IndexJobs(gallery, lambda: detector, tmp_path / "done.png")
+    closing = threading.Thread(target=jobs.close, args=(PATIENCE_SECONDS,))
+    closing.start()
+    wait_for(jobs._closing.is_set)
+    detector.allowed.release(1)
+    closing.join(PATIENCE_SECONDS)
+    assert [job.state.value for job in jobs.all()] == ["waiting", "waiting", "waiting", "done"]
+    assert jobs._stored[running.id].starts == 0  # else a third quiet stop would end the job
+    before = len(gallery)
+    assert before == 2  # the picture, and the person of the frames that were read
+
+    (tmp_path / "lost.png").unlink()
+    (folder / "upload-left").mkdir()
+    (folder / "jobs" / "broken.json").write_text("{")
+    (folder / "jobs" / ".part-left.json").touch()
+    detector.allowed.release(1_000)
+    jobs = IndexJobs(gallery, lambda: detector, folder)
+    assert until(jobs, waiting, over).report.persons == 1
+    assert until(jobs, running, over).report.seen == 10
+    assert (jobs.get(done.id).state, jobs.get(done.id).report.persons) == (JobState.DONE, 1)
+    assert "its file is gone" in jobs.get(lost.id).error
+    assert gallery.info().cameras == {"gate-7": 1}
+    assert sorted(path.name for path in folder.iterdir()) == ["jobs"]
+    assert not list((folder / "jobs").glob(".part-*"))
+    jobs.close(30)
+
+
+def test_a_job_that_ends_the_program_again_and_again_is_not_started_once_more(gallery, tmp_path):
+    """Each program ends as if it were killed: the state file stays as it was while the job was running."""
+    path, folder = write_video(tmp_path / "v.avi"), tmp_path / "jobs"
+    for starts in range(index_jobs.MAX_STARTS):
+        detector = HeldDetector(0)
+        jobs = IndexJobs(gallery, lambda detector=detector: detector, folder)
+        job = jobs.submit(path) if not starts else jobs.all()[0]
+        state = folder / "jobs" / f"{job.id}.json"
+        wait_for(lambda state=state: b'"running"' in state.read_bytes())
+        as_killed = state.read_bytes()
+        detector.allowed.release(1_000)
+        jobs.close(30)
+        state.write_bytes(as_killed)
+    jobs = IndexJobs(gallery, HeldDetector, folder)
+    assert jobs.get(job.id).state == JobState.FAILED
+    assert "the server ended 3 times" in jobs.get(job.id).error
+    jobs.close(30)
+
+
+def test_the_thread_outlives_its_folder_and_any_error(gallery, tmp_path, caplog):
+    folder = tmp_path / "jobs"
+    problems = [SystemExit("a library gives up"), OSError("no space left"), RuntimeError("a bug")]
+
+    def broken():
+        raise problems.pop(0)
+
+    jobs = IndexJobs(gallery, broken, folder)
+    video = write_video(tmp_path / "v.avi")
+    for _ in range(3):
+        assert until(jobs, jobs.submit(video), over).state == JobState.FAILED
+    shutil.rmtree(folder)  # by somebody who cleans up
+    assert until(jobs, jobs.submit(write_picture(tmp_path / "p.png")), over).state == JobState.DONE
+    assert jobs.is_alive
+    with jobs.room() as arrived:
+        assert arrived.is_dir()
+    jobs.close(30)
+    assert not jobs.is_alive
 
 
 def test_only_the_last_finished_jobs_are_remembered_and_the_detector_is_made_once(gallery, tmp_path, monkeypatch):
@@ -148,7 +261,7 @@ def test_only_the_last_finished_jobs_are_remembered_and_the_detector_is_made_onc
         made.append(HeldDetector())
         return made[-1]
 
-    jobs = IndexJobs(gallery, make_detector)
+    jobs = IndexJobs(gallery, make_detector, tmp_path / "jobs")
     names = [write_video(tmp_path / f"{number}.avi") for number in range(4)]
     done = [until(jobs, jobs.submit(name), over).id for name in names]
     # Forgotten when the next one comes: two of those finished before it, and itself.
@@ -159,8 +272,8 @@ def test_only_the_last_finished_jobs_are_remembered_and_the_detector_is_made_onc
     jobs.close(30)
 
 
-def test_unknown_jobs_are_key_errors(gallery):
-    jobs = IndexJobs(gallery, HeldDetector)
+def test_unknown_jobs_are_key_errors(gallery, tmp_path):
+    jobs = IndexJobs(gallery, HeldDetector, tmp_path / "jobs")
     for call in (jobs.get, jobs.cancel):
         with pytest.raises(KeyError):
             call("nobody")

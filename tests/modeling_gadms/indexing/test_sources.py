@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import datasets
 import pyarrow as pa
@@ -107,6 +108,13 @@ def test_nothing_of_an_archive_reaches_the_disk(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_an_archive_is_unpacked_only_if_its_name_says_that_it_is_packed(tmp_path):
+    path = write_archive(tmp_path / "s.tar", {"a.png": png(COLOURS[0])}, "w:gz")
+    with pytest.raises(ValueError, match=r"if it is compressed, unpack it, or name it \.tar\.gz"):
+        list(open_source(path))
+    assert colours(open_source(path.rename(tmp_path / "s.tgz"))) == COLOURS[:1]
+
+
 def test_a_damaged_archive_is_named(tmp_path):
     path = write_archive(tmp_path / "s.tar", {f"{number}.png": png(COLOURS[0]) for number in range(4)})
     path.write_bytes(path.read_bytes()[:2000])
@@ -198,16 +206,31 @@ def test_a_folder_is_a_folder_whatever_its_name(tmp_path):
 # ---------------------------------------------------------------------------------------------------------------------
 # URLs, from a server on loopback.
 # ---------------------------------------------------------------------------------------------------------------------
+class Inside(BaseHTTPRequestHandler):
+    """A server that is not to be reached."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+
+
 class Pictures(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         name = self.path.strip("/")
-        if name == "moved":
+        if name in ("moved", "away"):
             self.send_response(302)
-            self.send_header("Location", "/1")
+            self.send_header("Location", "/1" if name == "moved" else self.moved_to)
             self.end_headers()
             return
         if name == "silent":
             self.server.released.wait(120)
+            return
+        if name == "drip":
+            self.send_response(200)
+            self.end_headers()
+            while not self.server.released.wait(0.05):
+                self.wfile.write(b"x")
             return
         known = name.isdigit() or name == "letter"
         self.send_response(200 if known else 404)
@@ -217,6 +240,13 @@ class Pictures(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments) -> None:
         pass
+
+
+CLOSED = "127.0.0.1:9"
+
+
+def allowed(address: str) -> tuple[str, str]:
+    return address.removeprefix("http://"), CLOSED
 
 
 @pytest.fixture
@@ -232,9 +262,9 @@ def address() -> Iterator[str]:
 def test_a_table_of_urls_in_its_order_and_what_was_not_fetched_by_reason(tmp_path, address, monkeypatch):
     monkeypatch.setattr(sources, "FETCH_SECONDS", 3.0)
     names = ["2", "gone", "0", "moved", "letter", "silent", "3"]
-    urls = [f"{address}/{name}" for name in names] + ["file:///etc/hostname", "http://127.0.0.1:9/closed"]
+    urls = [f"{address}/{name}" for name in names] + ["file:///etc/hostname", f"http://{CLOSED}/closed"]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps({"url": url, "price": 1.5}) + "\n" for url in urls))
-    reader = open_source(tmp_path / "t.jsonl")
+    reader = open_source(tmp_path / "t.jsonl", allowed_addresses=allowed(address))
     frames = list(reader)
     assert colours(frames) == [COLOURS[2], COLOURS[0], COLOURS[1], COLOURS[3]]
     assert [frame.source for frame in frames] == [f"{address}/{name}" for name in ("2", "0", "moved", "3")]
@@ -242,9 +272,9 @@ def test_a_table_of_urls_in_its_order_and_what_was_not_fetched_by_reason(tmp_pat
     assert dict(reader.skipped) == {
         "not fetched: HTTP 404": 1,
         "not an image": 1,
-        "not fetched: no answer in time": 1,
-        "not an http address": 1,
-        "not fetched: ConnectionError": 1,
+        "not fetched: timed out": 1,
+        "not fetched: address refused": 1,
+        "not fetched: connection failed": 1,
     }
     assert reader.seen == reader.expected == 9
 
@@ -252,14 +282,34 @@ def test_a_table_of_urls_in_its_order_and_what_was_not_fetched_by_reason(tmp_pat
 def test_more_than_a_picture_may_have_is_not_fetched_to_its_end(tmp_path, address, monkeypatch):
     monkeypatch.setattr(sources, "MAX_IMAGE_BYTES", 20)
     (tmp_path / "t.csv").write_text(f"url\n{address}/1\n{address}/letter\n")
+    reader = open_source(tmp_path / "t.csv", allowed_addresses=allowed(address))
+    assert not list(reader)
+    assert dict(reader.skipped) == {"more than 20 bytes": 1, "not an image": 1}
+
+
+def test_private_addresses_are_not_reached_and_slow_bytes_end_at_the_limit(tmp_path, address, monkeypatch):
+    """Not by their number, not by a name, not by the redirect of a server that may be reached."""
+    monkeypatch.setattr(sources, "FETCH_SECONDS", 1.0)
+    port = address.rpartition(":")[2]
+    urls = [f"http://{host}:{port}/1" for host in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0")]
+    (tmp_path / "t.csv").write_text("\n".join(["url", *urls]))
     reader = open_source(tmp_path / "t.csv")
     assert not list(reader)
-    assert dict(reader.skipped) == {"more than 50,000,000 bytes": 1, "not an image": 1}
+    assert dict(reader.skipped) == {"not fetched: address refused": len(urls)}
+    with ThreadingHTTPServer(("127.0.0.1", 0), Inside) as inside:
+        threading.Thread(target=inside.serve_forever, daemon=True).start()
+        Pictures.moved_to = f"http://127.0.0.1:{inside.server_port}/1"
+        (tmp_path / "u.csv").write_text(f"url\n{address}/away\n{address}/drip\n")
+        reader = open_source(tmp_path / "u.csv", allowed_addresses=allowed(address))
+        assert not list(reader)
+        inside.shutdown()
+    assert dict(reader.skipped) == {"not fetched: address refused": 1, "not fetched: timed out": 1}
+    assert not Inside.asked
 
 
 def test_reading_that_is_given_up_leaves_no_thread_behind(tmp_path, address):
     (tmp_path / "t.csv").write_text("url\n" + f"{address}/1\n" * 60)
-    frames = iter(open_source(tmp_path / "t.csv"))
+    frames = iter(open_source(tmp_path / "t.csv", allowed_addresses=allowed(address)))
     next(frames)
     frames.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fetch")]

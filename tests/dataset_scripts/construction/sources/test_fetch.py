@@ -29,12 +29,12 @@ import pytest
 from PIL import Image
 
 from dataset_scripts.construction.shards import RunFolderError
-from dataset_scripts.construction.sources import guarded_img2dataset as guard
 from dataset_scripts.construction.sources.fetch import fetch_images
 from dataset_scripts.construction.sources.fetch_process import Downloader, FetchFailedError
 from dataset_scripts.construction.sources.fetch_settings import FetchProblem, FetchReport, FetchSettings
 from dataset_scripts.construction.sources.opt_out_list import OptOutList
 from dataset_scripts.construction.sources.url_table import UrlRow, UrlTable, rows_by_tar
+from modeling_gadms.media import guarded_fetch as guard
 
 
 pytestmark = pytest.mark.slow
@@ -725,7 +725,7 @@ def resolver(monkeypatch):
 
 def guarded_fetch(url: str, timeout: float = 60.0, tls: ssl.SSLContext | None = None, **policy) -> bytes:
     made = guard.Policy(**({"max_bytes": MAX_BYTES, "max_redirects": 3} | policy))
-    return guard.fetch(url, timeout, "img2dataset", None, made, tls or guard.tls_context())[0]
+    return guard.fetch(url, timeout, "img2dataset", made, tls or guard.tls_context())[0]
 
 
 def test_a_name_is_looked_up_once_and_only_the_judged_address_is_dialled(resolver):
