@@ -34,7 +34,8 @@ ROWS = [
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     rows = [
-        {"vector": [0.0] * 8, "thumbnail": b"", "box": [row[side] for side in SIDES] if "left" in row else None, **row}
+        {"vector": [0.0] * 8, "thumbnail": b"", "added": START, **row}
+        | {"box": [row[side] for side in SIDES] if "left" in row else None}
         for row in ROWS
     ]
     database = lancedb.connect(tmp_path_factory.mktemp("filters"))
