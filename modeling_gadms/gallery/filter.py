@@ -80,8 +80,15 @@ def column_name(name: str) -> str:
 
 
 def in_utc(time: datetime) -> datetime:
-    """Convert a time to UTC; a time without a time zone is taken as UTC."""
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    """Convert a time to UTC; a time without a time zone is taken as UTC.
+
+    Raises:
+        ValueError: if the time in UTC is not in the years 1 to 9999.
+    """
+    try:
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"the time {time.isoformat()} is not in the years 1 to 9999 of UTC") from error
 
 
 def parse_time(text: str) -> datetime:
@@ -101,6 +108,10 @@ def parse_time(text: str) -> datetime:
 def _parse(where: str) -> Any:
     if len(where) > MAX_CHARACTERS:
         raise ValueError(f"The filter has {len(where):,} characters; the maximum is {MAX_CHARACTERS:,}")
+    try:
+        where.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"The filter {where!r} contains {where[error.start]!r}, which is no character") from error
     try:
         import sqlglot
         from sqlglot.errors import SqlglotError
@@ -184,6 +195,8 @@ class _Writer:
 
     def _in(self, node: Any) -> str:
         self._only(node, "this", "expressions")
+        if not node.expressions:
+            raise self._refusal(node)
         name = self._column(node.this)
         values = ", ".join(self._literal(value, name) for value in node.expressions)
         return self._may_be_null(name, f"{column_name(name)} IN ({values})", equality=True)
