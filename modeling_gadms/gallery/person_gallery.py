@@ -312,6 +312,7 @@ class PersonGallery:
         return list(self._remarks(where, self._version))
 
     def _count_passed_over(self, where: str, version: int) -> tuple[str, ...]:
+        """The remarks on a filter; `version` is for the cache."""
         condition, columns = passed_over(where, self._schema)
         if not (count := self._count(condition)):
             return ()
