@@ -23,7 +23,8 @@ class GalleryBusyError(GalleryStorageError):
 
 _AGAIN = "restore it from a backup, or index the persons anew"
 _CAUSES: tuple[tuple[str, type[GalleryStorageError], str], ...] = (
-    (r"No space left|os error 28\b", GalleryStorageError, "No space left on the disk; what was committed before is kept"),
+    (r"No space left|os error 28\b", GalleryStorageError,
+     "No space left on the disk; what was committed before is kept"),
     (r"Permission denied|Read-only file system|os error (1|13|30)\b", GalleryStorageError,
      "its files may not be changed or read by this user"),
     (r"[Cc]ommit conflict|[Cc]oncurrent (writer|commit)|[Rr]etryable|Incompatible transaction", GalleryBusyError,
