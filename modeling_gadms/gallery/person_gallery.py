@@ -493,8 +493,7 @@ class PersonGallery:
             self._version = version
 
     def _migrate(self) -> None:
-        with storage.writing(self.location):
-            storage.migrate(self.location, self._table)
+        self._write(lambda: storage.migrate(self.location, self._table))
 
     def _check_search(self, top_k: int, where: str | None) -> str | None:
         """The filter as SQL of the table."""

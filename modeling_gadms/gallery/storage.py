@@ -78,15 +78,16 @@ def create_table(
         FileExistsError: if there is a gallery with persons and `overwrite` is false.
     """
     database = _connect(location, storage_options, "written")
-    exists = _TABLE in database.list_tables().tables
+    exists = _has_table(database, location)
     if exists and not overwrite and (persons := database.open_table(_TABLE).count_rows()):
         raise FileExistsError(
             f"There is already a gallery of {persons} persons in {location}: give another location, or --overwrite "
             "(in Python overwrite=True) to replace it"
         )
-    table = database.create_table(_TABLE, schema=schema, mode="overwrite" if exists else "create")
-    # When two processes add the same person at once, the key lets the second one notice.
-    cast(Any, table).set_unenforced_primary_key(["id"])
+    with clear_errors(location, "written"):
+        table = database.create_table(_TABLE, schema=schema, mode="overwrite" if exists else "create")
+        # When two processes add the same person at once, the key lets the second one notice.
+        cast(Any, table).set_unenforced_primary_key(["id"])
     return table
 
 
@@ -100,7 +101,7 @@ def open_table(location: str, storage_options: dict[str, str] | None = None) -> 
     # The folder is checked first because connecting would create it.
     if is_remote(location) or Path(location).is_dir():
         database = _connect(location, storage_options, "read")
-        if _TABLE in database.list_tables().tables:
+        if _has_table(database, location):
             with clear_errors(location, "read"):
                 table = database.open_table(_TABLE)
             if "box" not in table.schema.names:
@@ -232,6 +233,11 @@ def _build_index(table: Table, column: str) -> None:
     # RaBitQ has the recall of a graph index (HNSW), which takes fifteen times as long to build.
     config = IvfRq(distance_type="cosine", num_bits=_INDEX_BITS) if column == "vector" else BTree()
     table.create_index(column, config=config, replace=True)
+
+
+def _has_table(database: lancedb.DBConnection, location: str) -> bool:
+    with clear_errors(location, "read"):
+        return _TABLE in database.list_tables().tables
 
 
 def _connect(location: str, storage_options: dict[str, str] | None, action: str) -> lancedb.DBConnection:
