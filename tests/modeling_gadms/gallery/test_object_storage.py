@@ -57,6 +57,9 @@ def test_a_gallery_on_an_object_store_answers_as_one_on_disk(tmp_path, model, pr
         assert made.update({"camera": "yard"}, where="source < '0005.png'") == 5
         assert made.remove(where="source >= '0022.png'") == 3
         made.compact()
+        purged = made.purge()
+        assert purged.earlier_versions == 0
+        assert (purged.disk_bytes is None) == (purged.unfinished_until is not None) == (made is far)
     reopened = PersonGallery.open(place, model, processor, storage_options=storage_options)
     for where in (None, "camera = 'yard'"):
         found, expected = (made.search("a red coat", 30, where=where) for made in (reopened, near))
