@@ -47,10 +47,10 @@ def search(
     query = Query(text=text, image=picture, like=like, without=without or ())
     opened, _ = open_with_model(gallery, model, runtime)
     results = opened.search(query, top_k, where=where, group_tracks=group)
-    save_figure(draw_contact_sheet(str(query), results), out)
+    sheet = save_figure(draw_contact_sheet(str(query), results), out)
     if as_json:
         typer.echo(json.dumps([result.to_dict() for result in results], indent=2, ensure_ascii=False))
         return
     for result in results:
         typer.echo(f"{result.rank:>4}  {result.score:.3f}  {result.source}  {place_and_time(result)}".rstrip())
-    typer.echo(f"Contact sheet: {out}")
+    typer.echo(f"Contact sheet: {sheet}")
