@@ -99,7 +99,7 @@ def index(
         typer.Option(
             "--overwrite",
             help="Replace an existing gallery, in one step at the end: it can be searched until then, and stays as it "
-            "is if the command fails. An interrupted command keeps the persons found so far, and goes on when repeated.",
+            "is if the command fails. An interrupted command goes on with the persons found so far when repeated.",
         ),
     ] = False,
     runtime: Annotated[str, typer.Option(help=RUNTIME_HELP)] = "torch",
@@ -218,10 +218,11 @@ def _index(
         # Workers of Ray cannot be asked to stop; they are ended, and lose the work of 30 seconds.
         with stop_requests() if workers == 1 else nullcontext(StopRequest()) as stop:
             for name, result in _reports(gallery, sources, options, box_filter, workers, model, stop):
-                report, problem = result, None
                 if isinstance(result, BrokenSourceError):
                     report, problem = result.report, result.problem
                     broken[name] = result
+                else:
+                    report, problem = result, None
                 seen += report.seen
                 unread += report.unread
                 if as_json:

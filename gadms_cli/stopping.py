@@ -25,7 +25,7 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Note the first SIGINT, SIGTERM or SIGHUP instead of ending the process; a second one ends it as usual.
+    """Note the first SIGINT, SIGTERM or SIGHUP instead of ending the process; a second one ends it at once.
 
     Signals that the process ignores, such as SIGHUP under `nohup`, stay ignored. Outside the main thread nothing is
     changed.
@@ -33,13 +33,10 @@ def stop_requests() -> Iterator[StopRequest]:
     request = StopRequest()
     usual: dict[int, Any] = {}
 
-    def restore() -> None:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
-
     def note(number: int, _: FrameType | None) -> None:
         request.signal = number
-        restore()
+        for each in usual:
+            signal.signal(each, signal.SIG_DFL)
         os.write(2, _NOTE)  # print is not safe in a signal handler
 
     if threading.current_thread() is threading.main_thread():
@@ -50,4 +47,5 @@ def stop_requests() -> Iterator[StopRequest]:
     try:
         yield request
     finally:
-        restore()
+        for number, handler in usual.items():
+            signal.signal(number, handler)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -209,7 +209,7 @@ class PersonGallery:
     def __len__(self) -> int:
         return self._table.count_rows()
 
-    def add(self, records: Iterable[PersonRecord | None], *, batch_size: int = 64) -> AddReport:
+    def add(self, records: Iterable[PersonRecord], *, batch_size: int = 64) -> AddReport:
         """Embed persons and append them. Existing persons are skipped, so an interrupted run can be repeated.
 
         Persons are committed in groups of `WRITE_ROWS` and at the latest after `COMMIT_SECONDS`; also those before an
@@ -217,8 +217,7 @@ class PersonGallery:
         there are many small ones.
 
         Args:
-            records (`Iterable[PersonRecord | None]`): may be a generator; at most `WRITE_ROWS` persons are held in
-                memory. One that takes long to find the next person yields `None` meanwhile, for commits to be in time.
+            records (`Iterable[PersonRecord]`): may be a generator; at most `WRITE_ROWS` persons are held in memory.
             batch_size (`int`): number of images embedded at once.
 
         Raises:
@@ -229,21 +228,26 @@ class PersonGallery:
         added = existing = 0
         ended = False
         failure: Exception | None = None
+        upcoming: Future[PersonRecord | None] | None = None
 
         def of_one_commit() -> Iterator[tuple[PersonRecord, dict[str, Any]]]:
             """The next persons, until there are enough or the commit is due. An error is raised after the commit."""
-            nonlocal ended, failure
-            due, persons = monotonic() + COMMIT_SECONDS, 0
-            try:
-                while persons < WRITE_ROWS and monotonic() < due:
-                    record = next(remaining)
-                    if record is not None:
-                        persons += 1
-                        yield record, to_row(record, columns)
-            except StopIteration:
-                ended = True
-            except Exception as error:
-                ended, failure = True, error
+            nonlocal ended, failure, upcoming
+            due = monotonic() + COMMIT_SECONDS
+            for _ in range(WRITE_ROWS):
+                upcoming = upcoming or reader.submit(next, remaining, None)
+                if not wait([upcoming], max(0.0, due - monotonic())).done or monotonic() >= due:
+                    return
+                try:
+                    record = upcoming.result()
+                    row = {} if record is None else to_row(record, columns)
+                except Exception as error:
+                    record, failure = None, error
+                upcoming = None
+                if record is None:
+                    ended = True
+                    return
+                yield record, row
 
         def new_persons() -> Iterator[tuple[PersonRecord, dict[str, Any]]]:
             nonlocal existing
@@ -258,15 +262,17 @@ class PersonGallery:
                         seen.add(row["id"])
                         yield record, row
 
-        while not ended:
-            persons = new_persons()
-            for first in persons:  # if there is one
-                rows = self._embed(chain([first], persons), batch_size)
-                inserted = self._insert(rows)
-                added += inserted
-                existing += len(rows) - inserted
-                storage.index_ids(self._table)
-                storage.join_small_files(self.location, self._table, WRITE_ROWS)
+        # A thread, because a commit may be due while the next person is still looked for.
+        with ThreadPoolExecutor(1, thread_name_prefix="records") as reader:
+            while not ended:
+                persons = new_persons()
+                for first in persons:  # if there is one
+                    rows = self._embed(chain([first], persons), batch_size)
+                    inserted = self._insert(rows)
+                    added += inserted
+                    existing += len(rows) - inserted
+                    storage.index_ids(self._table)
+                    storage.join_small_files(self.location, self._table, WRITE_ROWS)
         self._build_indexes()
         if failure is not None:
             raise failure

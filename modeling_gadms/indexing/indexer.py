@@ -294,11 +294,9 @@ class _PersonFinder:
     examples: dict[str, str] = field(default_factory=dict)
     unused_fields: set[str] = field(default_factory=set)
 
-    def records(self, frames: Iterator[Frame]) -> Generator[PersonRecord | None, None, None]:
-        """Yield the persons, and `None` after each frame, because finding the next person may take long."""
+    def records(self, frames: Iterator[Frame]) -> Generator[PersonRecord, None, None]:
         for frame in frames:
             yield from self._persons_of(frame)
-            yield None
         if self.selector is not None:
             yield from self.selector.rest()
 
