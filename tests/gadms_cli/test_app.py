@@ -88,7 +88,7 @@ def test_detection_can_be_asked_for_and_declined(tmp_path, video, model_folder, 
     red.paste((255, 0, 0), (10, 10, 30, 70))
     red.save(frames / "red.png")
     common = ["--gallery", tmp_path / "g", "--model", model_folder, "--overwrite"]
-    assert "1 persons from 1 of 2" in run("index", "--source", frames, "--detect", *common).stdout
+    assert "1 person from 1 of 2" in run("index", "--source", frames, "--detect", *common).stdout
     assert "20 persons from 20 of 20" in run("index", "--source", video, "--no-detect", *common).stdout
 
 

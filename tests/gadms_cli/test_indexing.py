@@ -1,11 +1,16 @@
 """`gadms index` and `gadms gallery add`: sources, tracks, cameras, and additional columns."""
 
+import io
 import json
+import sys
+import tarfile
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from modeling_gadms.gallery.person_gallery import PersonGallery
+from modeling_gadms.media import detection
 from tests.command_line import refusal, run
 
 
@@ -74,6 +79,118 @@ def test_adding_needs_a_gallery_and_sources_that_are_there(tmp_path, person_fold
     assert "nowhere.tar" in refusal("gallery", "add", tmp_path / "g", "--source", tmp_path / "nowhere.tar")
     message = refusal("gallery", "add", tmp_path / "g", "--source", person_folder, "--start", "2026-11-25")
     assert "is not a video" in message
+
+
+@pytest.fixture
+def damaged_archive(tmp_path) -> Path:
+    """An archive of two readable images that is cut in the third."""
+    path = tmp_path / "damaged.tar"
+    with tarfile.open(path, "w") as archive:
+        for number in range(3):
+            content = io.BytesIO()
+            Image.effect_noise((64, 128), 50 + number).save(content, "PNG")
+            member = tarfile.TarInfo(f"{number}.png")
+            member.size = content.tell()
+            archive.addfile(member, io.BytesIO(content.getvalue()))
+    path.write_bytes(path.read_bytes()[: 3 * member.size])
+    return path
+
+
+def test_a_bad_source_of_several_is_counted_and_the_next_one_is_read(tmp_path, shop, damaged_archive, model_folder):
+    (tmp_path / "letter.avi").write_text("Dear Sir or Madam")
+    names = [damaged_archive, tmp_path / "letter.avi", shop]
+    sources = [part for name in names for part in ("--source", name)]
+    common = ["index", *sources, "--gallery", tmp_path / "g", "--model", model_folder, "--column", "price:float"]
+    result = run(*common)
+    assert result.exit_code == 3, result.output
+    assert f"{damaged_archive}: 2 persons from 2 of 2 images" in result.stdout
+    assert f"{shop}: 2 persons from 2 of 3 images" in result.stdout
+    left_out = [line for line in result.stderr.splitlines() if line.startswith("Left out: ")]
+    assert f"{damaged_archive} cannot be read" in left_out[0]
+    assert left_out[0].endswith("(after 2 images, with 2 persons in the gallery)")
+    assert "letter.avi does not open as a video" in left_out[1] and len(left_out) == 2
+    assert "Warning: could not be read: 2 of 3 sources and 1 image; the exit code is 3" in result.stderr
+    assert len(PersonGallery.open(tmp_path / "g")) == 4
+
+    replaced = run(*common, "--overwrite", "--json")
+    assert replaced.exit_code == 3, replaced.output
+    rows = [json.loads(line) for line in replaced.stdout.splitlines()]
+    assert [(row["source"], row["seen"], row["persons"]) for row in rows] == [
+        (str(damaged_archive), 2, 2),
+        (str(tmp_path / "letter.avi"), 0, 0),
+        (str(shop), 3, 2),
+    ]
+    assert [row["error"] is None for row in rows] == [False, False, True]
+
+
+def test_a_row_or_frame_that_cannot_be_used_is_counted(tmp_path, shop, video, model_folder, red_detector, monkeypatch):
+    shop.write_text(shop.read_text().replace("4.0", "cheap"))
+    common = ["--gallery", tmp_path / "g", "--model", model_folder, "--overwrite"]
+    result = run("index", "--source", shop, *common, "--column", "price:string", "--column", "brand:integer")
+    assert result.exit_code == 2 and "No person was found" in result.stderr
+    assert "skipped 3: a value does not fit its column, such as " in result.stdout
+    assert "The value 'Acme' of the column 'brand' is a str, but its type is integer" in result.stdout
+    found = iter(range(20))
+
+    def sometimes(self, images):
+        if next(found) == 12:
+            raise ZeroDivisionError("a box without area")
+        return red_detector.detect(self, images[0])
+
+    monkeypatch.setattr(detection.SsdMobileNetDetector, "__call__", lambda self, images: [sometimes(self, images)])
+    result = run("index", "--source", video, *common, "--crops-per-track", 0)
+    assert result.exit_code == 3, result.output
+    assert "9 persons from 9 of 20 images" in result.stdout
+    example = f"{video}: ZeroDivisionError: a box without area"
+    assert f"skipped 1: an error while finding persons, such as {example}" in result.stdout
+
+
+@pytest.mark.parametrize("trouble", ["type", "column", "rows", "workers", "source", "model", "detector", "disk"])
+def test_whatever_goes_wrong_the_gallery_to_be_replaced_stays(
+    tmp_path, person_folder, shop, video, model_folder, monkeypatch, trouble
+):
+    place = tmp_path / "g"
+    run("index", "--source", person_folder, "--gallery", place, "--model", model_folder)
+    before = PersonGallery.open(place).info()
+    more = {
+        "type": ["--column", "price:money"],
+        "column": ["--column", "price"],
+        "rows": ["--column", "brand:integer"],
+        "workers": ["--workers", 2],
+        "source": ["--source", tmp_path / "nowhere"],
+        "model": ["--model", tmp_path / "nowhere"],
+        "detector": ["--source", video],
+    }.get(trouble, [])
+    source = [] if trouble == "source" else ["--source", shop]
+    model = [] if trouble == "model" else ["--model", model_folder]
+    if trouble == "workers":
+        monkeypatch.setitem(sys.modules, "ray", None)
+    elif trouble == "detector":
+        monkeypatch.setattr(detection, "SsdMobileNetDetector", lambda **_: fail(ImportError("needs a library")))
+    elif trouble == "disk":
+        monkeypatch.setattr(PersonGallery, "_insert", lambda *_: fail(OSError("No space left on device")))
+    result = run("index", *source, "--gallery", place, *model, "--overwrite", *more)
+    assert result.exit_code == 2, result.output
+    errors = [line for line in result.stderr.splitlines() if "Error: " in line]
+    assert len(errors) == 1 and errors[0].startswith("Error: ")  # on a line of its own after a progress bar
+    assert PersonGallery.open(place).info() == before
+    unfinished = [path.name for path in place.iterdir() if path.name != "persons.lance"]
+    if trouble == "detector":  # two persons of the table before the video
+        assert (
+            len(unfinished) == 1 and f"2 persons of the new one are kept in {place / unfinished[0]}" in result.stderr
+        )
+    else:
+        assert not unfinished
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("command", [["index", "--model", "m", "--gallery"], ["gallery", "add"]])
+def test_an_empty_path_of_a_gallery_is_refused(person_folder, model_folder, command):
+    command = [model_folder if part == "m" else part for part in command]
+    assert "The path of the gallery is empty" in refusal(*command, "", "--source", person_folder)
 
 
 def test_help_shows_a_line_to_type():

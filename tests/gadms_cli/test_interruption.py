@@ -97,7 +97,7 @@ def test_a_gallery_whose_replacement_is_stopped_is_as_it_was_and_the_repeated_co
     kept = len(sources_in(unfinished))
     if ended == signal.SIGINT:
         assert kept == HELD + 1
-        told, new_ones = errors.splitlines()[-1], f"{kept} persons of the new one"
+        told = errors.splitlines()[-1]
         assert told.startswith(
             f"The gallery {place} is as it was; {kept} persons of the new one are kept in {unfinished}"
         )
