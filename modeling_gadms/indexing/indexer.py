@@ -303,7 +303,7 @@ class _PersonFinder:
     def _persons_of(self, frame: Frame) -> list[PersonRecord]:
         try:
             whole = self._record(frame)
-        except ValueError as error:
+        except Exception as error:  # also an OverflowError, of a time or a number
             return self._skip(frame, WRONG_VALUE, error)
         try:
             persons = ready = self._detected(whole, frame.image)

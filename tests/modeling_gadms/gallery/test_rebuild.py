@@ -75,6 +75,24 @@ def test_a_full_disk_at_the_last_step_leaves_the_old_gallery(place, model, proce
     monkeypatch.undo()
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet", "folder"])
+def test_an_export_or_copy_that_fails_leaves_nothing_half_done(place, tmp_path, model, processor, monkeypatch, kind):
+    gallery, batches = PersonGallery.open(place, model, processor), person_gallery.maintenance._batches
+
+    def cut(table, columns):
+        yield next(batches(table, columns))
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(person_gallery.maintenance, "_batches", cut)
+    before = set(tmp_path.iterdir())
+    with pytest.raises(OSError, match="No space left"):
+        gallery.export(tmp_path / "out", kind)
+    assert set(tmp_path.iterdir()) == before
+    with pytest.raises(OSError, match="could not be written"):
+        gallery.copy_to(tmp_path / "copy", model, processor)
+    assert len(PersonGallery.open(tmp_path / "copy")) == 0
+
+
 def test_an_interrupted_replacement_is_gone_on_with_only_by_the_same_run(tmp_path, model, processor):
     place = tmp_path / "g"
 

@@ -1,7 +1,7 @@
 """Counts of indexed and skipped images and persons add up."""
 
 import io
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from modeling_gadms.gallery.person_gallery import PersonGallery
-from modeling_gadms.indexing.indexer import NO_PERSON, IndexProgress, index_frames
+from modeling_gadms.indexing.indexer import NO_PERSON, WRONG_VALUE, BrokenSourceError, IndexProgress, index_frames
 from modeling_gadms.indexing.sources import RowReader
 from modeling_gadms.media.detection import PersonBox
 from modeling_gadms.media.video import FrameReader
@@ -131,6 +131,40 @@ def test_what_a_table_says_goes_into_columns_and_the_rest_is_named(tmp_path, mod
     first, second = sorted(gallery.search("a person"), key=lambda result: result.source)
     assert (first.columns, first.camera, first.time) == ({"price": 2.5}, "shop", datetime(2026, 11, 25, 8, tzinfo=UTC))
     assert (second.columns, second.camera, second.time) == ({"price": None}, "elsewhere", None)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"title": "\ud83d"},
+        {"camera": "\ud83d"},
+        {"camera": 2.5},
+        {"time": "soon"},
+        {"time": datetime.max.replace(tzinfo=timezone(timedelta(hours=-9)))},
+        {"stock": 2**63},
+        {"stock": "many"},
+    ],
+)
+def test_a_row_whose_value_fits_no_column_is_counted_and_the_next_one_is_read(tmp_path, model, processor, wrong):
+    gallery = PersonGallery.create(tmp_path / "g", model, processor, columns={"title": "string", "stock": "integer"})
+    image = Image.new("RGB", (16, 32))
+    rows = [{"image": image, "stock": -(2**63)}, {"image": image, **wrong}, {"image": image, "title": "🧥\n"}]
+    report = index_frames(gallery, RowReader(rows, "t"), progress=False)
+    assert (report.seen, report.persons, report.unread, report.skipped) == (3, 2, 1, {WRONG_VALUE: 1})
+    assert report.examples[WRONG_VALUE].startswith("t/1: ")
+    assert len(gallery) == 2
+
+
+def test_a_source_that_breaks_off_keeps_its_persons_and_raises_with_its_counts(gallery):
+    def rows():
+        yield from ({"image": Image.new("RGB", (16, 32), (number, 0, 0))} for number in range(3))
+        raise ZeroDivisionError("no such row")
+
+    with pytest.raises(
+        BrokenSourceError, match=r"ZeroDivisionError: no such row \(after 3 images, with 3 persons"
+    ) as broken:
+        index_frames(gallery, RowReader(rows(), "t"), progress=False)
+    assert (broken.value.report.seen, broken.value.report.persons, len(gallery)) == (3, 3, 3)
 
 
 def test_progress_is_told_for_each_picture(gallery, person_folder):
