@@ -148,7 +148,8 @@ class PersonGallery:
         return self._table.count_rows()
 
     def add(self, records: Iterable[PersonRecord], *, batch_size: int = 64) -> AddReport:
-        """Embed persons and append them. Existing persons are skipped, so an interrupted run can be repeated.
+        """Embed persons and append them. Existing persons are skipped, so an interrupted run can be repeated; those
+        whose image, camera, time or columns have changed are replaced.
 
         Several processes may add at once. `add` also indexes a large gallery, and joins files if there are many small
         ones.

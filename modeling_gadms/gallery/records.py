@@ -22,7 +22,7 @@ class PersonRecord:
 
     Attributes:
         image (`PIL.Image.Image`): the crop of the person.
-        source (`str`): path of the image file or video, URL, or member of an archive.
+        source (`str`): path of the image file or video, URL, member of an archive, or row of a table.
         frame (`int`, *optional*): frame number in the video.
         time_seconds (`float`, *optional*): time of the frame in the video.
         box (`PersonBox`, *optional*): box of the person in the frame, from the detector.
@@ -30,6 +30,8 @@ class PersonRecord:
         time (`datetime`, *optional*): time of the recording; without a time zone it is UTC.
         track (`int`, *optional*): number of the track. The crops of one person followed through a video share it.
         columns (`Mapping[str, Any]`): values of the additional columns of the gallery.
+        key (`str`, *optional*): what identifies the image in place of `source`, such as the number of a product.
+        content (`str`, *optional*): digest of the file that the image is from; by default of the image's pixels.
     """
 
     image: Image.Image
@@ -41,15 +43,17 @@ class PersonRecord:
     time: datetime | None = None
     track: int | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    key: str | None = None
+    content: str | None = None
 
     @property
     def id(self) -> str:
-        """A digest of source, frame and box, so that adding the same person twice stores one row."""
+        """A digest of source (or key), frame and box, so that adding the same person twice stores one row."""
         box = None
         if self.box is not None:
             # Tenths of a pixel: further digits depend on the hardware that runs the detector.
             box = [round(float(side), 1) for side in (self.box.left, self.box.top, self.box.right, self.box.bottom)]
-        place = json.dumps([self.source, self.frame, box])
+        place = json.dumps([self.source if self.key is None else self.key, self.frame, box])
         return hashlib.blake2b(place.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
@@ -151,11 +155,13 @@ class AddReport:
 
     Attributes:
         added (`int`): persons added.
-        already_there (`int`): persons skipped because the gallery already contains their id.
+        already_there (`int`): persons skipped because the gallery already contains them.
+        updated (`int`): persons of the gallery whose image, camera, time or columns had changed.
     """
 
     added: int
     already_there: int
+    updated: int = 0
 
 
 @dataclass(frozen=True)

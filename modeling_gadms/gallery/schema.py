@@ -1,6 +1,8 @@
 """The schema of a gallery's table, and the conversion between rows and records."""
 
+import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,6 +13,7 @@ import pyarrow as pa
 from lancedb.table import Table
 
 from ..media.detection import PersonBox
+from ..media.names import content_digest
 from .filter import BOX_SIDES, in_utc, parse_time
 from .records import GalleryModel, PersonRecord, SearchResult, TrackSummary
 
@@ -25,6 +28,8 @@ COLUMN_TYPES = {
 """Types of additional columns."""
 UPDATABLE = {"camera": "string", "time": "time", "track": "integer"}
 """Standard columns that may be updated, with their types. The other standard columns identify the person."""
+CONTENT = "content"
+"""The column that tells whether a person has changed: see [`content_state`]."""
 _METADATA_KEY = b"gadms"
 _COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _STANDARD_COLUMNS = (
@@ -38,6 +43,7 @@ _STANDARD_COLUMNS = (
     pa.field("camera", pa.string()),
     pa.field("time", COLUMN_TYPES["time"]),
     pa.field("track", pa.int64()),
+    pa.field(CONTENT, pa.string()),
 )
 
 
@@ -106,6 +112,8 @@ def to_row(record: PersonRecord, columns: Mapping[str, str]) -> dict[str, Any]:
         ValueError: as [`check_values`].
     """
     box = record.box
+    time = None if record.time is None else in_utc(record.time)
+    values = check_values(record.columns, columns)
     return {
         "id": record.id,
         "source": record.source,
@@ -114,10 +122,16 @@ def to_row(record: PersonRecord, columns: Mapping[str, str]) -> dict[str, Any]:
         "box": [getattr(box, side) for side in BOX_SIDES] if box else None,
         "confidence": box.confidence if box else None,
         "camera": record.camera,
-        "time": None if record.time is None else in_utc(record.time),
+        "time": time,
         "track": record.track,
-        **check_values(record.columns, columns),
+        CONTENT: content_state(record.content or content_digest(record.image), [record.camera, time, values]),
+        **values,
     }
+
+
+def content_state(content: str, fields: Any) -> str:
+    """Two digests: of the file that a person is from, and of the fields that came with it."""
+    return f"{content}-{hashlib.blake2b(json.dumps(fields, default=str).encode(), digest_size=8).hexdigest()}"
 
 
 def to_result(
@@ -139,7 +153,7 @@ def to_result(
 
 
 def _checked(name: str, value: Any, kind: str) -> Any:
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if kind == "time":
         if isinstance(value, str):

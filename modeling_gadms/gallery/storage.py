@@ -11,7 +11,7 @@ from lancedb.index import BTree, IvfRq
 from lancedb.table import Table
 
 from .records import GalleryModel
-from .schema import indexed_rows, model_of
+from .schema import CONTENT, indexed_rows, model_of
 
 
 INDEX_FROM_ROWS = 10_000
@@ -78,6 +78,17 @@ def open_table(location: str, storage_options: dict[str, str] | None = None) -> 
                 )
             return table
     raise FileNotFoundError(f"There is no gallery in {location}: {how_to_index(location)}")
+
+
+def add_missing_columns(table: Table) -> None:
+    """Add the columns that a gallery of an earlier version lacks; of its persons they are empty."""
+    if CONTENT not in table.schema.names:
+        try:
+            table.add_columns({CONTENT: "CAST(NULL AS STRING)"})
+        except (RuntimeError, ValueError):  # another process has added it
+            table.checkout_latest()
+            if CONTENT not in table.schema.names:
+                raise
 
 
 def gallery_model(location: str | Path, *, storage_options: dict[str, str] | None = None) -> GalleryModel:
