@@ -17,7 +17,7 @@ from PIL import Image
 
 from .filter import BOX_SIDES
 from .records import GalleryModel, plain
-from .schema import columns_without, indexed_rows, model_of, user_columns
+from .schema import CONTENT, columns_without, indexed_rows, model_of, user_columns
 
 
 EXPORTS = ("csv", "parquet", "folder")
@@ -174,7 +174,7 @@ def _export_parquet(table: Table, path: Path) -> int:
 
 def _export_csv(table: Table, path: Path, images: Path | None = None) -> int:
     """Write a CSV file and, into the folder `images`, a JPEG for each person."""
-    columns = columns_without(table.schema, "vector", "thumbnail")
+    columns = columns_without(table.schema, "vector", "thumbnail", CONTENT)
     names = [name for column in columns for name in (BOX_SIDES if column == "box" else (column,))]
     written = 0
     with path.open("x", encoding="utf-8", newline="") as file:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast, overload
 
 import pyarrow as pa
+from lancedb.merge import LanceMergeInsertBuilder
 from lancedb.table import Table
 from PIL import Image
 
@@ -22,7 +23,7 @@ from . import maintenance, storage
 from .filter import check_filter, literal
 from .records import AddReport, GalleryModel, PersonRecord, SearchResult
 from .records import Query as Query
-from .schema import UPDATABLE, check_values, gallery_schema, model_of, to_row, user_columns
+from .schema import CONTENT, UPDATABLE, check_values, gallery_schema, model_of, to_row, user_columns
 from .search import AnyQuery, EncodedQuery, encode_queries, nearest_persons, of_ids, of_track, read_persons
 from .storage import KEEP_VERSIONS
 from .storage import gallery_model as gallery_model
@@ -162,35 +163,43 @@ class PersonGallery:
             ValueError: if a record has an unknown column, or a value of the wrong type.
             OSError: if the gallery cannot be written, for instance because the disk is full.
         """
+        self._add_missing_columns()
         columns = self.columns
-        uncommitted: set[str] = set()
-        existing = 0
+        uncommitted: dict[str, str] = {}  # the state of each person of the next commit; see `content_state`
+        changed: set[str] = set()
+        existing = updated = 0
 
         def new_persons() -> Iterator[tuple[PersonRecord, dict[str, Any]]]:
             nonlocal existing
             remaining = iter(records)
             while group := list(islice(remaining, min(_IDS_PER_LOOKUP, WRITE_ROWS))):
                 rows = [(record, to_row(record, columns)) for record in group]
-                known = self._existing_ids([row["id"] for _, row in rows])
+                stored = self._stored_states([row["id"] for _, row in rows])
                 for record, row in rows:
-                    if row["id"] in known or row["id"] in uncommitted:
+                    person = row["id"]
+                    if uncommitted.get(person, stored.get(person)) == row[CONTENT]:
                         existing += 1
                     else:
-                        uncommitted.add(row["id"])
+                        uncommitted[person] = row[CONTENT]
+                        changed.update({person} & stored.keys())
                         yield record, row
 
         added = 0
         remaining = new_persons()
         for first in remaining:
             rows = self._embed(chain([first], islice(remaining, WRITE_ROWS - 1)), batch_size)
-            inserted = self._insert(rows)
-            uncommitted.clear()
+            latest = {row["id"]: row for row in rows}
+            inserted = self._insert([row for person, row in latest.items() if person not in changed])
+            replaced = self._replace([latest[person] for person in changed])
             added += inserted
-            existing += len(rows) - inserted
+            updated += replaced + len(rows) - len(latest)
+            existing += len(latest) - inserted - replaced  # by another process in the meantime
+            uncommitted.clear()
+            changed.clear()
             storage.index_ids(self._table)
         storage.join_small_files(self.location, self._table, WRITE_ROWS)
         self._build_indexes()
-        return AddReport(added, existing)
+        return AddReport(added, existing, updated)
 
     @overload
     def search(
@@ -264,6 +273,25 @@ class PersonGallery:
         until `compact`."""
         return int(cast(Any, self._table).delete(self._selected(where, ids)).num_deleted_rows)
 
+    def remove_outdated(self, contents: Mapping[str, str]) -> int:
+        """Remove the persons of files that were replaced since, and return their number.
+
+        Args:
+            contents (`Mapping[str, str]`): for each source the digest of its present content; see
+                [`PersonRecord.content`][modeling_gadms.gallery.records.PersonRecord]. Persons of unknown content stay.
+        """
+        self._add_missing_columns()
+        removed, remaining = 0, iter(contents.items())
+        while group := list(islice(remaining, _IDS_PER_LOOKUP)):
+            conditions = (
+                f"(source = {literal(source)} AND NOT starts_with({CONTENT}, {literal(content)}))"
+                for source, content in group
+            )
+            condition = " OR ".join(conditions)
+            if self._table.count_rows(condition):  # else there would be a version without a change
+                removed += int(cast(Any, self._table).delete(condition).num_deleted_rows)
+        return removed
+
     def update(self, values: Mapping[str, Any], *, where: str | None = None, ids: Sequence[str] | None = None) -> int:
         """Set columns of persons selected by a filter or by id, and return the number of persons changed.
 
@@ -319,14 +347,20 @@ class PersonGallery:
             ValueError: if the model is another one.
         """
         self.model.check_same(GalleryModel.describe(model, processor), self.location)
+        self._add_missing_columns()
         copy = PersonGallery.create(location, model, processor, columns=self.columns, storage_options=storage_options)
         maintenance.copy_rows(self._table, copy._table)
         copy._build_indexes()
         return copy
 
-    def _existing_ids(self, ids: Sequence[str]) -> set[str]:
-        found = self._table.search().where(of_ids(ids)).select(["id"]).limit(len(ids)).to_arrow()
-        return set(found["id"].to_pylist())
+    def _add_missing_columns(self) -> None:
+        storage.add_missing_columns(self._table)
+        self._schema = self._table.schema
+
+    def _stored_states(self, ids: Sequence[str]) -> dict[str, str | None]:
+        """For those ids that the gallery has, the state of the person; see `content_state`."""
+        found = self._table.search().where(of_ids(ids)).select(["id", CONTENT]).limit(len(ids)).to_arrow()
+        return dict(zip(found["id"].to_pylist(), found[CONTENT].to_pylist(), strict=True))
 
     def _embed(self, items: Iterator[tuple[PersonRecord, dict[str, Any]]], batch_size: int) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
@@ -343,8 +377,17 @@ class PersonGallery:
     def _insert(self, rows: list[dict[str, Any]]) -> int:
         """Append rows in one commit, except persons that another process has added in the meantime."""
         merge = self._table.merge_insert("id").when_not_matched_insert_all()
+        return int(self._merge(merge, rows).num_inserted_rows) if rows else 0
+
+    def _replace(self, rows: list[dict[str, Any]]) -> int:
+        """Replace rows in one commit, except persons that another process has replaced or removed in the meantime."""
+        differs = f"target.{CONTENT} IS NULL OR target.{CONTENT} <> source.{CONTENT}"
+        merge = self._table.merge_insert("id").when_matched_update_all(where=differs)
+        return int(self._merge(merge, rows).num_updated_rows) if rows else 0
+
+    def _merge(self, merge: LanceMergeInsertBuilder, rows: list[dict[str, Any]]) -> Any:
         try:
-            return int(merge.execute(pa.Table.from_pylist(rows, schema=self._schema)).num_inserted_rows)
+            return merge.execute(pa.Table.from_pylist(rows, schema=self._schema))
         except RuntimeError as error:  # any error of the storage
             raise OSError(
                 f"The gallery in {self.location} could not be written; persons added before are kept: {error}"

@@ -72,8 +72,6 @@ class ArchiveReader(FrameSource):
         ValueError: during iteration, if an archive is damaged.
     """
 
-    repeated = "repeated: an earlier member of the archive has the same name"
-
     def __init__(self, paths: Iterable[str | Path], *, root: Path | None = None, name: str | None = None):
         self.paths = [Path(path) for path in paths]
         for path in self.paths:
@@ -137,8 +135,9 @@ class RowReader(FrameSource):
     """Reads the images of a table. One of its columns contains them: `image` (the content of a file, or the format of
     `datasets`), `image_path`, or `url`. The other columns, path and URL become the `fields` of the image.
 
-    A row is identified by `key`, or else by the resolved path or URL of its image, or else by the image's content; a
-    second row of the same identity is skipped.
+    A row is identified by its key, or without a column of keys by the resolved path or URL of its image, or else by the
+    image's content, and in any case never by its number. Rows of the same image are told apart by their order. A second
+    row of the same key is skipped.
 
     Args:
         rows (`Iterable[Mapping[str, Any]]`): must support repeated iteration.
@@ -147,8 +146,6 @@ class RowReader(FrameSource):
         folder (`Path`, *optional*): folder of relative paths.
         key (`str`, *optional*): column that identifies a row, in tables of this name.
     """
-
-    repeated = "repeated: an earlier row has the same key, or without keys the same image"
 
     def __init__(
         self,

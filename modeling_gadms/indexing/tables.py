@@ -183,7 +183,7 @@ class Table:
 
 def _parquet_row(row: pa.RecordBatch) -> Row:
     try:
-        return row.to_pylist()[0]  # type: ignore[no-any-return]
+        return row.to_pylist()[0]
     except (ValueError, OverflowError) as error:
         return BadRow("a value that Python has no equivalent of", str(error))
 

@@ -25,6 +25,7 @@ VIDEO_SUFFIXES = (
 """Suffixes of the files that are videos, in lower case; `FrameReader` goes by their content."""
 UNDECODABLE = "does not decode"
 """Reason for skipping a frame that the video's header announces but that does not decode."""
+REPEATED_KEY = "an earlier row has the same key"
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,6 @@ class FrameSource(ABC):
     is_video = False
     undecodable = 0
     columns: Mapping[str, str] = {}
-    repeated = "repeated: an earlier image has the same name"
-    """Reason for skipping an image that is named as an earlier one of the source."""
 
     def __init__(self, source: Any, expected: int | None, name: str | None = None):
         self.source = source
@@ -130,6 +129,7 @@ class FrameSource(ABC):
     def __iter__(self) -> Iterator[Frame]:
         self.seen, self._skipped = 0, Tally()
         earlier: set[int] = set()
+        repetitions: Counter[int] = Counter()
         with closing(self._items()) as items:
             for item in items:
                 self.seen += 1
@@ -145,12 +145,16 @@ class FrameSource(ABC):
                     self.skip(error.reason, f"{place}: {error.detail}" if error.detail else place)
                     continue
                 name = escape_name(item.name or f"{self.name}/{digest}")
-                identity = hash(item.key or name)  # instead of the name, which takes ten times as much memory
+                key = item.key
+                identity = hash(key or name)  # instead of the text, which takes several times as much memory
                 if identity in earlier:
-                    self.skip(self.repeated, place)
-                    continue
+                    if key is not None:
+                        self.skip(REPEATED_KEY, place)
+                        continue
+                    repetitions[identity] += 1
+                    key = f"{name}\0{repetitions[identity]}"  # no file has such a name
                 earlier.add(identity)
-                yield Frame(image, name, fields=item.fields, content=digest, key=item.key, row=item.row)
+                yield Frame(image, name, fields=item.fields, content=digest, key=key, row=item.row)
 
 
 class FrameReader(FrameSource):
@@ -217,7 +221,9 @@ class FrameReader(FrameSource):
                 f"per_second ({per_second}) applies to videos, and {self.source} is not a video: give every instead"
             )
         else:
-            self._files, self.passed_over = ([self.source], Tally()) if is_image else list_images(self.source)
+            self._files = [self.source]
+            if not is_image:
+                self._files, self.passed_over = list_images(self.source)
             length = len(self._files)
             if not length:
                 others = (
