@@ -135,9 +135,8 @@ class RowReader(FrameSource):
     """Reads the images of a table. One of its columns contains them: `image` (the content of a file, or the format of
     `datasets`), `image_path`, or `url`. The other columns, path and URL become the `fields` of the image.
 
-    A row is identified by its key, or without a column of keys by the resolved path or URL of its image, or else by the
-    image's content, and in any case never by its number. Rows of the same image are told apart by their order. A second
-    row of the same key is skipped.
+    A row is identified by its key, or without a column of keys by the resolved path or URL of its image, or else by
+    the image's content. Rows of the same image are told apart by their order. A second row of the same key is skipped.
 
     Args:
         rows (`Iterable[Mapping[str, Any]]`): must support repeated iteration.

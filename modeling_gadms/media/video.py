@@ -1,12 +1,13 @@
-"""Read frames from a folder of images or a video, and count the unreadable ones."""
+"""Read images of a folder or frames of a video, and count the unreadable ones."""
 
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from .folders import Tally, list_images
 from .images import IMAGE_SUFFIXES, UnreadableImageError, load_image, read_image_file
 from .names import content_digest, escape_name, file_digest, resolved_name
+from .video_decoding import DecodedFrame, open_video
 
 
 VIDEO_SUFFIXES = (
@@ -24,8 +26,10 @@ VIDEO_SUFFIXES = (
 )
 """Suffixes of the files that are videos, in lower case; `FrameReader` goes by their content."""
 UNDECODABLE = "does not decode"
-"""Reason for skipping a frame that the video's header announces but that does not decode."""
+"""Reason for skipping a frame that is damaged, or missing from a file that is cut."""
 REPEATED_KEY = "an earlier row has the same key"
+TIME_TOLERANCE = 0.001
+"""Seconds by which a frame may come before the interval that it is selected for: many containers round to it."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class FrameSource(ABC):
     def __init__(self, source: Any, expected: int | None, name: str | None = None):
         self.source = source
         self.name = str(source) if name is None else name
-        self.expected = expected
+        self._expected = expected
         self.seen = 0
         self._skipped = Tally()
         self.passed_over = Tally()
@@ -117,6 +121,10 @@ class FrameSource(ABC):
     @property
     def examples(self) -> dict[str, list[str]]:
         return self._skipped.examples
+
+    @property
+    def expected(self) -> int | None:
+        return self._expected
 
     @abstractmethod
     def _items(self) -> Generator[Item, None, None]:
@@ -163,25 +171,27 @@ class FrameReader(FrameSource):
     Args:
         source (`str` or `Path`): a folder, a video, or a single image file.
         every (`int`): read every n-th frame.
-        per_second (`float`, *optional*): number of frames to read from each second of a video, instead of `every`.
-            If the frame rate is lower, all frames are read.
+        per_second (`float`, *optional*): read the first frame of each `1 / per_second` seconds of a video, instead of
+            `every`. Frames are selected by their times, so that the frame rate may vary; if it is lower, all are read.
         root (`Path`, *optional*): folder that source names are relative to.
         name (`str`, *optional*): name of the video or the folder in a gallery; by default its resolved path.
 
     Attributes:
         is_video (`bool`): whether `source` is a video.
-        expected (`int`, *optional*): expected number of frames; `None` if the video does not state its length.
+        expected (`int`): number of images or frames to be read. That of a video is counted at the first use, without
+            decoding it; it is exact if the video is neither damaged nor joined from several.
         seen (`int`): frames seen so far, including unreadable ones. After a full iteration,
             `seen` = frames yielded + `skipped.total()`.
         skipped (`Counter[str]`): number of unreadable frames, by reason.
         passed_over (`Tally`): other files of a folder, by kind. Images + passed over = files and unread folders there.
         examples (`dict[str, list[str]]`): for each reason in `skipped`, the first three places.
-        undecodable (`int`): announced frames of the video that do not decode, also between those to be read.
+        undecodable (`int`): frames of the video that are damaged or missing, also those that would not have been read.
+            The unknown number of frames that a cut file lacks counts as one.
 
     Raises:
         FileNotFoundError: if `source` does not exist.
-        ValueError: if `every` or `per_second` is not positive or both are given, if a folder contains no image file or
-            a video no frame, or if `per_second` is given and the video does not state its frame rate.
+        ValueError: if `every` or `per_second` is not positive or both are given, if a folder contains no image file,
+            a video no frame, or a file is neither an image nor a video.
     """
 
     def __init__(
@@ -198,24 +208,18 @@ class FrameReader(FrameSource):
         self._renamed = name is not None
         if every < 1:
             raise ValueError(f"every must be 1 or more, not {every}: every n-th frame is read")
-        if per_second is not None and not per_second > 0:
+        if per_second is not None and not 0 < per_second < math.inf:
             raise ValueError(f"per_second must be positive, not {per_second}: it is a number of frames per second")
         if per_second is not None and every != 1:
             raise ValueError(f"every ({every}) and per_second ({per_second}) exclude each other: give one of them")
         if not self.source.exists():
             raise FileNotFoundError(f"{self.source} does not exist: give a video or a folder of images")
-        self.every = every
+        self.every, self.per_second = every, per_second
         is_image = self.source.is_file() and self.source.suffix.lower() in IMAGE_SUFFIXES
         self.is_video = not is_image and not self.source.is_dir()
         if self.is_video:
-            with _open_video(self.source) as video:
-                length, rate = _announced(video), _frame_rate(video)
-            if per_second is not None and not rate:
-                raise ValueError(
-                    f"The video {self.source} does not state its frame rate: give every instead of per_second"
-                )
-            if per_second is not None:
-                self.every = max(1, round(rate / per_second))
+            with open_video(self.source):
+                pass
         elif per_second is not None:
             raise ValueError(
                 f"per_second ({per_second}) applies to videos, and {self.source} is not a video: give every instead"
@@ -224,13 +228,16 @@ class FrameReader(FrameSource):
             self._files = [self.source]
             if not is_image:
                 self._files, self.passed_over = list_images(self.source)
-            length = len(self._files)
-            if not length:
-                others = (
-                    self.passed_over.counts and f", but {self.passed_over}: give a video or an archive by its own path"
-                )
-                raise ValueError(f"{self.source} contains no image file{others or ''}")
-        self.expected = math.ceil(length / self.every) if length else None
+            if not self._files:
+                others = f", but {self.passed_over}: give a video or an archive by its own path"
+                raise ValueError(f"{self.source} contains no image file{others if self.passed_over.counts else ''}")
+
+    @cached_property
+    def expected(self) -> int:
+        if not self.is_video:
+            return math.ceil(len(self._files) / self.every)
+        with open_video(self.source) as video:
+            return sum(map(self._selection(), count(), video.times()))
 
     def __iter__(self) -> Iterator[Frame]:
         return self._iter_video() if self.is_video else super().__iter__()
@@ -248,26 +255,37 @@ class FrameReader(FrameSource):
 
     def _iter_video(self) -> Iterator[Frame]:
         self.seen, self._skipped, self.undecodable = 0, Tally(), 0
-        name, content = escape_name(self.name), file_digest(self.source)
-        with _open_video(self.source) as video:
-            index = 0
-            while video.grab():
-                if index % self.every == 0:
-                    self.seen += 1
-                    seconds, image = _retrieve(video)
-                    if image is None:
-                        self.skip(UNDECODABLE, f"frame {index}")
-                    else:
-                        yield Frame(image, name, index, seconds, content=content)
-                index += 1
-            if index == 0:
+        name, content, is_selected = escape_name(self.name), file_digest(self.source), self._selection()
+        with open_video(self.source) as video:
+            decoded = 0
+            for frame in video.frames():
+                decoded += not frame.is_lost
+                self.undecodable += frame.is_lost
+                if not is_selected(frame.index, frame.time_seconds):
+                    continue
+                self.seen += 1
+                image = frame.to_image()
+                if image is None:
+                    self.skip(UNDECODABLE, f"frame {frame.index}")
+                    self.undecodable += not frame.is_lost
+                else:
+                    yield Frame(image, name, frame.index, frame.time_seconds, content=content)
+            if not decoded:
                 raise ValueError(f"The video {self.source} contains no frame that decodes: is it complete?")
-            # OpenCV silently skips damaged frames and stops at a truncation: only the count reveals this.
-            self.undecodable = max(0, _announced(video) - index)
-            missing = math.ceil((index + self.undecodable) / self.every) - self.seen
-            if missing:
-                self.seen += missing
-                self.skipped[UNDECODABLE] += missing
+
+    def _selection(self) -> Callable[[int, float | None], bool]:
+        """Tells of each frame in order, given its number and time, whether it is to be read."""
+        if self.per_second is None:
+            return lambda index, _: index % self.every == 0
+        per_second, latest = self.per_second, -1
+
+        def is_first_of_its_interval(_: int, time_seconds: float | None) -> bool:
+            nonlocal latest
+            interval = latest if time_seconds is None else math.floor((time_seconds + TIME_TOLERANCE) * per_second)
+            is_first, latest = interval > latest, max(interval, latest)
+            return is_first
+
+        return is_first_of_its_interval
 
 
 def relative_name(path: Path, root: Path | None) -> str:
@@ -285,27 +303,19 @@ class VideoFrame:
 
 
 def count_frames(path: str | Path) -> int:
-    """Number of frames of a video: the announced number, or the number that decode if it is larger.
-
-    The video is decoded to its end. The announced number is an estimate in some formats, and too large for a truncated
-    video.
+    """Number of frames of a video, including damaged ones. The video is decoded to its end.
 
     Raises:
-        ValueError: if it does not open as a video, no frame decodes, or it announces more frames than it has bytes.
+        ValueError: if it does not open as a video, or no frame decodes.
     """
-    path = Path(path)
-    with _open_video(path) as video:
-        announced, decoded = _announced(video), 0
-        while video.grab():
-            decoded += 1
+    total = decoded = 0
+    with open_video(path) as video:
+        for frame in video.frames():
+            total += 1
+            decoded += not frame.is_lost
     if not decoded:
         raise ValueError(f"The video {path} contains no frame that decodes: is it complete?")
-    if announced > path.stat().st_size:
-        raise ValueError(
-            f"The video {path} announces {announced:,} frames, more than it has bytes: its header is damaged. "
-            "Remux it first (ffmpeg -c copy)"
-        )
-    return max(announced, decoded)
+    return total
 
 
 def read_frames(path: str | Path, every: int, start: int, stop: int) -> Iterator[VideoFrame]:
@@ -322,56 +332,9 @@ def read_frames(path: str | Path, every: int, start: int, stop: int) -> Iterator
     Raises:
         ValueError: if it does not open as a video.
     """
-    with _open_video(Path(path)) as video:
-        ended = False
+    with open_video(path) as video:
+        frames = video.frames()
         for index in range(stop):
-            ended = ended or not video.grab()
-            if index < start or index % every:
-                continue
-            seconds, image = (None, None) if ended else _retrieve(video)
-            yield VideoFrame(index, seconds, image)
-
-
-@contextmanager
-def _open_video(path: Path) -> Iterator[Any]:
-    try:
-        import cv2
-    except ImportError as error:
-        raise ImportError('Reading videos needs OpenCV: pip install "gadms[detect]"') from error
-    logging = cv2.utils.logging
-    level = logging.getLogLevel()
-    logging.setLogLevel(logging.LOG_LEVEL_SILENT)  # the error below is clearer than OpenCV's warnings
-    try:
-        video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    finally:
-        logging.setLogLevel(level)
-    if not video.isOpened():
-        raise ValueError(f"{path} does not open as a video: is it one, and complete?")
-    try:
-        yield video
-    finally:
-        video.release()
-
-
-def _announced(video: Any) -> int:
-    """Number of frames according to the file; 0 if unknown."""
-    import cv2
-
-    return max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
-
-
-def _frame_rate(video: Any) -> float:
-    """Frames per second according to the file; 0 if unknown."""
-    import cv2
-
-    rate = float(video.get(cv2.CAP_PROP_FPS))
-    return rate if math.isfinite(rate) and rate > 0 else 0.0
-
-
-def _retrieve(video: Any) -> tuple[float, Image.Image | None]:
-    """Time in seconds and image of the frame that was grabbed; `None` if it does not decode."""
-    import cv2
-
-    seconds = video.get(cv2.CAP_PROP_POS_MSEC) / 1000
-    decoded, pixels = video.retrieve()
-    return seconds, Image.fromarray(pixels[..., ::-1].copy()) if decoded else None  # BGR -> RGB
+            frame = next(frames, DecodedFrame(index))  # lost, if the file has become shorter
+            if index >= start and index % every == 0:
+                yield VideoFrame(index, frame.time_seconds, frame.to_image())
