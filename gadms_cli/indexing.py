@@ -1,6 +1,5 @@
 """The commands `gadms index` and `gadms gallery add`, which add the persons of sources to a gallery."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import RUNTIME_HELP, GalleryArgument, GalleryModelOption, GalleryOption, ModelOption
+from .printing import print_json
 from .user_errors import user_errors
 
 
@@ -166,7 +166,7 @@ def _index(
         if isinstance(report, str):
             failed.append(f"{name}: {report}")
         elif as_json:
-            typer.echo(json.dumps({"source": name, **asdict(report)}, ensure_ascii=False))
+            print_json({"source": name, **asdict(report)})
         else:
             typer.echo(f"{name}: {report}" if len(names) > 1 else str(report))
     if failed:

@@ -17,7 +17,8 @@ from PIL import Image
 
 from .filter import BOX_SIDES
 from .records import GalleryModel, plain
-from .schema import CONTENT, columns_without, indexed_rows, model_of, user_columns
+from .schema import ADDED, CONTENT, columns_without, indexed_rows, model_of, user_columns
+from .storage import last_change
 
 
 EXPORTS = ("csv", "parquet", "folder")
@@ -36,7 +37,7 @@ class GalleryInfo:
         persons, tracks (`int`): number of persons (rows) and of tracks.
         size_bytes (`int`): size of the current rows, without earlier versions.
         version (`int`): version of the table; increases with every change.
-        changed (`datetime`): time of the last change.
+        changed (`datetime`): time of the last change, in UTC.
         dimension (`int`): number of values in an embedding.
         model (`GalleryModel`): the model that built it.
         columns (`dict[str, str]`): additional columns, from name to type.
@@ -94,14 +95,13 @@ def table_info(location: str, table: Table) -> GalleryInfo:
         sources.update(row["source"] for row in rows)
         cameras.update(row["camera"] for row in rows if row["camera"] is not None)
         tracks.update((row["source"], row["track"]) for row in rows if row["track"] is not None)
-    versions = table.list_versions()
     return GalleryInfo(
         location=location,
         persons=table.count_rows(),
         tracks=len(tracks),
         size_bytes=int(cast(Any, table.stats())["total_bytes"]),
         version=table.version,
-        changed=versions[-1]["timestamp"],
+        changed=last_change(table),
         dimension=table.schema.field("vector").type.list_size,
         model=model_of(table.schema),
         columns=user_columns(table.schema),
@@ -192,9 +192,14 @@ def _export_csv(table: Table, path: Path, images: Path | None = None) -> int:
 
 
 def copy_rows(source: Table, target: Table) -> None:
-    """Append the rows of a table to another table with the same columns."""
+    """Append the rows of a table to another table with the same columns. Those of an earlier version have no time of
+    adding and get the time of the table's last change."""
+    changed, added = last_change(source), target.schema.field(ADDED)
     for batch in _batches(source, source.schema.names):
-        target.add(pa.Table.from_batches([batch.cast(target.schema)]))
+        rows = pa.Table.from_batches([batch])
+        if ADDED not in rows.schema.names:
+            rows = rows.append_column(added, pa.array([changed] * len(rows), added.type))
+        target.add(rows.select(target.schema.names).cast(target.schema))
 
 
 def _batches(table: Table, columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -81,6 +82,8 @@ class SearchResult:
         id (`str`): id of the person in the gallery.
         thumbnail (`bytes`): a JPEG.
         track_summary (`TrackSummary`, *optional*): for a person with a track.
+        added (`datetime`, *optional*): when the person was added to the gallery; missing in a gallery of an earlier
+            version until it is written to.
         source, frame, time_seconds, box, camera, time, track, columns: as in [`PersonRecord`].
     """
 
@@ -97,19 +100,13 @@ class SearchResult:
     columns: dict[str, Any]
     thumbnail: bytes
     track_summary: TrackSummary | None = None
+    added: datetime | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields except the thumbnail, as values that JSON supports."""
-        nested = ("thumbnail", "box", "track_summary")
-        fields = {name: value for name, value in vars(self).items() if name not in nested}
-        columns = {name: plain(value) for name, value in self.columns.items()}
-        return {
-            **fields,
-            "time": plain(self.time),
-            "box": None if self.box is None else vars(self.box).copy(),
-            "track_summary": None if self.track_summary is None else vars(self.track_summary).copy(),
-            "columns": columns,
-        }
+        """All fields except the thumbnail, as values that JSON supports; infinite numbers become None."""
+        fields = {name: value for name, value in vars(self).items() if name != "thumbnail"}
+        nested = {name: fields[name] and vars(fields[name]) for name in ("box", "track_summary")}
+        return cast(dict[str, Any], json_value(fields | nested))
 
 
 @dataclass(frozen=True)
@@ -164,6 +161,10 @@ class AddReport:
     updated: int = 0
 
 
+class GalleryModelError(ValueError):
+    """Raised if a gallery was built by another model than the given one, or has been rebuilt since it was opened."""
+
+
 @dataclass(frozen=True)
 class GalleryModel:
     """The model that built a gallery, as stored in the table.
@@ -202,7 +203,7 @@ class GalleryModel:
         """Check that a model is the one that built the gallery in `location`.
 
         Raises:
-            ValueError: if the fingerprints differ; says whether runtime, preprocessing or weights differ.
+            GalleryModelError: if the fingerprints differ; says whether runtime, preprocessing or weights differ.
         """
         if given.fingerprint == self.fingerprint:
             return
@@ -211,7 +212,7 @@ class GalleryModel:
             what = "runtime"
         elif self.preprocessing and given.preprocessing != self.preprocessing:
             what = "preprocessing (tokenizer, image size or normalisation)"
-        raise ValueError(
+        raise GalleryModelError(
             f"The gallery in {location} was built by the model {self}; the given model is {given} and differs in its "
             f"{what}, so their embeddings cannot be compared. Give the model and runtime that built the gallery, or "
             "build a new gallery"
@@ -219,5 +220,23 @@ class GalleryModel:
 
 
 def plain(value: Any) -> Any:
-    """Convert a column value to one that JSON and CSV support: times become ISO 8601."""
+    """Convert a column value to one that CSV supports: times become ISO 8601, NaN becomes None."""
+    if is_nan(value):
+        return None
     return value.isoformat() if isinstance(value, datetime) else value
+
+
+def json_value(value: Any) -> Any:
+    """Convert a value, also a nested one, to what JSON can express: times become ISO 8601, NaN and infinities None."""
+    if isinstance(value, Mapping):
+        return {key: json_value(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return plain(value)
+
+
+def is_nan(value: Any) -> bool:
+    """Whether a value is NaN, or the missing time of pandas."""
+    return isinstance(value, (float, datetime)) and value != value

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from lancedb.table import Table
 from ..media.detection import PersonBox
 from ..media.names import content_digest
 from .filter import BOX_SIDES, in_utc, parse_time
-from .records import GalleryModel, PersonRecord, SearchResult, TrackSummary
+from .records import GalleryModel, PersonRecord, SearchResult, TrackSummary, is_nan
 
 
 COLUMN_TYPES = {
@@ -30,6 +29,8 @@ UPDATABLE = {"camera": "string", "time": "time", "track": "integer"}
 """Standard columns that may be updated, with their types. The other standard columns identify the person."""
 CONTENT = "content"
 """The column that tells whether a person has changed: see [`content_state`]."""
+ADDED = "added"
+"""Column with the time at which a person was added to the gallery."""
 _METADATA_KEY = b"gadms"
 _COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _STANDARD_COLUMNS = (
@@ -44,6 +45,7 @@ _STANDARD_COLUMNS = (
     pa.field("time", COLUMN_TYPES["time"]),
     pa.field("track", pa.int64()),
     pa.field(CONTENT, pa.string()),
+    pa.field(ADDED, COLUMN_TYPES["time"], nullable=False),
 )
 
 
@@ -93,6 +95,8 @@ def indexed_rows(table: Table, column: str) -> int:
 def check_values(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     """Check values against the types of their columns, and convert times to UTC.
 
+    NaN, as pandas writes a missing value, becomes None.
+
     Raises:
         ValueError: if a column is unknown, or a value has the wrong type.
     """
@@ -106,15 +110,14 @@ def check_values(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[
 
 
 def to_row(record: PersonRecord, columns: Mapping[str, str]) -> dict[str, Any]:
-    """Convert a record to a row, without vector and thumbnail; `columns` are the additional columns.
+    """Convert a record to a row, without vector, thumbnail and adding time; `columns` are the additional columns.
 
     Raises:
         ValueError: as [`check_values`].
     """
     box = record.box
-    time = None if record.time is None else in_utc(record.time)
     values = check_values(record.columns, columns)
-    return {
+    row = {
         "id": record.id,
         "source": record.source,
         "frame": record.frame,
@@ -122,11 +125,12 @@ def to_row(record: PersonRecord, columns: Mapping[str, str]) -> dict[str, Any]:
         "box": [getattr(box, side) for side in BOX_SIDES] if box else None,
         "confidence": box.confidence if box else None,
         "camera": record.camera,
-        "time": time,
+        "time": None if record.time is None else in_utc(record.time),
         "track": record.track,
-        CONTENT: content_state(record.content or content_digest(record.image), [record.camera, time, values]),
+        CONTENT: content_state(record.content or content_digest(record.image), [record.camera, record.time, values]),
         **values,
     }
+    return {name: None if is_nan(value) else value for name, value in row.items()}
 
 
 def content_state(content: str, fields: Any) -> str:
@@ -142,18 +146,20 @@ def to_result(
     if row["box"] is not None:
         box = PersonBox(**dict(zip(BOX_SIDES, row["box"], strict=True)), confidence=row["confidence"])
     same = ("id", "source", "frame", "time_seconds", "camera", "time", "track", "thumbnail")
+    added = row.get(ADDED)  # missing in a gallery of an earlier version until it is written to
     return SearchResult(
         rank=rank,
         score=score,
         box=box,
         columns={name: row[name] for name in columns},
         track_summary=track_summary,
+        added=added,
         **{name: row[name] for name in same},
     )
 
 
 def _checked(name: str, value: Any, kind: str) -> Any:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or is_nan(value):
         return None
     if kind == "time":
         if isinstance(value, str):
