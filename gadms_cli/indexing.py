@@ -1,21 +1,29 @@
 """The commands `gadms index` and `gadms gallery add`, which add the persons of sources to a gallery."""
 
-from collections.abc import Iterator
+import json
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from .options import RUNTIME_HELP, GalleryArgument, GalleryModelOption, GalleryOption, ModelOption
 from .printing import print_json
-from .user_errors import user_errors
+from .stopping import StopRequest, stop_requests
+from .user_errors import LEFT_OUT, user_errors
 
 
 if TYPE_CHECKING:
     from modeling_gadms.gallery.person_gallery import PersonGallery
-    from modeling_gadms.indexing.indexer import IndexReport, SourceOptions
+    from modeling_gadms.indexing.indexer import BrokenSourceError, IndexReport, SourceOptions
+    from modeling_gadms.media.detection import PersonBoxFilter
     from modeling_gadms.media.video import FrameSource
+
+    Sources: TypeAlias = dict[str, FrameSource | BrokenSourceError]
 
 SourceOption = Annotated[
     list[str],
@@ -58,8 +66,16 @@ WorkersOption = Annotated[
 ]
 
 
+_REPEATED = (
+    *("every", "per_second", "detect", "min_confidence", "crops_per_track", "camera", "start"),
+    *("batch_size", "workers", "model"),
+)
+"""Options of a run that `gadms gallery add` takes, too."""
+
+
 @user_errors()
 def index(
+    context: typer.Context,
     source: SourceOption,
     gallery: GalleryOption,
     model: ModelOption,
@@ -79,11 +95,19 @@ def index(
     ] = None,
     batch_size: BatchOption = 64,
     workers: WorkersOption = 1,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing gallery.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace an existing gallery, in one step at the end: it can be searched until then, and stays as it "
+            "is if the command fails. An interrupted command keeps the persons found so far, and goes on when repeated.",
+        ),
+    ] = False,
     runtime: Annotated[str, typer.Option(help=RUNTIME_HELP)] = "torch",
     as_json: JsonOption = False,
 ) -> None:
-    """Embed the persons of folders, videos, archives or tables into a new gallery.
+    """Embed the persons of folders, videos, archives or tables into a new gallery. What cannot be read is counted and
+    left out; the exit code is then 3. At Ctrl-C the persons found so far are kept.
 
     \b
     gadms index --source persons/ --gallery my_gallery --model my_model
@@ -94,21 +118,30 @@ def index(
     from modeling_gadms.gallery.person_gallery import PersonGallery
     from modeling_gadms.indexing.indexer import SourceOptions
 
-    # Invalid sources must fail before an existing gallery is replaced.
     options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size)
-    sources = [options.open(one) for one in source]
+    sources = _open_sources(source, options)
     columns = _parse_columns(column or [])
     loaded, processor = load_model_and_processor(model, runtime=runtime)
-    made = PersonGallery.create(gallery, loaded, processor, columns=columns, overwrite=overwrite)
-    _index(made, source, sources, options, min_confidence, workers, model, as_json)
-    if len(made) == 0:
-        raise ValueError(f"No person was found in {', '.join(source)}; the gallery {gallery} is empty")
+    work = (options, min_confidence, workers, model, as_json)
+    if overwrite:
+        places = [name if "://" in name else os.path.abspath(name) for name in source]
+        resume = json.dumps([places, asdict(options), min_confidence], default=str)
+        with PersonGallery.rebuild(gallery, loaded, processor, columns=columns, resume=resume) as new:
+            complete = _index(new, sources, *work, lambda *_: _replacement_kept(gallery, new))
+    else:
+        new = PersonGallery.create(gallery, loaded, processor, columns=columns)
+        complete = _index(new, sources, *work, _to_go_on(context, gallery))
+        if not len(new):
+            raise ValueError(f"No person was found in {', '.join(source)}; the gallery {gallery} is empty")
     if not as_json:
-        typer.echo(f'Now try: gadms search --gallery {gallery} "a person in a red jacket"')
+        typer.echo(f'Now try: gadms search --gallery {shlex.quote(gallery)} "a person in a red jacket"')
+    if not complete:
+        raise typer.Exit(LEFT_OUT)
 
 
 @user_errors()
 def add(
+    context: typer.Context,
     gallery: GalleryArgument,
     source: SourceOption,
     model: GalleryModelOption = None,
@@ -123,7 +156,8 @@ def add(
     workers: WorkersOption = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Add the persons of more sources to a gallery, or repeat an interrupted run: existing persons are skipped.
+    """Add the persons of more sources to a gallery, or repeat an interrupted run: existing persons are skipped. What
+    cannot be read is counted and left out; the exit code is then 3. At Ctrl-C the persons found so far are kept.
 
     \b
     gadms gallery add my_gallery --source gate3.mp4 --per-second 2 --camera gate-3 --start "2026-11-25 08:00"
@@ -132,45 +166,161 @@ def add(
     from modeling_gadms.indexing.indexer import SourceOptions
 
     options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size)
-    sources = [options.open(one) for one in source]
+    sources = _open_sources(source, options)
     opened, _ = open_with_model(gallery, model)
-    _index(opened, source, sources, options, min_confidence, workers, model, as_json)
+    kept = _to_go_on(context, gallery)
+    if not _index(opened, sources, options, min_confidence, workers, model, as_json, kept):
+        raise typer.Exit(LEFT_OUT)
+
+
+def _open_sources(names: list[str], options: "SourceOptions") -> "Sources":
+    """Open sources before the work starts. Some may be broken, but not all."""
+    from modeling_gadms.indexing.indexer import BrokenSourceError
+
+    opened: Sources = {}
+    for name in names:
+        try:
+            opened[name] = options.open(name)
+        except BrokenSourceError as broken:
+            opened[name] = broken
+    broken_ones = {name: source for name, source in opened.items() if isinstance(source, BrokenSourceError)}
+    if len(broken_ones) == len(opened):
+        raise _nothing_read(broken_ones)
+    return opened
 
 
 def _index(
     gallery: "PersonGallery",
-    names: list[str],
-    sources: "list[FrameSource]",
+    sources: "Sources",
     options: "SourceOptions",
     min_confidence: float,
     workers: int,
     model: str | None,
     as_json: bool,
-) -> None:
-    from modeling_gadms.indexing.indexer import SourceIndexer
+    kept: Callable[[int, list[str]], str],
+) -> bool:
+    """Index sources and print their reports.
+
+    Args:
+        kept: what to say if the run ends early, from the number of persons added and the sources not finished.
+
+    Returns:
+        `bool`: whether everything could be read.
+    """
+    from modeling_gadms.gallery.records import counted
+    from modeling_gadms.indexing.indexer import BrokenSourceError
+    from modeling_gadms.media.detection import PersonBoxFilter
+
+    before, unfinished = len(gallery), list(sources)
+    broken: dict[str, BrokenSourceError] = {}
+    seen = unread = 0
+    box_filter = PersonBoxFilter(min_confidence=min_confidence)
+    try:
+        # Workers of Ray cannot be asked to stop; they are ended, and lose the work of 30 seconds.
+        with stop_requests() if workers == 1 else nullcontext(StopRequest()) as stop:
+            for name, result in _reports(gallery, sources, options, box_filter, workers, model, stop):
+                report, problem = result, None
+                if isinstance(result, BrokenSourceError):
+                    report, problem = result.report, result.problem
+                    broken[name] = result
+                seen += report.seen
+                unread += report.unread
+                if as_json:
+                    content = {"source": name, **asdict(report), "error": problem}
+                    print_json(content)
+                elif report.seen:
+                    typer.echo(f"{name}: {report}" if len(sources) > 1 else str(report))
+                if problem is not None and (report.seen or len(sources) > 1):
+                    typer.echo(f"Left out: {name}: {result}", err=True)
+                if report.cancelled and stop.signal:
+                    raise typer.Exit(128 + stop.signal)
+                unfinished.remove(name)
+        if len(broken) == len(sources) and not seen:
+            raise _nothing_read(broken)
+    except BaseException:
+        if text := kept(len(gallery) - before, unfinished):
+            typer.echo(text, err=True)
+        raise
+    left_out = [f"{len(broken)} of {counted(len(sources), 'source')}"] if broken else []
+    left_out += [counted(unread, "image")] if unread else []
+    if left_out:
+        typer.echo(f"Warning: could not be read: {' and '.join(left_out)}; the exit code is {LEFT_OUT}", err=True)
+    return not left_out
+
+
+def _reports(
+    gallery: "PersonGallery",
+    sources: "Sources",
+    options: "SourceOptions",
+    box_filter: "PersonBoxFilter",
+    workers: int,
+    model: str | None,
+    stop: StopRequest,
+) -> "Iterator[tuple[str, IndexReport | BrokenSourceError]]":
+    """Index one source after the other, or all by Ray."""
+    from modeling_gadms.indexing.indexer import BrokenSourceError, SourceIndexer
     from modeling_gadms.indexing.ray_indexing import index_with_ray
     from modeling_gadms.media import detection
 
-    box_filter = detection.PersonBoxFilter(min_confidence=min_confidence)
-    reports: Iterator[IndexReport | str]
-    if workers == 1:
-        indexer = SourceIndexer(gallery, lambda: detection.SsdMobileNetDetector(box_filter=box_filter))
-        reports = (indexer(frames, options) for frames in sources)  # each is printed before the next is made
-    else:
-        by_name = index_with_ray(
-            gallery.location, names, workers=workers, model=model, options=options, box_filter=box_filter
-        )
-        reports = (by_name[name] for name in names)
-    failed = []
-    for name, report in zip(names, reports, strict=True):
-        if isinstance(report, str):
-            failed.append(f"{name}: {report}")
-        elif as_json:
-            print_json({"source": name, **asdict(report)})
+    if workers > 1:
+        yield from index_with_ray(
+            gallery.location, list(sources), workers=workers, model=model, options=options, box_filter=box_filter
+        ).items()
+        return
+    indexer = SourceIndexer(gallery, lambda: detection.SsdMobileNetDetector(box_filter=box_filter))
+    for name, frames in sources.items():
+        result: IndexReport | BrokenSourceError
+        try:
+            if isinstance(frames, BrokenSourceError):
+                raise frames
+            result = indexer(frames, options, cancelled=lambda: bool(stop))
+        except BrokenSourceError as broken:
+            result = broken
+        yield name, result
+
+
+def _nothing_read(broken: "Mapping[str, BrokenSourceError]") -> ValueError:
+    if len(broken) == 1:
+        return ValueError(str(*broken.values()))
+    problems = "; ".join(f"{name}: {problem}" for name, problem in broken.items())
+    return ValueError(f"None of the {len(broken)} sources can be read: {problems}")
+
+
+def _replacement_kept(gallery: str, new: "PersonGallery") -> str:
+    """What to say if a run that replaces a gallery ends early."""
+    from modeling_gadms.gallery.records import counted
+
+    text = f"The gallery {gallery} is as it was"
+    if persons := len(new):
+        kept = f"{counted(persons, 'person')} of the new one {'is' if persons == 1 else 'are'} kept in {new.location}"
+        text += f"; {kept}: to go on, repeat the command"
+    return text
+
+
+def _to_go_on(context: typer.Context, gallery: str) -> Callable[[int, list[str]], str]:
+    """What to say if a run that adds to a gallery ends early: what is kept, and the command that goes on."""
+    from modeling_gadms.gallery.records import counted
+
+    options: list[str] = []
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name)
+        value = context.params.get(option.name)
+        if option.name not in _REPEATED or source is None or source.name != "COMMANDLINE":
+            continue
+        if isinstance(value, bool):
+            options.append(option.opts[0] if value else option.secondary_opts[0])
         else:
-            typer.echo(f"{name}: {report}" if len(names) > 1 else str(report))
-    if failed:
-        raise ValueError(f"{len(failed)} of {len(names)} sources failed: {'; '.join(failed)}")
+            options += [option.opts[0], str(value)]
+
+    def kept(persons: int, unfinished: list[str]) -> str:
+        if not persons:
+            return ""
+        sources = [word for name in unfinished for word in ("--source", name)]
+        command = shlex.join(["gadms", "gallery", "add", gallery, *sources, *options])
+        go_on = f"; to go on: {command}" if unfinished else ""
+        return f"Kept: {counted(persons, 'person')} of this run in the gallery {gallery}{go_on}"
+
+    return kept
 
 
 def _parse_columns(columns: list[str]) -> dict[str, str]:

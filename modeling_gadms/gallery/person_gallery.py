@@ -1,13 +1,18 @@
 """A gallery of persons in one Lance table: embeddings, thumbnails, and where each person was seen."""
 
+import hashlib
+import json
+import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from itertools import chain, islice
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar, cast, overload
 
 import pyarrow as pa
@@ -35,6 +40,11 @@ from .storage import gallery_model as gallery_model
 
 WRITE_ROWS = 4096
 """Rows in one commit: about 30 MB with their thumbnails. Committed rows survive an interruption."""
+COMMIT_SECONDS = 25.0
+"""Seconds after which smaller commits are made. The last batch is then embedded and written, so that a killed process
+loses the persons of at most 30 seconds."""
+_STALE = timedelta(days=1)
+"""Age from which an unfinished gallery is one that nobody will go on with."""
 THUMBNAIL_HEIGHT = 256
 _IDS_PER_LOOKUP = 64
 """Number of ids in one membership query."""
@@ -102,27 +112,77 @@ class PersonGallery:
         processor: GADMSProcessor,
         *,
         columns: Mapping[str, str] | None = None,
-        overwrite: bool = False,
         storage_options: dict[str, str] | None = None,
     ) -> "PersonGallery":
-        """Create an empty gallery.
+        """Create an empty gallery. An existing empty one, as a failed run leaves behind, is replaced; for others see
+        [`PersonGallery.rebuild`].
 
         Args:
             location: a folder, created if missing, or a URI that LanceDB supports (`s3://bucket/gallery`).
             columns: additional columns, as a mapping from name to type: `"string"`, `"integer"`, `"float"`,
                 `"boolean"` or `"time"`.
-            overwrite: whether to replace an existing gallery with persons. An empty one, as a failed run leaves
-                behind, is always replaced.
             storage_options: options of the object store, passed to LanceDB; by default read from the environment.
 
         Raises:
-            FileExistsError: if there is a gallery with persons and `overwrite` is false.
-            ValueError: if the name or type of a column is invalid.
+            FileExistsError: if there is a gallery with persons.
+            ValueError: if the location is empty, or the name or type of a column is invalid.
         """
+        location = storage.resolve(location)
         schema = gallery_schema(model.config.projection_dim, GalleryModel.describe(model, processor), columns or {})
-        place = storage.resolve(location)
-        table = storage.create_table(place, schema, overwrite=overwrite, storage_options=storage_options)
-        return cls(place, table, model, processor)
+        return cls(location, storage.create_table(location, schema, storage_options), model, processor)
+
+    @classmethod
+    @contextmanager
+    def rebuild(
+        cls,
+        location: str | Path,
+        model: RetrievalModel,
+        processor: GADMSProcessor,
+        *,
+        columns: Mapping[str, str] | None = None,
+        resume: str | None = None,
+        storage_options: dict[str, str] | None = None,
+    ) -> Iterator["PersonGallery"]:
+        """Build a gallery that replaces the one in `location`, if there is one, at the end of the `with` block.
+
+        Until then it is built in a folder inside `location`, and the old gallery can be searched. The old one is
+        replaced in one step, and stays as it is if the block raises. After the block, the new gallery is open in
+        `location`.
+
+        >>> red, blue = (Image.new("RGB", (32, 64), color) for color in ("red", "blue"))
+        >>> with PersonGallery.rebuild("shop", model, processor) as gallery:
+        ...     gallery.add([PersonRecord(red, "a.jpg"), PersonRecord(blue, "b.jpg")])
+        AddReport(added=2, already_there=0)
+        >>> len(gallery)
+        2
+
+        Args:
+            location, model, processor, columns, storage_options: as in `create`.
+            resume: what the persons depend on beside model and columns, such as sources and options. If given, an
+                interrupted block leaves the persons that it has added, and the next one with the same text goes on
+                with them.
+
+        Raises:
+            ValueError: as `create`; or at the end, if the new gallery is empty.
+        """
+        location = storage.resolve(location)
+        built_by = GalleryModel.describe(model, processor)
+        schema = gallery_schema(model.config.projection_dim, built_by, columns or {})
+        run = json.dumps([vars(built_by), dict(columns or {}), uuid.uuid4().hex if resume is None else resume])
+        key = hashlib.blake2b(run.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+        place = storage.unfinished_location(location, key)
+        new = cls(place, storage.open_or_create_table(place, schema, storage_options), model, processor)
+        try:
+            yield new
+            if not len(new):
+                raise ValueError(f"No person was found for the gallery {location}, which is left as it was")
+            rows = maintenance.all_rows(new._table, new._schema)
+            new.location, new._table = location, storage.write_table(location, rows, new._schema, storage_options)
+        finally:
+            if new.location == location or resume is None or not len(new):
+                storage.remove_gallery(place, storage_options)
+        storage.remove_unfinished(location, unchanged_for=_STALE)
+        new._build_indexes()
 
     @classmethod
     def open(
@@ -179,15 +239,17 @@ class PersonGallery:
                 f"{self._opened_with}; embeddings of the two cannot be compared. Open it again with the new model"
             )
 
-    def add(self, records: Iterable[PersonRecord], *, batch_size: int = 64) -> AddReport:
+    def add(self, records: Iterable[PersonRecord | None], *, batch_size: int = 64) -> AddReport:
         """Embed persons and append them. Existing persons are skipped, so an interrupted run can be repeated; those
         whose image, camera, time or columns have changed are replaced.
 
-        Several processes may add at once. `add` also indexes a large gallery, and joins files if there are many small
-        ones.
+        Persons are committed in groups of `WRITE_ROWS` and at the latest after `COMMIT_SECONDS`; also those before an
+        error of `records`. Several processes may add at once. `add` also indexes a large gallery, and joins files if
+        there are many small ones.
 
         Args:
-            records (`Iterable[PersonRecord]`): may be a generator; at most `WRITE_ROWS` persons are held in memory.
+            records (`Iterable[PersonRecord | None]`): may be a generator; at most `WRITE_ROWS` persons are held in
+                memory. One that takes long to find the next person yields `None` meanwhile, for commits to be in time.
             batch_size (`int`): number of images embedded at once.
 
         Raises:
@@ -197,42 +259,59 @@ class PersonGallery:
         """
         self.check_model()
         self._migrate()
-        columns = self.columns
-        uncommitted: dict[str, str] = {}  # the state of each person of the next commit; see `content_state`
-        changed: set[str] = set()
-        existing = updated = 0
+        columns, remaining = self.columns, iter(records)
+        added = existing = updated = 0
+        changed: set[str] = set()  # those of the next commit who are in the gallery
+        ended = False
+        failure: Exception | None = None
+
+        def of_one_commit() -> Iterator[tuple[PersonRecord, dict[str, Any]]]:
+            """The next persons, until there are enough or the commit is due. An error is raised after the commit."""
+            nonlocal ended, failure
+            due, persons = monotonic() + COMMIT_SECONDS, 0
+            try:
+                while persons < WRITE_ROWS and monotonic() < due:
+                    record = next(remaining)
+                    if record is not None:
+                        persons += 1
+                        yield record, to_row(record, columns)
+            except StopIteration:
+                ended = True
+            except Exception as error:
+                ended, failure = True, error
 
         def new_persons() -> Iterator[tuple[PersonRecord, dict[str, Any]]]:
             nonlocal existing
-            remaining = iter(records)
-            while group := list(islice(remaining, min(_IDS_PER_LOOKUP, WRITE_ROWS))):
-                rows = [(record, to_row(record, columns)) for record in group]
-                stored = self._stored_states([row["id"] for _, row in rows])
-                for record, row in rows:
+            states: dict[str, str] = {}  # of the persons of this commit; see `content_state`
+            persons = of_one_commit()
+            while group := list(islice(persons, _IDS_PER_LOOKUP)):
+                stored = self._stored_states([row["id"] for _, row in group])
+                for record, row in group:
                     person = row["id"]
-                    if uncommitted.get(person, stored.get(person)) == row[CONTENT]:
+                    if states.get(person, stored.get(person)) == row[CONTENT]:
                         existing += 1
                     else:
-                        uncommitted[person] = row[CONTENT]
+                        states[person] = row[CONTENT]
                         changed.update({person} & stored.keys())
                         yield record, row
 
-        added = 0
-        remaining = new_persons()
-        for first in remaining:
-            rows = self._embed(chain([first], islice(remaining, WRITE_ROWS - 1)), batch_size)
-            latest = {row["id"]: row for row in rows}
-            inserted = self._insert([row for person, row in latest.items() if person not in changed])
-            replaced = self._replace([latest[person] for person in changed])
-            added += inserted
-            updated += replaced + len(rows) - len(latest)
-            existing += len(latest) - inserted - replaced  # by another process in the meantime
-            uncommitted.clear()
+        while not ended:
+            persons = new_persons()
             changed.clear()
-            self._write(lambda: storage.index_lookups(self._table))
-        with storage.writing(self.location):
-            storage.join_small_files(self.location, self._table, WRITE_ROWS)
+            for first in persons:  # if there is one
+                rows = self._embed(chain([first], persons), batch_size)
+                latest = {row["id"]: row for row in rows}
+                inserted = self._insert([row for person, row in latest.items() if person not in changed])
+                replaced = self._replace([latest[person] for person in changed])
+                added += inserted
+                updated += replaced + len(rows) - len(latest)
+                existing += len(latest) - inserted - replaced  # by another process in the meantime
+                self._write(lambda: storage.index_lookups(self._table))
+                with storage.writing(self.location):
+                    storage.join_small_files(self.location, self._table, WRITE_ROWS)
         self._build_indexes()
+        if failure is not None:
+            raise failure
         return AddReport(added, existing, updated)
 
     @overload
@@ -451,10 +530,10 @@ class PersonGallery:
             GalleryModelError: if the model is another one.
         """
         self.model.check_same(GalleryModel.describe(model, processor), self.location)
-        self._migrate()
         copy = PersonGallery.create(location, model, processor, columns=self.columns, storage_options=storage_options)
         with clear_errors(self.location, "copied"):
-            maintenance.copy_rows(self._table, copy._table)
+            rows = maintenance.all_rows(self._table, copy._schema)
+            copy._table = storage.write_table(copy.location, rows, copy._schema, storage_options)
         copy._build_indexes()
         return copy
 

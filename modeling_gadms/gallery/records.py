@@ -219,6 +219,11 @@ class GalleryModel:
         )
 
 
+def counted(number: int, what: str) -> str:
+    """A number with its noun: "1 person", "2,000 persons"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def plain(value: Any) -> Any:
     """Convert a column value to one that CSV supports: times become ISO 8601, NaN becomes None."""
     if is_nan(value):

@@ -2,7 +2,9 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +16,7 @@ from lancedb.index import BTree, IvfRq
 from lancedb.table import Table
 
 from .errors import GalleryBusyError, GalleryFilesMissingError, clear_errors
-from .records import GalleryModel
+from .records import GalleryModel, counted
 from .schema import ADDED, CONTENT, indexed_rows, model_of
 
 
@@ -29,6 +31,8 @@ index lookup among a million; a scan of 100,000 takes ten times as long as the l
 KEEP_VERSIONS = timedelta(hours=1)
 """Default age from which earlier versions of the table are deleted. A running reader may still need a younger one."""
 _TABLE = "persons"
+_UNFINISHED = "unfinished-"
+"""Prefix of the folder, in that of a gallery, where its replacement is built."""
 _REFRESH_INTERVAL = timedelta(seconds=1)
 """Interval after which an open table checks for changes by other processes."""
 _UNINDEXED_IDS = 16
@@ -69,25 +73,68 @@ def is_remote(location: str) -> bool:
     return "://" in location
 
 
-def create_table(
-    location: str, schema: pa.Schema, *, overwrite: bool = False, storage_options: dict[str, str] | None = None
-) -> Table:
+def create_table(location: str, schema: pa.Schema, storage_options: dict[str, str] | None = None) -> Table:
     """Create the table of an empty gallery; an existing empty one is replaced.
 
     Raises:
-        FileExistsError: if there is a gallery with persons and `overwrite` is false.
+        FileExistsError: if there is a gallery with persons.
     """
     database = _connect(location, storage_options, "written")
     exists = _TABLE in database.list_tables().tables
-    if exists and not overwrite and (persons := database.open_table(_TABLE).count_rows()):
+    if exists and (persons := database.open_table(_TABLE).count_rows()):
         raise FileExistsError(
-            f"There is already a gallery of {persons} persons in {location}: give another location, or --overwrite "
-            "(in Python overwrite=True) to replace it"
+            f"There is already a gallery of {counted(persons, 'person')} in {location}: add to it with `gadms gallery "
+            "add`, replace it with --overwrite (in Python PersonGallery.rebuild), or give another location"
         )
     table = database.create_table(_TABLE, schema=schema, mode="overwrite" if exists else "create")
     # When two processes add the same person at once, the key lets the second one notice.
     cast(Any, table).set_unenforced_primary_key(["id"])
     return table
+
+
+def write_table(
+    location: str, rows: Iterable[pa.RecordBatch], schema: pa.Schema, storage_options: dict[str, str] | None = None
+) -> Table:
+    """Write the rows of a whole gallery in one commit, in place of the table that is there. Until the commit, and if
+    it fails, the old table is unchanged; open readers see either the old or the new one.
+
+    Raises:
+        OSError: if the table cannot be written.
+    """
+    whole = pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in rows))
+    database = _connect(location, storage_options, "written")
+    mode = "overwrite" if _TABLE in database.list_tables().tables else "create"
+    with writing(location), clear_errors(location, "written"):
+        return database.create_table(_TABLE, data=whole, schema=schema, mode=mode)
+
+
+def unfinished_location(location: str, key: str) -> str:
+    """Where the gallery that is to replace the one in `location` is built: inside it, so on the same disk or store."""
+    return f"{location.rstrip('/')}/{_UNFINISHED}{key}"
+
+
+def open_or_create_table(location: str, schema: pa.Schema, storage_options: dict[str, str] | None = None) -> Table:
+    """Open the table that an interrupted run left, or create an empty one."""
+    database = _connect(location, storage_options, "written")
+    if _TABLE in database.list_tables().tables:
+        return database.open_table(_TABLE)
+    return create_table(location, schema, storage_options)
+
+
+def remove_gallery(location: str, storage_options: dict[str, str] | None = None) -> None:
+    """Delete the table of a gallery with all its versions, and its folder."""
+    _connect(location, storage_options, "written").drop_all_tables()
+    if not is_remote(location):
+        shutil.rmtree(location, ignore_errors=True)
+
+
+def remove_unfinished(location: str, *, unchanged_for: timedelta = timedelta(0)) -> None:
+    """Delete what interrupted runs left in the folder of a gallery, if nothing was written to it for a time."""
+    if is_remote(location):
+        return  # folders of a store cannot be listed here
+    for left in Path(location).glob(f"{_UNFINISHED}*"):
+        if time.time() - (left / f"{_TABLE}.lance" / "_versions").stat().st_mtime >= unchanged_for.total_seconds():
+            remove_gallery(str(left))
 
 
 def open_table(location: str, storage_options: dict[str, str] | None = None) -> Table:
@@ -109,6 +156,10 @@ def open_table(location: str, storage_options: dict[str, str] | None = None) -> 
                     f"{how_to_index(location)} --overwrite"
                 )
             return table
+        if not is_remote(location) and any(Path(location).glob(f"{_UNFINISHED}*")):
+            raise FileNotFoundError(
+                f"The gallery in {location} is not finished: repeat the `gadms index --overwrite` that was interrupted"
+            )
     raise FileNotFoundError(f"There is no gallery in {location}: {how_to_index(location)}")
 
 

@@ -74,7 +74,7 @@ def test_one_track_is_one_result_with_its_best_crops(gallery, tmp_path):
     write_track(tmp_path / "v.avi")
     report = index_frames(gallery, FrameReader(tmp_path / "v.avi"), detector=red_detector, progress=False)
     assert (report.found, report.tracks, report.persons, report.skipped_crops) == (40, 1, 3, 37)
-    assert "1 tracks; 37 crops of lower quality skipped" in str(report)
+    assert "1 track; 37 crops of lower quality skipped" in str(report)
     (result,) = gallery.search("a person in red")
     assert (result.track, result.track_summary.persons) == (0, 3)
     assert [crop.frame // 10 for crop in gallery.crops(result.source, result.track)] == [0, 1, 2]

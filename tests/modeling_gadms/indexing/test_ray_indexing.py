@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from modeling_gadms.gallery.person_gallery import PersonGallery
-from modeling_gadms.indexing.indexer import SourceOptions
+from modeling_gadms.indexing.indexer import BrokenSourceError, SourceOptions
 from modeling_gadms.indexing.ray_indexing import index_with_ray
 from tests.command_line import refusal, run
 
@@ -30,7 +30,8 @@ def test_workers_write_one_gallery_and_one_that_fails_does_not_stop_the_others(t
     options = SourceOptions(camera="gate-1")
     sources = [*folders, str(tmp_path / "nowhere")]
     reports = index_with_ray(parallel.location, sources, workers=2, options=options)
-    assert "nowhere does not exist" in reports.pop(sources[-1])
+    missing = reports.pop(sources[-1])
+    assert isinstance(missing, BrokenSourceError) and "nowhere does not exist" in str(missing)
     assert {(report.seen, report.persons, report.already_there) for report in reports.values()} == {(4, 4, 0)}
 
     alone = PersonGallery.create(tmp_path / "alone", model, processor)
@@ -55,9 +56,8 @@ def test_a_pool_of_none_is_refused(tmp_path, folders):
     assert (result.exit_code, "--workers" in result.stderr) == (2, True)
 
 
-def test_a_source_that_is_not_there_is_told_before_workers_start(tmp_path, folders, model_folder):
-    common = ["--gallery", tmp_path / "g", "--model", model_folder, "--workers", 2]
-    assert "nowhere does not exist" in refusal(
-        "index", "--source", folders[0], "--source", tmp_path / "nowhere", *common
-    )
+def test_sources_that_are_not_there_are_told_before_workers_start(tmp_path, model_folder):
+    missing = ["--source", tmp_path / "nowhere", "--source", tmp_path / "nothing"]
+    message = refusal("index", *missing, "--gallery", tmp_path / "g", "--model", model_folder, "--workers", 2)
+    assert "None of the 2 sources can be read" in message and "nowhere does not exist" in message
     assert not (tmp_path / "g").exists()
