@@ -426,8 +426,8 @@ class PersonGallery:
         """Remove the persons of files that were replaced since, and return their number.
 
         Args:
-            contents (`Mapping[str, str]`): for each source the digest of its present content; see
-                [`PersonRecord.content`][modeling_gadms.gallery.records.PersonRecord]. Persons of unknown content stay.
+            contents (`Mapping[str, str]`): for each source the digest of its present content, as given to
+                [`~modeling_gadms.gallery.records.content_state`]. Persons of unknown content stay.
         """
         self._migrate()
         removed, remaining = 0, iter(contents.items())

@@ -32,7 +32,8 @@ class PersonRecord:
         track (`int`, *optional*): number of the track. The crops of one person followed through a video share it.
         columns (`Mapping[str, Any]`): values of the additional columns of the gallery.
         key (`str`, *optional*): what identifies the image in place of `source`, such as the number of a product.
-        content (`str`, *optional*): digest of the file that the image is from; by default of the image's pixels.
+        content (`str`, *optional*): what tells whether the person has changed, from [`content_state`]; by default of
+            the image, camera, time and columns.
     """
 
     image: Image.Image
@@ -56,6 +57,16 @@ class PersonRecord:
             box = [round(float(side), 1) for side in (self.box.left, self.box.top, self.box.right, self.box.bottom)]
         place = json.dumps([self.source if self.key is None else self.key, self.frame, box])
         return hashlib.blake2b(place.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def content_state(content: str, fields: Any) -> str:
+    """Digests of the file that a person is from, and of the fields that came with it.
+
+    Args:
+        content (`str`): digest of the file, the first part of the result.
+        fields (`Any`): of types that JSON has, and times.
+    """
+    return f"{content}-{hashlib.blake2b(json.dumps(fields, default=str).encode(), digest_size=8).hexdigest()}"
 
 
 @dataclass(frozen=True)

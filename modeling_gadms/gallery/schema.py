@@ -1,6 +1,5 @@
 """The schema of a gallery's table, and the conversion between rows and records."""
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from lancedb.table import Table
 from ..media.detection import PersonBox
 from ..media.names import content_digest
 from .filter import BOX_SIDES, in_utc, parse_time
-from .records import GalleryModel, PersonRecord, SearchResult, TrackSummary, is_nan
+from .records import GalleryModel, PersonRecord, SearchResult, TrackSummary, content_state, is_nan
 
 
 COLUMN_TYPES = {
@@ -28,7 +27,7 @@ COLUMN_TYPES = {
 UPDATABLE = {"camera": "string", "time": "time", "track": "integer"}
 """Standard columns that may be updated, with their types. The other standard columns identify the person."""
 CONTENT = "content"
-"""The column that tells whether a person has changed: see [`content_state`]."""
+"""The column that tells whether a person has changed: see [`~modeling_gadms.gallery.records.content_state`]."""
 ADDED = "added"
 """Column with the time at which a person was added to the gallery."""
 _METADATA_KEY = b"gadms"
@@ -127,15 +126,10 @@ def to_row(record: PersonRecord, columns: Mapping[str, str]) -> dict[str, Any]:
         "camera": record.camera,
         "time": None if record.time is None else in_utc(record.time),
         "track": record.track,
-        CONTENT: content_state(record.content or content_digest(record.image), [record.camera, record.time, values]),
+        CONTENT: record.content or content_state(content_digest(record.image), [record.camera, record.time, values]),
         **values,
     }
     return {name: None if is_nan(value) else value for name, value in row.items()}
-
-
-def content_state(content: str, fields: Any) -> str:
-    """Two digests: of the file that a person is from, and of the fields that came with it."""
-    return f"{content}-{hashlib.blake2b(json.dumps(fields, default=str).encode(), digest_size=8).hexdigest()}"
 
 
 def to_result(

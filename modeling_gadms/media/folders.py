@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -51,11 +52,21 @@ class Tally:
         return "; ".join(self.lines())
 
     def lines(self) -> list[str]:
-        """A line for each reason: its count and the first names."""
-        return [
-            f"{count:,} {reason} ({_listed(self.examples[reason], count)})"
-            for reason, count in sorted(self.counts.items())
-        ]
+        """A text for each reason: its count and the first names."""
+        counts = sorted(self.counts.items())
+        return [f"{count:,} {with_names(reason, count, self.examples)}" for reason, count in counts]
+
+
+def with_names(reason: str, count: int, examples: Mapping[str, Sequence[str]]) -> str:
+    """A reason with the first names of those that it is counted for.
+
+    >>> with_names(".mp4", 4, {".mp4": ["a.mp4", "b.mp4", "c.mp4"]})
+    '.mp4 (a.mp4, b.mp4, c.mp4, ...)'
+    """
+    names = list(examples.get(reason, ()))
+    if not names:
+        return reason
+    return f"{reason} ({', '.join(names + ['...'] * (count > len(names)))})"
 
 
 def list_images(folder: str | Path) -> tuple[list[Path], Tally]:
@@ -116,7 +127,3 @@ def _is_special(entry: "os.DirEntry[str]") -> bool:
         path = Path(entry.path)
         return path.exists() and not path.is_file()  # a broken link is a missing file
     return not entry.is_file()
-
-
-def _listed(names: list[str], count: int) -> str:
-    return ", ".join(names) + (", ..." if count > len(names) else "")
