@@ -1,14 +1,14 @@
 """The commands `gadms gallery ...`, which maintain a gallery and need no model."""
 
-import json
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .options import GalleryArgument, WhereOption
+from .printing import print_json
 from .user_errors import user_errors
 
 
@@ -20,7 +20,7 @@ IdOption = Annotated[
     list[str] | None, typer.Option("--id", help="Id of a person, from gadms search --json; repeatable.")
 ]
 
-gallery = typer.Typer(help="Maintain a gallery: describe, verify, change, compact, export.", no_args_is_help=True)
+gallery = typer.Typer(help="Maintain a gallery: describe, verify, change, erase, export.", no_args_is_help=True)
 
 
 @gallery.command()
@@ -33,16 +33,16 @@ def info(location: GalleryArgument, as_json: JsonOption = False) -> None:
     """
     found = _open(location).info()
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False, default=str))
+        print_json(asdict(found), indent=2)
         return
     rows = {
         "persons": f"{found.persons:,} from {len(found.sources):,} sources",
         "tracks": f"{found.tracks:,}",
         "cameras": _counts(found.cameras) or "none",
         "columns": ", ".join(f"{name} ({kind})" for name, kind in found.columns.items()) or "no additional ones",
-        "size": f"{found.size_bytes / 1e6:,.1f} MB, without earlier versions",
+        "size": f"{found.size_bytes / 1e6:,.1f} MB, without removed persons and earlier versions",
         "index": f"{found.indexed_persons:,} persons; the others are scanned",
-        "version": f"{found.version}, of {found.changed:%Y-%m-%d %H:%M}",
+        "version": f"{found.version}, of {found.changed:%Y-%m-%d %H:%M} UTC",
         "model": str(found.model),
         "embeddings": f"{found.dimension} values",
     }
@@ -59,22 +59,39 @@ def verify(location: GalleryArgument, as_json: JsonOption = False) -> None:
     gadms gallery verify my_gallery
     """
     report = _open(location).verify()
-    typer.echo(json.dumps(asdict(report), indent=2) if as_json else str(report))
+    if as_json:
+        print_json(asdict(report), indent=2)
+    else:
+        typer.echo(str(report))
     if not report.sound:
         raise typer.Exit(1)
 
 
 @gallery.command()
 @user_errors()
-def remove(location: GalleryArgument, where: WhereOption = None, ids: IdOption = None) -> None:
-    """Remove persons by a filter or by id. Their thumbnails stay on the disk until `gadms gallery compact`.
+def remove(
+    location: GalleryArgument,
+    where: WhereOption = None,
+    ids: IdOption = None,
+    now: Annotated[bool, typer.Option("--now", help="Also erase them from the disk at once, as purge does.")] = False,
+) -> None:
+    """Remove persons by a filter or by id. They are no longer found; --now also erases them from the disk.
 
     \b
-    gadms gallery remove my_gallery --where "time < '2026-11-01'"
-    gadms gallery remove my_gallery --id 0f3c... --id 91ab...
+    gadms gallery remove my_gallery --where "added < '2026-11-01'"
+    gadms gallery remove my_gallery --id 0f3c... --id 91ab... --now
     """
-    removed = _open(location).remove(where=where, ids=ids)
+    from modeling_gadms.gallery.storage import KEEP_VERSIONS
+
+    opened = _open(location)
+    removed = opened.remove(where=where, ids=ids)
     typer.echo(f"{removed:,} persons removed")
+    if now:
+        typer.echo(str(opened.purge()))
+    elif removed:
+        later = datetime.now(UTC) + KEEP_VERSIONS + timedelta(minutes=1)
+        typer.echo(f"Their data stays on the disk until `gadms gallery purge {location}`")
+        typer.echo(f"or, after {later:%Y-%m-%d %H:%M} UTC, `gadms gallery compact {location}`")
 
 
 @gallery.command("set")
@@ -111,14 +128,27 @@ def compact(
         float, typer.Option(help="Age in hours from which earlier versions are deleted.", min=0)
     ] = 1.0,
 ) -> None:
-    """Join small files, update the indexes, and delete removed persons and earlier versions from the disk.
+    """Join small files, update the indexes, and delete earlier versions that no reader needs any more.
+
+    Removed persons stay in earlier versions; the command prints until when.
 
     \b
     gadms gallery compact my_gallery
     """
-    opened = _open(location)
-    opened.compact(keep_versions=timedelta(hours=keep_hours))
-    typer.echo(f"{opened.info().size_bytes / 1e6:,.1f} MB")
+    typer.echo(str(_open(location).compact(keep_versions=timedelta(hours=keep_hours))))
+
+
+@gallery.command()
+@user_errors()
+def purge(location: GalleryArgument) -> None:
+    """Erase removed persons from the disk: only the current persons are left in the gallery's files.
+
+    Searches that run meanwhile are repeated; an export fails. Backups are not changed.
+
+    \b
+    gadms gallery purge my_gallery
+    """
+    typer.echo(str(_open(location).purge()))
 
 
 @gallery.command()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from .options import RUNTIME_HELP, GalleryArgument, GalleryModelOption, GalleryOption, ModelOption
+from .printing import print_json
 from .stopping import StopRequest, stop_requests
 from .user_errors import LEFT_OUT, user_errors
 
@@ -57,6 +58,26 @@ StartOption = Annotated[
         formats=["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"],
     ),
 ]
+NameOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Name of the source in the gallery, in place of its full path: what is added under the same name again "
+        "is the same source."
+    ),
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Column that identifies the rows of a table, such as a product number; by default the path or URL of the "
+        "image."
+    ),
+]
+EncodingOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Encoding of a table of text, such as latin-1; by default UTF-8, or as its byte order mark says."
+    ),
+]
 BatchOption = Annotated[int, typer.Option(help="Number of persons embedded at once.", min=1)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 WorkersOption = Annotated[
@@ -67,7 +88,7 @@ WorkersOption = Annotated[
 
 _REPEATED = (
     *("every", "per_second", "detect", "min_confidence", "crops_per_track", "camera", "start"),
-    *("batch_size", "workers", "model"),
+    *("batch_size", "workers", "model", "name", "key", "encoding"),
 )
 """Options of a run that `gadms gallery add` takes, too."""
 
@@ -85,6 +106,9 @@ def index(
     crops_per_track: CropsOption = 3,
     camera: CameraOption = None,
     start: StartOption = None,
+    name: NameOption = None,
+    key: KeyOption = None,
+    encoding: EncodingOption = None,
     column: Annotated[
         list[str] | None,
         typer.Option(
@@ -117,9 +141,13 @@ def index(
     from modeling_gadms.gallery.person_gallery import PersonGallery
     from modeling_gadms.indexing.indexer import SourceOptions
 
-    options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size)
+    if name is not None and len(source) > 1:
+        raise ValueError(f"--name ({name}) is for one source, and {len(source)} are given: add them one after another")
+    video = (detect, every, per_second, crops_per_track, camera, start)
+    options = SourceOptions(*video, batch_size, name, key, encoding)
     sources = _open_sources(source, options)
-    columns = _parse_columns(column or [])
+    columns = {name: kind for frames in sources.values() for name, kind in getattr(frames, "columns", {}).items()}
+    columns |= _parse_columns(column or [])
     loaded, processor = load_model_and_processor(model, runtime=runtime)
     work = (options, min_confidence, workers, model, as_json)
     if overwrite:
@@ -151,6 +179,9 @@ def add(
     crops_per_track: CropsOption = 3,
     camera: CameraOption = None,
     start: StartOption = None,
+    name: NameOption = None,
+    key: KeyOption = None,
+    encoding: EncodingOption = None,
     batch_size: BatchOption = 64,
     workers: WorkersOption = 1,
     as_json: JsonOption = False,
@@ -164,7 +195,10 @@ def add(
     from modeling_gadms.gallery.person_gallery import open_with_model
     from modeling_gadms.indexing.indexer import SourceOptions
 
-    options = SourceOptions(detect, every, per_second, crops_per_track, camera, start, batch_size)
+    if name is not None and len(source) > 1:
+        raise ValueError(f"--name ({name}) is for one source, and {len(source)} are given: add them one after another")
+    video = (detect, every, per_second, crops_per_track, camera, start)
+    options = SourceOptions(*video, batch_size, name, key, encoding)
     sources = _open_sources(source, options)
     opened, _ = open_with_model(gallery, model)
     kept = _to_go_on(context, gallery)
@@ -209,6 +243,7 @@ def _index(
     from modeling_gadms.gallery.records import counted
     from modeling_gadms.indexing.indexer import BrokenSourceError
     from modeling_gadms.media.detection import PersonBoxFilter
+    from modeling_gadms.media.names import escape_name
 
     before, unfinished = len(gallery), list(sources)
     broken: dict[str, BrokenSourceError] = {}
@@ -225,11 +260,12 @@ def _index(
                     report, problem = result, None
                 seen += report.seen
                 unread += report.unread
+                shown = escape_name(name)
                 if as_json:
-                    content = {"source": name, **asdict(report), "error": problem}
-                    typer.echo(json.dumps(content, ensure_ascii=False))
+                    content = {"source": shown, **asdict(report), "error": problem}
+                    print_json(content)
                 elif report.seen:
-                    typer.echo(f"{name}: {report}" if len(sources) > 1 else str(report))
+                    typer.echo(f"{shown}: {report}" if len(sources) > 1 else str(report))
                 if problem is not None and (report.seen or len(sources) > 1):
                     typer.echo(f"Left out: {name}: {result}", err=True)
                 if report.cancelled and stop.signal:

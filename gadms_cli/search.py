@@ -1,6 +1,5 @@
 """The command `gadms search`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from .figures import save_figure
 from .options import RUNTIME_HELP, GalleryModelOption, GalleryOption, WhereOption
+from .printing import print_json
 from .user_errors import user_errors
 
 
@@ -34,6 +34,8 @@ def search(
 ) -> None:
     """Find persons by a description, an image, or a similar person. Prints the results and writes a contact sheet.
 
+    If the sheet cannot be written, the results are printed all the same and the exit code is 2.
+
     \b
     gadms search --gallery my_gallery "a woman in a red coat carrying a black backpack" --top-k 10 --out result.png
     gadms search --gallery my_gallery "a man in a suit" --without "a bag" --where "camera = 'gate-2'"
@@ -47,10 +49,12 @@ def search(
     query = Query(text=text, image=picture, like=like, without=without or ())
     opened, _ = open_with_model(gallery, model, runtime)
     results = opened.search(query, top_k, where=where, group_tracks=group)
-    sheet = save_figure(draw_contact_sheet(str(query), results), out)
+    # Before the sheet, so that a sheet that cannot be written, which is an error, costs no results.
     if as_json:
-        typer.echo(json.dumps([result.to_dict() for result in results], indent=2, ensure_ascii=False))
-        return
-    for result in results:
-        typer.echo(f"{result.rank:>4}  {result.score:.3f}  {result.source}  {place_and_time(result)}".rstrip())
-    typer.echo(f"Contact sheet: {sheet}")
+        print_json([result.to_dict() for result in results], indent=2)
+    else:
+        for result in results:
+            typer.echo(f"{result.rank:>4}  {result.score:.3f}  {result.source}  {place_and_time(result)}".rstrip())
+    sheet = save_figure(draw_contact_sheet(str(query), results), out)
+    if not as_json:
+        typer.echo(f"Contact sheet: {sheet}")

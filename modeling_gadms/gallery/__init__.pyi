@@ -1,9 +1,14 @@
 from .contact_sheet import draw_contact_sheet as draw_contact_sheet
+from .erasure import CleanupReport as CleanupReport
+from .errors import GalleryBusyError as GalleryBusyError
+from .errors import GalleryFilesMissingError as GalleryFilesMissingError
+from .errors import GalleryStorageError as GalleryStorageError
 from .maintenance import GalleryInfo as GalleryInfo
 from .maintenance import VerificationReport as VerificationReport
 from .person_gallery import PersonGallery as PersonGallery
 from .records import AddReport as AddReport
 from .records import GalleryModel as GalleryModel
+from .records import GalleryModelError as GalleryModelError
 from .records import PersonRecord as PersonRecord
 from .records import Query as Query
 from .records import SearchResult as SearchResult

@@ -4,8 +4,10 @@ A filter may come from an untrusted user of a web page or an API. It is parsed, 
 safe parts: comparisons of a column with literals, joined by AND, OR and NOT.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +20,7 @@ BOX_SIDES = ("left", "top", "right", "bottom")
 """Sides of a person's box, in pixels, in the order of the column `box`. They share one column because each column
 makes a search slower; a filter names them individually."""
 _SIGNS = {"EQ": "=", "NEQ": "<>", "LT": "<", "LTE": "<=", "GT": ">", "GTE": ">="}
-_NOT_FILTERABLE = ("vector", "thumbnail", "box")
+_NOT_FILTERABLE = ("vector", "thumbnail", "box", "content")
 
 
 def check_filter(where: str, schema: pa.Schema) -> str:
@@ -49,6 +51,16 @@ def check_filter(where: str, schema: pa.Schema) -> str:
     return _Writer(where, columns).condition(tree)
 
 
+def compared_columns(where: str) -> list[str]:
+    """The columns that a filter compares with values, without those that it only asks for NULL.
+
+    A person who has no value in one of them may meet neither the filter nor its opposite.
+    """
+    nodes = _parse(where).walk()
+    found = [node for node in nodes if type(node).__name__ == "Column" and type(node.parent).__name__ != "Is"]
+    return list(dict.fromkeys(str(node.name) for node in found))
+
+
 def literal(value: Any) -> str:
     """A None, bool, int, float, str or datetime as a SQL literal."""
     if value is None:
@@ -59,6 +71,8 @@ def literal(value: Any) -> str:
         return f"timestamp '{in_utc(value):%Y-%m-%d %H:%M:%S.%f}'"
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"CAST('{value}' AS DOUBLE)"
     return repr(value)
 
 
@@ -214,8 +228,9 @@ class _Writer:
                 return literal(parse_time(node.this))
             if pa.types.is_string(column):
                 return literal(node.this)
-        is_number = pa.types.is_integer(column) or pa.types.is_floating(column)
-        if kind == "Literal" and not node.is_string and is_number:
+        if kind == "Literal" and not node.is_string and pa.types.is_integer(column):
+            return self._integer(("-" if negative else "") + str(node.this), name)
+        if kind == "Literal" and not node.is_string and pa.types.is_floating(column):
             return ("-" if negative else "") + str(node.this)
         if kind == "Boolean" and pa.types.is_boolean(column):
             return literal(bool(node.this))
@@ -223,6 +238,15 @@ class _Writer:
             what = "IS NULL" if kind == "Null" else _spelled(column)
             raise ValueError(f"The filter {self.where!r} compares {name} with {node.sql()}: use {what}")
         raise self._refusal(node)
+
+    def _integer(self, text: str, name: str) -> str:
+        """SQL of a number that an integer column can have, such as 3 or 3.0."""
+        number = Decimal(text)
+        if abs(number) >= 2**63 or number != int(number):
+            raise ValueError(
+                f"The filter {self.where!r} compares {name} with {text}: use whole numbers of less than 64 bits"
+            )
+        return str(int(number))
 
     def _only(self, node: Any, *known: str) -> None:
         """Refuse properties that a later version of the parser may add to a node."""

@@ -18,7 +18,8 @@ from PIL import Image
 from ..encoders.atomic_files import atomic_file, atomic_folder
 from .filter import BOX_SIDES
 from .records import GalleryModel, plain
-from .schema import columns_without, indexed_rows, model_of, user_columns
+from .schema import ADDED, CONTENT, columns_without, indexed_rows, model_of, user_columns
+from .storage import last_change
 
 
 EXPORTS = ("csv", "parquet", "folder")
@@ -37,7 +38,7 @@ class GalleryInfo:
         persons, tracks (`int`): number of persons (rows) and of tracks.
         size_bytes (`int`): size of the current rows, without earlier versions.
         version (`int`): version of the table; increases with every change.
-        changed (`datetime`): time of the last change.
+        changed (`datetime`): time of the last change, in UTC.
         dimension (`int`): number of values in an embedding.
         model (`GalleryModel`): the model that built it.
         columns (`dict[str, str]`): additional columns, from name to type.
@@ -95,14 +96,13 @@ def table_info(location: str, table: Table) -> GalleryInfo:
         sources.update(row["source"] for row in rows)
         cameras.update(row["camera"] for row in rows if row["camera"] is not None)
         tracks.update((row["source"], row["track"]) for row in rows if row["track"] is not None)
-    versions = table.list_versions()
     return GalleryInfo(
         location=location,
         persons=table.count_rows(),
         tracks=len(tracks),
         size_bytes=int(cast(Any, table.stats())["total_bytes"]),
         version=table.version,
-        changed=versions[-1]["timestamp"],
+        changed=last_change(table),
         dimension=table.schema.field("vector").type.list_size,
         model=model_of(table.schema),
         columns=user_columns(table.schema),
@@ -166,15 +166,15 @@ def export_table(table: Table, path: Path, kind: str) -> int:
 def _export_parquet(table: Table, path: Path) -> int:
     written = 0
     with pq.ParquetWriter(path, table.schema) as writer:
-        for batch in all_rows(table):
-            writer.write_batch(batch.cast(table.schema))
+        for batch in all_rows(table, table.schema):
+            writer.write_batch(batch)
             written += len(batch)
     return written
 
 
 def _export_csv(table: Table, path: Path, images: Path | None = None) -> int:
     """Write a CSV file and, into the folder `images`, a JPEG for each person."""
-    columns = columns_without(table.schema, "vector", "thumbnail")
+    columns = columns_without(table.schema, "vector", "thumbnail", CONTENT)
     names = [name for column in columns for name in (BOX_SIDES if column == "box" else (column,))]
     written = 0
     with path.open("x", encoding="utf-8", newline="") as file:
@@ -191,9 +191,19 @@ def _export_csv(table: Table, path: Path, images: Path | None = None) -> int:
     return written
 
 
-def all_rows(table: Table) -> Iterator[pa.RecordBatch]:
-    """All rows of one version of a table, with all columns."""
-    return _batches(table, table.schema.names)
+def all_rows(table: Table, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """All rows of one version of a table, as rows of another one with the same additional columns. Those of an earlier
+    version have no time of adding and get the time of the table's last change."""
+    changed = last_change(table)
+    for batch in _batches(table, table.schema.names):
+        missing = {ADDED: changed, CONTENT: None}
+        columns = [
+            batch[field.name].cast(field.type)
+            if field.name in batch.schema.names
+            else pa.array([missing[field.name]] * len(batch), field.type)
+            for field in schema
+        ]
+        yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _batches(table: Table, columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -3,18 +3,20 @@
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
-from functools import partial
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache, partial
 from itertools import chain, islice
 from pathlib import Path
 from time import monotonic
-from typing import Any, cast, overload
+from typing import Any, TypeVar, cast, overload
 
 import pyarrow as pa
+from lancedb.merge import LanceMergeInsertBuilder
 from lancedb.table import Table
 from PIL import Image
 
@@ -23,11 +25,14 @@ from ..encoders.loading import load_model_and_processor
 from ..encoders.onnx_model import RetrievalModel
 from ..media.images import to_jpeg
 from ..processing_gadms import GADMSProcessor
-from . import maintenance, storage
-from .filter import check_filter, literal
+from . import erasure, maintenance, storage
+from .errors import GalleryStorageError as GalleryStorageError
+from .errors import clear_errors
+from .filter import check_filter, column_name, compared_columns, literal
 from .records import AddReport, GalleryModel, PersonRecord, SearchResult
+from .records import GalleryModelError as GalleryModelError
 from .records import Query as Query
-from .schema import UPDATABLE, check_values, gallery_schema, model_of, to_row, user_columns
+from .schema import ADDED, CONTENT, UPDATABLE, check_values, gallery_schema, model_of, to_row, user_columns
 from .search import AnyQuery, EncodedQuery, encode_queries, nearest_persons, of_ids, of_track, read_persons
 from .storage import KEEP_VERSIONS
 from .storage import gallery_model as gallery_model
@@ -44,6 +49,9 @@ THUMBNAIL_HEIGHT = 256
 _IDS_PER_LOOKUP = 64
 """Number of ids in one membership query."""
 _SEARCH_THREADS = 4
+_FILTERS_REMEMBERED = 256
+
+T = TypeVar("T")
 
 
 class PersonGallery:
@@ -79,16 +87,22 @@ class PersonGallery:
     [('gate-1', {'floor': 2})]
     >>> gallery.remove(where="camera = 'gate-1'"), len(gallery)
     (1, 1)
-    >>> gallery.compact()
+    >>> gallery.purge().earlier_versions  # no byte of removed persons is left
+    0
     >>> gallery.verify().sound
     True
+
+    Every method reads the latest version of the gallery within a second. Methods that read or write the table raise
+    [`GalleryStorageError`], an `OSError`, if its files cannot be read or written.
     """
 
     def __init__(self, location: str, table: Table, model: RetrievalModel | None, processor: GADMSProcessor | None):
         self.location = location
         self._table = table
-        self._schema = table.schema
+        self._version, self._schema = table.version, table.schema
+        self._opened_with = model_of(self._schema)
         self._encoders = (model, processor) if model is not None and processor is not None else None
+        self._remarks = lru_cache(_FILTERS_REMEMBERED)(self._count_passed_over)
 
     @classmethod
     def create(
@@ -113,7 +127,7 @@ class PersonGallery:
             FileExistsError: if there is a gallery with persons.
             ValueError: if the location is empty, or the name or type of a column is invalid.
         """
-        location = storage.gallery_location(location)
+        location = storage.resolve(location)
         schema = gallery_schema(model.config.projection_dim, GalleryModel.describe(model, processor), columns or {})
         return cls(location, storage.create_table(location, schema, storage_options), model, processor)
 
@@ -151,7 +165,7 @@ class PersonGallery:
         Raises:
             ValueError: as `create`; or at the end, if the new gallery is empty.
         """
-        location = storage.gallery_location(location)
+        location = storage.resolve(location)
         built_by = GalleryModel.describe(model, processor)
         schema = gallery_schema(model.config.projection_dim, built_by, columns or {})
         run = json.dumps([vars(built_by), dict(columns or {}), uuid.uuid4().hex if resume is None else resume])
@@ -162,7 +176,7 @@ class PersonGallery:
             yield new
             if not len(new):
                 raise ValueError(f"No person was found for the gallery {location}, which is left as it was")
-            rows = maintenance.all_rows(new._table)
+            rows = maintenance.all_rows(new._table, new._schema)
             new.location, new._table = location, storage.write_table(location, rows, new._schema, storage_options)
         finally:
             if new.location == location or resume is None or not len(new):
@@ -188,29 +202,46 @@ class PersonGallery:
 
         Raises:
             FileNotFoundError: if there is no gallery.
-            ValueError: if the gallery was built by another model, in another runtime, or with other preprocessing.
+            GalleryModelError: if the gallery was built by another model, in another runtime, or with other
+                preprocessing.
         """
-        location = storage.gallery_location(location)
-        table = storage.open_table(location, storage_options)
-        if model is not None and processor is not None:
-            model_of(table.schema).check_same(GalleryModel.describe(model, processor), location)
-        return cls(location, table, model, processor)
+        place = storage.resolve(location)
+        opened = cls(place, storage.open_table(place, storage_options), model, processor)
+        if opened._encoders is not None:
+            opened._opened_with.check_same(GalleryModel.describe(*opened._encoders), place)
+        return opened
 
     @property
     def columns(self) -> dict[str, str]:
         """The additional columns, as a mapping from name to type."""
+        self._refresh()
         return user_columns(self._schema)
 
     @property
     def model(self) -> GalleryModel:
         """The model that built the gallery."""
+        self._refresh()
         return model_of(self._schema)
 
     def __len__(self) -> int:
-        return self._table.count_rows()
+        return self._read(self._table.count_rows)
+
+    def check_model(self) -> None:
+        """Check that the gallery has not been rebuilt by another model since it was opened. `search` and `add` do.
+
+        Raises:
+            GalleryModelError: if it has been.
+        """
+        now = self.model
+        if now.fingerprint != self._opened_with.fingerprint:
+            raise GalleryModelError(
+                f"The gallery in {self.location} has been rebuilt by the model {now} since it was opened with "
+                f"{self._opened_with}; embeddings of the two cannot be compared. Open it again with the new model"
+            )
 
     def add(self, records: Iterable[PersonRecord], *, batch_size: int = 64) -> AddReport:
-        """Embed persons and append them. Existing persons are skipped, so an interrupted run can be repeated.
+        """Embed persons and append them. Existing persons are skipped, so an interrupted run can be repeated; those
+        whose image, camera, time or columns have changed are replaced.
 
         Persons are committed in groups of `WRITE_ROWS` and at the latest after `COMMIT_SECONDS`; also those before an
         error of `records`. Several processes may add at once. `add` also indexes a large gallery, and joins files if
@@ -221,11 +252,15 @@ class PersonGallery:
             batch_size (`int`): number of images embedded at once.
 
         Raises:
-            ValueError: if a record has an unknown column, or a value of the wrong type.
-            OSError: if the gallery cannot be written, for instance because the disk is full.
+            ValueError: if a record has an unknown column, or a value of the wrong type; if an embedding is not finite.
+            GalleryModelError: if the gallery is rebuilt by another model in the meantime.
+            GalleryStorageError: if the gallery cannot be written, for instance because the disk is full.
         """
+        self.check_model()
+        self._migrate()
         columns, remaining = self.columns, iter(records)
-        added = existing = 0
+        added = existing = updated = 0
+        changed: set[str] = set()  # those of the next commit who are in the gallery
         ended = False
         failure: Exception | None = None
         upcoming: Future[PersonRecord | None] | None = None
@@ -251,32 +286,39 @@ class PersonGallery:
 
         def new_persons() -> Iterator[tuple[PersonRecord, dict[str, Any]]]:
             nonlocal existing
-            seen: set[str] = set()
+            states: dict[str, str] = {}  # of the persons of this commit; see `content_state`
             persons = of_one_commit()
             while group := list(islice(persons, _IDS_PER_LOOKUP)):
-                known = self._existing_ids([row["id"] for _, row in group])
+                stored = self._stored_states([row["id"] for _, row in group])
                 for record, row in group:
-                    if row["id"] in known or row["id"] in seen:
+                    person = row["id"]
+                    if states.get(person, stored.get(person)) == row[CONTENT]:
                         existing += 1
                     else:
-                        seen.add(row["id"])
+                        states[person] = row[CONTENT]
+                        changed.update({person} & stored.keys())
                         yield record, row
 
         # A thread, because a commit may be due while the next person is still looked for.
         with ThreadPoolExecutor(1, thread_name_prefix="records") as reader:
             while not ended:
                 persons = new_persons()
+                changed.clear()
                 for first in persons:  # if there is one
                     rows = self._embed(chain([first], persons), batch_size)
-                    inserted = self._insert(rows)
+                    latest = {row["id"]: row for row in rows}
+                    inserted = self._insert([row for person, row in latest.items() if person not in changed])
+                    replaced = self._replace([latest[person] for person in changed])
                     added += inserted
-                    existing += len(rows) - inserted
-                    storage.index_ids(self._table)
-                    storage.join_small_files(self.location, self._table, WRITE_ROWS)
+                    updated += replaced + len(rows) - len(latest)
+                    existing += len(latest) - inserted - replaced  # by another process in the meantime
+                    self._write(lambda: storage.index_lookups(self._table))
+                    with storage.writing(self.location):
+                        storage.join_small_files(self.location, self._table, WRITE_ROWS)
         self._build_indexes()
         if failure is not None:
             raise failure
-        return AddReport(added, existing)
+        return AddReport(added, existing, updated)
 
     @overload
     def search(
@@ -307,12 +349,15 @@ class PersonGallery:
             `list[SearchResult]`, or a list of such lists for a list of queries.
 
         Warns:
-            UserWarning: if a text is longer than the model reads, or contains a negation.
+            UserWarning: if a text is longer than the model reads, or contains a negation; if the filter passes over
+                persons (see `filter_remarks`).
         Raises:
             ValueError: if a text is empty, the filter is not allowed, `top_k` is not positive, the gallery is empty,
                 or the id in `like` is unknown.
+            GalleryModelError: if the gallery has been rebuilt by another model.
         """
         self._check_search(top_k, where)  # before the queries are encoded
+        self._warn_of_passed_over(where)
         answer = partial(self.nearest, top_k=top_k, where=where, group_tracks=group_tracks)
         if not isinstance(query, list):
             return answer(self.encode([query])[0])
@@ -322,7 +367,8 @@ class PersonGallery:
     def encode(self, queries: Sequence[AnyQuery]) -> list[EncodedQuery]:
         """Encode queries in one batch. This is the first half of `search`, for programs that collect the queries of
         several users; warnings and errors are those of `search`."""
-        return encode_queries(self._table, self._model_and_processor, queries)
+        self.check_model()
+        return self._read(lambda: encode_queries(self._table, self._model_and_processor, queries))
 
     def nearest(
         self, query: EncodedQuery, top_k: int = 10, *, where: str | None = None, group_tracks: bool = True
@@ -330,7 +376,9 @@ class PersonGallery:
         """Find the persons nearest to a query from `encode`. This is the second half of `search`, with the same
         arguments; it may be called from several threads."""
         condition = self._check_search(top_k, where)
-        found = nearest_persons(self._table, self._schema, query, top_k, condition, group_tracks=group_tracks)
+        arguments = (query, top_k, condition)
+        found = self._read(lambda: nearest_persons(self._table, self._schema, *arguments, group_tracks=group_tracks))
+        self.check_model()  # again, because the gallery may have been rebuilt during the search
         if not found and len(self) == 0:
             raise ValueError(f"The gallery in {self.location} is empty: {storage.how_to_index(self.location)}")
         return found
@@ -338,17 +386,67 @@ class PersonGallery:
     def get(self, ids: Sequence[str]) -> list[SearchResult]:
         """Look up persons by id, in the given order; unknown ids are skipped. `rank` is the position among the persons
         found and `score` is 1."""
-        found = {person.id: person for person in read_persons(self._table, self._schema, of_ids(ids))}
+        found = {person.id: person for person in self._persons(of_ids(ids))}
         return [replace(found[each], rank=rank) for rank, each in enumerate((i for i in ids if i in found), start=1)]
 
     def crops(self, source: str, track: int) -> list[SearchResult]:
         """The crops of a track, in the order of the video; `rank` and `score` as in `get`."""
-        return read_persons(self._table, self._schema, of_track(source, track))
+        return self._persons(of_track(source, track))
+
+    def filter_remarks(self, where: str) -> list[str]:
+        """Remarks on a filter, for its user: how many persons it passes over, for lack of a value that it compares.
+
+        As in SQL, such a person meets neither `camera = 'b'` nor `camera <> 'b'`, neither `time < ...` nor
+        `time >= ...`.
+
+        Raises:
+            ValueError: if the filter is not allowed.
+        """
+        self._refresh()
+        return list(self._remarks(where, self._version))
+
+    def _count_passed_over(self, where: str, version: int) -> tuple[str, ...]:
+        unknown = f"({check_filter(where, self._schema)}) IS NULL"
+        if not (count := self._count(unknown)):
+            return ()
+        compared = compared_columns(where)
+        missing = [name for name in compared if self._count(f"{unknown} AND {column_name(name)} IS NULL")] or compared
+        remark = (
+            f"The filter passes over {count:,} of {len(self):,} persons, who have no {' or no '.join(missing)}; add "
+            f'"OR {missing[0]} IS NULL" to include them'
+        )
+        return (f"{remark}. Every person has a time of adding, {ADDED}" if "time" in missing else remark,)
 
     def remove(self, *, where: str | None = None, ids: Sequence[str] | None = None) -> int:
-        """Remove persons selected by a filter or by id, and return their number. Their thumbnails stay on the disk
-        until `compact`."""
-        return int(cast(Any, self._table).delete(self._selected(where, ids)).num_deleted_rows)
+        """Remove persons selected by a filter or by id, and return their number. They are no longer found, but their
+        data stays on the disk until `purge` or `compact`.
+
+        Warns:
+            UserWarning: if the filter passes over persons (see `filter_remarks`).
+        """
+        self._migrate()
+        condition = self._selected(where, ids)
+        return int(self._write(lambda: cast(Any, self._table).delete(condition)).num_deleted_rows)
+
+    def remove_outdated(self, contents: Mapping[str, str]) -> int:
+        """Remove the persons of files that were replaced since, and return their number.
+
+        Args:
+            contents (`Mapping[str, str]`): for each source the digest of its present content, as given to
+                [`~modeling_gadms.gallery.records.content_state`]. Persons of unknown content stay.
+        """
+        self._migrate()
+        removed, remaining = 0, iter(contents.items())
+        while group := list(islice(remaining, _IDS_PER_LOOKUP)):
+            conditions = (
+                f"(source = {literal(source)} AND NOT starts_with({CONTENT}, {literal(content)}))"
+                for source, content in group
+            )
+            condition = " OR ".join(conditions)
+            if self._count(condition):  # else there would be a version without a change
+                deleted = self._write(partial(cast(Any, self._table).delete, condition))
+                removed += int(deleted.num_deleted_rows)
+        return removed
 
     def update(self, values: Mapping[str, Any], *, where: str | None = None, ids: Sequence[str] | None = None) -> int:
         """Set columns of persons selected by a filter or by id, and return the number of persons changed.
@@ -356,35 +454,68 @@ class PersonGallery:
         Args:
             values (`Mapping[str, Any]`): new values of `camera`, `time`, `track` or additional columns.
 
+        Warns:
+            UserWarning: if the filter passes over persons (see `filter_remarks`).
         Raises:
             ValueError: if a column is unknown or cannot be updated, or a value has the wrong type.
         """
         if not values:
             raise ValueError(f"No value is given: set {', '.join(UPDATABLE)} or additional columns of the gallery")
+        self._migrate()
         checked = check_values(values, UPDATABLE | self.columns)
         settings = {name: literal(value) for name, value in checked.items()}
-        return int(self._table.update(where=self._selected(where, ids), values_sql=settings).rows_updated)
+        condition = self._selected(where, ids)
+        return int(self._write(lambda: self._table.update(where=condition, values_sql=settings)).rows_updated)
 
-    def compact(self, *, keep_versions: timedelta = KEEP_VERSIONS) -> None:
-        """Join small files, update the indexes, and delete removed persons and earlier versions from the disk.
+    def compact(self, *, keep_versions: timedelta = KEEP_VERSIONS) -> erasure.CleanupReport:
+        """Join small files, write files with removed persons anew, update the indexes, and delete old versions.
 
         Args:
-            keep_versions (`timedelta`): age from which earlier versions are deleted. A reader of a deleted one fails.
+            keep_versions (`timedelta`): age from which earlier versions are deleted. They contain persons who were
+                removed later, so these are gone only after a `compact` of that age, or after `purge`.
+
+        Returns:
+            [`~modeling_gadms.gallery.erasure.CleanupReport`]: sizes, and what is kept until when.
         """
-        self._table.optimize(cleanup_older_than=keep_versions)
+        self._migrate()
+        before = erasure.disk_bytes(self.location)
+        self._rewrite_removed(rebuild_indexes=False)
+        self._write(lambda: erasure.delete_old_files(self._table, keep_versions))
         self._build_indexes()
+        return self._read(lambda: erasure.cleanup_report(self.location, self._table, before, kept=keep_versions))
+
+    def purge(self) -> erasure.CleanupReport:
+        """Erase removed persons: after it, the files of the gallery contain nothing but its current persons.
+
+        Files with removed persons are written anew, which needs disk space for a second copy of them; the indexes are
+        rebuilt; all earlier versions and the files of interrupted writes are deleted. Writers wait for the last step,
+        and searches that run meanwhile are repeated. An export or a copy that runs meanwhile fails.
+
+        Returns:
+            [`~modeling_gadms.gallery.erasure.CleanupReport`]: sizes, and what had to be kept until when.
+        """
+        self._migrate()
+        before = erasure.disk_bytes(self.location)
+        self._rewrite_removed(rebuild_indexes=True)
+        self._write(self._table.optimize)
+        with storage.writing(self.location, alone=True) as locked:
+            clean = partial(erasure.delete_all_but_current, self._table, unfinished=locked)
+            storage.attempt(self.location, self._table, "purged", clean)
+        report = partial(erasure.cleanup_report, self.location, self._table, before, unfinished=not locked)
+        return self._read(report)
 
     def verify(self) -> maintenance.VerificationReport:
         """Read the whole gallery and count what is wrong."""
-        return maintenance.verify_table(self._table)
+        return self._read(lambda: maintenance.verify_table(self._table))
 
     def info(self) -> maintenance.GalleryInfo:
         """Describe the gallery: its size, model, columns and indexes."""
-        return maintenance.table_info(self.location, self._table)
+        return self._read(lambda: maintenance.table_info(self.location, self._table))
 
     def export(self, path: str | Path, kind: str) -> int:
         """Write the persons to files; see [`~modeling_gadms.gallery.maintenance.export_table`]."""
-        return maintenance.export_table(self._table, Path(path), kind)
+        with clear_errors(self.location, "read"):
+            return maintenance.export_table(self._table, Path(path), kind)
 
     def copy_to(
         self,
@@ -402,18 +533,28 @@ class PersonGallery:
 
         Raises:
             FileExistsError: if there is a gallery with persons in `location`.
-            ValueError: if the model is another one.
+            GalleryModelError: if the model is another one.
         """
         self.model.check_same(GalleryModel.describe(model, processor), self.location)
         copy = PersonGallery.create(location, model, processor, columns=self.columns, storage_options=storage_options)
-        rows = maintenance.all_rows(self._table)
-        copy._table = storage.write_table(copy.location, rows, copy._table.schema, storage_options)
+        with clear_errors(self.location, "copied"):
+            rows = maintenance.all_rows(self._table, copy._schema)
+            copy._table = storage.write_table(copy.location, rows, copy._schema, storage_options)
         copy._build_indexes()
         return copy
 
-    def _existing_ids(self, ids: Sequence[str]) -> set[str]:
-        found = self._table.search().where(of_ids(ids)).select(["id"]).limit(len(ids)).to_arrow()
-        return set(found["id"].to_pylist())
+    def _stored_states(self, ids: Sequence[str]) -> dict[str, str | None]:
+        """For those ids that the gallery has, the state of the person; see `content_state`."""
+        looked_up = self._table.search().where(of_ids(ids)).select(["id", CONTENT]).limit(len(ids))
+        found = self._read(looked_up.to_arrow)
+        return dict(zip(found["id"].to_pylist(), found[CONTENT].to_pylist(), strict=True))
+
+    def _persons(self, condition: str) -> list[SearchResult]:
+        self._refresh()
+        return self._read(lambda: read_persons(self._table, self._schema, condition))
+
+    def _count(self, condition: str) -> int:
+        return self._read(lambda: self._table.count_rows(condition))
 
     def _embed(self, items: Iterator[tuple[PersonRecord, dict[str, Any]]], batch_size: int) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
@@ -425,33 +566,84 @@ class PersonGallery:
                 yield record.image
 
         vectors = encode_images(*self._model_and_processor(), images(), batch_size=batch_size, progress=False)
+        finite = vectors.isfinite().all(dim=-1)
+        if not finite.all():
+            row = rows[int(finite.logical_not().nonzero()[0])]
+            raise ValueError(f"The embedding of {row['source']} is not finite: the weights may be damaged")
         return [{**row, "vector": vector} for row, vector in zip(rows, vectors.numpy(), strict=True)]
 
     def _insert(self, rows: list[dict[str, Any]]) -> int:
         """Append rows in one commit, except persons that another process has added in the meantime."""
         merge = self._table.merge_insert("id").when_not_matched_insert_all()
+        return int(self._merge(merge, rows).num_inserted_rows) if rows else 0
+
+    def _replace(self, rows: list[dict[str, Any]]) -> int:
+        """Replace rows in one commit, except persons that another process has replaced or removed in the meantime."""
+        differs = f"target.{CONTENT} IS NULL OR target.{CONTENT} <> source.{CONTENT}"
+        merge = self._table.merge_insert("id").when_matched_update_all(where=differs)
+        return int(self._merge(merge, rows).num_updated_rows) if rows else 0
+
+    def _merge(self, merge: LanceMergeInsertBuilder, rows: list[dict[str, Any]]) -> Any:
+        self.check_model()
+        if unknown := rows[0].keys() - set(self._schema.names):
+            raise ValueError(f"The gallery in {self.location} has been rebuilt without {', '.join(sorted(unknown))}")
+        now = datetime.now(UTC)
+        data = pa.Table.from_pylist([{**row, ADDED: now} for row in rows], schema=self._schema)
+        # Without the index, because only then does LanceDB notice that another process inserts the same ids meanwhile.
+        merged = self._write(lambda: merge.use_index(False).execute(data))
         try:
-            return int(merge.execute(pa.Table.from_pylist(rows, schema=self._schema)).num_inserted_rows)
-        except RuntimeError as error:  # any error of the storage
-            raise OSError(
-                f"The gallery in {self.location} could not be written; persons added before are kept: {error}"
-            ) from error
+            self.check_model()
+        except GalleryModelError:  # rebuilt just before the commit, which LanceDB repeats on the new version
+            mine = f"{of_ids(data['id'].to_pylist())} AND {ADDED} = {literal(now)}"
+            self._write(lambda: self._table.delete(mine))
+            raise
+        return merged
 
     def _build_indexes(self) -> None:
-        storage.index_ids(self._table)
-        storage.index_vectors(self._table)
+        self._write(lambda: storage.index_lookups(self._table))
+        self._write(lambda: storage.index_vectors(self._table))
+
+    def _rewrite_removed(self, *, rebuild_indexes: bool) -> None:
+        rewritten = self._write(lambda: erasure.rewrite_removed(self.location, self._table))
+        if rewritten or rebuild_indexes:
+            self._write(lambda: storage.rebuild_indexes(self._table))
+
+    def _read(self, call: Callable[[], T]) -> T:
+        return storage.attempt(self.location, self._table, "read", call)
+
+    def _write(self, call: Callable[[], T]) -> T:
+        with storage.writing(self.location):
+            return storage.attempt(self.location, self._table, "written", call)
+
+    def _refresh(self) -> None:
+        """Read the schema anew if there is a new version: the gallery may have been rebuilt with another one."""
+        version = self._read(lambda: self._table.version)
+        if version != self._version:
+            self._schema = self._read(lambda: self._table.schema)
+            self._version = version
+
+    def _migrate(self) -> None:
+        with storage.writing(self.location):
+            storage.migrate(self.location, self._table)
 
     def _check_search(self, top_k: int, where: str | None) -> str | None:
         """The filter as SQL of the table."""
         if top_k < 1:
             raise ValueError(f"top_k must be 1 or more, not {top_k}")
+        self.check_model()
         return check_filter(where, self._schema) if where else None
 
     def _selected(self, where: str | None, ids: Sequence[str] | None) -> str:
         """A condition for the persons of a filter or of a list of ids."""
         if (where is None) == (ids is None):
             raise ValueError("Select persons either by a filter (where) or by their ids: give one of the two")
+        self._refresh()
+        self._warn_of_passed_over(where)
         return of_ids(ids) if ids is not None else check_filter(cast(str, where), self._schema)
+
+    def _warn_of_passed_over(self, where: str | None) -> None:
+        for remark in self.filter_remarks(where) if where else ():
+            warnings.warn(remark, UserWarning, stacklevel=3)
 
     def _model_and_processor(self) -> tuple[RetrievalModel, GADMSProcessor]:
         if self._encoders is None:
@@ -469,6 +661,7 @@ def open_with_model(
     `model` is a folder or a Hub name; by default model and runtime are those that built the gallery. The errors are
     those of [`PersonGallery.open`].
     """
+    location = storage.resolve(location)
     built_with = gallery_model(location)
     loaded, processor = load_model_and_processor(model or built_with.name, runtime=runtime or built_with.runtime)
     return PersonGallery.open(location, loaded, processor), processor

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -22,7 +23,7 @@ class PersonRecord:
 
     Attributes:
         image (`PIL.Image.Image`): the crop of the person.
-        source (`str`): path of the image file or video, URL, or member of an archive.
+        source (`str`): path of the image file or video, URL, member of an archive, or row of a table.
         frame (`int`, *optional*): frame number in the video.
         time_seconds (`float`, *optional*): time of the frame in the video.
         box (`PersonBox`, *optional*): box of the person in the frame, from the detector.
@@ -30,6 +31,9 @@ class PersonRecord:
         time (`datetime`, *optional*): time of the recording; without a time zone it is UTC.
         track (`int`, *optional*): number of the track. The crops of one person followed through a video share it.
         columns (`Mapping[str, Any]`): values of the additional columns of the gallery.
+        key (`str`, *optional*): what identifies the image in place of `source`, such as the number of a product.
+        content (`str`, *optional*): what tells whether the person has changed, from [`content_state`]; by default of
+            the image, camera, time and columns.
     """
 
     image: Image.Image
@@ -41,16 +45,28 @@ class PersonRecord:
     time: datetime | None = None
     track: int | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    key: str | None = None
+    content: str | None = None
 
     @property
     def id(self) -> str:
-        """A digest of source, frame and box, so that adding the same person twice stores one row."""
+        """A digest of source (or key), frame and box, so that adding the same person twice stores one row."""
         box = None
         if self.box is not None:
             # Tenths of a pixel: further digits depend on the hardware that runs the detector.
             box = [round(float(side), 1) for side in (self.box.left, self.box.top, self.box.right, self.box.bottom)]
-        place = json.dumps([self.source, self.frame, box])
+        place = json.dumps([self.source if self.key is None else self.key, self.frame, box])
         return hashlib.blake2b(place.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def content_state(content: str, fields: Any) -> str:
+    """Digests of the file that a person is from, and of the fields that came with it.
+
+    Args:
+        content (`str`): digest of the file, the first part of the result.
+        fields (`Any`): of types that JSON has, and times.
+    """
+    return f"{content}-{hashlib.blake2b(json.dumps(fields, default=str).encode(), digest_size=8).hexdigest()}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,8 @@ class SearchResult:
         id (`str`): id of the person in the gallery.
         thumbnail (`bytes`): a JPEG.
         track_summary (`TrackSummary`, *optional*): for a person with a track.
+        added (`datetime`, *optional*): when the person was added to the gallery; missing in a gallery of an earlier
+            version until it is written to.
         source, frame, time_seconds, box, camera, time, track, columns: as in [`PersonRecord`].
     """
 
@@ -93,19 +111,13 @@ class SearchResult:
     columns: dict[str, Any]
     thumbnail: bytes
     track_summary: TrackSummary | None = None
+    added: datetime | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields except the thumbnail, as values that JSON supports."""
-        nested = ("thumbnail", "box", "track_summary")
-        fields = {name: value for name, value in vars(self).items() if name not in nested}
-        columns = {name: plain(value) for name, value in self.columns.items()}
-        return {
-            **fields,
-            "time": plain(self.time),
-            "box": None if self.box is None else vars(self.box).copy(),
-            "track_summary": None if self.track_summary is None else vars(self.track_summary).copy(),
-            "columns": columns,
-        }
+        """All fields except the thumbnail, as values that JSON supports; infinite numbers become None."""
+        fields = {name: value for name, value in vars(self).items() if name != "thumbnail"}
+        nested = {name: fields[name] and vars(fields[name]) for name in ("box", "track_summary")}
+        return cast(dict[str, Any], json_value(fields | nested))
 
 
 @dataclass(frozen=True)
@@ -151,11 +163,17 @@ class AddReport:
 
     Attributes:
         added (`int`): persons added.
-        already_there (`int`): persons skipped because the gallery already contains their id.
+        already_there (`int`): persons skipped because the gallery already contains them.
+        updated (`int`): persons of the gallery whose image, camera, time or columns had changed.
     """
 
     added: int
     already_there: int
+    updated: int = 0
+
+
+class GalleryModelError(ValueError):
+    """Raised if a gallery was built by another model than the given one, or has been rebuilt since it was opened."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +214,7 @@ class GalleryModel:
         """Check that a model is the one that built the gallery in `location`.
 
         Raises:
-            ValueError: if the fingerprints differ; says whether runtime, preprocessing or weights differ.
+            GalleryModelError: if the fingerprints differ; says whether runtime, preprocessing or weights differ.
         """
         if given.fingerprint == self.fingerprint:
             return
@@ -205,7 +223,7 @@ class GalleryModel:
             what = "runtime"
         elif self.preprocessing and given.preprocessing != self.preprocessing:
             what = "preprocessing (tokenizer, image size or normalisation)"
-        raise ValueError(
+        raise GalleryModelError(
             f"The gallery in {location} was built by the model {self}; the given model is {given} and differs in its "
             f"{what}, so their embeddings cannot be compared. Give the model and runtime that built the gallery, or "
             "build a new gallery"
@@ -218,5 +236,23 @@ def counted(number: int, what: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Convert a column value to one that JSON and CSV support: times become ISO 8601."""
+    """Convert a column value to one that CSV supports: times become ISO 8601, NaN becomes None."""
+    if is_nan(value):
+        return None
     return value.isoformat() if isinstance(value, datetime) else value
+
+
+def json_value(value: Any) -> Any:
+    """Convert a value, also a nested one, to what JSON can express: times become ISO 8601, NaN and infinities None."""
+    if isinstance(value, Mapping):
+        return {key: json_value(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return plain(value)
+
+
+def is_nan(value: Any) -> bool:
+    """Whether a value is NaN, or the missing time of pandas."""
+    return isinstance(value, (float, datetime)) and value != value

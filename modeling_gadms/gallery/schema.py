@@ -11,8 +11,9 @@ import pyarrow as pa
 from lancedb.table import Table
 
 from ..media.detection import PersonBox
+from ..media.names import content_digest
 from .filter import BOX_SIDES, in_utc, parse_time
-from .records import GalleryModel, PersonRecord, SearchResult, TrackSummary
+from .records import GalleryModel, PersonRecord, SearchResult, TrackSummary, content_state, is_nan
 
 
 COLUMN_TYPES = {
@@ -25,6 +26,10 @@ COLUMN_TYPES = {
 """Types of additional columns."""
 UPDATABLE = {"camera": "string", "time": "time", "track": "integer"}
 """Standard columns that may be updated, with their types. The other standard columns identify the person."""
+CONTENT = "content"
+"""The column that tells whether a person has changed: see [`~modeling_gadms.gallery.records.content_state`]."""
+ADDED = "added"
+"""Column with the time at which a person was added to the gallery."""
 _METADATA_KEY = b"gadms"
 _COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _STANDARD_COLUMNS = (
@@ -38,6 +43,8 @@ _STANDARD_COLUMNS = (
     pa.field("camera", pa.string()),
     pa.field("time", COLUMN_TYPES["time"]),
     pa.field("track", pa.int64()),
+    pa.field(CONTENT, pa.string()),
+    pa.field(ADDED, COLUMN_TYPES["time"], nullable=False),
 )
 
 
@@ -87,6 +94,8 @@ def indexed_rows(table: Table, column: str) -> int:
 def check_values(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     """Check values against the types of their columns, and convert times to UTC.
 
+    NaN, as pandas writes a missing value, becomes None.
+
     Raises:
         ValueError: if a column is unknown, or a value has the wrong type.
     """
@@ -100,13 +109,14 @@ def check_values(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[
 
 
 def to_row(record: PersonRecord, columns: Mapping[str, str]) -> dict[str, Any]:
-    """Convert a record to a row, without vector and thumbnail; `columns` are the additional columns.
+    """Convert a record to a row, without vector, thumbnail and adding time; `columns` are the additional columns.
 
     Raises:
         ValueError: as [`check_values`].
     """
     box = record.box
-    return {
+    values = check_values(record.columns, columns)
+    row = {
         "id": record.id,
         "source": record.source,
         "frame": record.frame,
@@ -116,8 +126,10 @@ def to_row(record: PersonRecord, columns: Mapping[str, str]) -> dict[str, Any]:
         "camera": record.camera,
         "time": None if record.time is None else in_utc(record.time),
         "track": record.track,
-        **check_values(record.columns, columns),
+        CONTENT: record.content or content_state(content_digest(record.image), [record.camera, record.time, values]),
+        **values,
     }
+    return {name: None if is_nan(value) else value for name, value in row.items()}
 
 
 def to_result(
@@ -128,18 +140,20 @@ def to_result(
     if row["box"] is not None:
         box = PersonBox(**dict(zip(BOX_SIDES, row["box"], strict=True)), confidence=row["confidence"])
     same = ("id", "source", "frame", "time_seconds", "camera", "time", "track", "thumbnail")
+    added = row.get(ADDED)  # missing in a gallery of an earlier version until it is written to
     return SearchResult(
         rank=rank,
         score=score,
         box=box,
         columns={name: row[name] for name in columns},
         track_summary=track_summary,
+        added=added,
         **{name: row[name] for name in same},
     )
 
 
 def _checked(name: str, value: Any, kind: str) -> Any:
-    if value is None:
+    if value is None or is_nan(value):
         return None
     if kind == "time":
         if isinstance(value, str):

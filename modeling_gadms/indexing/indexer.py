@@ -15,12 +15,14 @@ from tqdm.auto import tqdm
 
 from ..gallery.filter import in_utc
 from ..gallery.person_gallery import PersonGallery, PersonRecord
-from ..gallery.records import counted
-from ..gallery.schema import check_values
+from ..gallery.records import content_state, counted
 from ..media.detection import PersonDetector, crop_person
+from ..media.folders import Tally, with_names
+from ..media.names import content_digest
 from ..media.video import Frame, FrameSource
 from .sources import open_source
 from .tracks import CROPS_PER_TRACK, TrackCropSelector
+from .values import convert_value
 
 
 NO_PERSON = "no person found"
@@ -45,15 +47,18 @@ class IndexProgress:
 class IndexReport:
     """Counts of the images and persons of an indexed source.
 
-    For images, `seen` is the sum of `used` and `skipped`. For persons, `found` is the sum of `persons`,
-    `already_there` and `skipped_crops`.
+    For images, `seen` is the sum of `used` and `skipped`; with `passed_over` it is all that a folder contains. For
+    persons, `found` is the sum of `persons`, `updated`, `already_there` and `skipped_crops`.
 
     Attributes:
         seen (`int`): images or frames read.
         used (`int`): images or frames with at least one person.
         skipped (`dict[str, int]`): the other images or frames, by reason.
-        examples (`dict[str, str]`): for some of these reasons, the first such image and what is wrong with it.
+        passed_over (`dict[str, int]`): files of a folder or archive that are not read as images, by kind.
+        examples (`dict[str, list[str]]`): the first three of each reason or kind, with what is wrong in them.
         persons (`int`): persons added to the gallery.
+        updated (`int`): persons of the gallery whose image or fields had changed in the source.
+        outdated (`int`): persons removed from the gallery, because their file was replaced and they are not in it.
         lost_frames (`int`): frames announced by the header of a video that do not decode, including unsampled ones.
         found (`int`): persons found.
         already_there (`int`): persons that were already in the gallery.
@@ -74,7 +79,10 @@ class IndexReport:
     tracks: int = 0
     cancelled: bool = False
     unused_fields: tuple[str, ...] = ()
-    examples: dict[str, str] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    passed_over: dict[str, int] = field(default_factory=dict)
+    updated: int = 0
+    outdated: int = 0
 
     @property
     def unread(self) -> int:
@@ -86,13 +94,18 @@ class IndexReport:
         if self.already_there:
             were = "was" if self.already_there == 1 else "were"
             lines.append(f"  {counted(self.already_there, 'person')} {were} already in the gallery")
+        if self.updated:
+            lines.append(f"  {counted(self.updated, 'person')} updated, because the source has changed")
+        if self.outdated:
+            lines.append(f"  {counted(self.outdated, 'person')} removed, because the file was replaced")
         if self.tracks:
             lines.append(
                 f"  {counted(self.tracks, 'track')}; {counted(self.skipped_crops, 'crop')} of lower quality skipped"
             )
         for reason, count in sorted(self.skipped.items()):
-            example = f", such as {self.examples[reason]}" if reason in self.examples else ""
-            lines.append(f"  skipped {count:,}: {reason}{example}")
+            lines.append(f"  skipped {count:,}: {with_names(reason, count, self.examples)}")
+        for kind, count in sorted(self.passed_over.items()):
+            lines.append(f"  passed over {count:,}: {with_names(kind, count, self.examples)}")
         if self.lost_frames:
             lines.append(f"  the video is damaged: {counted(self.lost_frames, 'frame')} of it cannot be decoded")
         if self.unused_fields:
@@ -120,7 +133,7 @@ class BrokenSourceError(ValueError):
     def __str__(self) -> str:
         if not self.report.seen:
             return self.problem
-        kept = counted(self.report.persons + self.report.already_there, "person")
+        kept = counted(self.report.persons + self.report.updated + self.report.already_there, "person")
         return f"{self.problem} (after {counted(self.report.seen, 'image')}, with {kept} in the gallery)"
 
 
@@ -140,7 +153,9 @@ def index_frames(
     """Add the persons of a source to a gallery.
 
     Images that cannot be read, and rows with a value that does not fit its column, are skipped and counted. An
-    interrupted run can be repeated: persons that are already in the gallery are skipped.
+    interrupted run can be repeated: persons that are already in the gallery are skipped, and those whose image or
+    fields have changed are updated. If a video was replaced, or an image in which persons are detected, the persons of
+    its earlier content are removed at the end.
 
     Args:
         gallery (`PersonGallery`): opened with its model.
@@ -193,7 +208,9 @@ def index_frames(
 
     with closing(finder.records(watched())) as records:
         added = gallery.add(records, batch_size=batch_size)
-    skipped = Counter(frames.skipped) + finder.skipped
+    outdated = 0 if stopped or broken else gallery.remove_outdated(finder.contents)
+    skipped = frames.skipped + finder.skipped.counts + Counter({NO_PERSON: finder.without_person})
+    examples = frames.passed_over.examples | frames.examples | finder.skipped.examples
     report = IndexReport(
         seen=frames.seen,
         used=frames.seen - skipped.total(),
@@ -202,11 +219,14 @@ def index_frames(
         lost_frames=frames.undecodable,
         found=finder.found,
         already_there=added.already_there,
-        skipped_crops=finder.found - added.added - added.already_there,
+        skipped_crops=finder.found - added.added - added.updated - added.already_there,
         tracks=selector.tracks if selector else 0,
         cancelled=stopped,
         unused_fields=tuple(sorted(finder.unused_fields)),
-        examples=finder.examples,
+        examples=examples,
+        passed_over=dict(frames.passed_over.counts),
+        updated=added.updated,
+        outdated=outdated,
     )
     if broken is not None:
         raise BrokenSourceError(describe_error(broken), report) from broken
@@ -230,6 +250,8 @@ class SourceOptions:
         detect (`bool`, *optional*): whether to run the person detector; by default only for videos.
         every (`int`), per_second (`float`, *optional*): which frames of a video to read.
         crops_per_track (`int`), camera (`str`, *optional*), start (`datetime`, *optional*), batch_size (`int`)
+        name (`str`, *optional*): name of the source in the gallery, in place of its path.
+        key (`str`, *optional*), encoding (`str`, *optional*): of a table.
     """
 
     detect: bool | None = None
@@ -239,6 +261,9 @@ class SourceOptions:
     camera: str | None = None
     start: datetime | None = None
     batch_size: int = 64
+    name: str | None = None
+    key: str | None = None
+    encoding: str | None = None
 
     def open(self, source: str | Path, *, root: Path | None = None) -> FrameSource:
         """Open a source with the options for sampling frames.
@@ -247,7 +272,15 @@ class SourceOptions:
             BrokenSourceError: if the source cannot be opened, or an option does not apply to it.
         """
         try:
-            frames = open_source(source, self.every, per_second=self.per_second, root=root)
+            frames = open_source(
+                source,
+                self.every,
+                per_second=self.per_second,
+                root=root,
+                name=self.name,
+                key=self.key,
+                encoding=self.encoding,
+            )
             _check_start(self.start, frames)
         except Exception as error:  # a damaged file may raise anything
             raise BrokenSourceError(describe_error(error)) from error
@@ -290,8 +323,10 @@ class _PersonFinder:
     camera: str | None
     start: datetime | None
     found: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
+    without_person: int = 0
+    skipped: Tally = field(default_factory=Tally)
+    contents: dict[str, str] = field(default_factory=dict)
+    """Digests of the files that may have persons of earlier contents in the gallery, by source."""
     unused_fields: set[str] = field(default_factory=set)
 
     def records(self, frames: Iterator[Frame]) -> Generator[PersonRecord, None, None]:
@@ -311,15 +346,14 @@ class _PersonFinder:
                 ready = list(self.selector.add(persons, cast(int, frame.index), cast(float, frame.time_seconds)))
         except Exception as error:  # a detector may raise anything
             return self._skip(frame, FAILED, error)
+        if frame.content is not None and (self.detector is not None or frame.index is not None):
+            self.contents[frame.source] = frame.content
         self.found += len(persons)
-        if not persons:
-            self.skipped[NO_PERSON] += 1
+        self.without_person += not persons
         return ready
 
     def _skip(self, frame: Frame, reason: str, error: Exception) -> list[PersonRecord]:
-        self.skipped[reason] += 1
-        if reason not in self.examples:
-            self.examples[reason] = f"{frame.source}: {describe_error(error)}"
+        self.skipped.add(reason, f"{frame.place}: {describe_error(error)}")
         return []
 
     def _detected(self, whole: PersonRecord, image: Image.Image) -> list[PersonRecord]:
@@ -328,10 +362,7 @@ class _PersonFinder:
         return [replace(whole, image=crop_person(image, box), box=box) for box in self.detector([image])[0]]
 
     def _record(self, frame: Frame) -> PersonRecord:
-        given = {name: frame.fields[name] for name in _STANDARD_FIELDS if name in frame.fields}
-        standard = check_values(given, _STANDARD_FIELDS)
-        given = {name: frame.fields[name] for name in self.columns if name in frame.fields}
-        columns = check_values(given, self.columns)
+        standard, columns = (_converted(frame.fields, kinds) for kinds in (_STANDARD_FIELDS, self.columns))
         self.unused_fields |= frame.fields.keys() - standard.keys() - columns.keys()
         return PersonRecord(
             frame.image,
@@ -341,12 +372,27 @@ class _PersonFinder:
             camera=standard.get("camera") or self.camera,
             time=standard.get("time") or self._time_of(frame),
             columns=columns,
+            key=frame.key,
+            # Without the options camera and start: a run that is repeated without them changes nothing.
+            content=content_state(frame.content or content_digest(frame.image), [standard, columns]),
         )
 
     def _time_of(self, frame: Frame) -> datetime | None:
         if self.start is None or frame.time_seconds is None:
             return None
         return in_utc(self.start) + timedelta(seconds=frame.time_seconds)
+
+
+def _converted(fields: Mapping[str, Any], kinds: Mapping[str, str]) -> dict[str, Any]:
+    """Those fields that have a type, converted to it."""
+    values = {}
+    for name, kind in kinds.items():
+        if name in fields:
+            try:
+                values[name] = convert_value(fields[name], kind)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+    return values
 
 
 def _check_start(start: datetime | None, frames: FrameSource) -> None:

@@ -15,11 +15,10 @@ from pathlib import Path
 from ..gallery.person_gallery import PersonGallery
 from ..media.detection import PersonDetector
 from ..media.images import IMAGE_SUFFIXES
-from ..media.video import relative_name
+from ..media.video import VIDEO_SUFFIXES, relative_name
 from .indexer import IndexProgress, IndexReport, SourceIndexer, SourceOptions
 
 
-VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 UPLOAD_SUFFIXES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, ".tar")
 """File types accepted from untrusted users. Compressed archives are excluded: a small one may unpack to any size."""
 MAX_WAITING = 16

@@ -16,8 +16,9 @@ from ..explain.image_patches import draw_heat_map, image_relevance
 from ..gallery.filter import literal
 from ..gallery.person_gallery import PersonGallery, Query, SearchResult
 from ..indexing.indexer import SourceOptions
-from ..indexing.jobs import UPLOAD_SUFFIXES, VIDEO_SUFFIXES, IndexJobs, JobsFullError, safe_name
+from ..indexing.jobs import UPLOAD_SUFFIXES, IndexJobs, JobsFullError, safe_name
 from ..media.detection import PersonDetector, SsdMobileNetDetector
+from ..media.video import VIDEO_SUFFIXES
 from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
 from .views import facts_html, figure_html, frame_with_box, jobs_html, result_label, status_html, tokens_html

@@ -12,9 +12,10 @@ from ..explain.caption_tokens import Explanation, score_colour
 from ..gallery.contact_sheet import place_and_time
 from ..gallery.maintenance import GalleryInfo
 from ..gallery.person_gallery import SearchResult
-from ..indexing.jobs import VIDEO_SUFFIXES, IndexJob, JobState
+from ..indexing.jobs import IndexJob, JobState
 from ..media.images import IMAGE_SUFFIXES, load_image, to_jpeg
-from ..media.video import read_frames
+from ..media.names import unescape_name
+from ..media.video import VIDEO_SUFFIXES, read_frames
 
 
 MAX_FRAME = 20_000
@@ -129,7 +130,7 @@ def frame_with_box(result: SearchResult, folders: Sequence[Path]) -> Image.Image
 
 def _file_of(source: str, folders: Sequence[Path]) -> Path | None:
     for folder in folders:
-        path = (folder / source).resolve()
+        path = (folder / unescape_name(source)).resolve()
         if path.is_relative_to(folder.resolve()) and path.is_file():
             return path
     return None

@@ -58,7 +58,7 @@ def test_who_is_there_already_is_left_alone_and_not_embedded_again(filled, monke
 def test_a_second_gallery_object_adds_nobody_twice(filled, tmp_path, model, processor, monkeypatch):
     """As if both looked up the ids before either wrote: the primary key of the table excludes the second row."""
     other = PersonGallery.open(tmp_path / "gallery", model, processor)
-    monkeypatch.setattr(PersonGallery, "_existing_ids", lambda self, ids: set())
+    monkeypatch.setattr(PersonGallery, "_stored_states", lambda self, ids: {})
     assert other.add(records(range(18, 23))) == AddReport(added=3, already_there=2)
     assert len(PersonGallery.open(tmp_path / "gallery", model, processor)) == 23
 
