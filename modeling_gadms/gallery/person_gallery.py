@@ -173,11 +173,12 @@ class PersonGallery:
         place = storage.unfinished_location(location, key)
         new = cls(place, storage.open_or_create_table(place, schema, storage_options), model, processor)
         try:
-            yield new
-            if not len(new):
-                raise ValueError(f"No person was found for the gallery {location}, which is left as it was")
-            rows = maintenance.all_rows(new._table, new._schema)
-            new.location, new._table = location, storage.write_table(location, rows, new._schema, storage_options)
+            with storage.building(place):
+                yield new
+                if not len(new):
+                    raise ValueError(f"No person was found for the gallery {location}, which is left as it was")
+                rows = maintenance.all_rows(new._table, new._schema)
+                new.location, new._table = location, storage.write_table(location, rows, new._schema, storage_options)
         finally:
             if new.location == location or resume is None or not len(new):
                 storage.remove_gallery(place, storage_options)
@@ -479,6 +480,7 @@ class PersonGallery:
         """
         self._migrate()
         before = erasure.disk_bytes(self.location)
+        storage.remove_unfinished(self.location)
         self._rewrite_removed(rebuild_indexes=False)
         self._write(lambda: erasure.delete_old_files(self._table, keep_versions))
         self._build_indexes()
@@ -496,6 +498,7 @@ class PersonGallery:
         """
         self._migrate()
         before = erasure.disk_bytes(self.location)
+        storage.remove_unfinished(self.location)
         self._rewrite_removed(rebuild_indexes=True)
         self._write(self._table.optimize)
         with storage.writing(self.location, alone=True) as locked:

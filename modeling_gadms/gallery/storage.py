@@ -31,6 +31,8 @@ index lookup among a million; a scan of 100,000 takes ten times as long as the l
 KEEP_VERSIONS = timedelta(hours=1)
 """Default age from which earlier versions of the table are deleted. A running reader may still need a younger one."""
 _TABLE = "persons"
+_BUILDING = ".building"
+"""File in an unfinished gallery that is locked while a process works on it."""
 _UNFINISHED = "unfinished-"
 """Prefix of the folder, in that of a gallery, where its replacement is built."""
 _REFRESH_INTERVAL = timedelta(seconds=1)
@@ -129,12 +131,37 @@ def remove_gallery(location: str, storage_options: dict[str, str] | None = None)
 
 
 def remove_unfinished(location: str, *, unchanged_for: timedelta = timedelta(0)) -> None:
-    """Delete what interrupted runs left in the folder of a gallery, if nothing was written to it for a time."""
+    """Delete what interrupted runs left in the folder of a gallery, if nothing was written to it for a time. What
+    another process is building stays."""
     if is_remote(location):
         return  # folders of a store cannot be listed here
     for left in Path(location).glob(f"{_UNFINISHED}*"):
-        if time.time() - (left / f"{_TABLE}.lance" / "_versions").stat().st_mtime >= unchanged_for.total_seconds():
-            remove_gallery(str(left))
+        with building(str(left), alone=True) as abandoned:
+            versions = left / f"{_TABLE}.lance" / "_versions"  # changed by each commit
+            age = time.time() - (versions if versions.is_dir() else left).stat().st_mtime
+            if abandoned and age >= unchanged_for.total_seconds():
+                remove_gallery(str(left))
+
+
+@contextmanager
+def building(location: str, *, alone: bool = False) -> Iterator[bool]:
+    """Mark an unfinished gallery as one that this process works on.
+
+    Yields:
+        `bool`: with `alone`, whether no other process does. Without locks, nobody is known to.
+    """
+    if is_remote(location) or fcntl is None:
+        yield True
+        return
+    with Path(location, _BUILDING).open("a") as file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        except OSError:  # a network disk without locks
+            yield True
+        else:
+            yield True
 
 
 def open_table(location: str, storage_options: dict[str, str] | None = None) -> Table:
