@@ -301,16 +301,23 @@ def open_source(
 
 
 def _fetched_ahead(items: Iterable[tuple[Item, str | None]], wanted: int) -> Generator[Item, None, None]:
-    """Items in order. Those with a URL are fetched while earlier ones are used."""
+    """Items in order. Those with a URL are fetched while earlier ones are used. An error comes after the items before
+    it."""
     waiting: deque[Item] = deque()
+    failure: Exception | None = None
     pool = ThreadPoolExecutor(wanted, thread_name_prefix="fetch")
     try:
-        for item, url in items:
-            waiting.append(item if url is None else replace(item, read=pool.submit(item.read).result))
-            if len(waiting) > wanted:
-                yield waiting.popleft()
+        try:
+            for item, url in items:
+                waiting.append(item if url is None else replace(item, read=pool.submit(item.read).result))
+                if len(waiting) > wanted:
+                    yield waiting.popleft()
+        except Exception as error:
+            failure = error
         while waiting:
             yield waiting.popleft()
+        if failure is not None:
+            raise failure
     finally:
         pool.shutdown(cancel_futures=True)
 

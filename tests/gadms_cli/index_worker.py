@@ -23,11 +23,11 @@ class DrawnSource(FrameSource):
 
     def __init__(self, name: str, persons: int, read: Callable[[int], None] = lambda number: None):
         super().__init__(name, persons)
-        self._read = read
+        self._persons, self._read = persons, read
 
     def _items(self) -> Generator[Item, None, None]:
-        for number in range(self.expected):
-            yield f"{self.source}/{number:04}.png", partial(self._draw, number), {}
+        for number in range(self._persons):
+            yield Item(partial(self._draw, number), f"{self.source}/{number:04}.png")
 
     def _draw(self, number: int) -> Image.Image:
         self._read(number)

@@ -65,7 +65,7 @@ def test_an_empty_gallery_replaces_none(place, model, processor):
 
 
 def test_a_full_disk_at_the_last_step_leaves_the_old_gallery(place, model, processor, monkeypatch):
-    def two_rows_of(table):
+    def two_rows_of(table, *_):
         yield from table.search().select(table.schema.names).to_batches(2)
         raise OSError("No space left on device")
 
