@@ -13,8 +13,7 @@ import typer
 
 from .options import RUNTIME_HELP, GalleryArgument, GalleryModelOption, GalleryOption, ModelOption
 from .printing import print_json
-from .stopping import StopRequest, stop_requests
-from .user_errors import LEFT_OUT, user_errors
+from .user_errors import LEFT_OUT, StopRequest, stop_requests, user_errors
 
 
 if TYPE_CHECKING:

@@ -1,9 +1,17 @@
-"""Print errors caused by user input as one line. Other errors are bugs and keep their traceback."""
+"""How commands end: with errors of users as one line, or in order when they are asked to stop.
 
+Other errors are bugs and keep their traceback.
+"""
+
+import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import typer
@@ -11,6 +19,7 @@ import typer
 
 LEFT_OUT = 3
 """Exit code of a command that is done but for inputs that it could not read."""
+_NOTE = b"\nStopping after this image. Once more to stop at once: the work of the last 30 seconds is then lost.\n"
 
 
 @contextmanager
@@ -40,3 +49,41 @@ def _print(line: str) -> None:
     from tqdm import tqdm
 
     tqdm.write(line, file=sys.stderr)
+
+
+@dataclass
+class StopRequest:
+    """The signal that asked the command to stop, if any."""
+
+    signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Note the first SIGINT, SIGTERM or SIGHUP instead of ending the process; a second one ends it at once.
+
+    Signals that the process ignores, such as SIGHUP under `nohup`, stay ignored. Outside the main thread nothing is
+    changed.
+    """
+    request = StopRequest()
+    usual: dict[int, Any] = {}
+
+    def note(number: int, _: FrameType | None) -> None:
+        request.signal = number
+        for each in usual:
+            signal.signal(each, signal.SIG_DFL)
+        os.write(2, _NOTE)  # print is not safe in a signal handler
+
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                usual[number] = signal.signal(number, note)
+    try:
+        yield request
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)

@@ -1,12 +1,15 @@
 """Sources indexed in parallel by Ray Data, into one gallery."""
 
+import tarfile
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from modeling_gadms.gallery.person_gallery import PersonGallery
 from modeling_gadms.indexing.indexer import BrokenSourceError, SourceOptions
-from modeling_gadms.indexing.ray_indexing import index_with_ray
+from modeling_gadms.indexing.ray_indexing import _report, _worker, index_with_ray
+from modeling_gadms.media.detection import PersonBoxFilter
 from tests.command_line import refusal, run
 
 
@@ -47,6 +50,20 @@ def test_workers_write_one_gallery_and_one_that_fails_does_not_stop_the_others(t
     assert result.exit_code == 0, result.output
     assert result.stdout.count("4 persons were already in the gallery") == 3
     assert len(PersonGallery.open(tmp_path / "parallel")) == 12
+
+
+def test_a_worker_tells_of_a_broken_source_what_was_read_and_goes_on(tmp_path, folders, model, processor):
+    gallery = PersonGallery.create(tmp_path / "g", model, processor)
+    damaged = tmp_path / "damaged-\udcff.tar"  # a name that is not UTF-8
+    with tarfile.open(damaged, "w") as archive:
+        for number in range(3):
+            archive.add(f"{folders[0]}/{number}.png", f"{number}.png")
+    damaged.write_bytes(damaged.read_bytes()[: 2 * 512 + 2 * 3072])
+    worker = _worker(gallery.location, [str(damaged), folders[1]], None, SourceOptions(), PersonBoxFilter())()
+    broken, whole = (_report(worker({"number": number})) for number in range(2))
+    assert isinstance(broken, BrokenSourceError) and "cannot be read" in broken.problem
+    assert 1 <= broken.report.persons == broken.report.seen < 3
+    assert (whole.persons, len(gallery)) == (4, 4 + broken.report.persons)
 
 
 def test_a_pool_of_none_is_refused(tmp_path, folders):
