@@ -68,10 +68,10 @@ def rewrite_removed(location: str, table: Table) -> bool:
     """
     condition = "TRUE"
     if not storage.is_remote(location):
-        # A file of removed rows is named by the number of its fragment, which is the upper half of the row ids.
+        # A file of removed rows is named by the number of its fragment: the upper half of the addresses of its rows.
         names = [path.name for path in Path(location).glob("*.lance/_deletions/*")]
         fragments = sorted({int(name.partition("-")[0]) for name in names})
-        condition = f"(_rowid / {2**32}) IN ({', '.join(map(str, fragments))})" if fragments else "FALSE"
+        condition = f"(_rowaddr / {2**32}) IN ({', '.join(map(str, fragments))})" if fragments else "FALSE"
     if condition == "FALSE" or not table.count_rows():
         return False
     return cast(int, table.update(where=condition, values_sql={"camera": "camera"}).rows_updated) > 0

@@ -5,7 +5,7 @@ safe parts: comparisons of a column with literals, joined by AND, OR and NOT.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -41,24 +41,20 @@ def check_filter(where: str, schema: pa.Schema) -> str:
         ValueError: if a part is not allowed, a column is unknown, or a literal does not match the type of its column.
         ImportError: if sqlglot is not installed.
     """
-    if len(where) > MAX_CHARACTERS:
-        raise ValueError(f"The filter has {len(where):,} characters; the maximum is {MAX_CHARACTERS:,}")
-    columns = {field.name: field.type for field in schema if field.name not in _NOT_FILTERABLE}
-    columns |= dict.fromkeys(BOX_SIDES, schema.field("box").type.value_type)
-    tree = _parse(where)
-    if (parts := sum(1 for _ in tree.walk())) > MAX_PARTS:
-        raise ValueError(f"The filter has {parts:,} parts; the maximum is {MAX_PARTS}: use IN for long lists")
-    return _Writer(where, columns).condition(tree)
+    return _Writer(where, schema).condition(_parse(where))
 
 
-def compared_columns(where: str) -> list[str]:
-    """The columns that a filter compares with values, without those that it only asks for NULL.
+def passed_over(where: str, schema: pa.Schema) -> tuple[str, list[str]]:
+    """Which persons a filter passes over for lack of a value, where its user might not expect it.
 
-    A person who has no value in one of them may meet neither the filter nor its opposite.
+    As in SQL, a person without a camera meets neither `camera <> 'b'` nor its opposite, and one without a time neither
+    `time < ...` nor `time >= ...`. That one without a camera does not meet `camera = 'b'` surprises nobody.
+
+    Returns:
+        `tuple`: a condition (SQL) that selects these persons, and the columns of which they may lack a value.
     """
-    nodes = _parse(where).walk()
-    found = [node for node in nodes if type(node).__name__ == "Column" and type(node.parent).__name__ != "Is"]
-    return list(dict.fromkeys(str(node.name) for node in found))
+    writer = _Writer(where, schema, equal_to_null=False)
+    return f"({writer.condition(_parse(where))}) IS NULL", writer.uncertain
 
 
 def literal(value: Any) -> str:
@@ -84,8 +80,15 @@ def column_name(name: str) -> str:
 
 
 def in_utc(time: datetime) -> datetime:
-    """Convert a time to UTC; a time without a time zone is taken as UTC."""
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    """Convert a time to UTC; a time without a time zone is taken as UTC.
+
+    Raises:
+        ValueError: if the time in UTC is not in the years 1 to 9999.
+    """
+    try:
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"the time {time.isoformat()} is not in the years 1 to 9999 of UTC") from error
 
 
 def parse_time(text: str) -> datetime:
@@ -103,6 +106,12 @@ def parse_time(text: str) -> datetime:
 
 
 def _parse(where: str) -> Any:
+    if len(where) > MAX_CHARACTERS:
+        raise ValueError(f"The filter has {len(where):,} characters; the maximum is {MAX_CHARACTERS:,}")
+    try:
+        where.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"The filter {where!r} contains {where[error.start]!r}, which is no character") from error
     try:
         import sqlglot
         from sqlglot.errors import SqlglotError
@@ -115,14 +124,24 @@ def _parse(where: str) -> Any:
         raise ValueError(f"{problem}: {str(error).splitlines()[0]}") from error
     if len(statements) != 1 or statements[0] is None:
         raise ValueError(f"{problem}: it contains {sum(map(bool, statements))} statements")
+    if (parts := sum(1 for _ in statements[0].walk())) > MAX_PARTS:
+        raise ValueError(f"The filter has {parts:,} parts; the maximum is {MAX_PARTS}: use IN for long lists")
     return statements[0]
 
 
 class _Writer:
-    """Generates SQL from a parsed filter, which may name `columns`; `where` is its text, for error messages."""
+    """Generates SQL from a parsed filter on the columns of a schema; `where` is its text, for error messages.
 
-    def __init__(self, where: str, columns: Mapping[str, pa.DataType]):
-        self.where, self.columns = where, columns
+    With `equal_to_null=False`, "is equal", outside of NOT, is false for a missing value and not NULL. `uncertain` are
+    the columns in comparisons that may be NULL.
+    """
+
+    def __init__(self, where: str, schema: pa.Schema, *, equal_to_null: bool = True):
+        self.where = where
+        self.columns = {field.name: field.type for field in schema if field.name not in _NOT_FILTERABLE}
+        self.columns |= dict.fromkeys(BOX_SIDES, schema.field("box").type.value_type)
+        self.uncertain: list[str] = []
+        self._equal_to_null, self._negated = equal_to_null, False
 
     def condition(self, node: Any) -> str:
         """SQL of a boolean expression."""
@@ -151,7 +170,10 @@ class _Writer:
 
     def _not(self, node: Any) -> str:
         self._only(node, "this")
-        return f"(NOT {self.condition(node.this)})"
+        outside, self._negated = self._negated, True
+        condition = self.condition(node.this)
+        self._negated = outside
+        return f"(NOT {condition})"
 
     def _comparison(self, node: Any) -> str:
         self._only(node, "this", "expression")
@@ -162,19 +184,22 @@ class _Writer:
         name = self._column(column)
         if pa.types.is_boolean(self.columns[name]) and kind not in ("EQ", "NEQ"):
             raise ValueError(f"{name} is a boolean column, which {node.sql()!r} cannot order: compare it by = or <>")
-        return f"{column_name(name)} {_SIGNS[kind]} {self._literal(value, name)}"
+        condition = f"{column_name(name)} {_SIGNS[kind]} {self._literal(value, name)}"
+        return self._may_be_null(name, condition, equality=kind == "EQ")
 
     def _between(self, node: Any) -> str:
         self._only(node, "this", "low", "high")
         name = self._column(node.this)
         low, high = (self._literal(node.args[side], name) for side in ("low", "high"))
-        return f"({column_name(name)} >= {low} AND {column_name(name)} <= {high})"
+        return self._may_be_null(name, f"({column_name(name)} >= {low} AND {column_name(name)} <= {high})")
 
     def _in(self, node: Any) -> str:
         self._only(node, "this", "expressions")
+        if not node.expressions:
+            raise self._refusal(node)
         name = self._column(node.this)
         values = ", ".join(self._literal(value, name) for value in node.expressions)
-        return f"{column_name(name)} IN ({values})"
+        return self._may_be_null(name, f"{column_name(name)} IN ({values})", equality=True)
 
     def _like(self, node: Any) -> str:
         self._only(node, "this", "expression", "negate")
@@ -183,7 +208,8 @@ class _Writer:
             raise ValueError(f"{name} is not a text column: {node.sql()!r} needs one")
         word = type(node).__name__.upper()
         negated = "NOT " if node.args.get("negate") else ""
-        return f"{column_name(name)} {negated}{word} {self._literal(node.expression, name)}"
+        condition = f"{column_name(name)} {negated}{word} {self._literal(node.expression, name)}"
+        return self._may_be_null(name, condition, equality=not negated)
 
     def _is(self, node: Any) -> str:
         self._only(node, "this", "expression", "negate")
@@ -200,7 +226,15 @@ class _Writer:
         name = self._column(node)
         if not pa.types.is_boolean(self.columns[name]):
             raise ValueError(f'{name} is not a boolean column: compare it, as in "{name} = ..."')
-        return column_name(name)
+        return self._may_be_null(name, column_name(name), equality=True)
+
+    def _may_be_null(self, name: str, condition: str, equality: bool = False) -> str:
+        """A comparison, which is NULL where the column is."""
+        if equality and not self._negated and not self._equal_to_null:
+            return f"({condition} AND {column_name(name)} IS NOT NULL)"
+        if name not in self.uncertain:
+            self.uncertain.append(name)
+        return condition
 
     def _column(self, node: Any) -> str:
         if type(node).__name__ != "Column" or node.comments:

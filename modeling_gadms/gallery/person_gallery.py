@@ -28,7 +28,7 @@ from ..processing_gadms import GADMSProcessor
 from . import erasure, maintenance, storage
 from .errors import GalleryStorageError as GalleryStorageError
 from .errors import clear_errors
-from .filter import check_filter, column_name, compared_columns, literal
+from .filter import check_filter, column_name, literal, passed_over
 from .records import AddReport, GalleryModel, PersonRecord, SearchResult
 from .records import GalleryModelError as GalleryModelError
 from .records import Query as Query
@@ -127,7 +127,7 @@ class PersonGallery:
             FileExistsError: if there is a gallery with persons.
             ValueError: if the location is empty, or the name or type of a column is invalid.
         """
-        location = storage.resolve(location)
+        location = storage.gallery_location(location)
         schema = gallery_schema(model.config.projection_dim, GalleryModel.describe(model, processor), columns or {})
         return cls(location, storage.create_table(location, schema, storage_options), model, processor)
 
@@ -165,7 +165,7 @@ class PersonGallery:
         Raises:
             ValueError: as `create`; or at the end, if the new gallery is empty.
         """
-        location = storage.resolve(location)
+        location = storage.gallery_location(location)
         built_by = GalleryModel.describe(model, processor)
         schema = gallery_schema(model.config.projection_dim, built_by, columns or {})
         run = json.dumps([vars(built_by), dict(columns or {}), uuid.uuid4().hex if resume is None else resume])
@@ -206,7 +206,7 @@ class PersonGallery:
             GalleryModelError: if the gallery was built by another model, in another runtime, or with other
                 preprocessing.
         """
-        place = storage.resolve(location)
+        place = storage.gallery_location(location)
         opened = cls(place, storage.open_table(place, storage_options), model, processor)
         if opened._encoders is not None:
             opened._opened_with.check_same(GalleryModel.describe(*opened._encoders), place)
@@ -253,7 +253,7 @@ class PersonGallery:
             batch_size (`int`): number of images embedded at once.
 
         Raises:
-            ValueError: if a record has an unknown column, or a value of the wrong type; if an embedding is not finite.
+            ValueError: if a record has an unknown column, or a value of the wrong type.
             GalleryModelError: if the gallery is rebuilt by another model in the meantime.
             GalleryStorageError: if the gallery cannot be written, for instance because the disk is full.
         """
@@ -395,10 +395,10 @@ class PersonGallery:
         return self._persons(of_track(source, track))
 
     def filter_remarks(self, where: str) -> list[str]:
-        """Remarks on a filter, for its user: how many persons it passes over, for lack of a value that it compares.
+        """Remarks on a filter, for its user: how many persons it passes over for lack of a value.
 
-        As in SQL, such a person meets neither `camera = 'b'` nor `camera <> 'b'`, neither `time < ...` nor
-        `time >= ...`.
+        As in SQL, a person without a camera does not meet `camera <> 'b'`, and one without a time neither `time < ...`
+        nor `time >= ...`. Such persons are not counted for `camera = 'b'`.
 
         Raises:
             ValueError: if the filter is not allowed.
@@ -407,11 +407,11 @@ class PersonGallery:
         return list(self._remarks(where, self._version))
 
     def _count_passed_over(self, where: str, version: int) -> tuple[str, ...]:
-        unknown = f"({check_filter(where, self._schema)}) IS NULL"
-        if not (count := self._count(unknown)):
+        """The remarks on a filter; `version` is for the cache."""
+        condition, columns = passed_over(where, self._schema)
+        if not (count := self._count(condition)):
             return ()
-        compared = compared_columns(where)
-        missing = [name for name in compared if self._count(f"{unknown} AND {column_name(name)} IS NULL")] or compared
+        missing = [name for name in columns if self._count(f"{condition} AND {column_name(name)} IS NULL")] or columns
         remark = (
             f"The filter passes over {count:,} of {len(self):,} persons, who have no {' or no '.join(missing)}; add "
             f'"OR {missing[0]} IS NULL" to include them'
@@ -569,10 +569,6 @@ class PersonGallery:
                 yield record.image
 
         vectors = encode_images(*self._model_and_processor(), images(), batch_size=batch_size, progress=False)
-        finite = vectors.isfinite().all(dim=-1)
-        if not finite.all():
-            row = rows[int(finite.logical_not().nonzero()[0])]
-            raise ValueError(f"The embedding of {row['source']} is not finite: the weights may be damaged")
         return [{**row, "vector": vector} for row, vector in zip(rows, vectors.numpy(), strict=True)]
 
     def _insert(self, rows: list[dict[str, Any]]) -> int:
@@ -664,7 +660,7 @@ def open_with_model(
     `model` is a folder or a Hub name; by default model and runtime are those that built the gallery. The errors are
     those of [`PersonGallery.open`].
     """
-    location = storage.resolve(location)
+    location = storage.gallery_location(location)
     built_with = gallery_model(location)
     loaded, processor = load_model_and_processor(model or built_with.name, runtime=runtime or built_with.runtime)
     return PersonGallery.open(location, loaded, processor), processor

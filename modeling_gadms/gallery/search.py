@@ -78,8 +78,6 @@ def encode_queries(
         if query.without:
             excluded = torch.stack([next(text_vectors) for _ in query.without])
             vector = vector - WITHOUT_WEIGHT * excluded.mean(dim=0)
-        if not vector.isfinite().all():
-            raise ValueError(f"The embedding of the query {str(query)!r} is not finite: the weights may be damaged")
         encoded.append(EncodedQuery(vector, like))
     return encoded
 

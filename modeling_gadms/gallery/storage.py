@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def resolve(location: str | Path) -> str:
+def gallery_location(location: str | Path) -> str:
     """The absolute path of a gallery's folder, valid from any directory; the URI of an object store stays as it is.
 
     Raises:
@@ -196,7 +196,7 @@ def gallery_model(location: str | Path, *, storage_options: dict[str, str] | Non
     Raises:
         FileNotFoundError: if there is no gallery.
     """
-    return model_of(open_table(resolve(location), storage_options).schema)
+    return model_of(open_table(gallery_location(location), storage_options).schema)
 
 
 def how_to_index(location: str) -> str:

@@ -28,7 +28,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from ..encoders.query_checks import query_warnings
-from ..gallery.person_gallery import PersonGallery, Query, SearchResult
+from ..gallery.person_gallery import GalleryModelError, PersonGallery, Query, SearchResult
 from ..indexing.indexer import SourceOptions
 from ..indexing.jobs import IndexJob, IndexJobs, JobsFullError, safe_name
 from ..media.detection import PersonDetector, SsdMobileNetDetector
@@ -161,6 +161,8 @@ class _Server:
             return await asyncio.wait_for(self._search(request), self.limits.search_seconds)
         except TimeoutError as error:
             raise HTTPException(504, f"No answer within {self.limits.search_seconds:g} seconds") from error
+        except GalleryModelError as error:
+            raise _rebuilt(error) from error
         except (ValueError, TypeError) as error:
             raise HTTPException(422, str(error)) from error
 
@@ -173,6 +175,8 @@ class _Server:
         )
         texts = ([request.text] if request.text else []) + request.without
         remarks = [remark for text in texts for remark in query_warnings(self.processor, text)]
+        if request.where:
+            remarks += await self._in_thread(self.gallery.filter_remarks, request.where)
         return SearchResponse(results=[result.to_dict() for result in found], remarks=remarks)
 
     async def thumbnail(self, person_id: _Id) -> Response:
@@ -196,6 +200,7 @@ class _Server:
         detect: bool | None = None,
     ) -> IndexJob:
         """Index the body of the request: a video, an image or a `.tar` archive of images."""
+        await self._check_model()
         options = SourceOptions(detect, every, per_second, crops_per_track, camera, start)
         try:
             file_name = safe_name(name)
@@ -236,6 +241,7 @@ class _Server:
         except Exception as error:
             logger.exception("The gallery cannot be read")
             raise HTTPException(503, "The gallery cannot be read") from error
+        await self._check_model()
         return {"status": "ok", "persons": persons}
 
     async def prometheus(self) -> Response:
@@ -268,6 +274,12 @@ class _Server:
         except KeyError as error:
             raise HTTPException(404, "There is no such indexing job, or it finished long ago") from error
 
+    async def _check_model(self) -> None:
+        try:
+            await self._in_thread(self.gallery.check_model)
+        except GalleryModelError as error:
+            raise _rebuilt(error) from error
+
     async def _in_thread(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, partial(call, *arguments, **options))
 
@@ -283,6 +295,11 @@ class _Server:
     async def internal_error(self, request: Request, error: Exception) -> Response:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return JSONResponse({"detail": "Internal server error; see the log of the server"}, 500)
+
+
+def _rebuilt(error: GalleryModelError) -> HTTPException:
+    logger.error("%s", error)  # with the paths of gallery and models, which clients must not see
+    return HTTPException(503, "The gallery has been rebuilt by another model: restart the server to load it")
 
 
 def _decode_image(image: str) -> Any:

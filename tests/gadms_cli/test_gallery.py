@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -91,9 +92,11 @@ def test_verify_exits_with_one_where_something_is_wrong(folder, opened):
 
 
 def test_persons_are_removed_and_columns_set(folder):
-    assert run("gallery", "remove", folder, "--where", "source < '03.png'").stdout == "3 persons removed\n"
+    removed = run("gallery", "remove", folder, "--where", "source < '03.png'").stdout.splitlines()
+    assert removed[0] == "3 persons removed" and f"until `gadms gallery purge {folder}`" in removed[1]
+    assert run("gallery", "remove", folder, "--where", "source < '03.png'").stdout == "0 persons removed\n"
     row = found(run("search", "a coat", "--gallery", folder, "--json", "--out", folder.parent / "r.png"))[0]
-    assert run("gallery", "remove", folder, "--id", row["id"]).stdout == "1 persons removed\n"
+    assert run("gallery", "remove", folder, "--id", row["id"]).stdout.startswith("1 persons removed\n")
     settings = ["camera=yard", "time=2026-11-25 08:00", "price=9.5", "in_stock=true", "track="]
     assert run("gallery", "set", folder, *settings, "--where", "track = 2").stdout.endswith("persons changed\n")
     where = "camera = 'yard' and time = '2026-11-25 08:00' and price = 9.5 and in_stock and track is null"
@@ -121,11 +124,59 @@ def test_removing_needs_to_be_told_whom(folder):
     assert len(PersonGallery.open(folder)) == 12
 
 
-def test_compacting_reports_the_size(folder):
+def test_compacting_and_purging_report_sizes_and_what_is_kept(folder):
+    pattern = r"\d\.\d MB on the disk \(\d\.\d MB before\), \d\.\d MB of current persons\n"
     assert run("gallery", "remove", folder, "--where", "track = 0").exit_code == 0
-    result = run("gallery", "compact", folder, "--keep-hours", 0)
-    assert result.exit_code == 0 and result.stdout.endswith(" MB\n")
-    assert len(PersonGallery.open(folder)) == 8
+    kept = (
+        r"  \d+ earlier versions, which may contain removed .* from 20\d\d-\d\d-\d\d \d\d:\d\d UTC on, purge at once\n"
+    )
+    assert re.fullmatch(pattern + kept, run("gallery", "compact", folder).stdout)
+    for command in (["purge"], ["compact", "--keep-hours", 0]):
+        result = run("gallery", command[0], folder, *command[1:])
+        assert re.fullmatch(pattern, result.stdout) and not result.stderr
+    result = run("gallery", "remove", folder, "--where", "source >= '06.png'", "--now")
+    assert re.fullmatch("6 persons removed\n" + pattern, result.stdout)
+    assert sum(path.name.endswith(".manifest") for path in folder.rglob("*")) == 1
+    assert len(PersonGallery.open(folder)) == 2
+
+
+def test_whom_a_filter_passes_over_is_told(folder):
+    result = run("gallery", "remove", folder, "--where", "time < '2026-11-01'")
+    assert (result.exit_code, result.stdout) == (0, "0 persons removed\n")
+    assert result.stderr.startswith("Warning: The filter passes over 12 of 12 persons, who have no time;")
+    assert run("gallery", "remove", folder, "--where", "added < '2026-11-01'").stderr == ""
+
+
+@pytest.mark.parametrize("sheet", ["taken/r.png", "r.unknown", "."])
+def test_results_are_printed_even_if_the_sheet_cannot_be_written(folder, tmp_path, sheet):
+    (tmp_path / "taken").write_text("a file")
+    result = run("search", "a coat", "--gallery", folder, "--out", tmp_path / sheet, "--json")
+    assert result.exit_code == 2 and len(json.loads(result.stdout)) == 10
+    assert "Error: " in result.stderr and "Traceback" not in result.output
+    result = run("search", "a coat", "--gallery", folder, "--out", tmp_path / sheet)
+    assert result.exit_code == 2 and len(result.stdout.splitlines()) == 10
+
+
+def test_nothing_that_is_printed_as_json_has_values_that_json_lacks(folder, opened, model_folder, person_folder):
+    infinite = {"price": float("inf"), "in_stock": None}
+    opened.add([PersonRecord(picture(50), "50.png", time_seconds=float("nan"), columns=infinite)])
+    opened.update({"price": float("nan")}, where="source = '01.png'")
+    assert run("gallery", "set", folder, "price=nan", "--where", "source = '02.png'").exit_code == 0
+    assert run("gallery", "set", folder, "price=-inf", "--where", "source = '03.png'").exit_code == 0
+    sheet = ("--out", folder.parent / "r.png")
+    commands = [
+        ["search", "a coat", "--gallery", folder, "--json", *sheet, "--top-k", 20],
+        ["gallery", "info", folder, "--json"],
+        ["gallery", "verify", folder, "--json"],
+        ["gallery", "add", folder, "--source", person_folder, "--json"],
+    ]
+    answers = [json.loads(run(*command).stdout, parse_constant=pytest.fail) for command in commands]
+    prices = {row["source"]: row["columns"]["price"] for row in answers[0]}
+    assert all(price is None for price in prices.values()) and prices.keys() >= {"50.png", "01.png"}
+    assert sorted(row["source"] for row in found(run(*commands[0], "--where", "price > 0 or price < 0"))) == [
+        "03.png", "50.png",
+    ]  # fmt: skip
+    assert answers[1]["changed"].endswith("+00:00")
 
 
 def test_exports_go_by_the_ending_of_the_name(folder, tmp_path):

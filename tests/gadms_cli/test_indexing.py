@@ -44,7 +44,7 @@ def test_a_table_with_columns_of_its_own(tmp_path, shop, model_folder):
     found = run(
         "search", "--gallery", tmp_path / "g", "red", "--where", "price > 3", "--json", "--out", tmp_path / "r.png"
     )
-    assert [row["columns"] for row in json.loads(found.stdout)] == [{"price": 4.0}]
+    assert [row["columns"] for row in json.loads(found.stdout)] == [{"price": 4.0, "image_path": "1.png"}]
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,9 @@ def test_a_row_or_frame_that_cannot_be_used_is_counted(tmp_path, shop, video, mo
     common = ["--gallery", tmp_path / "g", "--model", model_folder, "--overwrite"]
     result = run("index", "--source", shop, *common, "--column", "price:string", "--column", "brand:integer")
     assert result.exit_code == 2 and "No person was found" in result.stderr
-    assert "skipped 3: a value does not fit its column, such as " in result.stdout
-    assert "The value 'Acme' of the column 'brand' is a str, but its type is integer" in result.stdout
+    assert (
+        "skipped 2: a value does not fit its column (row 1: brand: 'Acme' is not an integer, row 2: " in result.stdout
+    )
     found = iter(range(20))
 
     def sometimes(self, images):
@@ -141,8 +142,8 @@ def test_a_row_or_frame_that_cannot_be_used_is_counted(tmp_path, shop, video, mo
     result = run("index", "--source", video, *common, "--crops-per-track", 0)
     assert result.exit_code == 3, result.output
     assert "9 persons from 9 of 20 images" in result.stdout
-    example = f"{video}: ZeroDivisionError: a box without area"
-    assert f"skipped 1: an error while finding persons, such as {example}" in result.stdout
+    assert "skipped 1: an error while finding persons (" in result.stdout
+    assert f"{video}" in result.stdout and "ZeroDivisionError: a box without area" in result.stdout
 
 
 @pytest.mark.parametrize("trouble", ["type", "column", "rows", "workers", "source", "model", "detector", "disk"])

@@ -5,14 +5,19 @@ import random
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 
 from modeling_gadms.gallery import person_gallery as gallery
+from modeling_gadms.gallery import storage
 from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
+from modeling_gadms.gallery.schema import indexed_rows
 from tests.modeling_gadms.gallery.gallery_worker import COMMIT, records
 
 
@@ -49,7 +54,8 @@ def start(work: str, place: Path, model_folder: Path, *numbers: int) -> subproce
         *numbers,
     ]
     worker = subprocess.Popen(
-        [str(part) for part in command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [str(part) for part in command], cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert worker.stdout.readline() == "ready\n", worker.stderr.read()
@@ -139,6 +145,39 @@ def test_two_processes_that_add_at_once_both_succeed(place, model_folder):
         assert worker.returncode == 0
     found = PersonGallery.open(place)
     assert ids_in(found) == ids(range(200)) and found.verify().sound
+
+
+@pytest.mark.slow
+def test_processes_that_add_the_same_persons_to_a_large_gallery_add_each_once(place, opened, model_folder):
+    """With an index of ids, and while another process compacts."""
+    there, new = storage.INDEX_FROM_ROWS + 2_000, 100
+    now, generator = datetime.now(UTC), torch.Generator().manual_seed(0)
+    drawn = torch.nn.functional.normalize(torch.randn(there, 16, generator=generator)).numpy()
+    rows = [
+        {"id": f"{number:024}", "source": f"{number}.jpg", "thumbnail": b"", "vector": vector, "added": now}
+        for number, vector in enumerate(drawn)
+    ]
+    for first in range(0, there, 2_000):
+        opened._table.add(pa.Table.from_pylist(rows[first : first + 2_000], schema=opened._table.schema))
+    storage.index_lookups(opened._table)
+    assert indexed_rows(opened._table, "id") == there
+
+    workers = [start("compactions", place, model_folder)]
+    workers += [start("race", place, model_folder, 0, new) for _ in range(3)]
+    for worker in workers:
+        worker.stdin.write("begin\n")
+        worker.stdin.flush()
+    reports = []
+    for worker in workers[1:]:
+        output, problems = worker.communicate(timeout=300)
+        assert worker.returncode == 0, problems
+        reports.append([int(number) for number in output.split()[1:]])
+    _, problems = workers[0].communicate("end\n", timeout=300)
+    assert workers[0].returncode == 0, problems
+    assert sum(added for added, _ in reports) == new
+    assert all(added + already_there == new for added, already_there in reports)
+    stored = PersonGallery.open(place)._table.search().select(["id"]).limit(100_000).to_arrow()["id"].to_pylist()
+    assert len(stored) == len(set(stored)) == there + new
 
 
 @pytest.mark.slow

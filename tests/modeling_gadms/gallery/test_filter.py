@@ -1,6 +1,8 @@
 """Filters select the same rows as a Python function, and refuse everything that is not allowed."""
 
 import fnmatch
+import random
+import time
 from datetime import UTC, datetime, timedelta
 
 import lancedb
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_gadms.gallery.filter import MAX_CHARACTERS, check_filter, parse_time
+from modeling_gadms.gallery.filter import MAX_CHARACTERS, check_filter, parse_time, passed_over
 from modeling_gadms.gallery.records import GalleryModel
 from modeling_gadms.gallery.schema import gallery_schema
 
@@ -34,7 +36,8 @@ ROWS = [
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     rows = [
-        {"vector": [0.0] * 8, "thumbnail": b"", "box": [row[side] for side in SIDES] if "left" in row else None, **row}
+        {"vector": [0.0] * 8, "thumbnail": b"", "added": START, **row}
+        | {"box": [row[side] for side in SIDES] if "left" in row else None}
         for row in ROWS
     ]
     database = lancedb.connect(tmp_path_factory.mktemp("filters"))
@@ -122,6 +125,11 @@ def test_a_filter_keeps_the_rows_that_it_says(table, where, condition):
         ("camera = null", "IS NULL"),
         ("time > 'yesterday'", "'yesterday' is not a time"),
         ("time > 5", "a time in quotes"),
+        ("time > '9999-12-31T23:59-05:00'", "is not a time"),
+        ("frame > 3.5", "whole numbers"),
+        ("frame > 9223372036854775808", "whole numbers of less than 64 bits"),
+        ("frame IN ()", "not allowed"),
+        ("camera = '\udce9'", "no character"),
         ("camera = ", "is not a condition"),
         ("", "is not a condition"),
         ("drop table persons", "not allowed"),
@@ -185,6 +193,53 @@ def test_no_text_gets_through_that_names_anything_but_columns_and_values(where):
     except ValueError:
         return
     assert check_filter(checked.replace("`", '"'), SCHEMA) == checked
+
+
+FILTERS = (
+    "camera = 'gate-2' AND time > '2026-11-25 08:10'", "size <= -5 OR NOT in_stock", "5 > left", "price IS NOT NULL",
+    "time BETWEEN '2026-11-25T09:12+01:00' AND timestamp '2026-11-25 08:03'", "camera NOT LIKE 'g%' AND left < 1e3",
+    "camera IN ('gate-1', 'it''s 50% off') OR camera ILIKE '%_1'", "in_stock IS TRUE", "frame IN (1, 2, 3.0)",
+)  # fmt: skip
+PIECES = (
+    *(" ".join(FILTERS).replace("(", " ( ").replace(")", " ) ").split()), *SIDES, "brand", "vector", "id", "rank", "",
+    "NULL", "-", "--", "/*", "*/", ";", "''", "'", '"', "\\", "\0", "\ud800", "\U0001f600", ",", "%", "0x1f", "1e999",
+    "9223372036854775808", "-1e-400", ".5", "5.", "1_0", "NaN", "'NaN'", "inf", "CAST(1 AS INT)", "'0001-01-01'",
+    "'9999-12-31T23:59:59-23:59'", "'2026-02-30'", "true", "COUNT(*)", "(SELECT 1)", "||", "::int", "$1", ":a", "?",
+)  # fmt: skip
+"""Parts that random filters are made of."""
+
+
+def random_filter(chance: random.Random) -> str:
+    """Two valid filters with some parts replaced, or nonsense."""
+    parts = " AND ".join(chance.choices(FILTERS, k=2)).replace("(", " ( ").replace(")", " ) ").split(" ")
+    for _ in range(chance.choice([0, 1, 1, 2, 3, 8])):
+        place = chance.randrange(len(parts))
+        parts[place : place + chance.randrange(3)] = chance.choices(PIECES, k=chance.randrange(3))
+        parts = parts or [""]
+    return " ".join(parts)
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seconds", [5, pytest.param(600, marks=[pytest.mark.torture, pytest.mark.slow])])
+def test_every_filter_is_refused_or_sorts_everybody_into_met_unmet_and_unknown(table, seconds):
+    chance, end, accepted, refused = random.Random(seconds), time.monotonic() + seconds, 0, 0
+    while time.monotonic() < end or not accepted:
+        where, begin = random_filter(chance), time.monotonic()
+        try:
+            condition = check_filter(where, SCHEMA)
+        except ValueError as error:
+            assert str(error)
+            refused += 1
+            continue
+        unexpected, columns = passed_over(where, SCHEMA)
+        counts = [table.count_rows(sql) for sql in (condition, f"NOT ({condition})", f"({condition}) IS NULL")]
+        assert sum(counts) == len(ROWS), where
+        passed = table.count_rows(unexpected)
+        assert passed <= counts[2] and (columns or not passed), where
+        assert len(table.search([0.1] * 8).where(condition, prefilter=True).limit(100).to_list()) == counts[0], where
+        assert time.monotonic() - begin < 10, where
+        accepted += 1
+    assert refused > accepted > seconds
 
 
 def test_times_without_a_zone_are_in_utc():

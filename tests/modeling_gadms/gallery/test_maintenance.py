@@ -14,6 +14,7 @@ from PIL import Image
 
 from modeling_gadms.gallery import person_gallery as gallery
 from modeling_gadms.gallery import storage
+from modeling_gadms.gallery.errors import GalleryBusyError
 from modeling_gadms.gallery.person_gallery import AddReport, PersonGallery, PersonRecord
 from modeling_gadms.media.detection import PersonBox
 
@@ -186,7 +187,7 @@ def test_info_says_what_is_there(filled, tmp_path, model_folder):
     assert info.cameras == {"gate-1": 20, "gate-2": 1} and info.sources["a.mp4"] == 2
     assert info.columns == COLUMNS and info.model.name == str(model_folder.resolve())
     assert info.size_bytes > 22 * 64 and info.location == str(tmp_path / "gallery")
-    assert datetime.now() - info.changed < timedelta(minutes=10)
+    assert timedelta(0) < datetime.now(UTC) - info.changed < timedelta(minutes=10)
 
 
 def test_a_sound_gallery_is_verified_and_a_damaged_one_counted(filled):
@@ -229,11 +230,11 @@ def test_files_that_cannot_be_joined_now_cost_no_addition(filled, monkeypatch, c
     table = filled._table
 
     def busy(**options):
-        raise RuntimeError("Retryable commit conflict for version 3")
+        raise GalleryBusyError("other processes change it at the same time")
 
     monkeypatch.setattr(table, "optimize", busy)
     assert filled.add(records([20])) == AddReport(1, 0) and filled.add(records([21])) == AddReport(1, 0)
-    assert "could not be joined now: Retryable commit conflict" in caplog.text
+    assert "could not be joined now. other processes change it" in caplog.text
     monkeypatch.undo()
     assert len(filled) == 22 and files_of(filled) == 3
 
