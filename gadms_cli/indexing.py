@@ -153,16 +153,15 @@ def index(
         places = [name if "://" in name else os.path.abspath(name) for name in source]
         resume = json.dumps([places, asdict(options), min_confidence], default=str)
         with PersonGallery.rebuild(gallery, loaded, processor, columns=columns, resume=resume) as new:
-            complete = _index(new, sources, *work, lambda *_: _replacement_kept(gallery, new))
+            left_out = _index(new, sources, *work, lambda *_: _replacement_kept(gallery, new))
     else:
         new = PersonGallery.create(gallery, loaded, processor, columns=columns)
-        complete = _index(new, sources, *work, _to_go_on(context, gallery))
+        left_out = _index(new, sources, *work, _to_go_on(context, gallery))
         if not len(new):
             raise ValueError(f"No person was found in {', '.join(source)}; the gallery {gallery} is empty")
     if not as_json:
         typer.echo(f'Now try: gadms search --gallery {shlex.quote(gallery)} "a person in a red jacket"')
-    if not complete:
-        raise typer.Exit(LEFT_OUT)
+    _end(left_out)
 
 
 @user_errors()
@@ -201,8 +200,7 @@ def add(
     sources = _open_sources(source, options)
     opened, _ = open_with_model(gallery, model)
     kept = _to_go_on(context, gallery)
-    if not _index(opened, sources, options, min_confidence, workers, model, as_json, kept):
-        raise typer.Exit(LEFT_OUT)
+    _end(_index(opened, sources, options, min_confidence, workers, model, as_json, kept))
 
 
 def _open_sources(names: list[str], options: "SourceOptions") -> "Sources":
@@ -230,14 +228,14 @@ def _index(
     model: str | None,
     as_json: bool,
     kept: Callable[[int, list[str]], str],
-) -> bool:
+) -> str:
     """Index sources and print their reports.
 
     Args:
         kept: what to say if the run ends early, from the number of persons added and the sources not finished.
 
     Returns:
-        `bool`: whether everything could be read.
+        `str`: what could not be read, such as "1 of 2 sources and 3 images"; empty if everything could.
     """
     from modeling_gadms.gallery.records import counted
     from modeling_gadms.indexing.indexer import BrokenSourceError
@@ -278,9 +276,14 @@ def _index(
         raise
     left_out = [f"{len(broken)} of {counted(len(sources), 'source')}"] if broken else []
     left_out += [counted(unread, "image")] if unread else []
+    return " and ".join(left_out)
+
+
+def _end(left_out: str) -> None:
+    """End a run that is done, with an exit code of its own if something was left out."""
     if left_out:
-        typer.echo(f"Warning: could not be read: {' and '.join(left_out)}; the exit code is {LEFT_OUT}", err=True)
-    return not left_out
+        typer.echo(f"Warning: could not be read: {left_out}; the exit code is {LEFT_OUT}", err=True)
+        raise typer.Exit(LEFT_OUT)
 
 
 def _reports(

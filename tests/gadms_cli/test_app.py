@@ -63,7 +63,7 @@ def test_search_prints_json_that_another_program_reads(gallery, tmp_path):
     result = run("search", "--gallery", gallery, "穿红色外套的人", "--top-k", 2, "--json", "--out", tmp_path / "r.png")
     rows = json.loads(result.stdout)
     assert [row["rank"] for row in rows] == [1, 2]
-    place = {"source", "frame", "time_seconds", "box", "camera", "time", "track", "track_summary"}
+    place = {"source", "frame", "time_seconds", "box", "camera", "time", "track", "track_summary", "added"}
     assert set(rows[0]) == {"rank", "score", "id", "columns"} | place
 
 
@@ -202,7 +202,7 @@ def test_the_program_itself_searches_and_refuses_in_one_line(gallery, tmp_path):
     assert (tmp_path / "result.png").is_file()
     refused = gadms("search", "--gallery", "elsewhere", "a person")
     assert refused.returncode == 2
-    assert refused.stderr.startswith("Error: There is no gallery in elsewhere")
+    assert refused.stderr.startswith(f"Error: There is no gallery in {tmp_path / 'elsewhere'}")
     assert len(refused.stderr.splitlines()) == 1
 
 

@@ -63,7 +63,7 @@ def test_a_worker_tells_of_a_broken_source_what_was_read_and_goes_on(tmp_path, f
     broken, whole = (_report(worker({"number": number})) for number in range(2))
     assert isinstance(broken, BrokenSourceError) and "cannot be read" in broken.problem
     assert 1 <= broken.report.persons == broken.report.seen < 3
-    assert (whole.persons, len(gallery)) == (4, 4 + broken.report.persons)
+    assert (whole.persons, len(PersonGallery.open(gallery.location))) == (4, 4 + broken.report.persons)
 
 
 def test_a_pool_of_none_is_refused(tmp_path, folders):
