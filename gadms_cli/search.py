@@ -56,5 +56,4 @@ def search(
         for result in results:
             typer.echo(f"{result.rank:>4}  {result.score:.3f}  {result.source}  {place_and_time(result)}".rstrip())
     sheet = save_figure(draw_contact_sheet(str(query), results), out)
-    if not as_json:
-        typer.echo(f"Contact sheet: {sheet}")
+    typer.echo(f"Contact sheet: {sheet}", err=as_json)
