@@ -39,7 +39,7 @@ def test_a_table_with_columns_of_its_own(tmp_path, shop, model_folder):
     found = run(
         "search", "--gallery", tmp_path / "g", "red", "--where", "price > 3", "--json", "--out", tmp_path / "r.png"
     )
-    assert [row["columns"] for row in json.loads(found.stdout)] == [{"price": 4.0}]
+    assert [row["columns"] for row in json.loads(found.stdout)] == [{"price": 4.0, "image_path": "1.png"}]
 
 
 @pytest.mark.parametrize(

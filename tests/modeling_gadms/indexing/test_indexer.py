@@ -36,7 +36,8 @@ def test_a_folder_of_persons_seen_is_added_plus_skipped_by_reason(gallery, perso
     assert report.seen == report.used + sum(report.skipped.values())
     assert set(report.skipped) == {"missing", "empty file", "truncated", "not an image", "too large", "too small"}
     assert len(gallery) == 12
-    assert str(report).splitlines()[:2] == ["12 persons from 12 of 18 images", "  skipped 1: empty file"]
+    lines = ["12 persons from 12 of 18 images", f"  skipped 1: empty file ({person_folder / 'empty.jpg'})"]
+    assert str(report).splitlines()[:2] == lines
     assert {result.source for result in gallery.search("a person", 20)} == {
         str(person_folder / f"person{number:02d}.png") for number in range(12)
     }

@@ -17,6 +17,7 @@ from PIL import Image
 
 from modeling_gadms.indexing import sources
 from modeling_gadms.indexing.sources import ArchiveReader, RowReader, open_source
+from modeling_gadms.media.names import content_digest
 from modeling_gadms.media.video import FrameReader
 
 
@@ -131,8 +132,8 @@ def test_a_csv_of_files_beside_it(tmp_path):
     reader = open_source(tmp_path / "t.csv")
     frames = list(reader)
     assert colours(frames) == COLOURS[:2]
-    assert frames[0].fields == {"price": 2.5, "brand": "Acme"}
-    assert frames[0].source == f"{tmp_path}/t.csv/0"
+    assert frames[0].fields == {"image_path": "pictures/0.png", "price": "2.5", "brand": "Acme"}
+    assert frames[0].source == f"{tmp_path}/pictures/0.png"
     assert (reader.expected, reader.seen, dict(reader.skipped)) == (3, 3, {"missing": 1})
 
 
@@ -147,7 +148,8 @@ def test_a_parquet_file_as_datasets_stores_pictures(tmp_path):
     frames = list(reader)
     assert colours(frames) == COLOURS[:1]
     assert frames[0].fields == {"camera": "a"}
-    assert dict(reader.skipped) == {"not an image": 2}
+    assert dict(reader.skipped) == {"the row has no image": 1, "not an image": 1}
+    assert reader.examples == {"the row has no image": ["row 2"], "not an image": ["row 3"]}
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -161,7 +163,7 @@ def test_a_datasets_object(streaming):
     frames = list(reader)
     assert colours(frames) == COLOURS
     assert [frame.fields["person_id"] for frame in frames] == [0, 1, 2, 3]
-    assert frames[2].source == "persons/test/2"
+    assert frames[2].source == f"persons/test/{content_digest(png(COLOURS[2]))}"
     assert (reader.expected, reader.seen, dict(reader.skipped)) == (None if streaming else 5, 5, {"not an image": 1})
 
 
@@ -238,7 +240,7 @@ def test_a_table_of_urls_in_its_order_and_what_was_not_fetched_by_reason(tmp_pat
     frames = list(reader)
     assert colours(frames) == [COLOURS[2], COLOURS[0], COLOURS[1], COLOURS[3]]
     assert [frame.source for frame in frames] == [f"{address}/{name}" for name in ("2", "0", "moved", "3")]
-    assert frames[0].fields == {"price": 1.5}
+    assert frames[0].fields == {"url": f"{address}/2", "price": 1.5}
     assert dict(reader.skipped) == {
         "not fetched: HTTP 404": 1,
         "not an image": 1,
