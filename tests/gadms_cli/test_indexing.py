@@ -1,6 +1,7 @@
 """`gadms index` and `gadms gallery add`: sources, tracks, cameras, and additional columns."""
 
 import json
+import os
 
 import pytest
 from PIL import Image
@@ -78,3 +79,27 @@ def test_adding_needs_a_gallery_and_sources_that_are_there(tmp_path, person_fold
 
 def test_help_shows_a_line_to_type():
     assert "gadms gallery add my_gallery --source" in run("gallery", "add", "--help").stdout
+
+
+def test_a_source_has_the_name_that_it_is_given_and_rows_their_key(tmp_path, shop, person_folder, model_folder):
+    gallery = ["--gallery", tmp_path / "g", "--model", model_folder]
+    result = run("index", "--source", shop, "--name", "shop", "--key", "price", "--column", "price:float", *gallery)
+    assert result.exit_code == 3, result.output  # an image is missing
+    shop.write_text(shop.read_text().replace("Acme", "Nordlys").replace("2.5,", "2.50,"))
+    assert (
+        "1 person was already in the gallery"
+        in run("gallery", "add", tmp_path / "g", "--source", shop, "--name", "shop", "--key", "price").stdout
+    )
+    both = ["--source", shop, "--source", person_folder]
+    assert "--name (x) is for one source, and 2 are given" in refusal("index", *both, "--name", "x", *gallery)
+
+
+def test_a_source_whose_name_is_not_utf_8_is_reported(tmp_path, model_folder):
+    folder = tmp_path / os.fsdecode(b"stra\xdfe")
+    folder.mkdir()
+    for number in range(2):
+        Image.new("RGB", (16, 32), (90 * number, 0, 0)).save(folder / f"{number}.png")
+    more = ["--source", folder / "1.png", "--gallery", tmp_path / "g", "--model", model_folder]
+    result = run("index", "--source", folder, *more)
+    assert result.exit_code == 0, result.output
+    assert rf"{tmp_path}/stra\xdfe: 2 persons from 2 of 2 images" in result.stdout.splitlines()
