@@ -90,6 +90,18 @@ def test_who_has_changed_is_replaced(filled, tmp_path):
     assert old.verify().sound
 
 
+def test_who_has_changed_is_there_once_in_a_gallery_with_indexes(tmp_path, model, processor, monkeypatch):
+    monkeypatch.setattr(storage, "INDEX_FROM_ROWS", 300)
+    made = PersonGallery.create(tmp_path / "gallery", model, processor)
+    persons = records(range(400))
+    made.add(persons)
+    assert {"id_idx", "vector_idx"} <= {index.name for index in made._table.list_indices()}
+    changed = [replace(person, image=picture(1000 + number)) for number, person in enumerate(persons[:100])]
+    assert made.add(changed + persons[100:]) == AddReport(added=0, already_there=300, updated=100)
+    assert made.verify().sound and len(made) == 400
+    assert made.search(Query(image=picture(1003)), 1)[0].source == "03.png"
+
+
 def test_persons_of_a_replaced_file_are_removed(filled):
     state = records([5])[0]
     filled.add(
