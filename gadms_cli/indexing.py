@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 SourceOption = Annotated[
     list[str],
     typer.Option(
-        help="Folder of images, video, WebDataset archive (.tar), or table (.csv, .parquet, .jsonl) with a column "
-        "image, url or image_path; repeatable."
+        help="Folder of images, video, WebDataset archive (.tar), or table (.csv, .tsv, .parquet, .jsonl) with a "
+        "column image, image_path or url; repeatable."
     ),
 ]
 EveryOption = Annotated[int, typer.Option(help="Read every n-th image or frame.")]

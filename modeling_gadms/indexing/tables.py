@@ -155,7 +155,7 @@ class Table:
             with pq.ParquetFile(self.path) as file:
                 self.columns = self._checked_columns(file.schema_arrow.names)
                 return int(file.metadata.num_rows)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeError) as error:
             raise ValueError(f"The table {self.path} cannot be read: {error}") from error
 
     def _open(self, newline: str) -> IO[str]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 import tarfile
 from pathlib import Path
@@ -196,3 +197,25 @@ def test_an_empty_path_of_a_gallery_is_refused(person_folder, model_folder, comm
 
 def test_help_shows_a_line_to_type():
     assert "gadms gallery add my_gallery --source" in run("gallery", "add", "--help").stdout
+
+
+def test_a_source_has_the_name_that_it_is_given_and_rows_their_key(tmp_path, shop, person_folder, model_folder):
+    gallery = ["--gallery", tmp_path / "g", "--model", model_folder]
+    result = run("index", "--source", shop, "--name", "shop", "--key", "price", "--column", "price:float", *gallery)
+    assert result.exit_code == 3, result.output  # an image is missing
+    moved = shop.rename(tmp_path / "moved.csv")
+    again = run("gallery", "add", tmp_path / "g", "--source", moved, "--name", "shop", "--key", "price")
+    assert "2 persons were already in the gallery" in again.stdout
+    both = ["--source", moved, "--source", person_folder]
+    assert "--name (x) is for one source, and 2 are given" in refusal("index", *both, "--name", "x", *gallery)
+
+
+def test_a_source_whose_name_is_not_utf_8_is_reported(tmp_path, model_folder):
+    folder = tmp_path / os.fsdecode(b"stra\xdfe")
+    folder.mkdir()
+    for number in range(2):
+        Image.new("RGB", (16, 32), (90 * number, 0, 0)).save(folder / f"{number}.png")
+    more = ["--source", folder / "1.png", "--gallery", tmp_path / "g", "--model", model_folder]
+    result = run("index", "--source", folder, *more)
+    assert result.exit_code == 0, result.output
+    assert rf"{tmp_path}/stra\xdfe: 2 persons from 2 of 2 images" in result.stdout.splitlines()
