@@ -23,6 +23,7 @@ import datasets
 from PIL import Image, ImageDraw
 
 from dataset_scripts.loading import load_splits
+from gadms_cli.figures import save_figure
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord, Query, SearchResult
 from modeling_gadms.media.drawing import FAINT_INK, INK, PAPER, font_for, paste_on_card, printable, shorten
@@ -112,8 +113,9 @@ def main(output: Path, size: str, overrides: list[str]) -> None:
 
     # 4. Create the gallery, with columns to filter by.
     model, processor = load_model_and_processor(model_folder)
-    gallery = PersonGallery.create(output / "gallery", model, processor, columns=COLUMNS, overwrite=True)
-    print(f"\n{gallery.add(products(catalogue)).added} images in {gallery.location}")
+    with PersonGallery.rebuild(output / "gallery", model, processor, columns=COLUMNS) as gallery:
+        gallery.add(products(catalogue))
+    print(f"\n{len(gallery)} images in {gallery.location}")
 
     # 5. Search by text, with filters and exclusions; then for products similar to another one, but cheaper.
     questions = [(query, where, f"{query.text}") for query, where in QUERIES]
@@ -128,7 +130,7 @@ def main(output: Path, size: str, overrides: list[str]) -> None:
             columns = result.columns
             stock = columns["sizes"] or "sold out"
             print(f"{result.rank:>3}  {result.score:.3f}  {columns['price']:>7.2f}  {columns['title']:<34}  {stock}")
-        draw_sheet(question, results).save(output / f"search-{number}.png")
+        save_figure(draw_sheet(question, results), output / f"search-{number}.png")
 
 
 if __name__ == "__main__":

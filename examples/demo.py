@@ -58,9 +58,9 @@ def main(arguments: list[str] | None = None) -> None:
     name = options.model or gallery_model(options.gallery).name
     model, processor = load_model_and_processor(name)
     if video is not None:
-        gallery = PersonGallery.create(options.gallery, model, processor, overwrite=True)
         frames = FrameReader(video, per_second=options.per_second, root=video.parent)
-        print(index_frames(gallery, frames, detector=SsdMobileNetDetector(), camera=video.stem))
+        with PersonGallery.rebuild(options.gallery, model, processor) as gallery:
+            print(index_frames(gallery, frames, detector=SsdMobileNetDetector(), camera=video.stem))
         options.media.append(video.parent)
     elif options.gallery.exists():
         gallery = PersonGallery.open(options.gallery, model, processor)

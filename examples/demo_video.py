@@ -18,6 +18,7 @@ from pathlib import Path
 from fetch_vtest import fetch_vtest
 from PIL import Image
 
+from gadms_cli.figures import save_figure
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.gallery.contact_sheet import draw_contact_sheet
 from modeling_gadms.gallery.person_gallery import PersonGallery
@@ -49,17 +50,16 @@ def main() -> None:
     model, processor = load_model_and_processor(arguments.model)
 
     # 2. Detect, track and embed the persons.
-    gallery = PersonGallery.create(arguments.out / "gallery", model, processor, overwrite=True)
-    report = index_frames(gallery, frames, detector=SsdMobileNetDetector())
-    print(report)
+    with PersonGallery.rebuild(arguments.out / "gallery", model, processor) as gallery:
+        print(index_frames(gallery, frames, detector=SsdMobileNetDetector()))
 
     # 3. Search.
     for description in DESCRIPTIONS:
         results = gallery.search(description, top_k=10)
         if arguments.hide_heads:
             results = [replace(result, thumbnail=without_head(result.thumbnail)) for result in results]
-        sheet = arguments.out / f"{description.replace(' ', '_')}.png"
-        draw_contact_sheet(description, results).save(sheet)
+        file = arguments.out / f"{description.replace(' ', '_')}.png"
+        sheet = save_figure(draw_contact_sheet(description, results), file)
         best = results[0]
         print(f"{description}: best score {best.score:.3f} at {best.time_seconds:.1f} s; contact sheet: {sheet}")
 

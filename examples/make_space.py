@@ -15,6 +15,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from modeling_gadms.encoders.atomic_files import atomic_folder
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.gallery.person_gallery import PersonGallery, gallery_model
 
@@ -48,21 +49,21 @@ def make_space(gallery: Path, out: Path, *, title: str, model: str | None = None
         FileExistsError: if `out` is not empty.
         FileNotFoundError: if there is no gallery.
     """
-    if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} is not empty: give another folder")
     loaded, processor = load_model_and_processor(model or gallery_model(gallery).name)
     opened = PersonGallery.open(gallery, loaded, processor)  # refuses a model that the gallery was not built with
-    out.mkdir(parents=True, exist_ok=True)
-    loaded.save_pretrained(out / "model")
-    processor.save_pretrained(out / "model")
-    loaded.name_or_path = "(beside the gallery)"  # not a local path
-    # Copying the files would also publish earlier versions, with persons that were removed since.
-    opened.copy_to(out / "gallery", loaded, processor)
-    shutil.copytree(ROOT / "modeling_gadms", out / "modeling_gadms", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copyfile(ROOT / "examples" / "demo.py", out / "demo.py")
-    (out / "app.py").write_text(APP, encoding="utf-8")
-    (out / "README.md").write_text(CARD.format(title=title, gradio=version("gradio")), encoding="utf-8")
-    (out / "requirements.txt").write_text("\n".join(pinned_libraries()) + "\n", encoding="utf-8")
+    with atomic_folder(out) as space:
+        loaded.save_pretrained(space / "model")
+        processor.save_pretrained(space / "model")
+        loaded.name_or_path = "(beside the gallery)"  # not a local path
+        # Copying the files would also publish earlier versions, with persons that were removed since.
+        opened.copy_to(space / "gallery", loaded, processor)
+        shutil.copytree(
+            ROOT / "modeling_gadms", space / "modeling_gadms", ignore=shutil.ignore_patterns("__pycache__")
+        )
+        shutil.copyfile(ROOT / "examples" / "demo.py", space / "demo.py")
+        (space / "app.py").write_text(APP, encoding="utf-8")
+        (space / "README.md").write_text(CARD.format(title=title, gradio=version("gradio")), encoding="utf-8")
+        (space / "requirements.txt").write_text("\n".join(pinned_libraries()) + "\n", encoding="utf-8")
 
 
 def pinned_libraries() -> list[str]:

@@ -41,6 +41,7 @@ from dataset_scripts.construction.template_mining.text_embedding import (
     TransformersEmbedder,
 )
 from dataset_scripts.loading import choose_split, dataset_arguments, load_splits
+from modeling_gadms.encoders.atomic_files import write_atomically
 from modeling_gadms.training.data import DatasetColumns
 
 
@@ -96,9 +97,8 @@ def mine(arguments: argparse.Namespace) -> None:
 def finish(arguments: argparse.Namespace) -> None:
     review = read_review(arguments.review)
     templates, counts = finish_templates(review, arguments.version, arguments.count)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     record = json.dumps(review_record(review, counts), indent=2, ensure_ascii=False)
-    arguments.output.with_suffix(".record.json").write_text(record + "\n", encoding="utf-8")
+    write_atomically(arguments.output.with_suffix(".record.json"), record + "\n")
     templates.save(arguments.output)
     print(counts)
     if not review.reviewed:

@@ -39,7 +39,7 @@ from reproduction import (
 
 from dataset_scripts.loading import BENCHMARKS, find_benchmarks
 from dataset_scripts.synthetic_releases import write_synthetic_releases
-from modeling_gadms.encoders.atomic_files import write_json
+from modeling_gadms.encoders.atomic_files import write_atomically, write_json
 from modeling_gadms.evaluation.reports import aggregate_records, read_records
 from modeling_gadms.training.run_config import RUN_RECORD
 
@@ -114,7 +114,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.table == 1:
         text += "\n\n" + format_cross_domain(rows, ours)
     print("\n" + text)
-    (output / f"table-{arguments.table}.md").write_text(text + "\n", encoding="utf-8")
+    write_atomically(output / f"table-{arguments.table}.md", text + "\n")
     content = [{"training": name, "benchmark": benchmark, "runs": runs} for (name, benchmark), runs in cells.items()]
     write_json(output / f"table-{arguments.table}.json", {"table": arguments.table, "cells": content})
     print(f"Written to {output / f'table-{arguments.table}.md'} and .json")

@@ -11,6 +11,7 @@ Needs `pip install "gadms[gallery,detect]"`.
 import argparse
 from pathlib import Path
 
+from gadms_cli.figures import save_figure
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.gallery.contact_sheet import draw_contact_sheet
 from modeling_gadms.gallery.person_gallery import PersonGallery
@@ -32,12 +33,12 @@ def main() -> None:
     # 1. Load the model and its processor.
     model, processor = load_model_and_processor(arguments.model)
 
-    # 2. Create the gallery, or open the existing one. Only the model that built a gallery can open it.
+    # 2. Build the gallery, or open the existing one. Only the model that built a gallery can open it.
     if arguments.source:
         frames = FrameReader(arguments.source, every=arguments.every)
         detector = SsdMobileNetDetector() if frames.is_video else None
-        gallery = PersonGallery.create(arguments.gallery, model, processor, overwrite=True)
-        print(index_frames(gallery, frames, detector=detector))
+        with PersonGallery.rebuild(arguments.gallery, model, processor) as gallery:
+            print(index_frames(gallery, frames, detector=detector))
     else:
         gallery = PersonGallery.open(arguments.gallery, model, processor)
 
@@ -45,9 +46,7 @@ def main() -> None:
     results = gallery.search(arguments.text, top_k=10)
     for result in results:
         print(f"{result.rank:>3}  {result.score:.3f}  {result.source}")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    draw_contact_sheet(arguments.text, results).save(arguments.out)
-    print(f"Contact sheet: {arguments.out}")
+    print(f"Contact sheet: {save_figure(draw_contact_sheet(arguments.text, results), arguments.out)}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from dataset_scripts.synthetic_persons import PersonSampler
+from gadms_cli.figures import save_figure
 from modeling_gadms.media.drawing import INK, PAPER, font_for
 
 
@@ -49,9 +50,7 @@ def main(persons: int, noise: float, seed: int, out: Path) -> None:
         left, top = GAP + column * (CELL_WIDTH + GAP), GAP + row * cell_height
         sheet.paste(image, (left + (CELL_WIDTH - SIZE[1]) // 2, top))
         draw_caption(draw, left, top + SIZE[0] + 6, caption.text.split(), set(caption.noise_positions))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out)
-    print(f"{persons} persons, caption noise {noise}, seed {seed}: {out}")
+    print(f"{persons} persons, caption noise {noise}, seed {seed}: {save_figure(sheet, out)}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,9 @@
 """Command groups and commands of `gadms`."""
 
+import io
+import sys
+from typing import cast
+
 import typer
 
 from .construction import build_webperson
@@ -17,7 +21,8 @@ from .serving import serve
 app = typer.Typer(
     help="Find persons in images and videos by a description in words.",
     epilog="Exit codes: 0 success; 1 a check failed (gallery verify), or an internal error, with its traceback; "
-    "2 invalid input, explained in a line that begins with Error; 130 interrupted by Ctrl-C. "
+    "2 invalid input, explained in a line that begins with Error; 3 done, but some sources or images could not be "
+    "read and were left out; 130 interrupted by Ctrl-C. "
     "Shell completion: gadms --install-completion",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -43,4 +48,6 @@ app.add_typer(publish, name="publish")
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):  # file names that are not UTF-8 are printed escaped
+        cast(io.TextIOWrapper, stream).reconfigure(errors="backslashreplace")
     app()

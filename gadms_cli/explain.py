@@ -34,12 +34,12 @@ def explain(
     person = load_image(image)
     loaded, processor = load_model_and_processor(model)
     explanation = explain_caption(loaded, processor, person, caption)
-    save_figure(draw_explanation(person, explanation), out)
+    figures = {"Figure": save_figure(draw_explanation(person, explanation), out)}
     if heat_map is not None:
-        save_figure(draw_heat_map(person, image_relevance(loaded, processor, person, caption).scores), heat_map)
+        drawn = draw_heat_map(person, image_relevance(loaded, processor, person, caption).scores)
+        figures["Heat map"] = save_figure(drawn, heat_map)
     for token in explanation.tokens:
         typer.echo(f"{token.score:.3f}  {'#' * round(token.score * 20):<20}  {token.text}")
     typer.echo(f"Cosine similarity of image and caption: {explanation.similarity:.3f}")
-    typer.echo(f"Figure: {out}")
-    if heat_map is not None:
-        typer.echo(f"Heat map: {heat_map}")
+    for name, figure in figures.items():
+        typer.echo(f"{name}: {figure}")

@@ -110,7 +110,7 @@ def set_columns(
     """Set columns of persons selected by a filter or by id.
 
     \b
-    gadms gallery set my_gallery camera=gate-2 --where "source = 'cctv.mp4'"
+    gadms gallery set my_gallery camera=gate-2 --where "source LIKE '%/cctv.mp4'"
     """
     from modeling_gadms.gallery.schema import UPDATABLE
 

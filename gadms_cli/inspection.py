@@ -39,8 +39,8 @@ def inspect_dataset(
     columns = choose_columns(next(iter(splits.values())).column_names, image, captions or (), person_id)
     found = inspect_splits(splits, columns, AutoTokenizer.from_pretrained(tokenizer) if tokenizer else None)
     typer.echo(found.to_text())
-    save_figure(draw_sample_sheet(f"{dataset}: {', '.join(columns.captions)}", found.samples), out)
-    typer.echo(f"\nContact sheet: {out}")
+    sheet = save_figure(draw_sample_sheet(f"{dataset}: {', '.join(columns.captions)}", found.samples), out)
+    typer.echo(f"\nContact sheet: {sheet}")
     if json_out:
         write_json(json_out, found.to_dict())
         typer.echo(f"Counts: {json_out}")

@@ -55,6 +55,5 @@ def search(
     else:
         for result in results:
             typer.echo(f"{result.rank:>4}  {result.score:.3f}  {result.source}  {place_and_time(result)}".rstrip())
-    save_figure(draw_contact_sheet(str(query), results), out)
-    if not as_json:
-        typer.echo(f"Contact sheet: {out}")
+    sheet = save_figure(draw_contact_sheet(str(query), results), out)
+    typer.echo(f"Contact sheet: {sheet}", err=as_json)

@@ -45,7 +45,8 @@ from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor
 from modeling_gadms.encoders.encoding import encode_captions, encode_images
 from modeling_gadms.gallery.person_gallery import PersonGallery
 from modeling_gadms.indexing.indexer import index_frames
-from modeling_gadms.media.images import iter_image_files, load_image, to_jpeg
+from modeling_gadms.media.folders import list_images
+from modeling_gadms.media.images import load_image, to_jpeg
 from modeling_gadms.media.video import FrameReader
 from modeling_gadms.training.tokenizer import train_tokenizer
 
@@ -255,7 +256,7 @@ def compare_index_run(tokenizer: PreTrainedTokenizerBase, sizes: IndexSizes, pla
     empty = iter(
         [PersonGallery.create(place / f"gallery-{run}", model, processor) for run in range(sizes.repetitions)]
     )
-    files = list(iter_image_files(place / "persons"))
+    files, _ = list_images(place / "persons")
     batches = [files[start : start + sizes.batch] for start in range(0, len(files), sizes.batch)]
 
     def read(batch: list[Path]) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Load a trained or downloaded model with its processor, for search and evaluation."""
 
+import re
 from pathlib import Path
 from typing import Any, overload
 
@@ -13,6 +14,9 @@ from ..processing_gadms import GADMSProcessor
 from .adapter_folders import find_adapter
 from .onnx_model import MANIFEST, RUNTIMES, OnnxModel, RetrievalModel
 from .weight_files import check_weights
+
+
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 @overload
@@ -44,6 +48,7 @@ def load_model_and_processor(name: str | Path, *, runtime: str = RUNTIMES[0]) ->
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime = {runtime!r} must be one of {', '.join(RUNTIMES)}")
+    name = _folder_or_hub_name(name)
     source: str | Path = name
     options: dict[str, Any] = {}
     if adapter := find_adapter(name):
@@ -79,13 +84,31 @@ def load_config(name: str | Path, **options: Any) -> GADMSConfig:
         ValueError: if it is invalid, or belongs to another kind of model.
         OSError: if it is not found.
     """
+    name = _folder_or_hub_name(name)
     try:
         config = AutoConfig.from_pretrained(name, **options)
     except StrictDataclassError as error:
         raise ValueError(f"{name}: its config.json is invalid: {error}") from error
+    except OSError as error:
+        if Path(name).is_dir():
+            raise
+        raise FileNotFoundError(
+            f"There is no model {str(name)!r}: it is not a folder, and it cannot be loaded from the Hub: {error}"
+        ) from error
     if not isinstance(config, GADMSConfig):
         raise ValueError(f"{name} holds a model of type {config.model_type!r}, not a GA-DMS one")
     return config
+
+
+def _folder_or_hub_name(name: str | Path) -> str | Path:
+    """Refuse a path without a folder, which transformers would take for a Hub name; `~` is the home directory."""
+    if str(name) and Path(name).expanduser().is_dir():
+        return type(name)(Path(name).expanduser())
+    if Path(name).is_file():
+        raise ValueError(f"{name} is a file, not the folder of a model: convert weights with `gadms convert` first")
+    if not _HUB_NAME.fullmatch(str(name)):
+        raise FileNotFoundError(f"There is no model folder {str(name)!r}")
+    return name
 
 
 def _refuse_onnx_export(name: str | Path) -> None:

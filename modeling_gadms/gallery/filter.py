@@ -20,7 +20,7 @@ BOX_SIDES = ("left", "top", "right", "bottom")
 """Sides of a person's box, in pixels, in the order of the column `box`. They share one column because each column
 makes a search slower; a filter names them individually."""
 _SIGNS = {"EQ": "=", "NEQ": "<>", "LT": "<", "LTE": "<=", "GT": ">", "GTE": ">="}
-_NOT_FILTERABLE = ("vector", "thumbnail", "box")
+_NOT_FILTERABLE = ("vector", "thumbnail", "box", "content")
 
 
 def check_filter(where: str, schema: pa.Schema) -> str:

@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 from lancedb.table import Table
 from PIL import Image
 
+from ..encoders.atomic_files import atomic_file, atomic_folder
 from .filter import BOX_SIDES
 from .records import GalleryModel, plain
-from .schema import ADDED, columns_without, indexed_rows, model_of, user_columns
+from .schema import ADDED, CONTENT, columns_without, indexed_rows, model_of, user_columns
 from .storage import last_change
 
 
@@ -138,7 +139,7 @@ def export_table(table: Table, path: Path, kind: str) -> int:
 
     Args:
         table (`Table`)
-        path (`Path`): file or folder to write; must not exist.
+        path (`Path`): file or folder to write; must not exist. It is there when it is complete.
         kind (`str`): `"csv"` writes all columns except embedding and thumbnail, with one column for each side of the
             box. `"parquet"` writes all columns of the table. `"folder"` writes a JPEG for each person and a
             `metadata.csv` with the columns of `"csv"`, readable by `load_dataset("imagefolder")`.
@@ -154,27 +155,26 @@ def export_table(table: Table, path: Path, kind: str) -> int:
         raise ValueError(f"Unknown export format {kind!r}: give one of {', '.join(EXPORTS)}")
     if path.exists():
         raise FileExistsError(f"{path} already exists: give another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if kind == "parquet":
-        return _export_parquet(table, path)
-    if kind == "csv":
-        return _export_csv(table, path)
-    path.mkdir()
-    return _export_csv(table, path / "metadata.csv", images=path)
+    with (atomic_folder if kind == "folder" else atomic_file)(path) as part:
+        if kind == "parquet":
+            return _export_parquet(table, part)
+        if kind == "csv":
+            return _export_csv(table, part)
+        return _export_csv(table, part / "metadata.csv", images=part)
 
 
 def _export_parquet(table: Table, path: Path) -> int:
     written = 0
     with pq.ParquetWriter(path, table.schema) as writer:
-        for batch in _batches(table, table.schema.names):
-            writer.write_batch(batch.cast(table.schema))
+        for batch in all_rows(table, table.schema):
+            writer.write_batch(batch)
             written += len(batch)
     return written
 
 
 def _export_csv(table: Table, path: Path, images: Path | None = None) -> int:
     """Write a CSV file and, into the folder `images`, a JPEG for each person."""
-    columns = columns_without(table.schema, "vector", "thumbnail")
+    columns = columns_without(table.schema, "vector", "thumbnail", CONTENT)
     names = [name for column in columns for name in (BOX_SIDES if column == "box" else (column,))]
     written = 0
     with path.open("x", encoding="utf-8", newline="") as file:
@@ -191,15 +191,19 @@ def _export_csv(table: Table, path: Path, images: Path | None = None) -> int:
     return written
 
 
-def copy_rows(source: Table, target: Table) -> None:
-    """Append the rows of a table to another table with the same columns. Those of an earlier version have no time of
-    adding and get the time of the table's last change."""
-    changed, added = last_change(source), target.schema.field(ADDED)
-    for batch in _batches(source, source.schema.names):
-        rows = pa.Table.from_batches([batch])
-        if ADDED not in rows.schema.names:
-            rows = rows.append_column(added, pa.array([changed] * len(rows), added.type))
-        target.add(rows.select(target.schema.names).cast(target.schema))
+def all_rows(table: Table, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """All rows of one version of a table, as rows of another one with the same additional columns. Those of an earlier
+    version have no time of adding and get the time of the table's last change."""
+    changed = last_change(table)
+    for batch in _batches(table, table.schema.names):
+        missing = {ADDED: changed, CONTENT: None}
+        columns = [
+            batch[field.name].cast(field.type)
+            if field.name in batch.schema.names
+            else pa.array([missing[field.name]] * len(batch), field.type)
+            for field in schema
+        ]
+        yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _batches(table: Table, columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -1,16 +1,22 @@
 """A gallery of persons in one Lance table: embeddings, thumbnails, and where each person was seen."""
 
+import hashlib
+import json
+import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from itertools import chain, islice
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar, cast, overload
 
 import pyarrow as pa
+from lancedb.merge import LanceMergeInsertBuilder
 from lancedb.table import Table
 from PIL import Image
 
@@ -26,7 +32,7 @@ from .filter import check_filter, column_name, literal, passed_over
 from .records import AddReport, GalleryModel, PersonRecord, SearchResult
 from .records import GalleryModelError as GalleryModelError
 from .records import Query as Query
-from .schema import ADDED, UPDATABLE, check_values, gallery_schema, model_of, to_row, user_columns
+from .schema import ADDED, CONTENT, UPDATABLE, check_values, gallery_schema, model_of, to_row, user_columns
 from .search import AnyQuery, EncodedQuery, encode_queries, nearest_persons, of_ids, of_track, read_persons
 from .storage import KEEP_VERSIONS
 from .storage import gallery_model as gallery_model
@@ -34,6 +40,11 @@ from .storage import gallery_model as gallery_model
 
 WRITE_ROWS = 4096
 """Rows in one commit: about 30 MB with their thumbnails. Committed rows survive an interruption."""
+COMMIT_SECONDS = 25.0
+"""Seconds after which smaller commits are made. The last batch is then embedded and written, so that a killed process
+loses the persons of at most 30 seconds."""
+_STALE = timedelta(days=1)
+"""Age from which an unfinished gallery is one that nobody will go on with."""
 THUMBNAIL_HEIGHT = 256
 _IDS_PER_LOOKUP = 64
 """Number of ids in one membership query."""
@@ -101,27 +112,78 @@ class PersonGallery:
         processor: GADMSProcessor,
         *,
         columns: Mapping[str, str] | None = None,
-        overwrite: bool = False,
         storage_options: dict[str, str] | None = None,
     ) -> "PersonGallery":
-        """Create an empty gallery.
+        """Create an empty gallery. An existing empty one, as a failed run leaves behind, is replaced; for others see
+        [`PersonGallery.rebuild`].
 
         Args:
             location: a folder, created if missing, or a URI that LanceDB supports (`s3://bucket/gallery`).
             columns: additional columns, as a mapping from name to type: `"string"`, `"integer"`, `"float"`,
                 `"boolean"` or `"time"`.
-            overwrite: whether to replace an existing gallery with persons. An empty one, as a failed run leaves
-                behind, is always replaced.
             storage_options: options of the object store, passed to LanceDB; by default read from the environment.
 
         Raises:
-            FileExistsError: if there is a gallery with persons and `overwrite` is false.
-            ValueError: if the name or type of a column is invalid.
+            FileExistsError: if there is a gallery with persons.
+            ValueError: if the location is empty, or the name or type of a column is invalid.
         """
+        location = storage.gallery_location(location)
         schema = gallery_schema(model.config.projection_dim, GalleryModel.describe(model, processor), columns or {})
-        place = storage.gallery_location(location)
-        table = storage.create_table(place, schema, overwrite=overwrite, storage_options=storage_options)
-        return cls(place, table, model, processor)
+        return cls(location, storage.create_table(location, schema, storage_options), model, processor)
+
+    @classmethod
+    @contextmanager
+    def rebuild(
+        cls,
+        location: str | Path,
+        model: RetrievalModel,
+        processor: GADMSProcessor,
+        *,
+        columns: Mapping[str, str] | None = None,
+        resume: str | None = None,
+        storage_options: dict[str, str] | None = None,
+    ) -> Iterator["PersonGallery"]:
+        """Build a gallery that replaces the one in `location`, if there is one, at the end of the `with` block.
+
+        Until then it is built in a folder inside `location`, and the old gallery can be searched. The old one is
+        replaced in one step, and stays as it is if the block raises. After the block, the new gallery is open in
+        `location`.
+
+        >>> red, blue = (Image.new("RGB", (32, 64), color) for color in ("red", "blue"))
+        >>> with PersonGallery.rebuild("shop", model, processor) as gallery:
+        ...     gallery.add([PersonRecord(red, "a.jpg"), PersonRecord(blue, "b.jpg")])
+        AddReport(added=2, already_there=0)
+        >>> len(gallery)
+        2
+
+        Args:
+            location, model, processor, columns, storage_options: as in `create`.
+            resume: what the persons depend on beside model and columns, such as sources and options. If given, an
+                interrupted block leaves the persons that it has added, and the next one with the same text goes on
+                with them.
+
+        Raises:
+            ValueError: as `create`; or at the end, if the new gallery is empty.
+        """
+        location = storage.gallery_location(location)
+        built_by = GalleryModel.describe(model, processor)
+        schema = gallery_schema(model.config.projection_dim, built_by, columns or {})
+        run = json.dumps([vars(built_by), dict(columns or {}), uuid.uuid4().hex if resume is None else resume])
+        key = hashlib.blake2b(run.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+        place = storage.unfinished_location(location, key)
+        new = cls(place, storage.open_or_create_table(place, schema, storage_options), model, processor)
+        try:
+            with storage.building(place):
+                yield new
+                if not len(new):
+                    raise ValueError(f"No person was found for the gallery {location}, which is left as it was")
+                rows = maintenance.all_rows(new._table, new._schema)
+                new.location, new._table = location, storage.write_table(location, rows, new._schema, storage_options)
+        finally:
+            if new.location == location or resume is None or not len(new):
+                storage.remove_gallery(place, storage_options)
+        storage.remove_unfinished(location, unchanged_for=_STALE)
+        new._build_indexes()
 
     @classmethod
     def open(
@@ -179,10 +241,12 @@ class PersonGallery:
             )
 
     def add(self, records: Iterable[PersonRecord], *, batch_size: int = 64) -> AddReport:
-        """Embed persons and append them. Existing persons are skipped, so an interrupted run can be repeated.
+        """Embed persons and append them. Existing persons are skipped, so an interrupted run can be repeated; those
+        whose image, camera, time or columns have changed are replaced.
 
-        Several processes may add at once. `add` also indexes a large gallery, and joins files if there are many small
-        ones.
+        Persons are committed in groups of `WRITE_ROWS` and at the latest after `COMMIT_SECONDS`; also those before an
+        error of `records`. Several processes may add at once. `add` also indexes a large gallery, and joins files if
+        there are many small ones.
 
         Args:
             records (`Iterable[PersonRecord]`): may be a generator; at most `WRITE_ROWS` persons are held in memory.
@@ -195,36 +259,67 @@ class PersonGallery:
         """
         self.check_model()
         self._migrate()
-        columns = self.columns
-        uncommitted: set[str] = set()
-        existing = 0
+        columns, remaining = self.columns, iter(records)
+        added = existing = updated = 0
+        changed: set[str] = set()  # those of the next commit who are in the gallery
+        ended = False
+        failure: Exception | None = None
+        upcoming: Future[PersonRecord | None] | None = None
+
+        def of_one_commit() -> Iterator[tuple[PersonRecord, dict[str, Any]]]:
+            """The next persons, until there are enough or the commit is due. An error is raised after the commit."""
+            nonlocal ended, failure, upcoming
+            due = monotonic() + COMMIT_SECONDS
+            for _ in range(WRITE_ROWS):
+                upcoming = upcoming or reader.submit(next, remaining, None)
+                if not wait([upcoming], max(0.0, due - monotonic())).done or monotonic() >= due:
+                    return
+                try:
+                    record = upcoming.result()
+                    row = {} if record is None else to_row(record, columns)
+                except Exception as error:
+                    record, failure = None, error
+                upcoming = None
+                if record is None:
+                    ended = True
+                    return
+                yield record, row
 
         def new_persons() -> Iterator[tuple[PersonRecord, dict[str, Any]]]:
             nonlocal existing
-            remaining = iter(records)
-            while group := list(islice(remaining, min(_IDS_PER_LOOKUP, WRITE_ROWS))):
-                rows = [(record, to_row(record, columns)) for record in group]
-                known = self._existing_ids([row["id"] for _, row in rows])
-                for record, row in rows:
-                    if row["id"] in known or row["id"] in uncommitted:
+            states: dict[str, str] = {}  # of the persons of this commit; see `content_state`
+            persons = of_one_commit()
+            while group := list(islice(persons, _IDS_PER_LOOKUP)):
+                stored = self._stored_states([row["id"] for _, row in group])
+                for record, row in group:
+                    person = row["id"]
+                    if states.get(person, stored.get(person)) == row[CONTENT]:
                         existing += 1
                     else:
-                        uncommitted.add(row["id"])
+                        states[person] = row[CONTENT]
+                        changed.update({person} & stored.keys())
                         yield record, row
 
-        added = 0
-        remaining = new_persons()
-        for first in remaining:
-            rows = self._embed(chain([first], islice(remaining, WRITE_ROWS - 1)), batch_size)
-            inserted = self._insert(rows)
-            uncommitted.clear()
-            added += inserted
-            existing += len(rows) - inserted
-            self._write(lambda: storage.index_lookups(self._table))
-        with storage.writing(self.location):
-            storage.join_small_files(self.location, self._table, WRITE_ROWS)
+        # A thread, because a commit may be due while the next person is still looked for.
+        with ThreadPoolExecutor(1, thread_name_prefix="records") as reader:
+            while not ended:
+                persons = new_persons()
+                changed.clear()
+                for first in persons:  # if there is one
+                    rows = self._embed(chain([first], persons), batch_size)
+                    latest = {row["id"]: row for row in rows}
+                    inserted = self._insert([row for person, row in latest.items() if person not in changed])
+                    replaced = self._replace([latest[person] for person in changed])
+                    added += inserted
+                    updated += replaced + len(rows) - len(latest)
+                    existing += len(latest) - inserted - replaced  # by another process in the meantime
+                    self._write(lambda: storage.index_lookups(self._table))
+                    with storage.writing(self.location):
+                        storage.join_small_files(self.location, self._table, WRITE_ROWS)
         self._build_indexes()
-        return AddReport(added, existing)
+        if failure is not None:
+            raise failure
+        return AddReport(added, existing, updated)
 
     @overload
     def search(
@@ -334,6 +429,26 @@ class PersonGallery:
         condition = self._selected(where, ids)
         return int(self._write(lambda: cast(Any, self._table).delete(condition)).num_deleted_rows)
 
+    def remove_outdated(self, contents: Mapping[str, str]) -> int:
+        """Remove the persons of files that were replaced since, and return their number.
+
+        Args:
+            contents (`Mapping[str, str]`): for each source the digest of its present content, as given to
+                [`~modeling_gadms.gallery.records.content_state`]. Persons of unknown content stay.
+        """
+        self._migrate()
+        removed, remaining = 0, iter(contents.items())
+        while group := list(islice(remaining, _IDS_PER_LOOKUP)):
+            conditions = (
+                f"(source = {literal(source)} AND NOT starts_with({CONTENT}, {literal(content)}))"
+                for source, content in group
+            )
+            condition = " OR ".join(conditions)
+            if self._count(condition):  # else there would be a version without a change
+                deleted = self._write(partial(cast(Any, self._table).delete, condition))
+                removed += int(deleted.num_deleted_rows)
+        return removed
+
     def update(self, values: Mapping[str, Any], *, where: str | None = None, ids: Sequence[str] | None = None) -> int:
         """Set columns of persons selected by a filter or by id, and return the number of persons changed.
 
@@ -365,6 +480,7 @@ class PersonGallery:
         """
         self._migrate()
         before = erasure.disk_bytes(self.location)
+        storage.remove_unfinished(self.location)
         self._rewrite_removed(rebuild_indexes=False)
         self._write(lambda: erasure.delete_old_files(self._table, keep_versions))
         self._build_indexes()
@@ -382,6 +498,7 @@ class PersonGallery:
         """
         self._migrate()
         before = erasure.disk_bytes(self.location)
+        storage.remove_unfinished(self.location)
         self._rewrite_removed(rebuild_indexes=True)
         self._write(self._table.optimize)
         with storage.writing(self.location, alone=True) as locked:
@@ -424,13 +541,16 @@ class PersonGallery:
         self.model.check_same(GalleryModel.describe(model, processor), self.location)
         copy = PersonGallery.create(location, model, processor, columns=self.columns, storage_options=storage_options)
         with clear_errors(self.location, "copied"):
-            maintenance.copy_rows(self._table, copy._table)
+            rows = maintenance.all_rows(self._table, copy._schema)
+            copy._table = storage.write_table(copy.location, rows, copy._schema, storage_options)
         copy._build_indexes()
         return copy
 
-    def _existing_ids(self, ids: Sequence[str]) -> set[str]:
-        looked_up = self._table.search().where(of_ids(ids)).select(["id"]).limit(len(ids))
-        return set(self._read(looked_up.to_arrow)["id"].to_pylist())
+    def _stored_states(self, ids: Sequence[str]) -> dict[str, str | None]:
+        """For those ids that the gallery has, the state of the person; see `content_state`."""
+        looked_up = self._table.search().where(of_ids(ids)).select(["id", CONTENT]).limit(len(ids))
+        found = self._read(looked_up.to_arrow)
+        return dict(zip(found["id"].to_pylist(), found[CONTENT].to_pylist(), strict=True))
 
     def _persons(self, condition: str) -> list[SearchResult]:
         self._refresh()
@@ -453,21 +573,30 @@ class PersonGallery:
 
     def _insert(self, rows: list[dict[str, Any]]) -> int:
         """Append rows in one commit, except persons that another process has added in the meantime."""
+        merge = self._table.merge_insert("id").when_not_matched_insert_all()
+        return int(self._merge(merge, rows).num_inserted_rows) if rows else 0
+
+    def _replace(self, rows: list[dict[str, Any]]) -> int:
+        """Replace rows in one commit, except persons that another process has replaced or removed in the meantime."""
+        differs = f"target.{CONTENT} IS NULL OR target.{CONTENT} <> source.{CONTENT}"
+        merge = self._table.merge_insert("id").when_matched_update_all(where=differs)
+        return int(self._merge(merge, rows).num_updated_rows) if rows else 0
+
+    def _merge(self, merge: LanceMergeInsertBuilder, rows: list[dict[str, Any]]) -> Any:
         self.check_model()
         if unknown := rows[0].keys() - set(self._schema.names):
             raise ValueError(f"The gallery in {self.location} has been rebuilt without {', '.join(sorted(unknown))}")
         now = datetime.now(UTC)
         data = pa.Table.from_pylist([{**row, ADDED: now} for row in rows], schema=self._schema)
         # Without the index, because only then does LanceDB notice that another process inserts the same ids meanwhile.
-        merge = self._table.merge_insert("id").when_not_matched_insert_all().use_index(False)
-        inserted = int(self._write(lambda: merge.execute(data)).num_inserted_rows)
+        merged = self._write(lambda: merge.use_index(False).execute(data))
         try:
             self.check_model()
         except GalleryModelError:  # rebuilt just before the commit, which LanceDB repeats on the new version
             mine = f"{of_ids(data['id'].to_pylist())} AND {ADDED} = {literal(now)}"
             self._write(lambda: self._table.delete(mine))
             raise
-        return inserted
+        return merged
 
     def _build_indexes(self) -> None:
         self._write(lambda: storage.index_lookups(self._table))

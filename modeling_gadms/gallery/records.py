@@ -23,7 +23,7 @@ class PersonRecord:
 
     Attributes:
         image (`PIL.Image.Image`): the crop of the person.
-        source (`str`): path of the image file or video, URL, or member of an archive.
+        source (`str`): path of the image file or video, URL, member of an archive, or row of a table.
         frame (`int`, *optional*): frame number in the video.
         time_seconds (`float`, *optional*): time of the frame in the video.
         box (`PersonBox`, *optional*): box of the person in the frame, from the detector.
@@ -31,6 +31,9 @@ class PersonRecord:
         time (`datetime`, *optional*): time of the recording; without a time zone it is UTC.
         track (`int`, *optional*): number of the track. The crops of one person followed through a video share it.
         columns (`Mapping[str, Any]`): values of the additional columns of the gallery.
+        key (`str`, *optional*): what identifies the image in place of `source`, such as the number of a product.
+        content (`str`, *optional*): what tells whether the person has changed, from [`content_state`]; by default of
+            the image, camera, time and columns.
     """
 
     image: Image.Image
@@ -42,16 +45,28 @@ class PersonRecord:
     time: datetime | None = None
     track: int | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    key: str | None = None
+    content: str | None = None
 
     @property
     def id(self) -> str:
-        """A digest of source, frame and box, so that adding the same person twice stores one row."""
+        """A digest of source (or key), frame and box, so that adding the same person twice stores one row."""
         box = None
         if self.box is not None:
             # Tenths of a pixel: further digits depend on the hardware that runs the detector.
             box = [round(float(side), 1) for side in (self.box.left, self.box.top, self.box.right, self.box.bottom)]
-        place = json.dumps([self.source, self.frame, box])
+        place = json.dumps([self.source if self.key is None else self.key, self.frame, box])
         return hashlib.blake2b(place.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def content_state(content: str, fields: Any) -> str:
+    """Digests of the file that a person is from, and of the fields that came with it.
+
+    Args:
+        content (`str`): digest of the file, the first part of the result.
+        fields (`Any`): of types that JSON has, and times.
+    """
+    return f"{content}-{hashlib.blake2b(json.dumps(fields, default=str).encode(), digest_size=8).hexdigest()}"
 
 
 @dataclass(frozen=True)
@@ -148,11 +163,13 @@ class AddReport:
 
     Attributes:
         added (`int`): persons added.
-        already_there (`int`): persons skipped because the gallery already contains their id.
+        already_there (`int`): persons skipped because the gallery already contains them.
+        updated (`int`): persons of the gallery whose image, camera, time or columns had changed.
     """
 
     added: int
     already_there: int
+    updated: int = 0
 
 
 class GalleryModelError(ValueError):
@@ -211,6 +228,11 @@ class GalleryModel:
             f"{what}, so their embeddings cannot be compared. Give the model and runtime that built the gallery, or "
             "build a new gallery"
         )
+
+
+def counted(number: int, what: str) -> str:
+    """A number with its noun: "1 person", "2,000 persons"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def plain(value: Any) -> Any:

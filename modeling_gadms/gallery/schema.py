@@ -11,8 +11,9 @@ import pyarrow as pa
 from lancedb.table import Table
 
 from ..media.detection import PersonBox
+from ..media.names import content_digest
 from .filter import BOX_SIDES, in_utc, parse_time
-from .records import GalleryModel, PersonRecord, SearchResult, TrackSummary, is_nan
+from .records import GalleryModel, PersonRecord, SearchResult, TrackSummary, content_state, is_nan
 
 
 COLUMN_TYPES = {
@@ -25,6 +26,8 @@ COLUMN_TYPES = {
 """Types of additional columns."""
 UPDATABLE = {"camera": "string", "time": "time", "track": "integer"}
 """Standard columns that may be updated, with their types. The other standard columns identify the person."""
+CONTENT = "content"
+"""The column that tells whether a person has changed: see [`~modeling_gadms.gallery.records.content_state`]."""
 ADDED = "added"
 """Column with the time at which a person was added to the gallery."""
 _METADATA_KEY = b"gadms"
@@ -40,6 +43,7 @@ _STANDARD_COLUMNS = (
     pa.field("camera", pa.string()),
     pa.field("time", COLUMN_TYPES["time"]),
     pa.field("track", pa.int64()),
+    pa.field(CONTENT, pa.string()),
     pa.field(ADDED, COLUMN_TYPES["time"], nullable=False),
 )
 
@@ -111,6 +115,7 @@ def to_row(record: PersonRecord, columns: Mapping[str, str]) -> dict[str, Any]:
         ValueError: as [`check_values`].
     """
     box = record.box
+    values = check_values(record.columns, columns)
     row = {
         "id": record.id,
         "source": record.source,
@@ -121,7 +126,8 @@ def to_row(record: PersonRecord, columns: Mapping[str, str]) -> dict[str, Any]:
         "camera": record.camera,
         "time": None if record.time is None else in_utc(record.time),
         "track": record.track,
-        **check_values(record.columns, columns),
+        CONTENT: record.content or content_state(content_digest(record.image), [record.camera, record.time, values]),
+        **values,
     }
     return {name: None if is_nan(value) else value for name, value in row.items()}
 

@@ -16,7 +16,7 @@ from ..encoders.query_checks import check_query
 from ..processing_gadms import GADMSProcessor
 from .filter import literal
 from .records import WITHOUT_WEIGHT, Query, SearchResult, TrackSummary
-from .schema import columns_without, to_result, user_columns
+from .schema import CONTENT, columns_without, to_result, user_columns
 
 
 AnyQuery = str | Image.Image | Query
@@ -90,7 +90,7 @@ def nearest_persons(
     Excluded are the person in `query.like`, with `group_tracks` the whole track, and those who do not meet
     `condition`, SQL of the table. The schema is an argument, because asking the table for it would be slower.
     """
-    columns = columns_without(schema, "vector")
+    columns = columns_without(schema, "vector", CONTENT)
     conditions = (condition, _excluding(query.like, group_tracks) if query.like else None)
     condition = " AND ".join(f"({each})" for each in conditions if each) or None
     limit = top_k
@@ -107,7 +107,7 @@ def nearest_persons(
 
 def read_persons(table: Table, schema: pa.Schema, condition: str) -> list[SearchResult]:
     """Read the persons that meet a condition (SQL), in the order of source, frame and id. Their score is 1."""
-    rows = table.search().where(condition).select(columns_without(schema, "vector")).to_list()
+    rows = table.search().where(condition).select(columns_without(schema, "vector", CONTENT)).to_list()
     rows.sort(key=lambda row: (row["source"], row["frame"] or 0, row["id"]))
     return _results(table, schema, [(row, 1.0) for row in rows])
 

@@ -2,7 +2,9 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,8 +16,8 @@ from lancedb.index import BTree, IvfRq
 from lancedb.table import Table
 
 from .errors import GalleryBusyError, GalleryFilesMissingError, clear_errors
-from .records import GalleryModel
-from .schema import ADDED, indexed_rows, model_of
+from .records import GalleryModel, counted
+from .schema import ADDED, CONTENT, indexed_rows, model_of
 
 
 try:
@@ -29,6 +31,10 @@ index lookup among a million; a scan of 100,000 takes ten times as long as the l
 KEEP_VERSIONS = timedelta(hours=1)
 """Default age from which earlier versions of the table are deleted. A running reader may still need a younger one."""
 _TABLE = "persons"
+_BUILDING = ".building"
+"""File in an unfinished gallery that is locked while a process works on it."""
+_UNFINISHED = "unfinished-"
+"""Prefix of the folder, in that of a gallery, where its replacement is built."""
 _REFRESH_INTERVAL = timedelta(seconds=1)
 """Interval after which an open table checks for changes by other processes."""
 _UNINDEXED_IDS = 16
@@ -69,26 +75,94 @@ def is_remote(location: str) -> bool:
     return "://" in location
 
 
-def create_table(
-    location: str, schema: pa.Schema, *, overwrite: bool = False, storage_options: dict[str, str] | None = None
-) -> Table:
+def create_table(location: str, schema: pa.Schema, storage_options: dict[str, str] | None = None) -> Table:
     """Create the table of an empty gallery; an existing empty one is replaced.
 
     Raises:
-        FileExistsError: if there is a gallery with persons and `overwrite` is false.
+        FileExistsError: if there is a gallery with persons.
     """
     database = _connect(location, storage_options, "written")
     exists = _has_table(database, location)
-    if exists and not overwrite and (persons := database.open_table(_TABLE).count_rows()):
+    if exists and (persons := database.open_table(_TABLE).count_rows()):
         raise FileExistsError(
-            f"There is already a gallery of {persons} persons in {location}: give another location, or --overwrite "
-            "(in Python overwrite=True) to replace it"
+            f"There is already a gallery of {counted(persons, 'person')} in {location}: add to it with `gadms gallery "
+            "add`, replace it with --overwrite (in Python PersonGallery.rebuild), or give another location"
         )
     with clear_errors(location, "written"):
         table = database.create_table(_TABLE, schema=schema, mode="overwrite" if exists else "create")
         # When two processes add the same person at once, the key lets the second one notice.
         cast(Any, table).set_unenforced_primary_key(["id"])
     return table
+
+
+def write_table(
+    location: str, rows: Iterable[pa.RecordBatch], schema: pa.Schema, storage_options: dict[str, str] | None = None
+) -> Table:
+    """Write the rows of a whole gallery in one commit, in place of the table that is there. Until the commit, and if
+    it fails, the old table is unchanged; open readers see either the old or the new one.
+
+    Raises:
+        OSError: if the table cannot be written.
+    """
+    whole = pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in rows))
+    database = _connect(location, storage_options, "written")
+    mode = "overwrite" if _TABLE in database.list_tables().tables else "create"
+    with writing(location), clear_errors(location, "written"):
+        return database.create_table(_TABLE, data=whole, schema=schema, mode=mode)
+
+
+def unfinished_location(location: str, key: str) -> str:
+    """Where the gallery that is to replace the one in `location` is built: inside it, so on the same disk or store."""
+    return f"{location.rstrip('/')}/{_UNFINISHED}{key}"
+
+
+def open_or_create_table(location: str, schema: pa.Schema, storage_options: dict[str, str] | None = None) -> Table:
+    """Open the table that an interrupted run left, or create an empty one."""
+    database = _connect(location, storage_options, "written")
+    if _TABLE in database.list_tables().tables:
+        return database.open_table(_TABLE)
+    return create_table(location, schema, storage_options)
+
+
+def remove_gallery(location: str, storage_options: dict[str, str] | None = None) -> None:
+    """Delete the table of a gallery with all its versions, and its folder."""
+    _connect(location, storage_options, "written").drop_all_tables()
+    if not is_remote(location):
+        shutil.rmtree(location, ignore_errors=True)
+
+
+def remove_unfinished(location: str, *, unchanged_for: timedelta = timedelta(0)) -> None:
+    """Delete what interrupted runs left in the folder of a gallery, if nothing was written to it for a time. What
+    another process is building stays."""
+    if is_remote(location):
+        return  # folders of a store cannot be listed here
+    for left in Path(location).glob(f"{_UNFINISHED}*"):
+        with building(str(left), alone=True) as abandoned:
+            versions = left / f"{_TABLE}.lance" / "_versions"  # changed by each commit
+            age = time.time() - (versions if versions.is_dir() else left).stat().st_mtime
+            if abandoned and age >= unchanged_for.total_seconds():
+                remove_gallery(str(left))
+
+
+@contextmanager
+def building(location: str, *, alone: bool = False) -> Iterator[bool]:
+    """Mark an unfinished gallery as one that this process works on.
+
+    Yields:
+        `bool`: with `alone`, whether no other process does. Without locks, nobody is known to.
+    """
+    if is_remote(location) or fcntl is None:
+        yield True
+        return
+    with Path(location, _BUILDING).open("a") as file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        except OSError:  # a network disk without locks
+            yield True
+        else:
+            yield True
 
 
 def open_table(location: str, storage_options: dict[str, str] | None = None) -> Table:
@@ -110,6 +184,10 @@ def open_table(location: str, storage_options: dict[str, str] | None = None) -> 
                     f"{how_to_index(location)} --overwrite"
                 )
             return table
+        if not is_remote(location) and any(Path(location).glob(f"{_UNFINISHED}*")):
+            raise FileNotFoundError(
+                f"The gallery in {location} is not finished: repeat the `gadms index --overwrite` that was interrupted"
+            )
     raise FileNotFoundError(f"There is no gallery in {location}: {how_to_index(location)}")
 
 
@@ -167,21 +245,25 @@ def attempt(location: str, table: Table, action: str, call: Callable[[], T]) -> 
 
 
 def migrate(location: str, table: Table) -> None:
-    """Add the column of adding times to the table of an earlier version.
+    """Add the columns of adding times and of contents to the table of an earlier version.
 
-    Its persons get the time of the table's last change: all of them were added by then.
+    Its persons get the time of the table's last change, since all of them were added by then, and an unknown content.
     """
-    if ADDED in table.schema.names:
+    missing = {ADDED, CONTENT} - set(table.schema.names)
+    if not missing:
         return
     # As a cast of an integer, because a quoted time would have no zone.
     microseconds = int(last_change(table).timestamp() * 1_000_000)
-    column = {ADDED: f"arrow_cast({microseconds}, 'Timestamp(Microsecond, Some(\"UTC\"))')"}
+    columns = {
+        ADDED: f"arrow_cast({microseconds}, 'Timestamp(Microsecond, Some(\"UTC\"))')",
+        CONTENT: "CAST(NULL AS STRING)",
+    }
     try:
         with clear_errors(location, "written"):
-            table.add_columns(column)
+            table.add_columns({name: columns[name] for name in missing})
     except OSError:
         table.checkout_latest()
-        if ADDED not in table.schema.names:  # otherwise another process has just added it
+        if missing - set(table.schema.names):  # otherwise another process has just added it
             raise
 
 

@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from PIL import Image
 
+from ..media.folders import Tally
 from ..media.images import MAX_PIXELS, load_image
 from ..media.video import Frame, FrameSource, read_frames
 from .sources import open_source
@@ -141,7 +142,9 @@ class IsolatedSource(FrameSource):
             yield Frame(_image(header["size"], pixels), **header["frame"])
 
     def _take_counts(self, header: Mapping[str, Any]) -> None:
-        self.skipped = Counter(header["skipped"])
+        self._skipped, self.passed_over = (
+            Tally(Counter(header[name]["counts"]), header[name]["examples"]) for name in ("skipped", "passed_over")
+        )
         for name in _COUNTS:
             setattr(self, name, header[name])
 
@@ -301,7 +304,8 @@ def _send_source(output: IO[bytes], order: dict[str, Any]) -> None:
     source = open_source(order["path"], order["every"], per_second=order["per_second"], root=root)
 
     def counts() -> dict[str, Any]:
-        return {"skipped": source.skipped} | {name: getattr(source, name) for name in _COUNTS}
+        tallies = {"skipped": vars(source._skipped), "passed_over": vars(source.passed_over)}
+        return tallies | {name: getattr(source, name) for name in _COUNTS}
 
     _send(output, {"is_video": source.is_video, **counts()})
     for frame in source:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..gallery.person_gallery import open_with_model
 from ..media.detection import PersonBoxFilter, SsdMobileNetDetector
-from .indexer import IndexReport, SourceIndexer, SourceOptions
+from .indexer import BrokenSourceError, IndexReport, SourceIndexer, SourceOptions
 
 
 def index_with_ray(
@@ -21,7 +21,7 @@ def index_with_ray(
     model: str | None = None,
     options: SourceOptions | None = None,
     box_filter: PersonBoxFilter | None = None,
-) -> dict[str, IndexReport | str]:
+) -> dict[str, IndexReport | BrokenSourceError]:
     """Index sources in parallel. Each source is indexed by one worker, and all workers write to the gallery.
 
     Existing persons are skipped, so an interrupted run can be repeated.
@@ -35,7 +35,8 @@ def index_with_ray(
         box_filter (`PersonBoxFilter`, *optional*): selects the boxes of the person detector.
 
     Returns:
-        `dict`: for each source its report, or the message of its error. A failed source does not stop the others.
+        `dict`: for each source its report, or the error that says why it could not be read to its end, which does not
+        stop the others.
 
     Raises:
         ImportError: if the extra `ray` is not installed.
@@ -53,18 +54,27 @@ def index_with_ray(
         address = os.environ.get("RAY_ADDRESS", "local")
         ray.init(address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     try:
-        rows = ray.data.from_items([{"source": source} for source in sources], override_num_blocks=len(sources))
+        # Numbers, since Ray's tables take no name that is not UTF-8.
+        rows = ray.data.from_items([{"number": n} for n in range(len(sources))], override_num_blocks=len(sources))
         rows.context.enable_progress_bars = False
         pool = ActorPoolStrategy(size=min(workers, len(sources)))
-        worker = _worker(gallery, model, options or SourceOptions(), box_filter or PersonBoxFilter())
+        worker = _worker(
+            os.path.abspath(gallery) if "://" not in gallery else gallery,  # workers run in other folders
+            sources,
+            model,
+            options or SourceOptions(),
+            box_filter or PersonBoxFilter(),
+        )
         done = rows.map(worker, compute=pool)
-        return {row["source"]: _report(row) for row in done.iter_rows()}
+        return {sources[row["number"]]: _report(row) for row in done.iter_rows()}
     finally:
         if started_here:
             ray.shutdown()
 
 
-def _worker(gallery: str, model: str | None, options: SourceOptions, box_filter: PersonBoxFilter) -> type:
+def _worker(
+    gallery: str, sources: Sequence[str], model: str | None, options: SourceOptions, box_filter: PersonBoxFilter
+) -> type:
     # A closure, because Ray warns that constructor arguments of actors may be lost.
     class Worker:
         def __init__(self) -> None:
@@ -72,19 +82,19 @@ def _worker(gallery: str, model: str | None, options: SourceOptions, box_filter:
             detector = partial(SsdMobileNetDetector, box_filter=box_filter)
             self._index = SourceIndexer(opened, detector)
 
-        def __call__(self, row: dict[str, Any]) -> dict[str, str | None]:
-            report = error = None
+        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
             try:
-                report = json.dumps(asdict(self._index(options.open(row["source"]), options, progress=False)))
-            except (ValueError, OSError, ImportError) as caught:
-                error = " ".join(str(caught).split())
-            return {"source": row["source"], "report": report, "error": error}
+                frames = options.open(sources[row["number"]])
+                report, problem = self._index(frames, options, progress=False), None
+            except BrokenSourceError as broken:
+                report, problem = broken.report, broken.problem
+            return {"number": row["number"], "report": json.dumps(asdict(report)), "problem": json.dumps(problem)}
 
     return Worker
 
 
-def _report(row: dict[str, Any]) -> IndexReport | str:
-    if row["error"] is not None:
-        return str(row["error"])
+def _report(row: dict[str, Any]) -> IndexReport | BrokenSourceError:
     fields = json.loads(row["report"])
-    return IndexReport(**{**fields, "unused_fields": tuple(fields["unused_fields"])})
+    report = IndexReport(**{**fields, "unused_fields": tuple(fields["unused_fields"])})
+    problem = json.loads(row["problem"])
+    return report if problem is None else BrokenSourceError(problem, report)

@@ -1,10 +1,8 @@
 """Read images of any common kind as 8-bit RGB, with a reason for each image that cannot be read."""
 
 import io
-import os
 import re
 import warnings
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 
@@ -100,7 +98,7 @@ def load_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     if isinstance(source, bytes):
         name, content = f"given as {len(source)} bytes", source
     else:
-        name, content = str(source), _read(Path(source))
+        name, content = str(source), read_image_file(Path(source))
     if not content:
         raise UnreadableImageError(name, UnreadableReason.EMPTY, "it has no content")
     try:
@@ -157,6 +155,20 @@ def _without_long_chunks(png: bytes) -> bytes:
     return b"".join(kept)
 
 
+def read_image_file(path: Path) -> bytes:
+    """Read the content of an image file.
+
+    Raises:
+        UnreadableImageError: if it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except IsADirectoryError as error:
+        raise UnreadableImageError(str(path), UnreadableReason.NOT_AN_IMAGE, "it is a folder") from error
+    except OSError as error:
+        raise UnreadableImageError(str(path), UnreadableReason.MISSING, error.strerror or str(error)) from error
+
+
 def to_jpeg(image: Image.Image, quality: int, *, full_colour: bool = False) -> bytes:
     """Encode an RGB image as the content of a JPEG file.
 
@@ -168,31 +180,6 @@ def to_jpeg(image: Image.Image, quality: int, *, full_colour: bool = False) -> b
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality, subsampling="4:4:4" if full_colour else "4:2:0")
     return buffer.getvalue()
-
-
-def iter_image_files(folder: str | Path) -> Iterator[Path]:
-    """Yield all files below `folder` with an image suffix, in sorted order; hidden files and folders are skipped.
-
-    Raises:
-        NotADirectoryError: if `folder` is not a folder.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is not a folder of images: give an existing folder")
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES):
-                yield Path(parent, name)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except IsADirectoryError as error:
-        raise UnreadableImageError(str(path), UnreadableReason.NOT_AN_IMAGE, "it is a folder") from error
-    except OSError as error:
-        raise UnreadableImageError(str(path), UnreadableReason.MISSING, error.strerror or str(error)) from error
 
 
 def _to_upright_rgb(image: Image.Image, name: str) -> Image.Image:

@@ -13,7 +13,9 @@ from typing import Any
 
 from PIL import Image
 
-from .images import IMAGE_SUFFIXES, UnreadableImageError, iter_image_files, load_image
+from .folders import Tally, list_images
+from .images import IMAGE_SUFFIXES, UnreadableImageError, load_image, read_image_file
+from .names import content_digest, escape_name, file_digest, resolved_name
 from .video_decoding import DecodedFrame, open_video
 
 
@@ -25,6 +27,7 @@ VIDEO_SUFFIXES = (
 """Suffixes of the files that are videos, in lower case; `FrameReader` goes by their content."""
 UNDECODABLE = "does not decode"
 """Reason for skipping a frame that is damaged, or missing from a file that is cut."""
+REPEATED_KEY = "an earlier row has the same key"
 TIME_TOLERANCE = 0.001
 """Seconds by which a frame may come before the interval that it is selected for: many containers round to it."""
 
@@ -35,10 +38,14 @@ class Frame:
 
     Attributes:
         image (`PIL.Image.Image`): in mode RGB.
-        source (`str`): the image file, the video, or the position in an archive or a table.
+        source (`str`): path or URL of the image or video, the member of an archive, or the row of a table; see
+            [`~modeling_gadms.indexing.sources.open_source`]. In a name that is not UTF-8, bytes are escaped.
         index (`int`, *optional*): frame number in the video, from 0; `None` for an image file.
         time_seconds (`float`, *optional*): time in the video; `None` for an image file.
         fields (`Mapping[str, Any]`): further fields from the source.
+        content (`str`, *optional*): digest of the image file or of the video, to notice that it was replaced.
+        key (`str`, *optional*): what identifies the image in place of `source`.
+        row (`int`, *optional*): number of the row in a table, from 1.
     """
 
     image: Image.Image
@@ -46,30 +53,74 @@ class Frame:
     index: int | None = None
     time_seconds: float | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    content: str | None = None
+    key: str | None = None
+    row: int | None = None
+
+    @property
+    def place(self) -> str:
+        """Where the image is, for messages: the row of a table, or else the source."""
+        return self.source if self.row is None else f"row {self.row}"
 
 
-Item = tuple[str, Callable[[], Image.Image], Mapping[str, Any]]
-"""The name of an image, a function that loads it, and its fields (metadata)."""
+@dataclass(frozen=True)
+class Item:
+    """An image of a source that is not read yet.
+
+    Attributes:
+        read (`Callable[[], bytes | PIL.Image.Image]`): returns the content of its file, or an image.
+        name (`str`, *optional*): its name; by default it is named by its content.
+        fields, key, row: as in [`Frame`].
+    """
+
+    read: Callable[[], bytes | Image.Image]
+    name: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    key: str | None = None
+    row: int | None = None
 
 
 class SkippedImageError(ValueError):
-    """An image that is skipped before it is decoded, with the reason to count it by."""
+    """An image that is skipped before it is decoded.
+
+    Attributes:
+        reason (`str`): to count it by.
+        detail (`str`, *optional*): for the report.
+    """
+
+    def __init__(self, reason: str, detail: str | None = None):
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
 
 
 class FrameSource(ABC):
     """Base class of the readers of images and videos: iterates over `Frame`s and counts those that it skips.
 
-    The attributes are those of [`FrameReader`]; `source` is the name for messages.
+    The attributes are those of [`FrameReader`], and:
+
+    Attributes:
+        columns (`Mapping[str, str]`): additional columns that a new gallery of this source should have.
     """
 
     is_video = False
     undecodable = 0
+    columns: Mapping[str, str] = {}
 
-    def __init__(self, source: Any, expected: int | None):
+    def __init__(self, source: Any, expected: int | None, name: str | None = None):
         self.source = source
+        self.name = str(source) if name is None else name
         self._expected = expected
         self.seen = 0
-        self.skipped: Counter[str] = Counter()
+        self._skipped = Tally()
+        self.passed_over = Tally()
+
+    @property
+    def skipped(self) -> Counter[str]:
+        return self._skipped.counts
+
+    @property
+    def examples(self) -> dict[str, list[str]]:
+        return self._skipped.examples
 
     @property
     def expected(self) -> int | None:
@@ -77,21 +128,41 @@ class FrameSource(ABC):
 
     @abstractmethod
     def _items(self) -> Generator[Item, None, None]:
-        """Yield the images in order, before they are loaded."""
+        """Yield the images in order, before they are read."""
+
+    def skip(self, reason: str, place: str) -> None:
+        """Count an image that was seen and cannot be used."""
+        self._skipped.add(reason, place)
 
     def __iter__(self) -> Iterator[Frame]:
-        self.seen, self.skipped = 0, Counter()
+        self.seen, self._skipped = 0, Tally()
+        earlier: set[int] = set()
+        repetitions: Counter[int] = Counter()
         with closing(self._items()) as items:
-            for name, load, fields in items:
+            for item in items:
                 self.seen += 1
+                place = item.name or self.name if item.row is None else f"row {item.row}"
                 try:
-                    image = load()
+                    content = item.read()
+                    digest = content_digest(content)
+                    image = load_image(content)
                 except UnreadableImageError as error:
-                    self.skipped[error.reason.value] += 1
+                    self.skip(error.reason.value, place)
+                    continue
                 except SkippedImageError as error:
-                    self.skipped[str(error)] += 1
-                else:
-                    yield Frame(image, name, fields=fields)
+                    self.skip(error.reason, f"{place}: {error.detail}" if error.detail else place)
+                    continue
+                name = escape_name(item.name or f"{self.name}/{digest}")
+                key = item.key
+                identity = hash(key or name)  # instead of the text, which takes several times as much memory
+                if identity in earlier:
+                    if key is not None:
+                        self.skip(REPEATED_KEY, place)
+                        continue
+                    repetitions[identity] += 1
+                    key = f"{name}\0{repetitions[identity]}"  # no file has such a name
+                earlier.add(identity)
+                yield Frame(image, name, fields=item.fields, content=digest, key=key, row=item.row)
 
 
 class FrameReader(FrameSource):
@@ -103,6 +174,7 @@ class FrameReader(FrameSource):
         per_second (`float`, *optional*): read the first frame of each `1 / per_second` seconds of a video, instead of
             `every`. Frames are selected by their times, so that the frame rate may vary; if it is lower, all are read.
         root (`Path`, *optional*): folder that source names are relative to.
+        name (`str`, *optional*): name of the video or the folder in a gallery; by default its resolved path.
 
     Attributes:
         is_video (`bool`): whether `source` is a video.
@@ -111,6 +183,8 @@ class FrameReader(FrameSource):
         seen (`int`): frames seen so far, including unreadable ones. After a full iteration,
             `seen` = frames yielded + `skipped.total()`.
         skipped (`Counter[str]`): number of unreadable frames, by reason.
+        passed_over (`Tally`): other files of a folder, by kind. Images + passed over = files and unread folders there.
+        examples (`dict[str, list[str]]`): for each reason in `skipped`, the first three places.
         undecodable (`int`): frames of the video that are damaged or missing, also those that would not have been read.
             The unknown number of frames that a cut file lacks counts as one.
 
@@ -121,10 +195,17 @@ class FrameReader(FrameSource):
     """
 
     def __init__(
-        self, source: str | Path, every: int = 1, *, per_second: float | None = None, root: Path | None = None
+        self,
+        source: str | Path,
+        every: int = 1,
+        *,
+        per_second: float | None = None,
+        root: Path | None = None,
+        name: str | None = None,
     ):
-        super().__init__(Path(source), None)
+        super().__init__(Path(source), None, relative_name(Path(source), root) if name is None else name)
         self._root = root
+        self._renamed = name is not None
         if every < 1:
             raise ValueError(f"every must be 1 or more, not {every}: every n-th frame is read")
         if per_second is not None and not 0 < per_second < math.inf:
@@ -144,9 +225,12 @@ class FrameReader(FrameSource):
                 f"per_second ({per_second}) applies to videos, and {self.source} is not a video: give every instead"
             )
         else:
-            self._files = [self.source] if is_image else list(iter_image_files(self.source))
+            self._files = [self.source]
+            if not is_image:
+                self._files, self.passed_over = list_images(self.source)
             if not self._files:
-                raise ValueError(f"{self.source} contains no image file")
+                others = f", but {self.passed_over}: give a video or an archive by its own path"
+                raise ValueError(f"{self.source} contains no image file{others if self.passed_over.counts else ''}")
 
     @cached_property
     def expected(self) -> int:
@@ -160,11 +244,18 @@ class FrameReader(FrameSource):
 
     def _items(self) -> Generator[Item, None, None]:
         for path in self._files[:: self.every]:
-            yield relative_name(path, self._root), partial(load_image, path), {}
+            yield Item(partial(read_image_file, path), self._name_of(path))
+
+    def _name_of(self, path: Path) -> str:
+        if path == self.source:
+            return self.name
+        if self._renamed:
+            return f"{self.name}/{path.relative_to(self.source).as_posix()}"
+        return relative_name(path, self._root) if self._root else resolved_name(path, follow=False)
 
     def _iter_video(self) -> Iterator[Frame]:
-        self.seen, self.skipped, self.undecodable = 0, Counter(), 0
-        name, is_selected = relative_name(self.source, self._root), self._selection()
+        self.seen, self._skipped, self.undecodable = 0, Tally(), 0
+        name, content, is_selected = escape_name(self.name), file_digest(self.source), self._selection()
         with open_video(self.source) as video:
             decoded = 0
             for frame in video.frames():
@@ -175,10 +266,10 @@ class FrameReader(FrameSource):
                 self.seen += 1
                 image = frame.to_image()
                 if image is None:
-                    self.skipped[UNDECODABLE] += 1
+                    self.skip(UNDECODABLE, f"frame {frame.index}")
                     self.undecodable += not frame.is_lost
                 else:
-                    yield Frame(image, name, frame.index, frame.time_seconds)
+                    yield Frame(image, name, frame.index, frame.time_seconds, content=content)
             if not decoded:
                 raise ValueError(f"The video {self.source} contains no frame that decodes: is it complete?")
 
@@ -198,8 +289,8 @@ class FrameReader(FrameSource):
 
 
 def relative_name(path: Path, root: Path | None) -> str:
-    """Name of a file in a gallery: its path, relative to `root` if given."""
-    return str(path.relative_to(root) if root else path)
+    """Name of a file in a gallery: its resolved path, or its path relative to `root`."""
+    return str(path.relative_to(root)) if root else resolved_name(path)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ..gallery.person_gallery import SearchResult
 from ..indexing.isolation import load_frame
 from ..indexing.jobs import IndexJob, JobState
 from ..media.images import IMAGE_SUFFIXES, to_jpeg
+from ..media.names import unescape_name
 from ..media.video import VIDEO_SUFFIXES
 
 
@@ -128,7 +129,7 @@ def frame_with_box(result: SearchResult, folders: Sequence[Path]) -> Image.Image
 
 def _file_of(source: str, folders: Sequence[Path]) -> Path | None:
     for folder in folders:
-        path = (folder / source).resolve()
+        path = (folder / unescape_name(source)).resolve()
         if path.is_relative_to(folder.resolve()) and path.is_file():
             return path
     return None

@@ -79,5 +79,5 @@ def test_nothing_is_overwritten(tmp_path, gallery):
     (tmp_path / "space").mkdir()
     (tmp_path / "space" / "mine.txt").touch()
     made = make_space("--gallery", gallery, "--out", tmp_path / "space")
-    assert made.returncode != 0 and "space is not empty" in made.stderr
+    assert made.returncode != 0 and "space already exists" in made.stderr
     assert [file.name for file in (tmp_path / "space").iterdir()] == ["mine.txt"]

@@ -11,6 +11,8 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from modeling_gadms.encoders.atomic_files import write_atomically
+
 from .words import COMMAND, MARKUP, folded, is_foreign_letter
 
 
@@ -123,7 +125,7 @@ class TemplateSet:
         content = {"format": FORMAT, "version": self.version, "language": self.language}
         content |= {"origin": self.origin, "templates": self.templates}
         text = json.dumps(content, default=asdict, indent=2, ensure_ascii=False)
-        Path(path).write_text(text + "\n", encoding="utf-8", newline="\n")
+        write_atomically(Path(path), text + "\n")
 
 
 def template_problem(text: str) -> str | None:

@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
-from modeling_gadms.media.images import iter_image_files, to_jpeg
+from modeling_gadms.media.folders import list_images
+from modeling_gadms.media.images import to_jpeg
 from modeling_gadms.media.video import count_frames, read_frames
 
 from ..blocks import ROW_SCHEMA, stable_id
@@ -192,7 +193,7 @@ def read_shard(shard: Shard) -> pa.Table:
 
 def _plan_folder(source: SourceSettings, images_per_shard: int, position: int) -> _Planned:
     root = Path(source.path)
-    names = [file.relative_to(root).as_posix() for file in iter_image_files(root)]
+    names = [file.relative_to(root).as_posix() for file in list_images(root)[0]]
     shards = []
     for start in range(0, len(names), images_per_shard):
         files = tuple(names[start : start + images_per_shard])

@@ -47,6 +47,20 @@ def test_a_tokenizer_of_another_model_is_refused(model_folder, processor):
         load_model_and_processor(model_folder)
 
 
+@pytest.mark.parametrize("name", ["nosuch", "me/nosuch", "./nosuch", "/no/such/model", "~/nosuch", "", " "])
+def test_a_model_that_does_not_exist_is_named(name, model_folder):
+    with pytest.raises(FileNotFoundError, match=f"There is no model.*'{name}'"):
+        load_model_and_processor(name)
+
+
+def test_a_file_is_no_model_and_the_home_folder_may_be_written_short(model_folder, monkeypatch):
+    with pytest.raises(ValueError, match="model.safetensors is a file, not the folder of a model: convert"):
+        load_model_and_processor(model_folder / "model.safetensors")
+    monkeypatch.setenv("HOME", str(model_folder.parent))
+    model, _ = load_model_and_processor(f"~/{model_folder.name}")
+    assert model.name_or_path == str(model_folder)
+
+
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(ValueError, match=str(tmp_path)):
         load_model_and_processor(tmp_path)

@@ -3,6 +3,7 @@
 import csv
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import datasets
@@ -15,7 +16,7 @@ from PIL import Image
 from modeling_gadms.gallery import person_gallery as gallery
 from modeling_gadms.gallery import storage
 from modeling_gadms.gallery.errors import GalleryBusyError
-from modeling_gadms.gallery.person_gallery import AddReport, PersonGallery, PersonRecord
+from modeling_gadms.gallery.person_gallery import AddReport, PersonGallery, PersonRecord, Query
 from modeling_gadms.media.detection import PersonBox
 
 
@@ -31,10 +32,13 @@ def records(numbers, **fields) -> list[PersonRecord]:
     return [PersonRecord(picture(number), f"{number:02}.png", camera="gate-1", **fields) for number in numbers]
 
 
+VALUES = {"brand": "Nordlys", "price": 20, "in_stock": True}
+
+
 @pytest.fixture
 def filled(tmp_path, model, processor) -> PersonGallery:
     made = PersonGallery.create(tmp_path / "gallery", model, processor, columns=COLUMNS)
-    made.add(records(range(20), columns={"brand": "Nordlys", "price": 20, "in_stock": True}))
+    made.add(records(range(20), columns=VALUES))
     return made
 
 
@@ -50,16 +54,69 @@ def test_who_is_there_already_is_left_alone_and_not_embedded_again(filled, monke
         return encode(model, processor, (embedded.append(image) or image for image in images), **options)
 
     monkeypatch.setattr(gallery, "encode_images", counted)
-    assert filled.add(records(range(15, 25))) == AddReport(added=5, already_there=5)
+    assert filled.add(records(range(15, 25), columns=VALUES)) == AddReport(added=5, already_there=5)
     assert len(embedded) == 5
-    assert filled.add(records([3, 30, 30, 3])) == AddReport(added=1, already_there=3)
+    assert filled.add(records([3, 30, 30, 3], columns=VALUES)) == AddReport(added=1, already_there=3)
     assert len(filled) == 26
+
+
+def test_who_has_changed_is_replaced(filled, tmp_path):
+    """By another image, camera, time or column; also within one addition, and in a table of an earlier version."""
+    same, dearer = records([0], columns=VALUES), records([1], columns=VALUES | {"price": 25})
+    elsewhere = [replace(records([2], columns=VALUES)[0], camera="gate-2")]
+    redrawn = [replace(records([3], columns=VALUES)[0], image=picture(103))]
+    assert filled.add(same + dearer + elsewhere + redrawn) == AddReport(added=0, already_there=1, updated=3)
+    assert len(filled) == 20
+    found = {result.source: result for result in filled.search(Query(image=picture(103)), 20)}
+    assert list(found)[0] == "03.png"
+    assert (found["01.png"].columns["price"], found["02.png"].camera) == (25.0, "gate-2")
+    assert filled.add(same + dearer + elsewhere + redrawn) == AddReport(added=0, already_there=4)
+
+    twice = [replace(record, image=picture(50)) for record in records([40, 40], columns=VALUES)]
+    twice[1] = replace(twice[1], image=picture(60))  # the later one stays
+    assert filled.add(twice) == AddReport(added=1, already_there=0, updated=1)
+    assert filled.search(Query(image=picture(60)), 1)[0].source == "40.png"
+
+    filled.update({"camera": "by hand"}, ids=[same[0].id])
+    assert filled.add(same) == AddReport(
+        added=0, already_there=1
+    )  # the source is as it was, and the hand's work stays
+    assert filled.get([same[0].id])[0].camera == "by hand"
+
+    filled._table.drop_columns(["content"])
+    old = PersonGallery.open(tmp_path / "gallery", *filled._encoders)
+    assert len(old.search("a coat", 30)) == 21
+    assert old.add(same) == AddReport(added=0, already_there=0, updated=1)  # nobody knows what it was
+    assert old.add(same) == AddReport(added=0, already_there=1)
+    assert old.verify().sound
+
+
+def test_who_has_changed_is_there_once_in_a_gallery_with_indexes(tmp_path, model, processor, monkeypatch):
+    monkeypatch.setattr(storage, "INDEX_FROM_ROWS", 300)
+    made = PersonGallery.create(tmp_path / "gallery", model, processor)
+    persons = records(range(400))
+    made.add(persons)
+    assert {"id_idx", "vector_idx"} <= {index.name for index in made._table.list_indices()}
+    changed = [replace(person, image=picture(1000 + number)) for number, person in enumerate(persons[:100])]
+    assert made.add(changed + persons[100:]) == AddReport(added=0, already_there=300, updated=100)
+    assert made.verify().sound and len(made) == 400
+    assert made.search(Query(image=picture(1003)), 1)[0].source == "03.png"
+
+
+def test_persons_of_a_replaced_file_are_removed(filled):
+    state = records([5])[0]
+    filled.add(
+        [replace(state, source="v.mp4", frame=number, content=f"{'new' if number else 'old'}-1") for number in (0, 1)]
+    )
+    assert filled.remove_outdated({"v.mp4": "new", "05.png": "new"}) == 2
+    assert [result.frame for result in filled.search("a coat", 30, where="source IN ('v.mp4', '05.png')")] == [1]
+    assert filled.remove_outdated({"v.mp4": "new"}) == 0
 
 
 def test_a_second_gallery_object_adds_nobody_twice(filled, tmp_path, model, processor, monkeypatch):
     """As if both looked up the ids before either wrote: the primary key of the table excludes the second row."""
     other = PersonGallery.open(tmp_path / "gallery", model, processor)
-    monkeypatch.setattr(PersonGallery, "_existing_ids", lambda self, ids: set())
+    monkeypatch.setattr(PersonGallery, "_stored_states", lambda self, ids: {})
     assert other.add(records(range(18, 23))) == AddReport(added=3, already_there=2)
     assert len(PersonGallery.open(tmp_path / "gallery", model, processor)) == 23
 

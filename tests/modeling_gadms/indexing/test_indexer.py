@@ -1,17 +1,20 @@
 """Counts of indexed and skipped images and persons add up."""
 
 import io
-from datetime import UTC, datetime, timedelta
+import os
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from modeling_gadms.gallery.person_gallery import PersonGallery
-from modeling_gadms.indexing.indexer import NO_PERSON, IndexProgress, index_frames
-from modeling_gadms.indexing.sources import RowReader
+from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
+from modeling_gadms.indexing.indexer import NO_PERSON, WRONG_VALUE, BrokenSourceError, IndexProgress, index_frames
+from modeling_gadms.indexing.sources import RowReader, open_source
 from modeling_gadms.media.detection import PersonBox
+from modeling_gadms.media.names import unescape_name
 from modeling_gadms.media.video import FrameReader
 
 
@@ -36,7 +39,8 @@ def test_a_folder_of_persons_seen_is_added_plus_skipped_by_reason(gallery, perso
     assert report.seen == report.used + sum(report.skipped.values())
     assert set(report.skipped) == {"missing", "empty file", "truncated", "not an image", "too large", "too small"}
     assert len(gallery) == 12
-    assert str(report).splitlines()[:2] == ["12 persons from 12 of 18 images", "  skipped 1: empty file"]
+    lines = ["12 persons from 12 of 18 images", f"  skipped 1: empty file ({person_folder / 'empty.jpg'})"]
+    assert str(report).splitlines()[:2] == lines
     assert {result.source for result in gallery.search("a person", 20)} == {
         str(person_folder / f"person{number:02d}.png") for number in range(12)
     }
@@ -74,7 +78,7 @@ def test_one_track_is_one_result_with_its_best_crops(gallery, tmp_path):
     write_track(tmp_path / "v.avi")
     report = index_frames(gallery, FrameReader(tmp_path / "v.avi"), detector=red_detector, progress=False)
     assert (report.found, report.tracks, report.persons, report.skipped_crops) == (40, 1, 3, 37)
-    assert "1 tracks; 37 crops of lower quality skipped" in str(report)
+    assert "1 track; 37 crops of lower quality skipped" in str(report)
     (result,) = gallery.search("a person in red")
     assert (result.track, result.track_summary.persons) == (0, 3)
     assert [crop.frame // 10 for crop in gallery.crops(result.source, result.track)] == [0, 1, 2]
@@ -133,6 +137,38 @@ def test_what_a_table_says_goes_into_columns_and_the_rest_is_named(tmp_path, mod
     assert (second.columns, second.camera, second.time) == ({"price": None}, "elsewhere", None)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"time": "soon"},
+        {"time": datetime.max.replace(tzinfo=timezone(timedelta(hours=-9)))},
+        {"stock": 2**63},
+        {"stock": "many"},
+    ],
+)
+def test_a_row_whose_value_fits_no_column_is_counted_and_the_next_one_is_read(tmp_path, model, processor, wrong):
+    gallery = PersonGallery.create(tmp_path / "g", model, processor, columns={"title": "string", "stock": "integer"})
+    image = Image.new("RGB", (16, 32))
+    rows = [{"image": image, "stock": -(2**63)}, {"image": image, **wrong}, {"image": image, "title": "🧥\n"}]
+    report = index_frames(gallery, RowReader(rows, "t"), progress=False)
+    assert (report.seen, report.persons, report.unread, report.skipped) == (3, 2, 1, {WRONG_VALUE: 1})
+    (example,) = report.examples[WRONG_VALUE]
+    assert example.startswith("row 2: ") and str(*wrong) in example
+    assert len(gallery) == 2
+
+
+def test_a_source_that_breaks_off_keeps_its_persons_and_raises_with_its_counts(gallery):
+    def rows():
+        yield from ({"image": Image.new("RGB", (16, 32), (number, 0, 0))} for number in range(3))
+        raise ZeroDivisionError("no such row")
+
+    with pytest.raises(
+        BrokenSourceError, match=r"ZeroDivisionError: no such row \(after 3 images, with 3 persons"
+    ) as broken:
+        index_frames(gallery, RowReader(rows(), "t"), progress=False)
+    assert (broken.value.report.seen, broken.value.report.persons, len(gallery)) == (3, 3, 3)
+
+
 def test_progress_is_told_for_each_picture(gallery, person_folder):
     told: list[IndexProgress] = []
     index_frames(gallery, FrameReader(person_folder), progress=told.append)
@@ -164,3 +200,114 @@ def test_more_frames_than_allowed_are_refused_before_or_as_they_come(gallery, tm
     with pytest.raises(ValueError, match="has more than 39 frames; the maximum is"):
         index_frames(gallery, frames, detector=red_detector, max_frames=39, progress=False)
     assert index_frames(gallery, frames, detector=red_detector, max_frames=40, progress=False).seen == 40
+
+
+def counts(report) -> tuple[int, int, int, int]:
+    assert report.found == report.persons + report.updated + report.already_there + report.skipped_crops
+    assert report.seen == report.used + sum(report.skipped.values())
+    return report.persons, report.updated, report.already_there, report.outdated
+
+
+def add(gallery, source, **options):
+    return index_frames(gallery, open_source(source, **options), progress=False)
+
+
+def test_what_has_changed_in_a_source_is_updated_and_nothing_is_there_twice(gallery, tmp_path, monkeypatch):
+    for day, colour in (("mon", "red"), ("tue", "blue")):
+        (tmp_path / day / "persons").mkdir(parents=True)
+        Image.new("RGB", (16, 32), colour).save(tmp_path / day / "persons" / "a.png")
+    monkeypatch.chdir(tmp_path / "mon")
+    assert counts(add(gallery, "persons")) == (1, 0, 0, 0)
+    assert counts(add(gallery, "../mon/persons/a.png")) == counts(add(gallery, tmp_path / "mon")) == (0, 0, 1, 0)
+    monkeypatch.chdir(tmp_path / "tue")
+    assert counts(add(gallery, "persons")) == (1, 0, 0, 0)
+    Image.new("RGB", (16, 32), "green").save("persons/a.png")
+    report = add(gallery, "persons")
+    assert counts(report) == (0, 1, 0, 0)
+    assert "1 person updated, because the source has changed" in str(report)
+    first = gallery.search(Image.new("RGB", (16, 32), "green"), 1)[0]
+    assert (first.source, first.score) == (f"{tmp_path}/tue/persons/a.png", pytest.approx(1, abs=1e-3))
+    assert len(gallery) == 2
+
+
+def test_a_row_at_the_top_of_a_table_a_changed_price_and_bad_values(tmp_path, model, processor):
+    gallery = PersonGallery.create(tmp_path / "g", model, processor, columns={"price": "float", "sku": "string"})
+    for number in range(3):
+        Image.new("RGB", (16, 32), (80 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    table = tmp_path / "t.csv"
+    table.write_text("image_path,price,sku,camera,time\n0.png,2.5,007,3,2026-11-25\n1.png,NaN,8.0,3,1764057600\n")
+    assert counts(add(gallery, table)) == (2, 0, 0, 0)
+    table.write_text(
+        "image_path,price,sku,camera,time\n2.png,7,009,3,\n0.png,2.5,007,3,2026-11-25\n1.png,4,8.0,3,1764057600\n"
+        '0.png,"12,50",1,3,\n'
+    )
+    report = add(gallery, table)
+    assert counts(report) == (1, 1, 1, 0)
+    assert report.examples == {WRONG_VALUE: ["row 4: price: '12,50' is not a float"]}
+    found = {Path(result.source).name: result for result in gallery.search("a person")}
+    assert {name: result.columns for name, result in found.items()} == {
+        "0.png": {"price": 2.5, "sku": "007"},
+        "1.png": {"price": 4.0, "sku": "8.0"},
+        "2.png": {"price": 7.0, "sku": "009"},
+    }
+    assert {result.camera for result in found.values()} == {"3"}
+    times = [found[name].time and found[name].time.isoformat() for name in ("0.png", "1.png", "2.png")]
+    assert times == ["2026-11-25T00:00:00+00:00", "2025-11-25T08:00:00+00:00", None]
+
+
+def test_videos_of_one_name_keep_their_tracks_apart_and_a_replaced_one_leaves_nobody(gallery, tmp_path, monkeypatch):
+    for day, seen in (("mon", range(10)), ("tue", range(5, 15))):
+        (tmp_path / day).mkdir()
+        write_track(tmp_path / day / "cctv.avi", frames=15, seen=seen)
+        monkeypatch.chdir(tmp_path / day)
+        report = index_frames(gallery, open_source("cctv.avi"), detector=red_detector, progress=False)
+        assert report.tracks == 1 and report.persons
+    assert len(gallery.search("a person")) == 2
+    write_track(tmp_path / "mon" / "cctv.avi", frames=15, seen=range(10, 15))
+    before = len(gallery)
+    report = index_frames(gallery, open_source("../mon/cctv.avi"), detector=red_detector, progress=False)
+    assert report.outdated == before + report.persons - len(gallery) > 0
+    assert "removed, because the file was replaced" in str(report)
+    tracks = {result.source: result.track_summary.start_seconds for result in gallery.search("a person")}
+    assert tracks == {
+        f"{tmp_path}/mon/cctv.avi": pytest.approx(1, abs=0.6),
+        f"{tmp_path}/tue/cctv.avi": pytest.approx(0.5),
+    }
+
+
+def test_a_gallery_of_an_earlier_version_goes_on_under_its_names(gallery, tmp_path, monkeypatch):
+    (tmp_path / "persons").mkdir()
+    Image.new("RGB", (16, 32), "red").save(tmp_path / "persons" / "a.png")
+    gallery.add([PersonRecord(Image.new("RGB", (16, 32), "red"), "persons/a.png")])  # as it was named before
+    gallery._table.drop_columns(["content"])
+    old = PersonGallery.open(tmp_path / "gallery", *gallery._encoders)
+    assert counts(add(old, tmp_path / "persons", name="persons")) == (0, 1, 0, 0)  # its content was unknown
+    assert counts(add(old, tmp_path / "persons", name="persons")) == (0, 0, 1, 0)
+    assert counts(add(old, tmp_path / "persons")) == (1, 0, 0, 0)
+
+
+def test_the_account_of_a_folder_adds_up(gallery, person_folder):
+    for name in ("a.mp4", "b.mp4", "notes.txt", ".hidden.png"):
+        (person_folder / name).touch()
+    report = add(gallery, person_folder)
+    assert report.passed_over == {".mp4": 2, ".txt": 1, "hidden": 1}
+    assert report.used + sum(report.skipped.values()) + sum(report.passed_over.values()) == 22
+    assert "  passed over 2: .mp4 (a.mp4, b.mp4)" in str(report).splitlines()
+
+
+def test_names_that_are_not_utf_8_are_indexed_whatever_the_source(gallery, tmp_path):
+    folder = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"stra\xdfe")))
+    folder.mkdir()
+    image = Image.new("RGB", (16, 32), "red")
+    with open(folder / os.fsdecode(b"\xe9.png"), "wb") as file:
+        image.save(file, "PNG")
+    write_track(tmp_path / "v.avi", frames=5)
+    video = (tmp_path / "v.avi").rename(folder / os.fsdecode(b"\xe9.avi"))
+    table = folder / os.fsdecode(b"\xe9.csv")
+    table.write_bytes(b"image_path,camera\n\xe9.png,stra\xdfe\n")  # as a table in Latin-1 writes it
+    assert counts(add(gallery, folder)) == (1, 0, 0, 0)
+    assert counts(add(gallery, table)) == (0, 1, 0, 0)
+    assert index_frames(gallery, open_source(video), detector=red_detector, progress=False).persons
+    names = {unescape_name(result.source) for result in gallery.search("a person", 99)}
+    assert names == {str(folder / os.fsdecode(b"\xe9.png")), str(video)}
+    assert gallery.search("a person", where=r"camera = 'stra\xdfe'")

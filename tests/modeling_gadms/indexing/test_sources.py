@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,10 @@ from PIL import Image
 
 from modeling_gadms.indexing import sources
 from modeling_gadms.indexing.sources import ArchiveReader, RowReader, open_source
-from modeling_gadms.media.video import FrameReader
+from modeling_gadms.media.folders import SERVER_FOLDER
+from modeling_gadms.media.images import IMAGE_SUFFIXES
+from modeling_gadms.media.names import content_digest
+from modeling_gadms.media.video import REPEATED_KEY, FrameReader
 
 
 COLOURS = [(200, 10, 10), (10, 200, 10), (10, 10, 200), (200, 200, 10)]
@@ -139,8 +143,8 @@ def test_a_csv_of_files_beside_it(tmp_path):
     reader = open_source(tmp_path / "t.csv")
     frames = list(reader)
     assert colours(frames) == COLOURS[:2]
-    assert frames[0].fields == {"price": 2.5, "brand": "Acme"}
-    assert frames[0].source == f"{tmp_path}/t.csv/0"
+    assert frames[0].fields == {"image_path": "pictures/0.png", "price": "2.5", "brand": "Acme"}
+    assert frames[0].source == f"{tmp_path}/pictures/0.png"
     assert (reader.expected, reader.seen, dict(reader.skipped)) == (3, 3, {"missing": 1})
 
 
@@ -155,7 +159,8 @@ def test_a_parquet_file_as_datasets_stores_pictures(tmp_path):
     frames = list(reader)
     assert colours(frames) == COLOURS[:1]
     assert frames[0].fields == {"camera": "a"}
-    assert dict(reader.skipped) == {"not an image": 2}
+    assert dict(reader.skipped) == {"the row has no image": 1, "not an image": 1}
+    assert reader.examples == {"the row has no image": ["row 2"], "not an image": ["row 3"]}
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -169,7 +174,7 @@ def test_a_datasets_object(streaming):
     frames = list(reader)
     assert colours(frames) == COLOURS
     assert [frame.fields["person_id"] for frame in frames] == [0, 1, 2, 3]
-    assert frames[2].source == "persons/test/2"
+    assert frames[2].source == f"persons/test/{content_digest(png(COLOURS[2]))}"
     assert (reader.expected, reader.seen, dict(reader.skipped)) == (None if streaming else 5, 5, {"not an image": 1})
 
 
@@ -268,7 +273,7 @@ def test_a_table_of_urls_in_its_order_and_what_was_not_fetched_by_reason(tmp_pat
     frames = list(reader)
     assert colours(frames) == [COLOURS[2], COLOURS[0], COLOURS[1], COLOURS[3]]
     assert [frame.source for frame in frames] == [f"{address}/{name}" for name in ("2", "0", "moved", "3")]
-    assert frames[0].fields == {"price": 1.5}
+    assert frames[0].fields == {"url": f"{address}/2", "price": 1.5}
     assert dict(reader.skipped) == {
         "not fetched: HTTP 404": 1,
         "not an image": 1,
@@ -313,3 +318,133 @@ def test_reading_that_is_given_up_leaves_no_thread_behind(tmp_path, address):
     next(frames)
     frames.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fetch")]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Identity, and what is passed over.
+# ---------------------------------------------------------------------------------------------------------------------
+def test_members_of_an_archive_with_dots_in_their_names_and_all_others_are_accounted_for(tmp_path):
+    members = {
+        "Screenshot 2026-11-25 at 8.00.00.png": png(COLOURS[0]),
+        "Screenshot 2026-11-25 at 8.00.00.json": b'{"camera": "own"}',
+        "Screenshot 2026-11-25 at 8.00.05.png": png(COLOURS[1]),
+        "0001.json": b'{"camera": "of the key"}',  # as WebDataset has it
+        "0001.left.png": png(COLOURS[2]),
+        "0002.json": b'{"camera": "nobody"}',
+        "0003.txt": b"a person",
+        "@eaDir/4.png": png(COLOURS[3]),
+        "__MACOSX/._0001.png": b"resource fork",
+        os.fsdecode(b"caf\xe9.png"): png(COLOURS[3]),
+    }
+    path = write_archive(tmp_path / "s.tar", members)
+    with tarfile.open(path, "a") as archive:
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.LNKTYPE, "0001.left.png"
+        archive.addfile(link)
+    reader = open_source(path)
+    frames = list(reader)
+    assert colours(frames) == COLOURS
+    assert [frame.fields.get("camera") for frame in frames] == ["own", None, "of the key", None]
+    assert frames[0].source == f"{path}/Screenshot 2026-11-25 at 8.00.00.png"
+    assert frames[3].source == rf"{path}/caf\xe9.png"
+    assert reader.passed_over.counts == {
+        ".json": 1,
+        ".txt": 1,
+        SERVER_FOLDER: 2,
+        "link or special file in an archive": 1,
+    }
+    used_fields = 2
+    assert reader.seen + reader.passed_over.counts.total() + used_fields == len(members) + 1
+
+
+def test_more_images_of_one_key_than_may_wait_are_all_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_MAX_GROUP", 3)
+    path = write_archive(tmp_path / "s.tar", {f"frame.{number:04}.png": png((number, 0, 0)) for number in range(8)})
+    assert colours(open_source(path)) == [(number, 0, 0) for number in range(8)]
+
+
+def identities(reader) -> dict[tuple[int, int, int], str]:
+    return {frame.image.getpixel((3, 3)): frame.key or frame.source for frame in reader}
+
+
+def test_a_source_is_the_same_by_every_path_and_by_the_name_that_it_is_given(tmp_path, monkeypatch):
+    folder = tmp_path / "mon" / "p"
+    folder.mkdir(parents=True)
+    (folder / "a.png").write_bytes(png(COLOURS[0]))
+    write_archive(folder / "s.tar", {"x.png": png(COLOURS[1])})
+    (folder / "t.csv").write_text("image_path\na.png\n")
+    monkeypatch.chdir(tmp_path)
+    for name, expected in (("", "a.png"), ("a.png", "a.png"), ("s.tar", "s.tar/x.png"), ("t.csv", "a.png")):
+        spellings = [f"mon/p/{name}", f"mon/../mon/p/{name}", folder / name]
+        found = {frame.source for spelling in spellings for frame in open_source(spelling)}
+        assert found == {f"{folder}/{expected}"}
+    given = {"": "cam/a.png", "a.png": "cam", "s.tar": "cam/x.png"}
+    assert {name: next(iter(open_source(f"mon/p/{name}", name="cam"))).source for name in given} == given
+
+
+def test_rows_are_identified_by_key_path_url_or_content_and_never_by_number(tmp_path):
+    (tmp_path / "0.png").write_bytes(png(COLOURS[0]))
+    (tmp_path / "1.png").write_bytes(png(COLOURS[1]))
+    path = tmp_path / "t.csv"
+    path.write_text("image_path,sku\n0.png,007\n1.png,008\n")
+    before = identities(open_source(path)), identities(open_source(path, key="sku"))
+    path.write_text("sku,image_path\n009,2.png\n008,1.png\n007,0.png\n")
+    (tmp_path / "2.png").write_bytes(png(COLOURS[2]))
+    after = identities(open_source(path)), identities(open_source(path, key="sku"))
+    assert [found | earlier for found, earlier in zip(after, before, strict=True)] == list(after)
+    assert before[1] == {COLOURS[0]: f"{path}/007", COLOURS[1]: f"{path}/008"}
+    stored = [{"image": png(colour)} for colour in COLOURS]
+    assert identities(RowReader(stored[::-1], "t")) == identities(RowReader(stored, "t"))
+
+
+def test_rows_of_one_image_are_told_apart_and_rows_of_one_key_are_counted(tmp_path):
+    (tmp_path / "0.png").write_bytes(png(COLOURS[0]))
+    (tmp_path / "t.csv").write_text("image_path,sku,size\n0.png,007,S\n0.png,007,M\n0.png,,L\n")
+    frames = list(open_source(tmp_path / "t.csv"))
+    assert [frame.fields["size"] for frame in frames] == ["S", "M", "L"]
+    assert {frame.source for frame in frames} == {f"{tmp_path}/0.png"}
+    assert len({frame.key for frame in frames}) == 3
+    reader = open_source(tmp_path / "t.csv", key="sku")
+    assert [frame.fields["size"] for frame in reader] == ["S"]
+    assert reader.examples == {REPEATED_KEY: ["row 2"], "the row has no key": ["row 3"]}
+    with pytest.raises(ValueError, match="no column 'ean' for the key: give one of image_path, sku, size"):
+        open_source(tmp_path / "t.csv", key="ean")
+
+
+def test_bad_rows_are_counted_with_their_number(tmp_path):
+    (tmp_path / "0.png").write_bytes(png(COLOURS[0]))
+    (tmp_path / "t.csv").write_text('image_path,title\n0.png,x,y\n0.png,z\n,"\n')
+    reader = open_source(tmp_path / "t.csv")
+    assert [frame.row for frame in reader] == [2]
+    assert reader.examples == {
+        "another number of cells than the header": ["row 1: 3, not 2"],
+        "its quotes are wrong": ["row 3: unexpected end of data"],
+    }
+    assert reader.seen == reader.expected == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("photos.zip", {}, r"photos\.zip cannot be read as a \.zip file: unpack it"),
+        ("shop.xlsx", {}, "save it as CSV"),
+        ("shop.json", {}, "one object a line"),
+        ("a.png", {"key": "sku"}, r"key \(sku\) is for tables"),
+        ("a.png", {"encoding": "latin-1"}, r"encoding \(latin-1\) is for tables"),
+        ("a.png", {"name": ""}, "name of a source is empty"),
+    ],
+)
+def test_what_cannot_be_read_says_what_to_do(tmp_path, name, arguments, message):
+    (tmp_path / name).write_bytes(png(COLOURS[0]))
+    with pytest.raises(ValueError, match=message):
+        open_source(tmp_path / name, **arguments)
+    with pytest.raises(ValueError, match="name of a source is empty"):
+        open_source("")
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_a_file_with_the_suffix_of_an_image_is_an_image(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(png(COLOURS[0]))  # whatever its content
+    reader = open_source(path)
+    assert (reader.is_video, colours(reader)) == (False, COLOURS[:1])

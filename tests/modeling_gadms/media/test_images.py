@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from modeling_gadms.media import images
-from modeling_gadms.media.images import UnreadableImageError, UnreadableReason, iter_image_files, load_image
+from modeling_gadms.media.images import UnreadableImageError, UnreadableReason, load_image
 
 
 def encoded(image: Image.Image, file_format: str, **options) -> bytes:
@@ -143,21 +143,6 @@ def test_the_error_names_the_file_and_survives_pickling(tmp_path):
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (str(copy), copy.reason) == (str(caught.value), UnreadableReason.MISSING)
     assert isinstance(copy, ValueError)
-
-
-def test_image_files_are_found_recursively_in_order_by_suffix(tmp_path):
-    nested = [f"{letter}/{letter}.webp" for letter in "qwertzuiopasdfghjkl"]
-    for name in ("b.JPG", "a.png", "notes.txt", ".hidden.png", ".cache/2.png", *nested):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    found = [str(path.relative_to(tmp_path)) for path in iter_image_files(tmp_path)]
-    assert found == ["a.png", "b.JPG", *sorted(nested)]
-
-
-def test_a_missing_folder_is_an_error(tmp_path):
-    with pytest.raises(NotADirectoryError, match="nowhere"):
-        list(iter_image_files(tmp_path / "nowhere"))
 
 
 def spoiled(content: bytes, rng: np.random.Generator) -> bytes:
