@@ -161,12 +161,12 @@ def _weights_expression(path: Path) -> str:
         opcodes = list(_opcodes(path))
     except Exception:  # damaged behind the class that is refused
         opcodes = []
-    is_class = [name == "GLOBAL" and not str(value).startswith("collections ") for name, value in opcodes]
-    if is_class[:1] == [True]:  # torch.save(model)
+    mapping = [name == "EMPTY_DICT" or str(value).startswith("collections ") for name, value in opcodes]
+    if mapping[:1] == [False]:  # torch.save(model)
         return "checkpoint.state_dict()"
     for place, (_, value) in enumerate(opcodes[:-1]):
         if value in _WRAPPERS:
-            return f'checkpoint["{value}"]' + (".state_dict()" if is_class[place + 1] else "")
+            return f'checkpoint["{value}"]' + ("" if mapping[place + 1] else ".state_dict()")
     return 'checkpoint["model"]'
 
 

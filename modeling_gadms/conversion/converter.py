@@ -17,6 +17,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from ..configuration_gadms import GADMSConfig, declared_settings, encoder_configs
 from ..encoders.atomic_files import atomic_folder
@@ -34,7 +35,15 @@ from .config_inference import (
     patch_size_of,
     shape_of,
 )
-from .openai_layout import EMBEDDING_PARTS, LONG_CLIP_KEPT, LONG_POSITIONS, CheckpointParts, find_parts
+from .openai_layout import (
+    CONSTANT,
+    EMBEDDING_PARTS,
+    LONG_CLIP_KEPT,
+    LONG_POSITIONS,
+    UNKNOWN_PART,
+    CheckpointParts,
+    find_parts,
+)
 from .reports import ConversionReport, by_module
 from .tokenizer import MASK_FROM_END, fit_tokenizer, openai_tokenizer
 
@@ -237,9 +246,20 @@ def _from_transformers(
             f"its tokenizer has EOS {fitted.eos_token_id} and mask {fitted.mask_token_id}, but the model expects "
             f"{expected[0]} and {expected[1]}; give the tokenizer that it was trained with, without a mask token"
         )
-    changes = [mask_note, *_cast_note(clip.state_dict()), *_resize_note((side, side), grid)]
-    ignored = dict.fromkeys(unexpected, "not part of transformers' CLIP")
-    return _Converted("transformers", model, fitted, len(state), ignored, changes)
+    processing, image_note = _image_settings(source, options)
+    changes = [mask_note, *_cast_note(clip.state_dict()), *_resize_note((side, side), grid), image_note]
+    ignored = {name: CONSTANT if name.endswith("position_ids") else UNKNOWN_PART for name in unexpected}
+    return _Converted("transformers", model, fitted, len(state), ignored, changes, processing)
+
+
+def _image_settings(source: str, options: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """How the source resizes and normalises images; and a line for the report."""
+    try:
+        settings, _ = CLIPImageProcessorPil.get_image_processor_dict(source, **options)
+    except OSError:
+        return {}, "images: resized and normalised as by OpenAI's CLIP; the source has no preprocessor_config.json"
+    kept = {name: settings[name] for name in ("resample", "image_mean", "image_std") if name in settings}
+    return kept, "images: resized and normalised as by the source, but whole, without a crop of the centre"
 
 
 def _load_clip(source: str, options: dict[str, Any]) -> tuple[CLIPModel, list[str]]:
@@ -294,7 +314,6 @@ def _from_weight_file(
         used.add(parts.text_prefix + LONG_POSITIONS)
         changes.append(f"captions: positions of Long-CLIP, of which the first {LONG_CLIP_KEPT} are CLIP's")
 
-    heads, heads_from = infer_heads(tensors, parts, given.heads)
     activation = given.activation or layout.activation
     if activation is None:
         raise ValueError(
@@ -303,6 +322,7 @@ def _from_weight_file(
             "*-quickgelu models) or --activation gelu (open_clip's other models)"
         )
     changes.append(f"activation: {activation}, {'given' if given.activation else f'that of the {layout.name} layout'}")
+    heads, heads_from = infer_heads(tensors, parts, given.heads)
     if heads_from is not None:
         changes.append(f"attention heads: {heads[0]} (images) and {heads[1]} (text), {heads_from}")
     if layout.activation is None:

@@ -99,12 +99,12 @@ _OTHER_ARCHITECTURES: tuple[tuple[tuple[str, ...], str], ...] = (
 )
 
 # Reasons why tensors are not converted.
-_SETTING, _CONSTANT = "a setting, which is inferred from shapes", "a constant, which is recomputed"
+CONSTANT, _SETTING = "a constant, which is recomputed", "a setting, which is inferred from shapes"
 _TRAINING = "used in training only"
 _ENCODER_PART = "an unknown part of an encoder"
-_OTHER_PART = "an unknown part, which the encoders may use"
+UNKNOWN_PART = "an unknown part, which the encoders may use"
 _TOKEN_SELECTION = "token selection: the source ranks by the mean of two similarities, of which this is one"
-EMBEDDING_PARTS = frozenset({_ENCODER_PART, _OTHER_PART, _TOKEN_SELECTION})
+EMBEDDING_PARTS = frozenset({_ENCODER_PART, UNKNOWN_PART, _TOKEN_SELECTION})
 """The reasons of tensors that the embeddings or the ranking of the source need, or may need."""
 _TRAINING_PARTS = re.compile(
     r"(\w*classifier\w*|mlm_head|simclr_mlp|cross_attn|cross_modal_transformer|ln_pre_[ti]|ln_post|logit_bias|\w*queue\w*"
@@ -189,7 +189,7 @@ class CheckpointParts:
         if rest in ("input_resolution", "context_length", "vocab_size"):
             return _SETTING
         if rest.rpartition(".")[2] in ("attn_mask", "position_ids", "num_batches_tracked"):
-            return _CONSTANT
+            return CONSTANT
         if rest == "logit_scale":
             return "another temperature is nearer to the encoders"
         if re.match(r"\w*(visul|visual|texual|textual)_emb_layer\.", rest):
@@ -198,7 +198,7 @@ class CheckpointParts:
             return _ENCODER_PART
         if _TRAINING_PARTS.match(rest):
             return _TRAINING
-        return _ENCODER_PART if within == self.prefix != "" else _OTHER_PART
+        return _ENCODER_PART if within == self.prefix != "" else UNKNOWN_PART
 
 
 def find_parts(names: Iterable[str]) -> CheckpointParts:

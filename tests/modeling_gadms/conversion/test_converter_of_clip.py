@@ -165,7 +165,9 @@ def test_unknown_weights_are_reported_and_others_of_another_size_refused(tmp_pat
     folder = clip_folder()
     weights = load_file(folder / "model.safetensors")
     save_file(weights | {"extra": torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"})
-    assert convert(folder, tmp_path / "ours").ignored == {"extra": "not part of transformers' CLIP"}
+    with pytest.raises(ValueError, match=r"no place for 1 of its tensors .*: extra\. Use its own code"):
+        convert(folder, tmp_path / "ours")
+    assert convert(folder, tmp_path / "ours", force=True).lost == ("extra",)
     weights["text_projection.weight"] = torch.zeros(3, 3)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
