@@ -258,7 +258,8 @@ def _image_settings(source: str, options: dict[str, Any]) -> tuple[dict[str, Any
         settings, _ = CLIPImageProcessorPil.get_image_processor_dict(source, **options)
     except OSError:
         return {}, "images: resized and normalised as by OpenAI's CLIP; the source has no preprocessor_config.json"
-    kept = {name: settings[name] for name in ("resample", "image_mean", "image_std") if name in settings}
+    names: tuple[str, ...] = ("resample", "image_mean", "image_std")
+    kept = {name: settings[name] for name in names if name in settings}
     return kept, "images: resized and normalised as by the source, but whole, without a crop of the centre"
 
 

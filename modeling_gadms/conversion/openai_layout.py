@@ -106,9 +106,10 @@ UNKNOWN_PART = "an unknown part, which the encoders may use"
 _TOKEN_SELECTION = "token selection: the source ranks by the mean of two similarities, of which this is one"
 EMBEDDING_PARTS = frozenset({_ENCODER_PART, UNKNOWN_PART, _TOKEN_SELECTION})
 """The reasons of tensors that the embeddings or the ranking of the source need, or may need."""
+# Heads and fusion encoders by the names that IRRA, VFE-TPS and TBPS-CLIP give them, and losses with parameters.
 _TRAINING_PARTS = re.compile(
-    r"(\w*classifier\w*|mlm_head|simclr_mlp|cross_attn|cross_modal_transformer|ln_pre_[ti]|ln_post|logit_bias|\w*queue\w*"
-    r"|\w*criterion\w*|\w*loss\w*)(\.|$)"
+    r"(cross_\w+|(\w+_)?ln_(pre_[ti]|post)|\w*classifier\w*|mlm_head|\w*itm\w*|gToken2id|decoder|mask_token|simclr_mlp"
+    r"|logit_bias|\w*(queue|criterion|loss)\w*)(\.|$)"
 )
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, CLIPConfig, CLIPModel, CLIPTokenizer, SiglipConfig
 from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
 
-from modeling_gadms import GADMSModel
+from modeling_gadms import GADMSModel, GADMSProcessor
 from modeling_gadms.conversion.converter import convert
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.training.tokenizer import train_tokenizer
@@ -159,6 +159,18 @@ def test_missing_weights_are_named(tmp_path, clip_folder):
         ValueError, match="clip: it lacks 1 weights of transformers' CLIP, such as visual_projection.weight"
     ):
         convert(folder, tmp_path / "ours")
+
+
+def test_images_are_prepared_as_its_preprocessor_says(tmp_path, clip_folder):
+    folder = clip_folder()
+    assert "source has no preprocessor_config.json" in convert(folder, tmp_path / "default").to_text()
+    settings = {"resample": 2, "image_mean": (0.1, 0.2, 0.3), "image_std": (0.5, 0.6, 0.7)}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings | {"size": {"shortest_edge": 224}}))
+    report = convert(folder, tmp_path / "ours")
+    assert "images: resized and normalised as by the source, but whole" in report.to_text()
+    image_processor = GADMSProcessor.from_pretrained(tmp_path / "ours").image_processor
+    assert {name: getattr(image_processor, name) for name in settings} == settings
+    assert (image_processor.size["height"], image_processor.size["width"]) == report.config.image_size
 
 
 def test_unknown_weights_are_reported_and_others_of_another_size_refused(tmp_path, clip_folder):
