@@ -14,6 +14,8 @@ from PIL.Image import Resampling
 
 
 RESEARCH_PREFIX = "base_model."
+_ENCODERS_ALONE = (RESEARCH_PREFIX, "base.")
+"""Prefixes below which research code has the encoders, and no heads."""
 VISION_LAYERS, TEXT_LAYERS = "visual.transformer.resblocks", "transformer.resblocks"
 FUSION_LAYERS = "cross_modal_transformer.resblocks"
 LONG_POSITIONS, LONG_CLIP_KEPT = "positional_embedding_res", 20
@@ -197,7 +199,7 @@ class CheckpointParts:
             return _TOKEN_SELECTION
         if name.startswith((f"{self.prefix}visual.", f"{self.text_prefix}transformer.")):
             return _ENCODER_PART
-        if _TRAINING_PARTS.match(rest):
+        if _TRAINING_PARTS.match(rest) and not within.endswith(_ENCODERS_ALONE):
             return _TRAINING
         return _ENCODER_PART if within == self.prefix != "" else UNKNOWN_PART
 

@@ -15,13 +15,13 @@ from torch import nn
 
 from tests.modeling_gadms.conversion.openai_clip import (
     GELU,
-    SETTINGS,
     Clip,
     ImageEncoder,
     Norm,
     ResearchModel,
     Transformer,
     randomise,
+    without_settings,
 )
 
 
@@ -49,13 +49,6 @@ class Saved:
 def below(prefix: str, model: nn.Module | dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     state = model.state_dict() if isinstance(model, nn.Module) else model
     return {prefix + name: tensor for name, tensor in state.items()}
-
-
-def without_settings(clip: Clip) -> Clip:
-    """A CLIP that is no archive of OpenAI's, such as one of open_clip's."""
-    for name in SETTINGS:
-        delattr(clip, name)
-    return clip
 
 
 def tensors(*names: str, shape: tuple[int, ...] = (4,)) -> dict[str, torch.Tensor]:

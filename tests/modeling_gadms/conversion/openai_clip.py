@@ -164,6 +164,13 @@ class Clip(nn.Module):
         return self.encode_text(input_ids)[input_ids.argmax()]
 
 
+def without_settings(clip: Clip) -> Clip:
+    """A CLIP that is no archive of OpenAI's, such as one of open_clip's."""
+    for name in SETTINGS:
+        delattr(clip, name)
+    return clip
+
+
 class ResearchModel(nn.Module):
     """Encoders, fusion encoder, token head and identity classifier."""
 
@@ -179,8 +186,8 @@ class ResearchModel(nn.Module):
     ):
         super().__init__()
         self.base_model = Clip(vocab_size=vocab_size, projection=projection, **clip_sizes)
-        for name in ("logit_scale", *SETTINGS):  # not tensors in research code
-            delattr(self.base_model, name)
+        without_settings(self.base_model)
+        del self.base_model.logit_scale  # a setting in research code
         if fusion_layers is not None:
             self.cross_attn = Attention(projection)
             self.cross_modal_transformer = Transformer(projection, fusion_layers, feed_forward)

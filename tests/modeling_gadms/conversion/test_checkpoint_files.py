@@ -243,6 +243,20 @@ def test_a_width_that_would_fill_the_memory_is_refused(tmp_path, state, tokenize
 # ---------------------------------------------------------------------------------------------------------------------
 # Reading and writing alone.
 # ---------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda weights: {"weights": weights, "epoch": 1},
+        lambda weights: {"net": {"model": weights, "epoch": 1}},
+        lambda weights: {"model": {f"_orig_mod.module.{name}": tensor for name, tensor in weights.items()}},
+    ],
+)
+def test_weights_are_found_below_any_entry(tmp_path, wrap):
+    weights = {"a.weight": torch.ones(2), "module_a": torch.zeros(1)}
+    torch.save(wrap(weights), tmp_path / "some.pth.tar")
+    assert read_weight_file(tmp_path / "some.pth.tar").tensors.keys() == weights.keys()
+
+
 def test_tensors_are_read_by_their_names_and_all_else_is_listed(tmp_path):
     content = {"model": {"module.a.weight": torch.ones(2), "module.b": 3}, 7: "seven", "epoch": 1}
     torch.save(content, tmp_path / "some.pth")

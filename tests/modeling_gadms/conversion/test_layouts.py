@@ -18,6 +18,7 @@ from modeling_gadms import GADMSProcessor
 from modeling_gadms.conversion import tokenizer as conversion_tokenizer
 from modeling_gadms.conversion.converter import convert
 from modeling_gadms.conversion.openai_export import export_checkpoint
+from modeling_gadms.conversion.openai_layout import EMBEDDING_PARTS, find_parts
 from modeling_gadms.conversion.reports import by_module
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.explain.caption_tokens import explain_caption
@@ -105,6 +106,14 @@ def test_thousands_of_ignored_tensors_are_a_few_lines(tmp_path, tokenizer_folder
     lines = report.to_text().splitlines()
     assert len(report.lost) == 40 * 12 * 3 + 3 and len(lines) <= 30 and max(map(len, lines)) < 800
     assert "more modules" in lines[-1]
+
+
+def test_a_head_is_used_in_training_only_where_no_encoder_is(vocab_size):
+    names = [*LAYOUTS["IRRA, GA-DMS, MLLM4Text-ReID, FMFA"](vocab_size).content["model"], "x.cross_attn.a"]
+    parts = find_parts(names)
+    assert parts.reason_ignored("cross_attn_itm.a") not in EMBEDDING_PARTS
+    for name in ("base_model.cross_attn_itm.a", "base_model.visual.decoder.a", "x.cross_attn.a", "projector.weight"):
+        assert parts.reason_ignored(name) in EMBEDDING_PARTS
 
 
 def test_modules_are_counted_with_their_layers_as_one():
