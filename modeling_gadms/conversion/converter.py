@@ -218,7 +218,8 @@ def _from_transformers(
         raise ValueError("it is a GA-DMS model already: there is nothing to convert")
     if model_type != "clip":
         found = f"a model of type {model_type!r}" if model_type else "no config.json with a model_type"
-        raise ValueError(f"it contains {found}; only CLIP models and weight files are converted")
+        advice = "; load it with transformers" if model_type else ""
+        raise ValueError(f"it contains {found}; only CLIP models and weight files are converted{advice}")
     for name, value in vars(given).items():
         if value is not None:
             raise ValueError(f"{name} is only used for weight files; this model's own files contain it")
