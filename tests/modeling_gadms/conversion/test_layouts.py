@@ -208,6 +208,7 @@ ODD_PIECES = [
     "\u0130stanbul", "\u039f\u0394\u039f\u03a3", "stra\u00dfe", "\U0001f45c", "\u7ea2\u8272", "12 cm", "\u00bd sleeve",
     "a\u200bb", "\ufeffman", "x\x1b[31mred\x1b[0m", "it\u00b4s", "&#39;quoted&#39;", "&nbsp;", "woman&#x2019;s",
     "100%", "#tag", "a_b", "...", "they'll", "I'VE",
+    "<b>red</b> &amp;amp; blue",  # ftfy leaves entities beside tags
 ]  # fmt: skip
 
 
