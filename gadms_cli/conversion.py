@@ -3,11 +3,18 @@
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from .user_errors import user_errors
+
+
+class Activation(StrEnum):
+    """Activations of CLIP's encoders."""
+
+    quick_gelu = "quick_gelu"
+    gelu = "gelu"
 
 
 class ExportFormat(StrEnum):
@@ -24,8 +31,9 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder or Hub name of a CLIP model; a .pt, .pth, .bin or .safetensors file in the layout of "
-            "OpenAI's CLIP or of research code built on it; or the folder of an adapter, to merge it into its base."
+            help="Folder or Hub name of a CLIP model; a .pt, .pth, .bin, .ckpt, .pth.tar or .safetensors file with "
+            "the names of OpenAI's CLIP, of open_clip or of research code built on it; a run folder with best.pth; or "
+            "the folder of an adapter, to merge it into its base."
         ),
     ],
     target: Annotated[Path, typer.Argument(help="Folder to write.")],
@@ -33,7 +41,8 @@ def convert(
         str | None,
         typer.Option(
             metavar="HEIGHTxWIDTH",
-            help="Image size of the converted model. By default 384x128 for square images, else the source's size.",
+            help="Image size of the converted model. By default the source's size if it was trained on persons or is "
+            "not square, else 384x128.",
         ),
     ] = None,
     source_image_size: Annotated[
@@ -46,29 +55,69 @@ def convert(
         ),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Commit, branch or tag of a Hub name.")] = None,
+    activation: Annotated[
+        Activation | None,
+        typer.Option(
+            help="Activation of a weight file, if its names do not tell it: quick_gelu for OpenAI's weights and what "
+            "was trained from them, gelu for most of open_clip's."
+        ),
+    ] = None,
+    heads: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGES,TEXT",
+            help="Attention heads of the encoders of a weight file, if their widths do not tell them.",
+        ),
+    ] = None,
+    mask_token: Annotated[
+        int | None,
+        typer.Option(
+            help="Id of a weight file's mask token: 49405, which replaces the last merged token, or 49408, which is "
+            "appended."
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Convert a source that loses tensors which its embeddings or its ranking need."),
+    ] = False,
 ) -> None:
     """Convert CLIP weights or merge an adapter. Writes a GA-DMS model folder; no code of the checkpoint is run.
+
+    Exits with 2 if the converted model would compute other embeddings than the source, unless --force is given.
 
     \b
     gadms convert openai/clip-vit-base-patch16 models/clip
     gadms convert best.pth models/irra --tokenizer openai/clip-vit-base-patch16
+    gadms convert open_clip_model.safetensors models/open-clip --activation gelu
     gadms convert runs/lora/model models/merged
     """
     from modeling_gadms.conversion.converter import convert as convert_checkpoint
     from modeling_gadms.encoders.adapter_folders import find_adapter
 
-    sizes = {"image_size": image_size, "source_image_size": source_image_size}
-    parsed = {name: _height_and_width(name, value) for name, value in sizes.items() if value is not None}
+    given: dict[str, Any] = {
+        "image_size": _two_numbers("image_size", image_size, "x", "HEIGHTxWIDTH, such as 384x128"),
+        "source_image_size": _two_numbers(
+            "source_image_size", source_image_size, "x", "HEIGHTxWIDTH, such as 384x128"
+        ),
+        "tokenizer": tokenizer,
+        "revision": revision,
+        "activation": activation and activation.value,
+        "heads": _two_numbers("heads", heads, ",", "IMAGES,TEXT, such as 12,8"),
+        "mask_token": mask_token,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
     if find_adapter(source):
-        if parsed or tokenizer or revision:
-            raise ValueError(f"{source} is an adapter, which takes sizes, tokenizer and revision from its base")
+        if options or force:
+            names = ", ".join([*options, *(["force"] if force else [])])
+            raise ValueError(f"{source} is an adapter, which takes all settings from its base; remove {names}")
         from modeling_gadms.training.adapters import merge_adapter
 
         typer.echo(merge_adapter(source, target).to_text())
         return
-    report = convert_checkpoint(source, target, tokenizer=tokenizer, revision=revision, **parsed)
+    report = convert_checkpoint(source, target, force=force, **options)
     typer.echo(report.to_text())
-    typer.echo(f"Now try: gadms index --source PERSONS --gallery my_gallery --model {target}")
+    if not report.lost:
+        typer.echo(f"Now try: gadms index --source PERSONS --gallery my_gallery --model {target}")
 
 
 @user_errors()
@@ -102,8 +151,10 @@ def export(
         typer.echo(export_checkpoint(model, target, layout=layout).to_text())
 
 
-def _height_and_width(name: str, text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
+def _two_numbers(name: str, text: str | None, separator: str, form: str) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(rf"(\d+){separator}(\d+)", text)
     if not match:
-        raise ValueError(f"--{name.replace('_', '-')} {text!r} must be HEIGHTxWIDTH, such as 384x128")
+        raise ValueError(f"--{name.replace('_', '-')} {text!r} must be {form}")
     return int(match[1]), int(match[2])

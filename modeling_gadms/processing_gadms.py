@@ -1,6 +1,8 @@
 """GA-DMS processor: prepares images and tokenizes captions."""
 
+import html
 import os
+import re
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -13,6 +15,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 MASK_TOKEN = "<|mask|>"
 # A tokenizer stores its truncation and padding settings, which concurrent calls would overwrite.
 _TOKENIZER_LOCK = threading.Lock()
+# ASCII without control characters and `&`, which ftfy and HTML do not change.
+_PLAIN_TEXT = re.compile(r"[\t\n\r -%'-~]*")
 
 
 class GADMSProcessor(ProcessorMixin):
@@ -27,9 +31,17 @@ class GADMSProcessor(ProcessorMixin):
         image_processor ([`~transformers.CLIPImageProcessorPil`]): with `size={"height": ..., "width": ...}`.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             With BOS, EOS and mask tokens. Its `split_special_tokens` is set to `True`.
+        clean_text (`bool`, *optional*, defaults to `False`):
+            Whether captions are cleaned first, see [`clean_caption`]; for models that were trained on such captions.
     """
 
-    def __init__(self, image_processor: CLIPImageProcessorPil, tokenizer: PreTrainedTokenizerBase, **kwargs: Any):
+    def __init__(
+        self,
+        image_processor: CLIPImageProcessorPil,
+        tokenizer: PreTrainedTokenizerBase,
+        clean_text: bool = False,
+        **kwargs: Any,
+    ):
         for name in ("bos_token_id", "eos_token_id", "mask_token_id"):
             if getattr(tokenizer, name) is None:
                 raise ValueError(
@@ -38,6 +50,7 @@ class GADMSProcessor(ProcessorMixin):
                 )
         # Set on the tokenizer, so that it also holds for callers that count tokens.
         tokenizer.split_special_tokens = True
+        self.clean_text = clean_text
         super().__init__(image_processor, tokenizer, **kwargs)
 
     @classmethod
@@ -59,13 +72,29 @@ class GADMSProcessor(ProcessorMixin):
         return cls.from_tokenizer(tokenizer, image_size=image_size)
 
     @classmethod
-    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, *, image_size: tuple[int, int]) -> "GADMSProcessor":
-        """A processor for images of `image_size` (height, width). A missing mask token is added to the tokenizer."""
+    def from_tokenizer(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        image_size: tuple[int, int],
+        clean_text: bool = False,
+        **image_settings: Any,
+    ) -> "GADMSProcessor":
+        """A processor for images of `image_size` (height, width). A missing mask token is added to the tokenizer.
+
+        Args:
+            tokenizer ([`~transformers.PreTrainedTokenizerBase`]): of CLIP.
+            image_size (`tuple[int, int]`): (height, width) in pixels.
+            clean_text (`bool`, *optional*, defaults to `False`): whether captions are cleaned first.
+            image_settings: passed to [`~transformers.CLIPImageProcessorPil`] (`resample`, `image_mean`, ...).
+        """
         if tokenizer.mask_token is None:
             tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
         height, width = image_size
-        image_processor = CLIPImageProcessorPil(size={"height": height, "width": width}, do_center_crop=False)
-        return cls(image_processor, tokenizer)
+        image_processor = CLIPImageProcessorPil(
+            size={"height": height, "width": width}, do_center_crop=False, **image_settings
+        )
+        return cls(image_processor, tokenizer, clean_text=clean_text)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -87,6 +116,7 @@ class GADMSProcessor(ProcessorMixin):
 
         Raises:
             ValueError: if a caption is empty, naming its index, or nothing is given.
+            ImportError: as [`clean_caption`], if captions are cleaned.
         """
         for name, value in (("images", images), ("text", text)):
             if isinstance(value, (list, tuple)) and not value:
@@ -96,6 +126,7 @@ class GADMSProcessor(ProcessorMixin):
             for index, caption in enumerate(text):
                 if not isinstance(caption, str) or not caption.strip():
                     raise ValueError(f"caption {index} is empty ({caption!r}); give a description of the person")
+            text = [self.clean(caption) for caption in text]
             # transformers refuses an option that is given both flat and in `text_kwargs`.
             for name in {"padding", "truncation"} - set(kwargs.get("text_kwargs") or ()):
                 kwargs.setdefault(name, True)
@@ -104,9 +135,34 @@ class GADMSProcessor(ProcessorMixin):
             return super().__call__(images=images, text=text, **kwargs)
 
     def tokenize(self, text: str | Sequence[str], **kwargs: Any) -> BatchEncoding:
-        """Call the tokenizer with its own defaults; thread-safe."""
+        """Call the tokenizer with its own defaults, after [`~GADMSProcessor.clean`]; thread-safe."""
+        text = self.clean(text) if isinstance(text, str) else [self.clean(caption) for caption in text]
         with _TOKENIZER_LOCK:
             return self.tokenizer(text, **kwargs)
+
+    def clean(self, caption: str) -> str:
+        """The caption as it is tokenized: cleaned, if `clean_text` is set. Offsets of tokens refer to it."""
+        return clean_caption(caption) if self.clean_text else caption
+
+
+def clean_caption(caption: str) -> str:
+    """Clean a caption as OpenAI's tokenizer and those derived from it do.
+
+    ftfy repairs wrongly decoded text and straightens quotes, HTML entities become characters, whitespace becomes
+    single spaces, and letters become lower case.
+
+    Raises:
+        ImportError: if the caption has characters that ftfy may change, and ftfy is not installed.
+    """
+    if not _PLAIN_TEXT.fullmatch(caption):
+        try:
+            import ftfy
+        except ImportError as error:
+            raise ImportError(
+                f"this model needs ftfy to tokenize {caption!r} as it was trained: pip install ftfy"
+            ) from error
+        caption = html.unescape(html.unescape(ftfy.fix_text(caption)))
+    return " ".join(caption.split()).lower()
 
 
 __all__ = ["GADMSProcessor"]

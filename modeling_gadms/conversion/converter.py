@@ -1,14 +1,15 @@
 """Convert CLIP checkpoints to GA-DMS model folders.
 
-Input: a folder or Hub repository of transformers' CLIP, or a weight file (.pt, .pth, .bin, .safetensors) of OpenAI's
-CLIP or of research code built on it. Output: a folder with weights in float32, configuration, code and processor.
+Input: a folder or Hub repository of transformers' CLIP, or a weight file (.pt, .pth, .ckpt, .safetensors, ...) of
+OpenAI's CLIP, of open_clip or of research code built on it. Output: a folder with weights in float32, configuration,
+code and processor.
 """
 
 import math
 import pickle
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +17,41 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from ..configuration_gadms import GADMSConfig, declared_settings, encoder_configs
 from ..encoders.atomic_files import atomic_folder
 from ..encoders.weight_files import check_layer_count, stored_shapes
 from ..modeling_gadms import GADMSForPreTraining, GADMSModel, append_mean_row, resize_patch_positions
 from ..processing_gadms import GADMSProcessor
-from .checkpoint_files import WEIGHT_SUFFIXES, WeightFile, read_weight_file
+from .checkpoint_files import OTHER_WEIGHTS, WeightFile, find_weight_file, is_weight_name, read_weight_file
 from .config_inference import (
     default_fusion_heads,
     format_size,
     infer_config,
+    infer_heads,
     infer_patch_grid,
     patch_grid,
     patch_size_of,
     shape_of,
 )
-from .openai_layout import CheckpointParts, find_parts
-from .reports import ConversionReport
-from .tokenizer import fit_tokenizer
+from .openai_layout import (
+    CONSTANT,
+    EMBEDDING_PARTS,
+    LONG_CLIP_KEPT,
+    LONG_POSITIONS,
+    UNKNOWN_PART,
+    CheckpointParts,
+    find_parts,
+)
+from .reports import ConversionReport, by_module
+from .tokenizer import MASK_FROM_END, fit_tokenizer, openai_tokenizer
 
 
 PERSON_SIZE = (384, 128)
 """(height, width) in pixels for models converted from square images, as in the paper."""
-OPENAI_TOKENIZER, OPENAI_TOKENS = "openai/clip-vit-base-patch16", 49_408
+OPENAI_TOKENS = 49_408
+ACTIVATIONS = ("quick_gelu", "gelu")
 _MAX_NAMED = 5
 """Missing tensors that an error names."""
 _MAX_LOG_SCALE = 50.0
@@ -53,6 +65,25 @@ class _Converted:
     used: int
     ignored: dict[str, str]
     changes: list[str]
+    processing: dict[str, Any] = field(default_factory=dict)
+    """Arguments of [`~GADMSProcessor.from_tokenizer`]."""
+
+
+@dataclass(frozen=True)
+class WeightFileOptions:
+    """What a weight file may not tell. All are optional.
+
+    Attributes:
+        source_image_size (`tuple[int, int]`): (height, width) in pixels of its images.
+        activation (`str`): `"quick_gelu"` or `"gelu"`.
+        heads (`tuple[int, int]`): attention heads of the image and the text encoder.
+        mask_token (`int`): id of its mask token.
+    """
+
+    source_image_size: tuple[int, int] | None = None
+    activation: str | None = None
+    heads: tuple[int, int] | None = None
+    mask_token: int | None = None
 
 
 def convert(
@@ -63,20 +94,25 @@ def convert(
     source_image_size: tuple[int, int] | None = None,
     tokenizer: str | Path | None = None,
     revision: str | None = None,
+    activation: str | None = None,
+    heads: tuple[int, int] | None = None,
+    mask_token: int | None = None,
+    force: bool = False,
 ) -> ConversionReport:
     """Convert a CLIP checkpoint to a GA-DMS model folder: weights in float32, configuration, code and processor.
 
-    Supported are transformers' CLIP (folder or Hub name), weight files in the layout of OpenAI's CLIP, and those of
-    research code built on it, including fusion encoder, token head and classifier. For weight files, attention heads
-    of width 64 and the QuickGELU activation of OpenAI's CLIP are assumed. Every entry of the source is used or
-    reported as ignored. No code of a source is run.
+    Supported are transformers' CLIP (folder or Hub name), and weight files with the names of OpenAI's CLIP, below any
+    prefix: OpenAI's, open_clip's, Long-CLIP's, and those of research code, including fusion encoder, token head and
+    classifier. The processor of a weight file resizes images and cleans captions as its code does. Every entry of the
+    source is used or reported as ignored. No code of a source is run.
 
     Args:
-        source (`str` or `Path`): folder, Hub name, or .pt, .pth, .bin or .safetensors file.
+        source (`str` or `Path`):
+            Folder or Hub name; .pt, .pth, .bin, .ckpt, .pth.tar or .safetensors file; or run folder with such a file.
         target (`str` or `Path`): folder to write. Nothing is written on an error.
         image_size (`tuple[int, int]`, *optional*):
-            (height, width) in pixels of the converted model. By default (384, 128) if the images of the source are
-            square, else their size.
+            (height, width) in pixels of the converted model. By default the size of the source if it was trained on
+            images of persons or is not square, else (384, 128).
         source_image_size (`tuple[int, int]`, *optional*):
             (height, width) in pixels of the images of a weight file. By default inferred from the number of
             positions, see [`~modeling_gadms.conversion.config_inference.infer_patch_grid`].
@@ -84,65 +120,97 @@ def convert(
             Folder or Hub name of the tokenizer. By default that of the source, or OpenAI's for a weight file with
             49,408 tokens.
         revision (`str`, *optional*): commit, branch or tag of a Hub name and its tokenizer.
+        activation (`str`, *optional*):
+            `"quick_gelu"` (OpenAI's weights and what was trained from them) or `"gelu"` (open_clip's default) of a
+            weight file. By default that of its layout; required if its names do not tell the layout.
+        heads (`tuple[int, int]`, *optional*):
+            Attention heads of the image and the text encoder of a weight file. By default those of its layout, or of
+            open_clip's models with these widths.
+        mask_token (`int`, *optional*):
+            Id of the mask token of a weight file: the third last of the vocabulary, which it replaces, or the next
+            one, which is appended. By default that of its layout.
+        force (`bool`, *optional*, defaults to `False`):
+            Whether to convert a source of which tensors are ignored that its embeddings need.
 
     Returns:
         [`ConversionReport`]
 
     Raises:
-        ValueError: if the source is not supported, damaged, unsafe or incomplete, or does not fit the other
-            arguments.
+        ValueError: if the source is not supported, damaged, unsafe or incomplete, does not fit the other arguments,
+            or would compute other embeddings.
         OSError: if a file cannot be read or written, or the target exists.
     """
+    if activation not in (None, *ACTIVATIONS):
+        raise ValueError(f"activation = {activation!r} must be one of {', '.join(ACTIVATIONS)}")
+    options = WeightFileOptions(source_image_size, activation, heads, mask_token)
     target = Path(target)
     with atomic_folder(target) as folder:  # first, to refuse an existing target before the conversion
-        converted = _convert(source, image_size, source_image_size, tokenizer, revision)
-        config, changes = converted.model.config, list(converted.changes)
-        context_length = encoder_configs(config)[0].max_position_embeddings
-        if converted.tokenizer.model_max_length != context_length:
-            converted.tokenizer.model_max_length = context_length
-            changes.append(f"captions: truncated at {context_length} tokens, the number of positions of the model")
-        processor = GADMSProcessor.from_tokenizer(converted.tokenizer, image_size=config.image_size)
+        source, converted = _convert(source, image_size, tokenizer, revision, options)
+        report = ConversionReport(
+            source=str(source),
+            target=target,
+            layout=converted.layout,
+            model=type(converted.model).__name__,
+            config=converted.model.config,
+            used=converted.used,
+            ignored=converted.ignored,
+            lost=tuple(n for n, why in converted.ignored.items() if why in EMBEDDING_PARTS or why == OTHER_WEIGHTS),
+            changes=tuple(converted.changes),
+        )
+        if report.lost and not force:
+            reasons = "; ".join(dict.fromkeys(converted.ignored[name] for name in report.lost))
+            raise ValueError(
+                f"{source}: its embeddings or its ranking would be others: GA-DMS has no place for {len(report.lost)} "
+                f"of its tensors ({reasons}): {by_module(report.lost)}. Use its own code, or convert it without them "
+                "(--force)"
+            )
+        processor = GADMSProcessor.from_tokenizer(
+            converted.tokenizer, image_size=report.config.image_size, **converted.processing
+        )
         converted.model.save_pretrained(folder)
         processor.save_pretrained(folder)
-    return ConversionReport(
-        source=str(source),
-        target=target,
-        layout=converted.layout,
-        model=type(converted.model).__name__,
-        config=config,
-        used=converted.used,
-        ignored=converted.ignored,
-        changes=tuple(changes),
-    )
+    return report
 
 
 def _convert(
     source: str | Path,
     image_size: tuple[int, int] | None,
-    source_image_size: tuple[int, int] | None,
     tokenizer: str | Path | None,
     revision: str | None,
-) -> _Converted:
-    is_weight_file = Path(source).is_file() or Path(source).suffix in WEIGHT_SUFFIXES
-    if revision is not None and (is_weight_file or Path(source).is_dir()):
+    given: WeightFileOptions,
+) -> tuple[str | Path, _Converted]:
+    """Return the file, folder or Hub name that was read, and its content."""
+    path = Path(source)
+    if path.is_dir():
+        path = find_weight_file(path) or path
+        source = path if path.is_file() else source
+    is_weight_file = path.is_file() or is_weight_name(path)
+    if revision is not None and (is_weight_file or path.is_dir()):
         raise ValueError(f"{source} is a local path; revision = {revision!r} can only be used with a Hub name")
-    file = read_weight_file(Path(source)) if is_weight_file else None
+    file = read_weight_file(path) if is_weight_file else None
     try:
+        converted: _Converted
         if file is not None:
-            return _from_weight_file(file, image_size, source_image_size, tokenizer)
-        options: dict[str, Any] = {} if revision is None else {"revision": revision}
-        return _from_transformers(str(source), image_size, source_image_size, tokenizer, options)
+            converted = _from_weight_file(file, image_size, tokenizer, given)
+        else:
+            options: dict[str, Any] = {} if revision is None else {"revision": revision}
+            converted = _from_transformers(str(source), image_size, tokenizer, given, options)
     except (ValueError, StrictDataclassError) as error:
         raise ValueError(f"{source}: {error}") from error
     except OSError as error:
         raise OSError(f"{source}: {error}") from error
+    context_length = encoder_configs(converted.model.config)[0].max_position_embeddings
+    if converted.tokenizer.model_max_length != context_length:
+        converted.tokenizer.model_max_length = context_length
+        converted.changes.append(f"captions: truncated at {context_length} tokens, the model's number of positions")
+    return source, converted
 
 
 def _from_transformers(
     source: str,
     image_size: tuple[int, int] | None,
-    source_image_size: tuple[int, int] | None,
     tokenizer: str | Path | None,
+    given: WeightFileOptions,
     options: dict[str, Any],
 ) -> _Converted:
     model_type = PreTrainedConfig.get_config_dict(source, **options)[0].get("model_type")
@@ -150,9 +218,11 @@ def _from_transformers(
         raise ValueError("it is a GA-DMS model already: there is nothing to convert")
     if model_type != "clip":
         found = f"a model of type {model_type!r}" if model_type else "no config.json with a model_type"
-        raise ValueError(f"it contains {found}; only CLIP models and weight files are converted")
-    if source_image_size:
-        raise ValueError("source_image_size is only used for weight files; this model's configuration contains it")
+        advice = "; load it with transformers" if model_type else ""
+        raise ValueError(f"it contains {found}; only CLIP models and weight files are converted{advice}")
+    for name, value in vars(given).items():
+        if value is not None:
+            raise ValueError(f"{name} is only used for weight files; this model's own files contain it")
     clip, unexpected = _load_clip(source, options)
     config: Any = clip.config
     state = {name: _as_float32(name, tensor) for name, tensor in clip.state_dict().items()}
@@ -177,9 +247,21 @@ def _from_transformers(
             f"its tokenizer has EOS {fitted.eos_token_id} and mask {fitted.mask_token_id}, but the model expects "
             f"{expected[0]} and {expected[1]}; give the tokenizer that it was trained with, without a mask token"
         )
-    changes = [mask_note, *_cast_note(clip.state_dict()), *_resize_note((side, side), grid)]
-    ignored = dict.fromkeys(unexpected, "not part of transformers' CLIP")
-    return _Converted("transformers", model, fitted, len(state), ignored, changes)
+    processing, image_note = _image_settings(source, options)
+    changes = [mask_note, *_cast_note(clip.state_dict()), *_resize_note((side, side), grid), image_note]
+    ignored = {name: CONSTANT if name.endswith("position_ids") else UNKNOWN_PART for name in unexpected}
+    return _Converted("transformers", model, fitted, len(state), ignored, changes, processing)
+
+
+def _image_settings(source: str, options: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """How the source resizes and normalises images; and a line for the report."""
+    try:
+        settings, _ = CLIPImageProcessorPil.get_image_processor_dict(source, **options)
+    except OSError:
+        return {}, "images: resized and normalised as by OpenAI's CLIP; the source has no preprocessor_config.json"
+    names: tuple[str, ...] = ("resample", "image_mean", "image_std")
+    kept = {name: settings[name] for name in names if name in settings}
+    return kept, "images: resized and normalised as by the source, but whole, without a crop of the centre"
 
 
 def _load_clip(source: str, options: dict[str, Any]) -> tuple[CLIPModel, list[str]]:
@@ -220,27 +302,52 @@ def _load_clip(source: str, options: dict[str, Any]) -> tuple[CLIPModel, list[st
 
 
 def _from_weight_file(
-    file: WeightFile,
-    image_size: tuple[int, int] | None,
-    source_image_size: tuple[int, int] | None,
-    tokenizer: str | Path | None,
+    file: WeightFile, image_size: tuple[int, int] | None, tokenizer: str | Path | None, given: WeightFileOptions
 ) -> _Converted:
     parts = find_parts(file.tensors)
+    layout = parts.layout
     tensors = _required_tensors(file, parts)
     scale_name, temperature = _temperature_of(file, parts)
     used = {*tensors, *([scale_name] if scale_name else [])}
     changes = _cast_note({name: file.tensors[name] for name in used})
     if temperature is None:
         changes.append("temperature: the default; the file contains none")
+    if _merge_long_positions(file, parts, tensors):
+        used.add(parts.text_prefix + LONG_POSITIONS)
+        changes.append(f"captions: positions of Long-CLIP, of which the first {LONG_CLIP_KEPT} are CLIP's")
 
-    embedding = f"{parts.prefix}token_embedding.weight"
+    activation = given.activation or layout.activation
+    if activation is None:
+        raise ValueError(
+            "it has OpenAI's names, but OpenAI's and open_clip's code write them, and its activation is not in the "
+            "file; give --activation quick_gelu (OpenAI's weights, what was trained from them, and open_clip's "
+            "*-quickgelu models) or --activation gelu (open_clip's other models)"
+        )
+    changes.append(f"activation: {activation}, {'given' if given.activation else f'that of the {layout.name} layout'}")
+    heads, heads_from = infer_heads(tensors, parts, given.heads)
+    if heads_from is not None:
+        changes.append(f"attention heads: {heads[0]} (images) and {heads[1]} (text), {heads_from}")
+    if layout.activation is None:
+        changes.append("pooling: the class token and EOS are assumed; the file does not tell")
+
+    embedding = f"{parts.text_prefix}token_embedding.weight"
     vocab_size, _ = shape_of(tensors, embedding, "tokens", "width")
     if not tokenizer and vocab_size != OPENAI_TOKENS:
         raise ValueError(
             f"it embeds {vocab_size} tokens, not OpenAI's {OPENAI_TOKENS}; give its tokenizer (--tokenizer)"
         )
-    fitted, note = fit_tokenizer(_load_tokenizer(tokenizer or OPENAI_TOKENIZER), vocab_size, research=parts.research)
-    changes.append(note)
+    replaced = vocab_size - MASK_FROM_END
+    if given.mask_token not in (None, replaced, vocab_size):
+        raise ValueError(
+            f"mask_token = {given.mask_token} must be {replaced}, to replace the last merged token as research code "
+            f"does, or {vocab_size}, to append a token"
+        )
+    research = layout.research if given.mask_token is None else given.mask_token == replaced
+    original, tokenizer_note = (_load_tokenizer(tokenizer), []) if tokenizer else openai_tokenizer()
+    fitted, mask_note = fit_tokenizer(original, vocab_size, research=research)
+    if research and given.mask_token is None and parts.fusion_layers is None:
+        mask_note += f"; assumed, because there is no token head (--mask-token {vocab_size} appends one)"
+    changes += [mask_note, *tokenizer_note]
     if len(fitted) > vocab_size:
         tensors[embedding] = append_mean_row(tensors[embedding])
 
@@ -248,20 +355,29 @@ def _from_weight_file(
     num_positions, _ = shape_of(tensors, positions, "positions", "width")
     patch_size = patch_size_of(tensors, parts)
     grid = patch_grid("image_size", image_size, patch_size) if image_size else None
-    source_grid = infer_patch_grid(num_positions - 1, patch_size, source_image_size, grid)
+    source_grid = infer_patch_grid(num_positions - 1, patch_size, given.source_image_size, grid)
     if grid is None:
-        square = source_grid[0] == source_grid[1]
-        grid = patch_grid("image_size", PERSON_SIZE, patch_size) if square else source_grid
-    if source_image_size is None:
+        keep = layout.research or source_grid[0] != source_grid[1]
+        grid = source_grid if keep else patch_grid("image_size", PERSON_SIZE, patch_size)
+    if given.source_image_size is None:
         changes.append(
             f"positions: the file does not state their grid; {format_size(source_grid)} patches are assumed"
         )
     changes += _resize_note(source_grid, grid)
+    uncropped = "" if layout.research else ", but whole, without CLIP's crop of the centre"
+    changes += [
+        f"images: resized ({layout.resample.name.lower()}) and normalised as the {layout.name} layout's code does"
+        f"{uncropped}",
+        "captions: cleaned (ftfy, HTML entities) as CLIP's own code does",
+    ]
 
     def empty_model(its_grid: tuple[int, int]) -> GADMSForPreTraining:
         size = (its_grid[0] * patch_size, its_grid[1] * patch_size)
         with torch.device("meta"):
-            return GADMSForPreTraining(infer_config(tensors, parts, fitted, image_size=size, temperature=temperature))
+            config = infer_config(
+                tensors, parts, fitted, image_size=size, temperature=temperature, activation=activation, heads=heads
+            )
+            return GADMSForPreTraining(config)
 
     # Checked without allocating memory, because a file can claim any size.
     _check_shapes(tensors, parts, empty_model(source_grid).state_dict())
@@ -273,12 +389,18 @@ def _from_weight_file(
     state["gadms.logit_scale"] = torch.tensor(-math.log(model.config.temperature))
     model.load_state_dict(state, assign=True)
     return _Converted(
-        layout="research" if parts.research else "openai",
+        layout=layout.name,
         model=model.gadms if parts.fusion_layers is None and not parts.classifier else model,
         tokenizer=fitted,
         used=len(used),
         ignored=file.ignored | {name: parts.reason_ignored(name) for name in file.tensors if name not in used},
         changes=changes,
+        processing={
+            "clean_text": True,
+            "resample": layout.resample,
+            "image_mean": list(layout.image_mean),
+            "image_std": list(layout.image_std),
+        },
     )
 
 
@@ -290,9 +412,24 @@ def _required_tensors(file: WeightFile, parts: CheckpointParts) -> dict[str, tor
     return {name: _as_float32(name, file.tensors[name]) for name in names}
 
 
+def _merge_long_positions(file: WeightFile, parts: CheckpointParts, tensors: dict[str, torch.Tensor]) -> bool:
+    """Replace the text positions by those that Long-CLIP composes, if the file has both parts of them."""
+    first, rest = f"{parts.text_prefix}positional_embedding", parts.text_prefix + LONG_POSITIONS
+    if rest not in file.tensors:
+        return False
+    other = _as_float32(rest, file.tensors[rest])
+    if other.shape != tensors[first].shape or len(other) <= LONG_CLIP_KEPT:
+        raise ValueError(
+            f"`{rest}` has shape {tuple(other.shape)} and `{first}` {tuple(tensors[first].shape)}; Long-CLIP has the "
+            f"same shape for both, and more than {LONG_CLIP_KEPT} positions"
+        )
+    tensors[first] = torch.cat([tensors[first][:LONG_CLIP_KEPT], other[LONG_CLIP_KEPT:]])
+    return True
+
+
 def _temperature_of(file: WeightFile, parts: CheckpointParts) -> tuple[str | None, float | None]:
     """Return the name of the tensor with the temperature, and its value."""
-    for name in (f"{parts.prefix}logit_scale", "logit_scale"):
+    for name in [f"{prefix}logit_scale" for prefix in parts.ancestors()]:
         if name in file.tensors:
             return name, _temperature(_as_float32(name, file.tensors[name]))
     return None, None

@@ -14,7 +14,7 @@ from ..encoders.weight_files import check_weights
 from ..modeling_gadms import GADMSForPreTraining, GADMSModel
 from .checkpoint_files import TORCH_SUFFIXES
 from .config_inference import HEAD_WIDTH
-from .openai_layout import RESEARCH_PREFIX, CheckpointParts
+from .openai_layout import LAYOUTS, RESEARCH_PREFIX, CheckpointParts
 from .reports import ExportReport
 from .tokenizer import MASK_FROM_END
 
@@ -59,14 +59,25 @@ def export_checkpoint(
     if isinstance(model, GADMSModel):
         state = {f"gadms.{name}": tensor for name, tensor in state.items()}
     parts = CheckpointParts(
-        research=research,
+        layout=next(each for each in LAYOUTS if each.name == layout),
         prefix=RESEARCH_PREFIX if research else "",
+        text_prefix=RESEARCH_PREFIX if research else "",
         vision_layers=vision.num_hidden_layers,
         text_layers=text.num_hidden_layers,
         fusion_layers=config.fusion_num_hidden_layers if research and "fusion.post_norm.weight" in state else None,
         classifier=research and "classifier.weight" in state,
     )
     _check_compatible(source, config, parts)
+    height, width = config.image_size
+    if not research and height != width:
+        changes.append(
+            f"images: {height}x{width} (height x width); OpenAI's own loader takes square images alone and refuses "
+            "the positions of this file. Export --format research instead for code that takes rectangles"
+        )
+    if not research:
+        changes.append(
+            "activation: quick_gelu; loaders that ask need to be told, such as open_clip's -quickgelu models"
+        )
     order, note = _token_order(source, config, research)
     changes.append(note)
 

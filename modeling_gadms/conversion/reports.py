@@ -1,11 +1,18 @@
 """Reports of conversions and exports in OpenAI's layout."""
 
+import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
 
 from ..configuration_gadms import GADMSConfig, encoder_configs
+
+
+_MAX_MODULES, _MAX_LETTERS = 6, 80
+"""Modules that a line of a report names, and characters of their names."""
 
 
 @dataclass(frozen=True)
@@ -15,11 +22,12 @@ class ConversionReport:
     Attributes:
         source (`str`): the checkpoint.
         target (`Path`): the folder that was written.
-        layout (`str`): `"transformers"`, `"openai"` or `"research"`.
+        layout (`str`): `"transformers"`, or one of [`~modeling_gadms.conversion.openai_layout.LAYOUTS`].
         model (`str`): class of the model that was written.
         config ([`GADMSConfig`]): configuration of the model.
         used (`int`): number of tensors of the source in the model.
         ignored (`dict[str, str]`): all other entries of the source, with the reason.
+        lost (`tuple[str, ...]`): those of them that the embeddings or the ranking of the source need, or may need.
         changes (`tuple[str, ...]`): one sentence for everything that was cast, resized, appended or assumed.
     """
 
@@ -30,10 +38,11 @@ class ConversionReport:
     config: GADMSConfig
     used: int
     ignored: dict[str, str]
+    lost: tuple[str, ...]
     changes: tuple[str, ...]
 
     def to_text(self) -> str:
-        """Format the report as text."""
+        """Format the report as text, of at most 30 lines."""
         config = self.config
         text, vision = encoder_configs(config)
         (height, width), (down, across) = config.image_size, config.patch_grid
@@ -51,6 +60,8 @@ class ConversionReport:
             *self.changes,
             *_by_reason("ignored", self.ignored),
         ]
+        if self.lost:
+            lines.append(f"embeddings or ranking are not those of the source, which needs {by_module(self.lost)}")
         return "\n".join(lines)
 
 
@@ -96,4 +107,22 @@ def _by_reason(what: str, reasons: dict[str, str]) -> list[str]:
     names: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         names.setdefault(reason, []).append(name)
-    return [f"{what} ({reason}): {', '.join(its_names)}" for reason, its_names in names.items()]
+    return [f"{what} ({reason}): {by_module(its_names)}" for reason, its_names in names.items()]
+
+
+def by_module(names: Iterable[str]) -> str:
+    """Name the modules of tensors with the number of their tensors, where there are several; layers count as one.
+
+    Examples:
+        >>> by_module(["a.0.b.weight", "a.0.b.bias", "a.1.b.weight", "epoch"])
+        'a.*.b (3), epoch'
+    """
+    modules = Counter(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name.rpartition(".")[0]) or name for name in names)
+    shown = [
+        f"{module[:_MAX_LETTERS]}{'...' if len(module) > _MAX_LETTERS else ''}{f' ({count})' if count > 1 else ''}"
+        for module, count in modules.most_common(_MAX_MODULES)
+    ]
+    if rest := len(modules) - len(shown):
+        count = sum(modules.values()) - sum(count for _, count in modules.most_common(_MAX_MODULES))
+        shown.append(f"and {count} in {rest} more modules")
+    return ", ".join(shown)

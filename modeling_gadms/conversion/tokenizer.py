@@ -1,15 +1,49 @@
-"""Add the mask token to a CLIP tokenizer: appended to the vocabulary, or at its position in research code."""
+"""OpenAI's tokenizer, and the mask token: appended to the vocabulary, or at its position in research code."""
 
+import gzip
 import json
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, cast
 
-from transformers import CLIPTokenizer, PreTrainedTokenizerBase
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerBase
 
 from ..processing_gadms import MASK_TOKEN
 
 
+OPENAI_TOKENIZER = "openai/clip-vit-base-patch16"
+_MERGES_FILE, _NUM_MERGES = "bpe_simple_vocab_16e6.txt.gz", 49_408 - 2 * 256 - 2
+"""File of open_clip_torch with CLIP's merges, and how many of its lines are used, after a heading."""
 MASK_FROM_END = 3
 """Position of research code's mask token: it replaces the last merged token, which precedes BOS and EOS."""
+
+
+def openai_tokenizer() -> tuple[PreTrainedTokenizerBase, list[str]]:
+    """Return OpenAI's tokenizer from the Hub or its cache, else from an installed open_clip_torch; and report lines.
+
+    Raises:
+        OSError: if there is neither.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(OPENAI_TOKENIZER), []
+    except OSError as error:
+        spec = find_spec("open_clip")
+        file = Path(spec.origin).with_name(_MERGES_FILE) if spec and spec.origin else None
+        if file is None or not file.exists():
+            raise OSError(
+                f"the tokenizer {OPENAI_TOKENIZER} cannot be loaded, and open_clip_torch, which contains its "
+                f"vocabulary, is not installed; install that, or give another tokenizer (--tokenizer): {error}"
+            ) from error
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        merges: Any = [tuple(line.split()) for line in lines][1 : _NUM_MERGES + 1]
+    # CLIP numbers printable bytes first, then the others.
+    characters = sorted(ByteLevel.alphabet())
+    pieces = [*characters, *(f"{character}</w>" for character in characters), *map("".join, merges)]
+    pieces += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
+    return tokenizer, ["captions: the vocabulary is that of the installed open_clip_torch"]
 
 
 def fit_tokenizer(

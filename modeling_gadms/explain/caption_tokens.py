@@ -58,7 +58,7 @@ def explain_caption(model: GADMSModel, processor: GADMSProcessor, image: Image.I
     Raises:
         ValueError: if the caption is empty.
     """
-    caption = check_query(processor, caption)
+    caption = processor.clean(check_query(processor, caption))
     image_embeds = encode_images(model, processor, [image], progress=False)  # (1, projection_dim)
     text_embeds = encode_captions(model, processor, [caption], progress=False)
     tokens = processor.tokenize(caption, truncation=True, return_offsets_mapping=True, return_tensors="pt")

@@ -27,7 +27,8 @@ SHIPPED = {
     "processing_gadms.py",
     "token_scoring_gadms.py",
 }
-SHIPPED_IMPORTS = {"torch", "transformers", "huggingface_hub"} | set(sys.stdlib_module_names)
+# ftfy is optional: only captions that it may change need it.
+SHIPPED_IMPORTS = {"torch", "transformers", "huggingface_hub", "ftfy"} | set(sys.stdlib_module_names)
 
 
 def imports_of(path: Path) -> tuple[set[str], set[str]]:

@@ -1,7 +1,8 @@
 """Naive reimplementation of OpenAI's CLIP and of the research model built on it: the oracle of conversion.
 
 Modules have the names of OpenAI's release and of the research code, so that `state_dict` is such a checkpoint. Every
-computation handles one head and one caption at a time, and shares no code with transformers.
+computation handles one head and one caption at a time, and shares no code with transformers. open_clip's models have
+the same names, but other heads and another activation.
 """
 
 import torch
@@ -11,13 +12,15 @@ from modeling_gadms import GADMSForPreTraining, GADMSModel
 
 
 HEAD_WIDTH = 64
+SETTINGS = ("input_resolution", "context_length", "vocab_size")
 
 
 class Attention(nn.Module):
-    """Multi-head attention with one projection matrix for query, key and value, and heads of 64 channels."""
+    """Multi-head attention with one projection matrix for query, key and value."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, head_width: int = HEAD_WIDTH):
         super().__init__()
+        self.head_width = head_width
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
         self.out_proj = nn.Linear(width, width)
@@ -29,9 +32,9 @@ class Attention(nn.Module):
         key = answering @ self.in_proj_weight[width : 2 * width].T + self.in_proj_bias[width : 2 * width]
         value = answering @ self.in_proj_weight[2 * width :].T + self.in_proj_bias[2 * width :]
         heads = []
-        for start in range(0, width, HEAD_WIDTH):
-            channels = slice(start, start + HEAD_WIDTH)
-            similarity = query[:, channels] @ key[:, channels].T / HEAD_WIDTH**0.5
+        for start in range(0, width, self.head_width):
+            channels = slice(start, start + self.head_width)
+            similarity = query[:, channels] @ key[:, channels].T / self.head_width**0.5
             if causal:
                 for token in range(len(similarity)):
                     similarity[token, token + 1 :] = -torch.inf
@@ -42,6 +45,11 @@ class Attention(nn.Module):
 class QuickGELU(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x / (1 + torch.exp(-1.702 * x))
+
+
+class GELU(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (1 + torch.erf(x / 2**0.5)) / 2
 
 
 class Norm(nn.Module):
@@ -57,13 +65,13 @@ class Norm(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, width: int, feed_forward: int):
+    def __init__(self, width: int, feed_forward: int, head_width: int, activation: type[nn.Module]):
         super().__init__()
-        self.attn = Attention(width)
+        self.attn = Attention(width, head_width)
         self.ln_1 = Norm(width)
         self.mlp = nn.Sequential()
         self.mlp.add_module("c_fc", nn.Linear(width, feed_forward))
-        self.mlp.add_module("gelu", QuickGELU())
+        self.mlp.add_module("gelu", activation())
         self.mlp.add_module("c_proj", nn.Linear(feed_forward, width))
         self.ln_2 = Norm(width)
 
@@ -74,9 +82,16 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    def __init__(self, width: int, layers: int, feed_forward: int):
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        feed_forward: int,
+        head_width: int = HEAD_WIDTH,
+        activation: type[nn.Module] = QuickGELU,
+    ):
         super().__init__()
-        self.resblocks = nn.ModuleList(Block(width, feed_forward) for _ in range(layers))
+        self.resblocks = nn.ModuleList(Block(width, feed_forward, head_width, activation) for _ in range(layers))
 
     def forward(self, x: torch.Tensor, causal: bool = False) -> torch.Tensor:
         for block in self.resblocks:
@@ -85,13 +100,13 @@ class Transformer(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    def __init__(self, width: int, layers: int, patch_size: int, grid: tuple[int, int], projection: int):
+    def __init__(self, width: int, layers: int, patch_size: int, grid: tuple[int, int], projection: int, **blocks):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, patch_size, patch_size, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.positional_embedding = nn.Parameter(torch.empty(1 + grid[0] * grid[1], width))
         self.ln_pre = Norm(width)
-        self.transformer = Transformer(width, layers, 4 * width)
+        self.transformer = Transformer(width, layers, 4 * width, **blocks)
         self.ln_post = Norm(width)
         self.proj = nn.Parameter(torch.empty(width, projection))
 
@@ -108,7 +123,7 @@ class ImageEncoder(nn.Module):
 
 
 class Clip(nn.Module):
-    """OpenAI's CLIP with a vision transformer."""
+    """OpenAI's CLIP with a vision transformer, with the settings that OpenAI's archives hold as tensors."""
 
     def __init__(
         self,
@@ -122,11 +137,16 @@ class Clip(nn.Module):
         text_layers: int = 3,
         context_length: int = 24,
         projection: int = 64,
+        head_width: int = HEAD_WIDTH,
+        activation: type[nn.Module] = QuickGELU,
     ):
         super().__init__()
+        blocks = {"head_width": head_width, "activation": activation}
+        for name, value in zip(SETTINGS, (grid[0] * patch_size, context_length, vocab_size), strict=True):
+            self.register_buffer(name, torch.tensor(value))
         self.image_size = (grid[0] * patch_size, grid[1] * patch_size)
-        self.visual = ImageEncoder(vision_width, vision_layers, patch_size, grid, projection)
-        self.transformer = Transformer(text_width, text_layers, 4 * text_width)
+        self.visual = ImageEncoder(vision_width, vision_layers, patch_size, grid, projection, **blocks)
+        self.transformer = Transformer(text_width, text_layers, 4 * text_width, **blocks)
         self.token_embedding = nn.Embedding(vocab_size, text_width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, text_width))
         self.ln_final = Norm(text_width)
@@ -144,6 +164,13 @@ class Clip(nn.Module):
         return self.encode_text(input_ids)[input_ids.argmax()]
 
 
+def without_settings(clip: Clip) -> Clip:
+    """A CLIP that is no archive of OpenAI's, such as one of open_clip's."""
+    for name in SETTINGS:
+        delattr(clip, name)
+    return clip
+
+
 class ResearchModel(nn.Module):
     """Encoders, fusion encoder, token head and identity classifier."""
 
@@ -159,6 +186,7 @@ class ResearchModel(nn.Module):
     ):
         super().__init__()
         self.base_model = Clip(vocab_size=vocab_size, projection=projection, **clip_sizes)
+        without_settings(self.base_model)
         del self.base_model.logit_scale  # a setting in research code
         if fusion_layers is not None:
             self.cross_attn = Attention(projection)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, CLIPConfig, CLIPModel, CLIPTokenizer, SiglipConfig
 from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
 
-from modeling_gadms import GADMSModel
+from modeling_gadms import GADMSModel, GADMSProcessor
 from modeling_gadms.conversion.converter import convert
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.training.tokenizer import train_tokenizer
@@ -117,7 +117,7 @@ def test_another_kind_of_model_is_refused(tmp_path, model_folder):
     SiglipConfig().save_pretrained(tmp_path / "siglip")
     with pytest.raises(
         ValueError,
-        match="siglip: it contains a model of type 'siglip'; only CLIP models and weight files are converted",
+        match="siglip: it contains a model of type 'siglip'; only CLIP models .* converted; load it with transformers",
     ):
         convert(tmp_path / "siglip", tmp_path / "ours")
     with pytest.raises(ValueError, match="it is a GA-DMS model already: there is nothing to convert"):
@@ -161,11 +161,25 @@ def test_missing_weights_are_named(tmp_path, clip_folder):
         convert(folder, tmp_path / "ours")
 
 
+def test_images_are_prepared_as_its_preprocessor_says(tmp_path, clip_folder):
+    folder = clip_folder()
+    assert "source has no preprocessor_config.json" in convert(folder, tmp_path / "default").to_text()
+    settings = {"resample": 2, "image_mean": (0.1, 0.2, 0.3), "image_std": (0.5, 0.6, 0.7)}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings | {"size": {"shortest_edge": 224}}))
+    report = convert(folder, tmp_path / "ours")
+    assert "images: resized and normalised as by the source, but whole" in report.to_text()
+    image_processor = GADMSProcessor.from_pretrained(tmp_path / "ours").image_processor
+    assert {name: getattr(image_processor, name) for name in settings} == settings
+    assert (image_processor.size["height"], image_processor.size["width"]) == report.config.image_size
+
+
 def test_unknown_weights_are_reported_and_others_of_another_size_refused(tmp_path, clip_folder):
     folder = clip_folder()
     weights = load_file(folder / "model.safetensors")
     save_file(weights | {"extra": torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"})
-    assert convert(folder, tmp_path / "ours").ignored == {"extra": "not part of transformers' CLIP"}
+    with pytest.raises(ValueError, match=r"no place for 1 of its tensors .*: extra\. Use its own code"):
+        convert(folder, tmp_path / "ours")
+    assert convert(folder, tmp_path / "ours", force=True).lost == ("extra",)
     weights["text_projection.weight"] = torch.zeros(3, 3)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
