@@ -1,11 +1,10 @@
 """`transformers.Trainer` with the GA-DMS objective."""
 
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import torch
@@ -15,11 +14,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
+from ..encoders.loading import find_mismatch
 from ..losses_gadms import image_text_contrastive_loss, similarity_distribution_matching_loss
 from ..metrics.person_retrieval.ranking import METRIC_NAMES, rank_metrics
 from ..modeling_gadms import GADMSForPreTraining, GADMSForPreTrainingOutput
 from ..processing_gadms import GADMSProcessor
-from .callbacks import CheckStreamOrder, SeedEachProcess, SetEpoch
+from .callbacks import CheckDataOrder, SeedEachProcess, SetEpoch, StopIfNotFinite, refuse_weights_not_finite
 from .data import ImageCaptionPairs, PairCollator
 from .streaming import BatchStream, StreamedPairs
 
@@ -55,6 +55,8 @@ class GADMSTrainingArguments(TrainingArguments):
     # A contrastive loss depends on the batch size: drop the last, incomplete batch.
     dataloader_drop_last: bool = True
     metric_for_best_model: str | None = "r1"
+    # The filter would log a loss that is not finite as the mean of earlier ones, and waits for the device in each step.
+    logging_nan_inf_filter: bool = False
     # The fusion encoder has no gradient before `masking_start`.
     ddp_find_unused_parameters: bool | None = True
 
@@ -66,6 +68,12 @@ class GADMSTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} = {getattr(self, name)} must be a fraction of training between 0 and 1")
         if self.new_module_lr_multiplier <= 0:
             raise ValueError(f"new_module_lr_multiplier = {self.new_module_lr_multiplier} must be positive")
+        if self.push_to_hub:
+            raise ValueError(
+                "push_to_hub = True would upload neither the model's code nor its card; set it to False, and publish "
+                f"after training with `gadms publish model {self.output_dir}/model "
+                f"{self.hub_model_id or 'NAMESPACE/NAME'}`"
+            )
         # Otherwise each process shuffles the rows by the state of its own generator, and these states differ after
         # masks are drawn: processes would train on the same rows.
         if self.data_seed is None:
@@ -159,8 +167,10 @@ class GADMSTrainer(Trainer):
 
     Raises:
         ValueError: if the training set is smaller than one batch over all processes, a stream should keep its last,
-            incomplete batch, one process has several GPUs, parameters are sharded, or `metric_for_best_model` is
-            unknown. From `train`: if a stream is resumed with settings that change its order.
+            incomplete batch, one process has several GPUs, parameters are sharded, `metric_for_best_model` is unknown,
+            or the processor belongs to another model. From `train`: if a run is resumed with settings that change the
+            order of its data.
+        FloatingPointError: from `train` and `save_model`, if the loss or a weight is NaN or infinite.
     """
 
     args: GADMSTrainingArguments
@@ -185,6 +195,8 @@ class GADMSTrainer(Trainer):
                 "`accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES=0"
             )
         _refuse_sharding(args)
+        if mismatch := find_mismatch(processing_class, model.config):
+            raise ValueError(f"the model and its processor do not fit: {mismatch}")
         if "compute_metrics" not in kwargs and not isinstance(eval_dataset, dict):
             _check_best_model_metric(args)
         kwargs.setdefault("data_collator", PairCollator(processing_class))
@@ -201,17 +213,26 @@ class GADMSTrainer(Trainer):
         self.augmentation = None if augmentation is None else augmentation.to(args.device)
         self.add_callback(SeedEachProcess())
         self.add_callback(SetEpoch())
-        self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._stop_if_not_finite = StopIfNotFinite()
+        self.add_callback(self._stop_if_not_finite)
+        self._terms: dict[str, torch.Tensor] = {}
         batch_size = args.train_batch_size * args.world_size
         if isinstance(train_dataset, StreamedPairs):
             if not args.dataloader_drop_last:
                 raise ValueError("dataloader_drop_last = False: a stream has only complete batches; set it to True")
-            self.add_callback(CheckStreamOrder(self._stream_order(train_dataset)))
         if train_dataset is not None and args.dataloader_drop_last and len(train_dataset) < batch_size:
             raise ValueError(
                 f"{len(train_dataset)} training pairs do not fill one batch of {batch_size} "
                 f"({args.train_batch_size} on each of {args.world_size} processes); lower per_device_train_batch_size"
             )
+        if train_dataset is not None:
+            self.add_callback(CheckDataOrder(self._data_order(train_dataset)))
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Overridden to note the first step whose loss is not finite."""
+        loss = super().training_step(*args, **kwargs)
+        self._stop_if_not_finite.note(loss, self.state.global_step + 1)
+        return loss
 
     def compute_loss(
         self,
@@ -275,14 +296,15 @@ class GADMSTrainer(Trainer):
     def _record(
         self, terms: dict[str, torch.Tensor], outputs: GADMSForPreTrainingOutput, truncated: torch.Tensor
     ) -> None:
-        """Keep the numerator and denominator of each value in the next log."""
+        """Add to the numerator and the denominator of each value in the next log."""
         means = terms | {"temperature": outputs["temperature"], "truncated_captions": truncated.float().mean()}
         ratios = {name: (value, torch.ones_like(value)) for name, value in means.items()}
         for name in ("noise_mask", "informative_mask"):
             if name in outputs:
                 ratios[f"{name}_rate"] = (outputs[name].sum(), outputs["own_tokens"].sum())
         for name, ratio in ratios.items():
-            self._terms[name].append(torch.stack(ratio).float())
+            total = torch.stack(ratio).float()
+            self._terms[name] = self._terms[name] + total if name in self._terms else total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each loss term to the training logs, as its mean since the last log over all processes.
@@ -290,20 +312,27 @@ class GADMSTrainer(Trainer):
         Masking rates are fractions of all tokens that could be masked, over all captions and processes.
         """
         if "loss" in logs:
-            for name, values in self._terms.items():
-                total = self.accelerator.reduce(torch.stack(values).sum(dim=0), reduction="sum")
+            for name, own in self._terms.items():
+                total = self.accelerator.reduce(own, reduction="sum")
                 logs[name] = (total[0] / total[1].clamp(min=1)).item()
             self._terms.clear()
         super().log(logs, start_time)
 
-    def _stream_order(self, pairs: StreamedPairs) -> dict[str, int]:
-        return {
+    def _data_order(self, pairs: ImageCaptionPairs | StreamedPairs) -> dict[str, int | None]:
+        args = self.args
+        order: dict[str, int | None] = {
             "number of pairs": len(pairs),
+            "number of pairs in a step": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
+            "training.gradient_accumulation_steps": args.gradient_accumulation_steps,
+        }
+        if not isinstance(pairs, StreamedPairs):
+            return order | {"training.data_seed": args.data_seed}
+        return order | {
             "data.shuffle_buffer": pairs.shuffle_buffer,
             "seed": pairs.seed,
-            "number of processes": self.args.world_size,
-            "training.per_device_train_batch_size": self.args.train_batch_size,
-            "training.dataloader_num_workers": self.args.dataloader_num_workers,
+            "number of processes": args.world_size,
+            "training.per_device_train_batch_size": args.train_batch_size,
+            "training.dataloader_num_workers": args.dataloader_num_workers,
         }
 
     def get_train_dataloader(self) -> DataLoader:
@@ -371,28 +400,39 @@ class GADMSTrainer(Trainer):
         embeddings = (outputs["image_embeds"].float(), outputs["text_embeds"].float())
         return loss, embeddings, (inputs["person_ids"], inputs["image_indices"])
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Overridden because scalars and DoRA's norms have no decay, like the base class's norms and biases."""
+        dimensions = {name: parameter.ndim for name, parameter in model.named_parameters()}
+        names = super().get_decay_parameter_names(model)
+        return [name for name in names if dimensions.get(name) and "lora_magnitude_vector" not in name]
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Overridden for the learning rate of new modules. Norms, biases, scalars and DoRA's norms have no decay."""
+        """Overridden for the learning rate of new modules."""
         if self.optimizer is not None:
             return self.optimizer
-        model = cast(PreTrainedModel, self.model if model is None else model)
-        decayed = set(self.get_decay_parameter_names(model))
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                is_new = bool(NEW_MODULES & set(name.split(".")))
-                is_decayed = name in decayed and parameter.ndim > 0 and "lora_magnitude_vector" not in name
-                groups[is_new, is_decayed].append(parameter)
-        optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
-        self.optimizer = optimizer_class(
-            [
-                {
-                    "params": parameters,
-                    "lr": self.args.learning_rate * (self.args.new_module_lr_multiplier if is_new else 1.0),
-                    "weight_decay": self.args.weight_decay if is_decayed else 0.0,
-                }
-                for (is_new, is_decayed), parameters in sorted(groups.items())
-            ],
-            **optimizer_kwargs,
+        optimizer = super().create_optimizer(model)
+        named = cast(nn.Module, self.model if model is None else model).named_parameters()
+        new = {id(parameter) for name, parameter in named if NEW_MODULES & set(name.split("."))}
+        for group in list(optimizer.param_groups):
+            parameters = group["params"]
+            if chosen := [parameter for parameter in parameters if id(parameter) in new]:
+                group["params"] = [parameter for parameter in parameters if id(parameter) not in new]
+                rate = group["lr"] * self.args.new_module_lr_multiplier
+                optimizer.add_param_group(group | {"params": chosen, "lr": rate})
+        return optimizer
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Overridden because a model that is not finite is of no use."""
+        refuse_weights_not_finite(cast(nn.Module, self.model), self.args, self.state.global_step)
+        super().save_model(output_dir, _internal_call)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Overridden because the base class would upload neither the model's code nor its card.
+
+        Raises:
+            NotImplementedError: always; it names the function that publishes.
+        """
+        raise NotImplementedError(
+            "save the model with `trainer.save_model(FOLDER)`, and publish it with "
+            "`modeling_gadms.publishing.publish_model(FOLDER, 'NAMESPACE/NAME')`"
         )
-        return self.optimizer
