@@ -89,5 +89,5 @@ if __name__ == "__main__":
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that override the file")
     try:
         main(parser.parse_args())
-    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError, StrictDataclassError) as error:
         sys.exit(f"train.py: {error}")

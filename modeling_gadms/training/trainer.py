@@ -12,7 +12,7 @@ import torch.distributed.nn.functional as differentiable
 from accelerate.utils import parse_flag_from_env
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
+from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from ..encoders.loading import find_mismatch
 from ..losses_gadms import image_text_contrastive_loss, similarity_distribution_matching_loss
@@ -55,7 +55,7 @@ class GADMSTrainingArguments(TrainingArguments):
     # A contrastive loss depends on the batch size: drop the last, incomplete batch.
     dataloader_drop_last: bool = True
     metric_for_best_model: str | None = "r1"
-    # The filter would log a loss that is not finite as the mean of earlier ones, and waits for the device in each step.
+    # The filter would log a loss that is not finite as a mean of earlier ones, and wait for the device in each step.
     logging_nan_inf_filter: bool = False
     # The fusion encoder has no gradient before `masking_start`.
     ddp_find_unused_parameters: bool | None = True
