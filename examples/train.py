@@ -36,7 +36,7 @@ import sys
 from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
-from dataset_scripts.loading import load_parquet_split, load_split, parquet_files
+from dataset_scripts.loading import load_chosen_splits, load_parquet_splits, parquet_files
 from modeling_gadms.training.adapters import add_adapter
 from modeling_gadms.training.data import PersonAugmentation
 from modeling_gadms.training.footprint import describe_parameters
@@ -53,8 +53,8 @@ def main(arguments: argparse.Namespace) -> None:
     set_seed(run.training.seed)
 
     # 2. The data: rows in memory or on disk, or a stream of Parquet files
-    loader = load_parquet_split if run.data.streaming else load_split
-    data = load_run_data(run, load_split=loader, parquet_files=parquet_files)
+    loader = load_parquet_splits if run.data.streaming else load_chosen_splits
+    data = load_run_data(run, load_splits=loader, parquet_files=parquet_files)
     if run.model.identity_classifier:
         run = run.with_identities(data.count_identities())
 
@@ -79,7 +79,7 @@ def main(arguments: argparse.Namespace) -> None:
         eval_dataset=eval_dataset,
         augmentation=augmentation,
     )
-    train_and_save(run, trainer, resume=arguments.resume)
+    train_and_save(run, trainer, resume=arguments.resume, skipped=data.skipped)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from typing import Any, cast
 
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import ExportableState
 
-from .streaming import BatchStream
+from .streaming import BatchStream, StreamedPairs
 
 
 class SeedEachProcess(TrainerCallback):
@@ -66,6 +67,39 @@ class CheckDataOrder(TrainerCallback, ExportableState):
                 f"this run cannot resume in the middle of an epoch, whose order would change: {what}. Restore these "
                 "settings, or start the epoch again with training.ignore_data_skip=true"
             )
+
+
+class KeepSkippedRows(TrainerCallback, ExportableState):
+    """Collects the rows of a stream that any process skipped, and keeps them in each checkpoint.
+
+    Args:
+        pairs ([`StreamedPairs`]): the stream.
+    """
+
+    def __init__(self, pairs: StreamedPairs):
+        self.pairs = pairs
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"rows": self.pairs.skipped_numbers()}}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
+        saved = cast(dict[str, Any], state.stateful_callbacks).get(type(self).__name__)
+        self.pairs.mark_skipped(saved["attributes"]["rows"] if saved else [])
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if control.should_save:
+            self._collect()
+
+    def on_epoch_end(self, *_: Any, **kwargs: Any) -> None:
+        self._collect()
+
+    def on_train_end(self, *_: Any, **kwargs: Any) -> None:
+        self._collect()
+
+    def _collect(self) -> None:
+        self.pairs.mark_skipped([row for rows in gather_object([self.pairs.skipped_numbers()]) for row in rows])
 
 
 class StopIfNotFinite(TrainerCallback):

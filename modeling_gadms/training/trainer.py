@@ -19,7 +19,14 @@ from ..losses_gadms import image_text_contrastive_loss, similarity_distribution_
 from ..metrics.person_retrieval.ranking import METRIC_NAMES, rank_metrics
 from ..modeling_gadms import GADMSForPreTraining, GADMSForPreTrainingOutput
 from ..processing_gadms import GADMSProcessor
-from .callbacks import CheckDataOrder, SeedEachProcess, SetEpoch, StopIfNotFinite, refuse_weights_not_finite
+from .callbacks import (
+    CheckDataOrder,
+    KeepSkippedRows,
+    SeedEachProcess,
+    SetEpoch,
+    StopIfNotFinite,
+    refuse_weights_not_finite,
+)
 from .data import ImageCaptionPairs, PairCollator
 from .streaming import BatchStream, StreamedPairs
 
@@ -68,6 +75,9 @@ class GADMSTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} = {getattr(self, name)} must be a fraction of training between 0 and 1")
         if self.new_module_lr_multiplier <= 0:
             raise ValueError(f"new_module_lr_multiplier = {self.new_module_lr_multiplier} must be positive")
+        if self.restore_callback_states_from_checkpoint:
+            # The settings that a resumed run is held against would be replaced by those of the checkpoint.
+            raise ValueError("restore_callback_states_from_checkpoint = True is not supported; set it to False")
         if self.push_to_hub:
             raise ValueError(
                 "push_to_hub = True would upload neither the model's code nor its card; set it to False, and publish "
@@ -220,6 +230,7 @@ class GADMSTrainer(Trainer):
         if isinstance(train_dataset, StreamedPairs):
             if not args.dataloader_drop_last:
                 raise ValueError("dataloader_drop_last = False: a stream has only complete batches; set it to True")
+            self.add_callback(KeepSkippedRows(train_dataset))
         if train_dataset is not None and args.dataloader_drop_last and len(train_dataset) < batch_size:
             raise ValueError(
                 f"{len(train_dataset)} training pairs do not fill one batch of {batch_size} "

@@ -184,7 +184,7 @@ def test_an_empty_caption_within_a_list_is_refused():
 
 def test_a_row_without_any_caption_is_refused():
     dataset = texts(2, caption1=[["one"], []])
-    with pytest.raises(ValueError, match="row 1 has no caption in caption1"):
+    with pytest.raises(ValueError, match="row 1: there is no caption in caption1"):
         ImageCaptionPairs(dataset, DatasetColumns(captions=("caption1",)), captions_per_image="all")
 
 
