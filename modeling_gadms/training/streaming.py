@@ -145,8 +145,8 @@ class ParquetRows:
         """Return the error for a row that cannot be used."""
         file, number = self.place(row)
         return ValueError(
-            f"row {number} of {file}: {str(reason).rstrip('.')}. Mend or drop the row, or set data.bad_rows=skip; `--resume` goes on "
-            "from the last checkpoint"
+            f"row {number} of {file}: {str(reason).rstrip('.')}. Mend or drop the row, or set data.bad_rows=skip; "
+            "`--resume` goes on from the last checkpoint"
         )
 
 

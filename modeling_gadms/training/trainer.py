@@ -50,13 +50,22 @@ class GADMSTrainingArguments(TrainingArguments):
         new_module_lr_multiplier (`float`, *optional*, defaults to 1.0):
             Factor on the learning rate for the fusion encoder, the token head and the identity classifier. The
             published fine-tuning recipes use 5.
+        global_train_batch_size (`int`, *optional*):
+            Pairs in a contrastive batch, over all processes. `per_device_train_batch_size` is derived from it, so that
+            a recipe means the same on any number of processes that divides it.
+        per_device_train_batch_size (`int`, *optional*, defaults to 8): used without `global_train_batch_size`.
+
+    Raises:
+        ValueError: for a value out of its range, or a batch that does not divide among the processes.
     """
 
     masking_start: float = field(default=0.0, metadata={"help": "fraction of the steps before masking starts"})
     contrastive_start: float = field(default=0.0, metadata={"help": "fraction of the steps that use ITC first"})
     new_module_lr_multiplier: float = field(default=1.0, metadata={"help": "learning rate factor of new modules"})
+    global_train_batch_size: int | None = field(default=None, metadata={"help": "pairs in a batch of all processes"})
 
     # Changed defaults of the base class.
+    per_device_train_batch_size: int | None = None  # type: ignore[assignment]  # a number after `__post_init__`
     # The collator reads captions and person ids, whose column names are not arguments of `forward`.
     remove_unused_columns: bool = False
     # A contrastive loss depends on the batch size: drop the last, incomplete batch.
@@ -88,7 +97,26 @@ class GADMSTrainingArguments(TrainingArguments):
         # masks are drawn: processes would train on the same rows.
         if self.data_seed is None:
             self.data_seed = self.seed
+        on_each = self.per_device_train_batch_size
+        self.per_device_train_batch_size = 8 if on_each is None else on_each
         super().__post_init__()
+        if self.global_train_batch_size is not None:
+            self.per_device_train_batch_size = self._share_of_batch(self.global_train_batch_size, on_each)
+
+    def _share_of_batch(self, whole: int, on_each: int | None) -> int:
+        """The part of a batch that each process takes; `on_each` is what the user asked for, if anything."""
+        share, rest = divmod(whole, self.world_size)
+        if rest or share < 1:
+            raise ValueError(
+                f"global_train_batch_size = {whole} does not divide among {self.world_size} processes: start a number "
+                "of processes that divides it, or change it"
+            )
+        if on_each not in (None, share):
+            raise ValueError(
+                f"per_device_train_batch_size = {on_each} on {self.world_size} processes is not "
+                f"global_train_batch_size = {whole}: set one of them"
+            )
+        return share
 
 
 def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
@@ -234,7 +262,8 @@ class GADMSTrainer(Trainer):
         if train_dataset is not None and args.dataloader_drop_last and len(train_dataset) < batch_size:
             raise ValueError(
                 f"{len(train_dataset)} training pairs do not fill one batch of {batch_size} "
-                f"({args.train_batch_size} on each of {args.world_size} processes); lower per_device_train_batch_size"
+                f"({args.train_batch_size} on each of {args.world_size} processes); lower the batch size "
+                "(global_train_batch_size or per_device_train_batch_size)"
             )
         if train_dataset is not None:
             self.add_callback(CheckDataOrder(self._data_order(train_dataset)))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from modeling_gadms.training.run_config import load_run_config
+from modeling_gadms.training.trainer import GADMSTrainingArguments
 
 
 @pytest.fixture
@@ -230,6 +231,25 @@ def test_a_value_of_the_wrong_type_is_refused(run_file, override, message):
 )
 def test_a_value_of_one_of_several_types_is_taken(run_file, override):
     load_run_config(run_file, [override])
+
+
+def test_a_global_batch_is_shared_by_the_processes_or_refused(run_file, monkeypatch):
+    def batch(*overrides: str) -> int:
+        return load_run_config(run_file, overrides).training.per_device_train_batch_size
+
+    assert batch() == 8 and batch("training.per_device_train_batch_size=6") == 6
+    whole = "training.global_train_batch_size=12"
+    assert batch(whole) == batch(whole, "training.per_device_train_batch_size=12") == 12
+    monkeypatch.setattr(GADMSTrainingArguments, "world_size", 3)
+    assert batch(whole) == batch(whole, "training.per_device_train_batch_size=4") == 4
+    assert batch("training.per_device_train_batch_size=6") == 6
+    with pytest.raises(
+        ValueError, match="per_device_train_batch_size = 8 on 3 processes is not global.* = 12: set one"
+    ):
+        batch(whole, "training.per_device_train_batch_size=8")
+    for number in (13, 2, 0, -3):
+        with pytest.raises(ValueError, match=f"global_train_batch_size = {number} does not divide among 3 processes"):
+            batch(f"training.global_train_batch_size={number}")
 
 
 def test_the_example_configurations_load():
