@@ -12,10 +12,10 @@ Arguments after the file override its settings, as `section.key=value`. The sect
     model      from_pretrained, from_clip + image_size, or sizes for random weights; identity_classifier; and every
                field of GADMSConfig: token_score (gass | cosine | random | none), noise_masking,
                masked_token_prediction, alignment (sdm | itc), temperature, ... (modeling_gadms/configuration_gadms.py)
-    data       dataset, dataset_args, splits, columns, captions_per_image, augmentation, streaming, shuffle_buffer
-               (modeling_gadms/training/run_config.py)
-    training   every field of transformers.TrainingArguments, and masking_start, contrastive_start,
-               new_module_lr_multiplier (modeling_gadms/training/trainer.py)
+    data       dataset, dataset_args, splits, columns, captions_per_image, augmentation, streaming, shuffle_buffer,
+               bad_rows (error | skip) (modeling_gadms/training/run_config.py)
+    training   every field of transformers.TrainingArguments, and global_train_batch_size (over all processes),
+               masking_start, contrastive_start, new_module_lr_multiplier (modeling_gadms/training/trainer.py)
     adapter    method (lora | dora), rank, alpha, dropout, encoders, targets, train_new_modules. With this section only
                an adapter of model.from_pretrained is trained and saved (modeling_gadms/training/adapters.py)
 
@@ -24,7 +24,8 @@ With data.person_id_column, all images and captions of a person match each other
 are counted, unless `model.num_identities` is given. Without either setting there is no classifier.
 
 The model, its processor and code are written to <output_dir>/model: the best by the validation split with
-`load_best_model_at_end: true`, else the last. `--resume` continues an interrupted run from its last checkpoint. On a
+`load_best_model_at_end: true`, else the last. A run whose loss becomes NaN or infinite stops with the step, and saves no
+model. `--resume` continues an interrupted run from its last checkpoint. On a
 CPU add `--num_cpu_threads_per_process 8` (your cores) after `accelerate launch`, which uses one otherwise. Expected
 time: 9 minutes for the demo on two CPU cores; an estimated 1.5 hours for CUHK-PEDES from CLIP ViT-B/16 on one A100.
 """

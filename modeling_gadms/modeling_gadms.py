@@ -490,7 +490,9 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             [`GADMSForPreTrainingOutput`]
         """
         config = self.config
-        masking = (self.training if masking is None else masking) and config.token_score != "none"
+        masking = self.training if masking is None else masking
+        uses_masks = config.noise_masking or config.masked_token_prediction
+        masking = masking and uses_masks and config.token_score != "none"  # scores cost a pass of the text encoder
 
         image_features = self.gadms.get_image_features(pixel_values)
         image_embeds: torch.Tensor = image_features["pooler_output"]

@@ -191,10 +191,16 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
         raise ValueError(f"section `data` of {path} names no `dataset`")
     config = dict(sections["model"])
     own = {key: config.pop(key) for key in field_names(ModelArguments) & config.keys()}
+    try:
+        training = GADMSTrainingArguments(**sections["training"])
+    except ImportError as error:
+        raise ImportError(f"section `training` of {path}: {error}") from error
+    except (ValueError, TypeError, OverflowError) as error:  # transformers does not always name the key
+        raise ValueError(f"section `training` of {path}: {error}") from error
     return RunConfig(
         model=ModelArguments(**own, config=config),
         data=DataArguments(**sections["data"]),
-        training=GADMSTrainingArguments(**sections["training"]),
+        training=training,
         # `adapter: {}` is an adapter with the defaults. `adapter: null` is no adapter.
         adapter=AdapterArguments(**sections["adapter"]) if settings.get("adapter") is not None else None,
     )

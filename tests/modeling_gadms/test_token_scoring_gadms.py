@@ -95,7 +95,8 @@ def literal_pooling(x: torch.Tensor, scales: tuple[int, ...]) -> torch.Tensor:
 
 def min_max(values: torch.Tensor) -> torch.Tensor:
     low, high = values.min(), values.max()
-    return torch.full_like(values, 0.5) if low == high else (values - low) / (high - low)
+    are_equal = high - low <= 1e-12 * values.abs().max()
+    return torch.full_like(values, 0.5) if are_equal else (values - low) / (high - low)
 
 
 def literal_scores(
@@ -652,6 +653,17 @@ def test_pooling_by_hand():
         [0.0, 0.0, 0.0, 0.0, 1.0],
     ]
     torch.testing.assert_close(matrix, torch.tensor(by_hand))
+
+
+@pytest.mark.parametrize("scales", [(16,), (20, 16)])
+def test_a_window_over_the_whole_caption_leaves_no_importance_to_scale_up(scales):
+    """Pooled tokens are then equal, and their differences by rounding must not become scores from 0 to 1."""
+    input_ids, attention_mask = pad_batch(RAGGED)  # at most 16 tokens with BOS and EOS
+    for seed in range(3):
+        tower, images = Tower(seed), random_images(len(RAGGED), seed)
+        scores = tower.scores(input_ids, attention_mask, images, scales=scales)
+        expected = literal_batch(tower, RAGGED, images, scales=scales)
+        torch.testing.assert_close(scores.double(), expected, rtol=0, atol=1e-4)
 
 
 def test_scaling_by_hand():

@@ -170,7 +170,7 @@ def test_a_value_that_is_no_yaml_is_refused(run_file):
 
 
 def test_caption_columns_must_be_a_list(run_file):
-    with pytest.raises(ValueError, match="`caption_columns` .* is 'caption1'; it must be tuple"):
+    with pytest.raises(ValueError, match="`caption_columns` .* is 'caption1'; it must be list of str"):
         load_run_config(run_file, ["data.caption_columns=caption1"])
 
 
@@ -202,7 +202,13 @@ def test_training_values_out_of_range_are_refused(run_file, override, message):
         ("data.crop_padding=wide", "`crop_padding` .* is 'wide'; it must be int"),
         ("data.dataset_args=3", "`dataset_args` .* is 3; it must be dict"),
         ("data.dataset=5", "`dataset` .* is 5; it must be str"),
-        ("data.caption_columns=5", "`caption_columns` .* is 5; it must be tuple"),
+        ("data.caption_columns=5", "`caption_columns` .* is 5; it must be list of str"),
+        ("data.caption_columns=[caption1, 2]", "`caption_columns` .* is .*; it must be list of str"),
+        ("model.image_size=[384]", "`image_size` .* is .*; it must be list of 2 values .int, int. | None"),
+        ("training.eval_strategy=daily", "`eval_strategy` .* is 'daily'; it must be no | steps | epoch"),
+        ("training.optim=Adam", "`optim` in section `training` .* is 'Adam'; it must be adamw_torch"),
+        ("training.logging_steps=.inf", "section `training` of .*run.yaml: cannot convert float infinity"),
+        ("training.push_to_hub=true", "section `training` of .*run.yaml: push_to_hub = True would upload"),
         ("model.vocab_size=big", "`vocab_size` in section `model` .* is 'big'; it must be int"),
         ("model.text_config=3", "`text_config` .* is 3; it must be dict | .*None"),
         ("model.temperature=hot", "`temperature` .* is 'hot'; it must be float | int"),
