@@ -24,10 +24,10 @@ With data.person_id_column, all images and captions of a person match each other
 are counted, unless `model.num_identities` is given. Without either setting there is no classifier.
 
 The model, its processor and code are written to <output_dir>/model: the best by the validation split with
-`load_best_model_at_end: true`, else the last. A run whose loss becomes NaN or infinite stops with the step, and saves no
-model. `--resume` continues an interrupted run from its last checkpoint. On a
-CPU add `--num_cpu_threads_per_process 8` (your cores) after `accelerate launch`, which uses one otherwise. Expected
-time: 9 minutes for the demo on two CPU cores; an estimated 1.5 hours for CUHK-PEDES from CLIP ViT-B/16 on one A100.
+`load_best_model_at_end: true`, else the last. A run whose loss becomes NaN or infinite stops, and saves no model.
+`--resume` continues an interrupted run from its last checkpoint. On a CPU add `--num_cpu_threads_per_process 8` (your
+cores) after `accelerate launch`, which uses one otherwise. Expected time: 9 minutes for the demo on two CPU cores; an
+estimated 1.5 hours for CUHK-PEDES from CLIP ViT-B/16 on one A100.
 """
 
 import argparse

@@ -199,7 +199,7 @@ class GADMSConfig(PreTrainedConfig):
                 # A partial dictionary is completed by our defaults (the paper's sizes), not by CLIP's.
                 return config_class(**{**declared_settings(defaults), **value})
             except StrictDataclassError as error:
-                raise ValueError(f"GADMSConfig.{name}: {' '.join(str(error).split())}") from error
+                raise StrictDataclassError(f"GADMSConfig.{name}: {' '.join(str(error).split())}") from error
         return value
 
     def validate_architecture(self) -> None:
