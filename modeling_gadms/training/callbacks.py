@@ -155,8 +155,10 @@ def refuse_weights_not_finite(model: nn.Module, args: TrainingArguments, step: i
     Raises:
         FloatingPointError: if a weight is NaN or infinite.
     """
-    named = list(model.named_parameters())
-    finite = torch.stack([parameter.detach().isfinite().all() for _, parameter in named]).tolist()
+    named = [(name, parameter.detach()) for name, parameter in model.named_parameters() if parameter.numel()]
+    # Both are NaN if any value is. An `isfinite` of all values takes ten times as long on a CPU.
+    extremes = [torch.stack(torch.aminmax(parameter)).isfinite().all() for _, parameter in named]
+    finite = torch.stack(extremes).tolist()
     if not all(finite):
         first = next(name for (name, _), is_finite in zip(named, finite, strict=True) if not is_finite)
         raise FloatingPointError(

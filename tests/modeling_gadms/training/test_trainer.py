@@ -12,7 +12,7 @@ from transformers import AutoModelForPreTraining, TrainerCallback
 
 from modeling_gadms import GADMSProcessor
 from modeling_gadms.losses_gadms import image_text_contrastive_loss, similarity_distribution_matching_loss
-from modeling_gadms.training.callbacks import StopIfNotFinite
+from modeling_gadms.training.callbacks import StopIfNotFinite, refuse_weights_not_finite
 from modeling_gadms.training.data import DatasetColumns, ImageCaptionPairs, PairCollator, PersonAugmentation
 from modeling_gadms.training.trainer import EVALUATION_METRICS, GADMSTrainer, GADMSTrainingArguments, retrieval_metrics
 
@@ -466,6 +466,24 @@ def test_weights_that_the_last_step_spoils_end_the_run_and_are_not_saved(make_tr
         trainer.train()
     assert all(np.isfinite(entry["loss"]) for entry in training_logs(trainer)), "no loss of it was seen"
     assert not (tmp_path / "run" / "checkpoint-3").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_a_single_weight_is_found_whatever_its_precision(tiny_model, dtype):
+    model = tiny_model(learn_temperature=True).to(dtype)
+    model.classifier = nn.Linear(16, 0)  # an empty weight
+    args = SimpleNamespace(fp16=True, learning_rate=1e-3)
+    refuse_weights_not_finite(model, args, 1)
+    weight = model.gadms.text_model.encoder.layers[0].mlp.fc1.weight.data
+    weight[0, 0], weight[0, 1] = torch.finfo(dtype).max, torch.finfo(dtype).min  # large, and finite
+    refuse_weights_not_finite(model, args, 1)
+    for parameter in (weight.view(-1)[5:6], model.gadms.logit_scale.data.view(1)):
+        for value in (float("nan"), float("inf"), -float("inf")):
+            before = parameter.clone()
+            parameter.fill_(value)
+            with pytest.raises(FloatingPointError, match=r"after step 7, 1 of .*training.fp16=false"):
+                refuse_weights_not_finite(model, args, 7)
+            parameter.copy_(before)
 
 
 def test_a_step_does_not_wait_for_the_device_to_look_at_the_loss(make_trainer):
