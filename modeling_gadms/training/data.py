@@ -294,7 +294,8 @@ class PairCollator:
 
     A batch contains `pixel_values` of shape `(batch_size, 3, height, width)`; `input_ids` and `attention_mask` of
     shape `(batch_size, sequence_length)`; and `person_ids`, `image_indices` and `truncated` (whether the caption
-    exceeds the tokenizer's limit) of shape `(batch_size,)`.
+    exceeds the tokenizer's limit) of shape `(batch_size,)`. With `return_loss`, `model(**batch).loss` is the loss of
+    this batch.
 
     Args:
         processor ([`GADMSProcessor`])
@@ -306,7 +307,7 @@ class PairCollator:
         self._mean = torch.tensor(image_processor.image_mean)[:, None, None]
         self._std = torch.tensor(image_processor.image_std)[:, None, None]
 
-    def __call__(self, pairs: list[ImageCaptionPair]) -> dict[str, torch.Tensor]:
+    def __call__(self, pairs: list[ImageCaptionPair]) -> dict[str, Any]:
         captions = [pair["caption"] for pair in pairs]
         tokens = self.processor(text=captions)
         limit = self.processor.tokenizer.model_max_length
@@ -322,6 +323,7 @@ class PairCollator:
             "person_ids": torch.tensor([pair["person_id"] for pair in pairs]),
             "image_indices": torch.tensor([pair["image_index"] for pair in pairs]),
             "truncated": truncated,
+            "return_loss": True,
         }
 
     def _pixel_values(self, images: list[Image.Image | torch.Tensor]) -> torch.Tensor:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -39,7 +40,7 @@ logger = logging.get_logger(__name__)
 _FOOTER_THREADS = 16
 
 BadRows = Literal["error", "skip"]
-Collate = Callable[[list[ImageCaptionPair]], dict[str, torch.Tensor]]
+Collate = Callable[[list[ImageCaptionPair]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -276,7 +277,7 @@ class BatchStream(IterableDataset):
         """
         self._start.copy_(torch.tensor([epoch, batch]))
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         lane, num_lanes = (0, 1) if worker is None else (worker.id, worker.num_workers)
         epoch, first_batch = self._start.tolist()
@@ -324,22 +325,25 @@ class _EpochRows:
         return table.slice(low - self.starts[first], high + 1 - low)
 
     def batch(self, block: pa.Table, start: int, numbers: np.ndarray, size: int) -> list[ImageCaptionPair]:
-        """Return the first `size` good pairs of those with these numbers, from a block of pairs from `start` on.
+        """Return the pairs with the first `size` of these numbers, from a block of pairs from `start` on.
+
+        A bad one is replaced by the next good pair of the others, or if there is none, by one of the batch itself.
 
         Raises:
-            ValueError: if there are fewer, or for a bad row if bad rows are errors.
+            ValueError: if no pair is good, or for a bad row if bad rows are errors.
         """
         pairs = self._pairs(block, start, numbers[:size])
         # One by one: hardly any is needed.
         spare = (pair for number in numbers[size:] for pair in self._pairs(block, start, number[None]) if pair)
-        whole = [pair or next(spare, None) for pair in pairs]
-        good = [pair for pair in whole if pair is not None]
-        if len(good) < size:
+        pairs = [pair or next(spare, None) for pair in pairs]
+        good = [pair for pair in pairs if pair is not None]
+        if not good:
             raise ValueError(
-                f"of {len(numbers)} pairs that are shuffled together, {len(good)} can be used, fewer than a batch of "
-                f"{size}; the log names the reasons. Raise data.shuffle_buffer ({self.owner.shuffle_buffer})"
+                f"none of {len(numbers)} pairs that are shuffled together can be used; the log names the reasons. Mend "
+                f"the rows, or raise data.shuffle_buffer ({self.owner.shuffle_buffer})"
             )
-        return good
+        again = cycle(good)
+        return [pair or next(again) for pair in pairs]
 
     def _pairs(self, block: pa.Table, start: int, numbers: np.ndarray) -> list[ImageCaptionPair | None]:
         """Return the pairs with these numbers; `None` for those of bad rows."""

@@ -289,7 +289,7 @@ def test_a_batch_holds_what_the_processor_makes(processor):
     captions = ["A man in a red coat.", "Person."]
     batch = PairCollator(processor)(pairs_of(captions))
     expected = processor(text=captions, images=[noise_image(0), noise_image(1)])
-    assert set(batch) == {*expected, "person_ids", "image_indices", "truncated"}
+    assert set(batch) == {*expected, "person_ids", "image_indices", "truncated", "return_loss"}
     for name, value in expected.items():
         assert torch.equal(batch[name], value), name
     assert batch["person_ids"].tolist() == [10, 11] and batch["person_ids"].dtype == torch.long

@@ -456,13 +456,20 @@ def test_a_skipped_row_is_named_once_in_the_log(spoiled_files, monkeypatch):
         list(ParquetRows(spoiled_files, COLUMNS, progress=False).captions())
 
 
-def test_a_block_without_a_batch_of_good_rows_is_an_error(tmp_path):
-    def make(rows: Sequence[int]) -> pa.Table:
-        return table(rows).set_column(1, "caption1", pa.array([None if row else "one" for row in rows], pa.string()))
+def test_a_block_with_hardly_a_good_row_repeats_it_and_one_without_is_an_error(tmp_path):
+    """The last block of a process may be as small as a batch."""
 
-    streamed = stream(write(tmp_path, ((8,),), make), shuffle_buffer=8, bad_rows="skip")
-    with pytest.raises(ValueError, match="of 8 pairs that are shuffled together, 1 can be used, .* batch of 2"):
-        batches(streamed.batches(2, keep))
+    def make(rows: Sequence[int]) -> pa.Table:
+        captions = [None if row % 8 else "one" for row in rows]
+        return table(rows).set_column(1, "caption1", pa.array(captions, pa.string()))
+
+    files = write(tmp_path, ((8,),), make)
+    seen = batches(stream(files, shuffle_buffer=8, bad_rows="skip").batches(2, keep))
+    assert [[pair["image_index"] for pair in batch] for batch in seen] == [[0, 0]] * 4
+    with pytest.raises(
+        ValueError, match=r"none of 2 pairs that are shuffled together can be used.*shuffle_buffer \(2\)"
+    ):
+        batches(stream(files, shuffle_buffer=2, bad_rows="skip").batches(2, keep))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -168,6 +168,17 @@ def test_logged_terms_are_those_of_the_model_outputs(make_trainer, tiny_model):
         )
 
 
+@pytest.mark.parametrize("alignment", ["sdm", "itc"])
+def test_the_loss_of_a_batch_is_that_of_the_trainer(make_trainer, tiny_model, processor, alignment):
+    model = tiny_model(alignment=alignment, num_identities=12, identity_weight=0.7, mtp_weight=0.3, **SHARP).train()
+    batch = PairCollator(processor)([make_pairs(4, num_persons=3)[index] for index in range(4)])
+    loss = model(**batch).loss
+    loss.backward()
+    assert loss.item() == pytest.approx(make_trainer(model).compute_loss(model, batch).item(), rel=1e-6)
+    batch.pop("person_ids")
+    assert model(**batch).loss.item() > 0 and model(**batch | {"return_loss": False}).loss is None
+
+
 def test_a_log_over_several_steps_holds_their_mean(make_trainer, tiny_model):
     logs = []
     for steps in (1, 2):
