@@ -90,13 +90,16 @@ def find_bad_rows(
     return [BadRow(row, reason) for row, reason in sorted(found.items())]
 
 
-def drop_bad_rows(dataset: datasets.Dataset, bad: list[BadRow], split: str, *, skip: bool) -> datasets.Dataset:
+def drop_bad_rows(
+    dataset: datasets.Dataset, bad: list[BadRow], split: str, *, skip: bool, log: bool = True
+) -> datasets.Dataset:
     """Return a split without its bad rows.
 
     Args:
         dataset ([`~datasets.Dataset`]), bad (`list[BadRow]`): a split, and the result of [`find_bad_rows`].
         split (`str`): its name, for messages.
-        skip (`bool`): whether bad rows are dropped, with a warning, or refused.
+        skip (`bool`): whether bad rows are dropped or refused.
+        log (`bool`, *optional*, defaults to `True`): whether dropped rows are named in the log.
 
     Raises:
         ValueError: naming the first bad rows, if they are refused or all rows are bad.
@@ -108,6 +111,7 @@ def drop_bad_rows(dataset: datasets.Dataset, bad: list[BadRow], split: str, *, s
         raise ValueError(f"{what}. Mend or drop them, or skip them with data.bad_rows=skip")
     if len(bad) == len(dataset):
         raise ValueError(f"{what}. No row is left")
-    logger.warning("%s. They are skipped", what)
+    if log:
+        logger.warning("%s. They are skipped", what)
     dropped = {fault.row for fault in bad}
     return dataset.select([row for row in range(len(dataset)) if row not in dropped])

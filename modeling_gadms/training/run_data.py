@@ -100,10 +100,11 @@ def load_run_data(
     data, options, training = run.data, run.data.dataset_args, run.training
     validation_split = data.validation_split if training.eval_strategy != "no" else None
     names = [*([] if data.streaming else [data.train_split]), *([validation_split] if validation_split else [])]
+    is_main = training.process_index == 0
     stream = None
     if data.streaming:
         files = parquet_files(data.dataset, data.train_split, **options)
-        stream = ParquetRows(files, data.columns, progress=training.process_index == 0)
+        stream = ParquetRows(files, data.columns, progress=is_main)
     with training.main_process_first(desc="data set"):
         loaded = load_splits(data.dataset, names, **options) if names else {}
     splits: dict[str, datasets.Dataset] = {}
@@ -112,6 +113,6 @@ def load_run_data(
         data.columns.validate(loaded[name].column_names)
         share = {"process_index": training.process_index, "num_processes": training.world_size}
         skipped[name] = find_bad_rows(loaded[name], data.columns, **share)
-        splits[name] = drop_bad_rows(loaded[name], skipped[name], name, skip=data.bad_rows == "skip")
+        splits[name] = drop_bad_rows(loaded[name], skipped[name], name, skip=data.bad_rows == "skip", log=is_main)
     train = splits[data.train_split] if stream is None else stream
     return RunData(data, train, splits[validation_split] if validation_split else None, skipped)

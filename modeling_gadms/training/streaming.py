@@ -339,8 +339,8 @@ class _EpochRows:
         good = [pair for pair in pairs if pair is not None]
         if not good:
             raise ValueError(
-                f"none of {len(numbers)} pairs that are shuffled together can be used; the log names the reasons. Mend "
-                f"the rows, or raise data.shuffle_buffer ({self.owner.shuffle_buffer})"
+                f"none of {len(numbers)} pairs that are shuffled together can be used; the log names the reasons. "
+                f"Mend the rows, or raise data.shuffle_buffer ({self.owner.shuffle_buffer})"
             )
         again = cycle(good)
         return [pair or next(again) for pair in pairs]

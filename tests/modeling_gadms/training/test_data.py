@@ -346,7 +346,7 @@ def test_cached_pixels_are_the_processors_own(processor):
     # The same eight-bit pixels; the normalisation may round its last bit otherwise.
     torch.testing.assert_close(cached.pop("pixel_values"), direct.pop("pixel_values"), rtol=0, atol=1e-6)
     for name, value in direct.items():
-        assert torch.equal(cached[name], value), name
+        assert torch.equal(torch.as_tensor(cached[name]), torch.as_tensor(value)), name
 
 
 # Augmentation
