@@ -655,15 +655,15 @@ def test_pooling_by_hand():
     torch.testing.assert_close(matrix, torch.tensor(by_hand))
 
 
-@pytest.mark.parametrize("scales", [(16,), (20, 16)])
-def test_a_window_over_the_whole_caption_leaves_no_importance_to_scale_up(scales):
-    """Pooled tokens are then equal, and their differences by rounding must not become scores from 0 to 1."""
-    input_ids, attention_mask = pad_batch(RAGGED)  # at most 16 tokens with BOS and EOS
-    for seed in range(3):
-        tower, images = Tower(seed), random_images(len(RAGGED), seed)
-        scores = tower.scores(input_ids, attention_mask, images, scales=scales)
-        expected = literal_batch(tower, RAGGED, images, scales=scales)
-        torch.testing.assert_close(scores.double(), expected, rtol=0, atol=1e-4)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("level", [3.0, -3.0, 1e-12])
+def test_differences_by_rounding_are_not_scaled_up(dtype, level):
+    """Pooled by a window over the whole caption, all tokens are equal; 54 units of rounding were measured."""
+    steps = torch.tensor([[0, 54, -54, 7], [0, 1e5, 1e5, 0]], dtype=dtype)
+    values = level * (1 + steps * torch.finfo(dtype).eps)
+    scaled = scale_within_caption(values, torch.ones(2, 4, dtype=torch.bool))
+    assert scaled[0].tolist() == [0.5] * 4
+    assert scaled[1].tolist() == ([0, 1, 1, 0] if level > 0 else [1, 0, 0, 1])
 
 
 def test_scaling_by_hand():
