@@ -1,5 +1,5 @@
 from .loading import find_benchmarks as find_benchmarks
-from .loading import load_parquet_split as load_parquet_split
+from .loading import load_parquet_splits as load_parquet_splits
 from .loading import load_splits as load_splits
 from .loading import parquet_files as parquet_files
 from .synthetic_persons import load_synthetic_persons as load_synthetic_persons

@@ -1,6 +1,6 @@
 """Load a data set by name: one of ours, a folder on disk, or anything that `datasets.load_dataset` takes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,6 +109,14 @@ def load_split(dataset: str, split: str, /, **builder_arguments: Any) -> dataset
     return choose_split(dataset, load_splits(dataset, **builder_arguments), split)
 
 
+def load_chosen_splits(
+    dataset: str, splits: Sequence[str], /, **builder_arguments: Any
+) -> dict[str, datasets.Dataset]:
+    """Load some splits of a data set at once. Arguments and errors are those of [`load_split`]."""
+    loaded = load_splits(dataset, **builder_arguments)
+    return {split: choose_split(dataset, loaded, split) for split in splits}
+
+
 def parquet_files(dataset: str, split: str, /, **builder_arguments: Any) -> list[str]:
     """List the Parquet files of a split, for streaming. Downloads none of them.
 
@@ -140,13 +148,18 @@ def parquet_files(dataset: str, split: str, /, **builder_arguments: Any) -> list
     return chosen
 
 
-def load_parquet_split(dataset: str, split: str, /, **builder_arguments: Any) -> datasets.Dataset:
-    """Load one split of a data set of Parquet files without downloading the others.
+def load_parquet_splits(
+    dataset: str, splits: Sequence[str], /, **builder_arguments: Any
+) -> dict[str, datasets.Dataset]:
+    """Load some splits of a data set of Parquet files without downloading the others.
 
     Args, Raises: see [`parquet_files`].
     """
-    files = parquet_files(dataset, split, **builder_arguments)
-    return datasets.load_dataset("parquet", data_files={split: files}, split=split)
+    files = {split: parquet_files(dataset, split, **builder_arguments) for split in splits}
+    return {
+        split: datasets.load_dataset("parquet", data_files={split: names}, split=split)
+        for split, names in files.items()
+    }
 
 
 def _is_saved(dataset: str) -> bool:

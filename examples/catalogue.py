@@ -35,7 +35,7 @@ SIZES = {
     "full": [],
     "ci": [
         "data.dataset_args={num_train_products: 8, num_validation_products: 2, num_test_products: 8}",
-        "training.per_device_train_batch_size=8",
+        "training.global_train_batch_size=8",
         "training.max_steps=2",
         "training.logging_steps=1",
         "training.eval_strategy=no",

@@ -38,7 +38,7 @@ TINY = ("model.text_config={hidden_size: 32, intermediate_size: 64, num_hidden_l
         "model.vision_config={image_size: [96, 32], patch_size: 16, hidden_size: 32, intermediate_size: 64, "
         "num_hidden_layers: 1, num_attention_heads: 2}", "model.projection_dim=32", "model.vocab_size=600",
         "model.fusion_num_attention_heads=2", "model.fusion_intermediate_size=32")  # fmt: skip
-STEPS = ("training.per_device_train_batch_size=8", "training.max_steps=6", "training.save_strategy=no",
+STEPS = ("training.global_train_batch_size=8", "training.max_steps=6", "training.save_strategy=no",
          "training.eval_strategy=no", "training.load_best_model_at_end=false", "training.warmup_steps=1")  # fmt: skip
 TITLES = {
     1: "Fine-tuned on each benchmark",

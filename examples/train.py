@@ -12,10 +12,10 @@ Arguments after the file override its settings, as `section.key=value`. The sect
     model      from_pretrained, from_clip + image_size, or sizes for random weights; identity_classifier; and every
                field of GADMSConfig: token_score (gass | cosine | random | none), noise_masking,
                masked_token_prediction, alignment (sdm | itc), temperature, ... (modeling_gadms/configuration_gadms.py)
-    data       dataset, dataset_args, splits, columns, captions_per_image, augmentation, streaming, shuffle_buffer
-               (modeling_gadms/training/run_config.py)
-    training   every field of transformers.TrainingArguments, and masking_start, contrastive_start,
-               new_module_lr_multiplier (modeling_gadms/training/trainer.py)
+    data       dataset, dataset_args, splits, columns, captions_per_image, augmentation, streaming, shuffle_buffer,
+               bad_rows (error | skip) (modeling_gadms/training/run_config.py)
+    training   every field of transformers.TrainingArguments, and global_train_batch_size (over all processes),
+               masking_start, contrastive_start, new_module_lr_multiplier (modeling_gadms/training/trainer.py)
     adapter    method (lora | dora), rank, alpha, dropout, encoders, targets, train_new_modules. With this section only
                an adapter of model.from_pretrained is trained and saved (modeling_gadms/training/adapters.py)
 
@@ -24,9 +24,10 @@ With data.person_id_column, all images and captions of a person match each other
 are counted, unless `model.num_identities` is given. Without either setting there is no classifier.
 
 The model, its processor and code are written to <output_dir>/model: the best by the validation split with
-`load_best_model_at_end: true`, else the last. `--resume` continues an interrupted run from its last checkpoint. On a
-CPU add `--num_cpu_threads_per_process 8` (your cores) after `accelerate launch`, which uses one otherwise. Expected
-time: 9 minutes for the demo on two CPU cores; an estimated 1.5 hours for CUHK-PEDES from CLIP ViT-B/16 on one A100.
+`load_best_model_at_end: true`, else the last. A run whose loss becomes NaN or infinite stops, and saves no model.
+`--resume` continues an interrupted run from its last checkpoint. On a CPU add `--num_cpu_threads_per_process 8` (your
+cores) after `accelerate launch`, which uses one otherwise. Expected time: 9 minutes for the demo on two CPU cores; an
+estimated 1.5 hours for CUHK-PEDES from CLIP ViT-B/16 on one A100.
 """
 
 import argparse
@@ -36,7 +37,7 @@ import sys
 from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
-from dataset_scripts.loading import load_parquet_split, load_split, parquet_files
+from dataset_scripts.loading import load_chosen_splits, load_parquet_splits, parquet_files
 from modeling_gadms.training.adapters import add_adapter
 from modeling_gadms.training.data import PersonAugmentation
 from modeling_gadms.training.footprint import describe_parameters
@@ -53,8 +54,8 @@ def main(arguments: argparse.Namespace) -> None:
     set_seed(run.training.seed)
 
     # 2. The data: rows in memory or on disk, or a stream of Parquet files
-    loader = load_parquet_split if run.data.streaming else load_split
-    data = load_run_data(run, load_split=loader, parquet_files=parquet_files)
+    loader = load_parquet_splits if run.data.streaming else load_chosen_splits
+    data = load_run_data(run, load_splits=loader, parquet_files=parquet_files)
     if run.model.identity_classifier:
         run = run.with_identities(data.count_identities())
 
@@ -79,7 +80,7 @@ def main(arguments: argparse.Namespace) -> None:
         eval_dataset=eval_dataset,
         augmentation=augmentation,
     )
-    train_and_save(run, trainer, resume=arguments.resume)
+    train_and_save(run, trainer, resume=arguments.resume, skipped=data.skipped)
 
 
 if __name__ == "__main__":
@@ -89,5 +90,5 @@ if __name__ == "__main__":
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that override the file")
     try:
         main(parser.parse_args())
-    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError, StrictDataclassError) as error:
         sys.exit(f"train.py: {error}")

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any, ClassVar, TypeVar, cast
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
 
@@ -36,7 +37,7 @@ def check_keys(given: Iterable[str], known: Iterable[str], place: str) -> None:
     known = sorted(known)
     for key in given:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
+            close = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(known)}"
             raise ValueError(f"unknown key `{key}` in {place}; {hint}")
 
@@ -194,8 +195,11 @@ class GADMSConfig(PreTrainedConfig):
             return defaults
         if isinstance(value, dict):
             check_keys(value, _field_names(config_class), f"GADMSConfig.{name}")
-            # A partial dictionary is completed by our defaults (the paper's sizes), not by CLIP's.
-            return config_class(**{**declared_settings(defaults), **value})
+            try:
+                # A partial dictionary is completed by our defaults (the paper's sizes), not by CLIP's.
+                return config_class(**{**declared_settings(defaults), **value})
+            except StrictDataclassError as error:
+                raise StrictDataclassError(f"GADMSConfig.{name}: {' '.join(str(error).split())}") from error
         return value
 
     def validate_architecture(self) -> None:

@@ -16,7 +16,12 @@ from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPEncoderLayer
 from transformers.utils import ModelOutput
 
 from .configuration_gadms import GADMSConfig, declared_settings
-from .losses_gadms import identity_loss, masked_token_prediction_loss
+from .losses_gadms import (
+    identity_loss,
+    image_text_contrastive_loss,
+    masked_token_prediction_loss,
+    similarity_distribution_matching_loss,
+)
 from .masking_gadms import (
     apply_mask,
     caption_token_mask,
@@ -60,6 +65,9 @@ class GADMSForPreTrainingOutput(ModelOutput):
     """Output of [`GADMSForPreTraining`].
 
     Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*):
+            The whole objective of this batch alone, with `return_loss=True`. Over several processes the trainer
+            compares all of their pairs instead.
         image_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`):
             L2-normalised; float32 or float64, also with half-precision weights.
         text_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`):
@@ -79,6 +87,7 @@ class GADMSForPreTrainingOutput(ModelOutput):
         query_embeds (`torch.FloatTensor` of shape `(num_queries, projection_dim)`, *optional*): as `text_embeds`.
     """
 
+    loss: torch.Tensor | None = None
     image_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
     temperature: torch.Tensor | None = None
@@ -480,8 +489,15 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         masking: bool | None = None,
         query_input_ids: torch.Tensor | None = None,
         query_attention_mask: torch.Tensor | None = None,
+        return_loss: bool = False,
+        image_indices: torch.Tensor | None = None,
+        truncated: torch.Tensor | None = None,
+        query_words: torch.Tensor | None = None,
+        image_words: torch.Tensor | None = None,
     ) -> GADMSForPreTrainingOutput:
         """Encode image-caption pairs, mask the captions by their scores, and predict the masked tokens.
+
+        A batch of [`~modeling_gadms.training.PairCollator`] can be passed as it is: `model(**batch).loss`.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): caption `r` describes image `r`.
@@ -492,12 +508,17 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
             query_input_ids (`torch.LongTensor` of shape `(num_queries, query_length)`, *optional*):
                 Further texts, which are encoded and never masked.
             query_attention_mask (`torch.LongTensor` of shape `(num_queries, query_length)`, *optional*)
+            return_loss (`bool`, *optional*, defaults to `False`): whether to compute the loss of this batch alone.
+                Without `person_ids`, each pair is a person of its own. Queries have no part in it.
+            image_indices, truncated, query_words, image_words (`torch.Tensor`, *optional*): not used.
 
         Returns:
             [`GADMSForPreTrainingOutput`]
         """
         config = self.config
-        masking = (self.training if masking is None else masking) and config.token_score != "none"
+        masking = self.training if masking is None else masking
+        uses_masks = config.noise_masking or config.masked_token_prediction
+        masking = masking and uses_masks and config.token_score != "none"  # scores cost a pass of the text encoder
 
         image_features = self.gadms.get_image_features(pixel_values)
         image_embeds: torch.Tensor = image_features["pooler_output"]
@@ -545,9 +566,25 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
                 self.classifier(image_embeds), self.classifier(text_embeds), person_ids
             )
 
+        image_embeds, text_embeds = _unit_length(image_embeds), _unit_length(text_embeds)
+        loss = None
+        if return_loss:
+            persons = torch.arange(len(input_ids), device=input_ids.device) if person_ids is None else person_ids
+            options: dict[str, Any] = {"temperature": self.gadms.temperature}
+            if config.alignment == "itc":
+                loss = image_text_contrastive_loss(image_embeds, text_embeds, persons, **options)
+            else:
+                options["epsilon"] = config.sdm_epsilon
+                loss = similarity_distribution_matching_loss(image_embeds, text_embeds, persons, **options)
+            if mtp_loss is not None:
+                loss = loss + config.mtp_weight * mtp_loss
+            if classification_loss is not None:
+                loss = loss + config.identity_weight * classification_loss
+
         return GADMSForPreTrainingOutput(
-            image_embeds=_unit_length(image_embeds),
-            text_embeds=_unit_length(text_embeds),
+            loss=loss,
+            image_embeds=image_embeds,
+            text_embeds=text_embeds,
             temperature=self.gadms.temperature,
             mtp_loss=mtp_loss,
             identity_loss=classification_loss,

@@ -18,10 +18,15 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPTextMod
 from .masking_gadms import caption_token_mask
 
 
+_ROUNDING = 1_000
+"""Relative error of sums of products whose values should be equal (measured: 54), in units of the machine epsilon."""
+
+
 def scale_within_caption(values: torch.Tensor, own_tokens: torch.Tensor) -> torch.Tensor:
     """Min-max scale each caption's values to [0, 1] over its own tokens.
 
-    If all values are equal, as in a caption of one token, they become 0.5, at which noise masking is improbable.
+    If all values are equal up to rounding, as in a caption of one token, or in one that is no longer than a window of
+    the pooling, they become 0.5, at which noise masking is improbable.
 
     Args:
         values (`torch.FloatTensor` of shape `(batch_size, sequence_length)`)
@@ -33,7 +38,8 @@ def scale_within_caption(values: torch.Tensor, own_tokens: torch.Tensor) -> torc
     lowest = values.masked_fill(~own_tokens, torch.inf).amin(dim=1, keepdim=True)
     highest = values.masked_fill(~own_tokens, -torch.inf).amax(dim=1, keepdim=True)
     spread = highest - lowest
-    scaled = torch.where(spread > 0, (values - lowest) / spread, 0.5)
+    rounding = _ROUNDING * torch.finfo(values.dtype).eps * torch.maximum(highest.abs(), lowest.abs())
+    scaled = torch.where(spread > rounding, (values - lowest) / spread, 0.5)
     return scaled.masked_fill(~own_tokens, 0.0)
 
 

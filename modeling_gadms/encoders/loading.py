@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -67,9 +67,8 @@ def load_model_and_processor(name: str | Path, *, runtime: str = RUNTIMES[0]) ->
             adapter.merge_into(model)
             model.name_or_path = str(name)
     processor = GADMSProcessor.from_pretrained(adapter.folder if adapter else name)
-    known, expected = len(processor.tokenizer), encoder_configs(config)[0].vocab_size
-    if known != expected:  # transformers creates a tokenizer of three tokens if the vocabulary is missing
-        raise ValueError(f"{name}: its tokenizer has {known} tokens, its model {expected}; save both there again")
+    if mismatch := find_mismatch(processor, config):
+        raise ValueError(f"{name}: {mismatch}; save both there again")
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
 
 
@@ -109,6 +108,34 @@ def _folder_or_hub_name(name: str | Path) -> str | Path:
     if not _HUB_NAME.fullmatch(str(name)):
         raise FileNotFoundError(f"There is no model folder {str(name)!r}")
     return name
+
+
+def find_mismatch(processor: GADMSProcessor, config: GADMSConfig) -> str | None:
+    """Compare a processor with the model whose inputs it is to prepare.
+
+    Args:
+        processor ([`GADMSProcessor`]), config ([`GADMSConfig`]): of the processor and the model.
+
+    Returns:
+        `str`: the first difference that would give wrong embeddings; `None` if they fit.
+    """
+    text, tokenizer = encoder_configs(config)[0], processor.tokenizer
+    # transformers creates a tokenizer of three tokens if the vocabulary is missing.
+    if len(tokenizer) != text.vocab_size:
+        return f"its tokenizer has {len(tokenizer)} tokens, its model {text.vocab_size}"
+    if tokenizer.mask_token_id != config.mask_token_id:
+        return f"the mask is token {tokenizer.mask_token_id} of its tokenizer, and {config.mask_token_id} of its model"
+    last = processor.tokenize("person")["input_ids"][-1]
+    if last != text.eos_token_id:
+        return f"its tokenizer ends captions with token {last}, its model reads them at token {text.eos_token_id}"
+    if tokenizer.model_max_length > cast(int, text.max_position_embeddings):
+        return (
+            f"its tokenizer cuts captions at {tokenizer.model_max_length} tokens (model_max_length), its model reads "
+            f"{text.max_position_embeddings}"
+        )
+    if processor.image_size != config.image_size:
+        return f"its processor makes images of {processor.image_size} pixels, its model reads {config.image_size}"
+    return None
 
 
 def _refuse_onnx_export(name: str | Path) -> None:

@@ -19,9 +19,9 @@ from .card_metrics import DIRECTIONS, Measurement, model_index
 _TEMPLATE = Path(__file__).with_name("model_card.md")
 _TAGS = ("person-retrieval", "text-based-person-search", "image-text-retrieval", "gadms")
 _TRAINING_SETTINGS = tuple(
-    "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate "
-    "new_module_lr_multiplier lr_scheduler_type warmup_steps warmup_ratio optim adam_epsilon weight_decay "
-    "max_grad_norm bf16 fp16 masking_start contrastive_start".split()
+    "num_train_epochs max_steps global_train_batch_size per_device_train_batch_size gradient_accumulation_steps "
+    "learning_rate new_module_lr_multiplier lr_scheduler_type warmup_steps warmup_ratio optim adam_epsilon "
+    "weight_decay max_grad_norm bf16 fp16 masking_start contrastive_start".split()
 )
 _MODEL_SETTINGS = tuple(
     "token_score noise_masking masked_token_prediction alignment temperature learn_temperature mtp_weight "

@@ -8,12 +8,12 @@ import datasets
 import kornia.augmentation as K
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from ..media.images import UnreadableImageError, load_image
+from ..media.images import load_image
 from ..processing_gadms import GADMSProcessor
 from .caption_queries import Query, draw_query, encode_statements, stated
 
@@ -69,11 +69,11 @@ class DatasetColumns:
             raise ValueError(f"row {values.index(None)} has no `{self.person_id}`; fill it in or drop the row")
         return np.asarray(values)
 
-    def row_captions(self, row: dict[str, Any], row_number: int) -> list[str]:
+    def captions_in(self, row: dict[str, Any]) -> list[str]:
         """Return all captions of a row, in column order.
 
         Raises:
-            ValueError: if a caption is empty or not text, naming the row and the column.
+            ValueError: if there is none, or one is empty or not text, naming the column.
         """
         captions: list[str] = []
         for column in self.captions:
@@ -81,14 +81,22 @@ class DatasetColumns:
             values = [value] if isinstance(value, str) or value is None else list(value)
             for caption in values:
                 if not isinstance(caption, str) or not caption.strip():
-                    raise ValueError(
-                        f"row {row_number}: `{column}` is an empty caption ({caption!r}); describe the person or "
-                        "drop the row"
-                    )
+                    raise ValueError(f"`{column}` is an empty caption ({caption!r})")
                 captions.append(caption)
         if not captions:
-            raise ValueError(f"row {row_number} has no caption in {', '.join(self.captions)}; drop the row")
+            raise ValueError(f"there is no caption in {', '.join(self.captions)}")
         return captions
+
+    def row_captions(self, row: dict[str, Any], row_number: int) -> list[str]:
+        """Return all captions of a row, in column order.
+
+        Raises:
+            ValueError: as [`captions_in`], also naming the row.
+        """
+        try:
+            return self.captions_in(row)
+        except ValueError as error:
+            raise ValueError(f"row {row_number}: {error}; describe the person or drop the row") from error
 
     def captions_of(self, dataset: datasets.Dataset) -> Iterator[str]:
         """Iterate over all captions of a data set, in order; images are not decoded.
@@ -176,7 +184,8 @@ class ImageCaptionPairs(Dataset):
             Resized images from [`cache_pixels`].
 
     Raises:
-        ValueError: for a missing column, a person id that is not a whole number, or an empty data set.
+        ValueError: for a missing column, an empty caption, a person id that is not a whole number, or an empty data
+            set.
     """
 
     def __init__(
@@ -203,9 +212,10 @@ class ImageCaptionPairs(Dataset):
         self.num_identities = len(persons)
         """Number of persons."""
         self._texts = self.dataset.select_columns(list(columns.captions))
+        # Read now, as an empty caption is found before training.
+        counts = [len(columns.row_captions(row, number)) for number, row in enumerate(self._texts)]
         self._rows: np.ndarray | None = None  # for "all": (row, caption number) of every pair
         if captions_per_image == "all":
-            counts = [len(columns.row_captions(row, number)) for number, row in enumerate(self._texts)]
             rows = np.repeat(np.arange(len(dataset)), counts)
             self._rows = np.stack([rows, np.concatenate([np.arange(count) for count in counts])], axis=1)
 
@@ -234,18 +244,34 @@ class ImageCaptionPairs(Dataset):
         }
 
 
+def decode_row_image(dataset: datasets.Dataset, column: str, row: int) -> Image.Image:
+    """Return the image of a row as RGB.
+
+    Raises:
+        ValueError: if it cannot be decoded, naming the column.
+    """
+    try:
+        value = dataset[row][column]
+        if value is None:
+            raise ValueError("it is missing")
+        return load_image(value)
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
+        # The message of Pillow's error is the address of a buffer.
+        reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"the image in `{column}` cannot be read: {reason}") from error
+
+
 def read_row_image(dataset: datasets.Dataset, column: str, row: int) -> Image.Image:
     """Return the image of a row as RGB.
 
     Raises:
-        ValueError: if it cannot be decoded, naming the row.
+        ValueError: as [`decode_row_image`], also naming the row.
     """
     try:
-        return load_image(dataset[row][column])
-    except (UnreadableImageError, OSError, TypeError) as error:
+        return decode_row_image(dataset, column, row)
+    except ValueError as error:
         raise ValueError(
-            f"row {row}: the image in `{column}` cannot be read: {error}; drop the row with "
-            f"`dataset.select(i for i in range(len(dataset)) if i != {row})`"
+            f"row {row}: {error}; drop the row with `dataset.select(i for i in range(len(dataset)) if i != {row})`"
         ) from error
 
 
@@ -278,7 +304,7 @@ class PairCollator:
     exceeds the tokenizer's limit) of shape `(batch_size,)`. If pairs have queries, it also contains `query_input_ids`
     and `query_attention_mask` of shape `(num_queries, sequence_length)`, those of a pair in consecutive rows; and
     `query_words` and `image_words`, from which [`~modeling_gadms.training.caption_queries.fitting_images`] finds the
-    images that each query describes.
+    images that each query describes. With `return_loss`, `model(**batch).loss` is the loss of this batch.
 
     Args:
         processor ([`GADMSProcessor`])
@@ -290,7 +316,7 @@ class PairCollator:
         self._mean = torch.tensor(image_processor.image_mean)[:, None, None]
         self._std = torch.tensor(image_processor.image_std)[:, None, None]
 
-    def __call__(self, pairs: list[ImageCaptionPair]) -> dict[str, torch.Tensor]:
+    def __call__(self, pairs: list[ImageCaptionPair]) -> dict[str, Any]:
         captions = [pair["caption"] for pair in pairs]
         tokens = self.processor(text=captions)
         limit = self.processor.tokenizer.model_max_length
@@ -306,6 +332,7 @@ class PairCollator:
             "person_ids": torch.tensor([pair["person_id"] for pair in pairs]),
             "image_indices": torch.tensor([pair["image_index"] for pair in pairs]),
             "truncated": truncated,
+            "return_loss": True,
         }
         queries = [query for pair in pairs for query in pair.get("queries", ())]
         if queries:

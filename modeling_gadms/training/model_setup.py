@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from ..configuration_gadms import GADMSConfig
 from ..encoders.adapter_folders import ADAPTER_CONFIG
-from ..encoders.loading import refuse_missing_weights
+from ..encoders.loading import find_mismatch, refuse_missing_weights
 from ..modeling_gadms import GADMSForPreTraining
 from ..processing_gadms import GADMSProcessor
 from .run_config import ModelArguments
@@ -31,7 +31,7 @@ def build_model_and_processor(
 
     Raises:
         ValueError: if two sources are given, an image size is given without `from_clip`, or a checkpoint is an
-            adapter, lacks weights of the encoders or does not fit its configuration.
+            adapter, lacks weights of the encoders, does not fit its configuration or has another model's tokenizer.
     """
     if arguments.from_pretrained and arguments.from_clip:
         raise ValueError("section `model` sets both from_pretrained and from_clip; keep one")
@@ -49,12 +49,23 @@ def build_model_and_processor(
         config = GADMSConfig.from_pretrained(arguments.from_pretrained, **fields)
         model = _load(arguments.from_pretrained, config)
         tokenizer = AutoTokenizer.from_pretrained(arguments.from_pretrained)
-        return model, GADMSProcessor.from_tokenizer(tokenizer, image_size=config.image_size)
+        processor = GADMSProcessor.from_tokenizer(tokenizer, image_size=config.image_size)
+        if mismatch := find_mismatch(processor, config):
+            raise ValueError(f"{arguments.from_pretrained}: {mismatch}; save the model's own tokenizer there")
+        return model, processor
 
     if arguments.from_clip:
         image_size = arguments.image_size or (384, 128)
         model = GADMSForPreTraining.from_clip(arguments.from_clip, image_size=image_size, **arguments.config)
-        return model, GADMSProcessor.from_clip(arguments.from_clip, image_size=image_size)
+        processor = GADMSProcessor.from_clip(arguments.from_clip, image_size=image_size)
+        if mismatch := find_mismatch(processor, model.config):
+            # Both have a mask token by now, which a checkpoint of CLIP has not.
+            raise ValueError(
+                f"{arguments.from_clip}: {mismatch}, both with the mask token. Give CLIP's own tokenizer; cut an "
+                "embedding that was padded with `clip.text_model.resize_token_embeddings(len(tokenizer))`, and save "
+                "CLIP again"
+            )
+        return model, processor
 
     text_config = {"max_position_embeddings": 77} | arguments.config.get("text_config", {})
     max_length = text_config["max_position_embeddings"]

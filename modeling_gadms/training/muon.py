@@ -27,12 +27,12 @@ class MuonAdamW(torch.optim.AdamW):
         ValueError: if a parameter of a Muon group is not a matrix.
     """
 
-    def __init__(self, params: Any, **kwargs: Any):
-        super().__init__(params, **kwargs)
-        for group in self.param_groups:
-            shapes = [tuple(parameter.shape) for parameter in group["params"] if parameter.ndim != 2]
-            if group.setdefault("muon", False) and shapes:
-                raise ValueError(f"Muon optimises matrices, not parameters of shape {shapes[0]}")
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """See [`torch.optim.Optimizer.add_param_group`]."""
+        super().add_param_group(param_group)
+        shapes = [tuple(parameter.shape) for parameter in param_group["params"] if parameter.ndim != 2]
+        if param_group.setdefault("muon", False) and shapes:
+            raise ValueError(f"Muon optimises matrices, not parameters of shape {shapes[0]}")
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters. See [`torch.optim.Optimizer.step`]."""

@@ -1,7 +1,7 @@
 """Run files: a training run as YAML with the sections `model`, `data`, `training` and, optionally, `adapter`."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,9 +12,11 @@ from ..configuration_gadms import GADMSConfig, check_keys
 from ..encoders.adapter_folders import RUN_RECORD
 from ..encoders.atomic_files import write_json
 from .adapters import AdapterArguments, record_base
+from .bad_rows import BadRow, list_rows
 from .data import DatasetColumns
 from .footprint import Footprint
 from .settings import apply_overrides, check_types, field_names, read_settings
+from .streaming import BadRows, StreamedPairs
 from .trainer import GADMSTrainer, GADMSTrainingArguments, last_checkpoint
 
 
@@ -62,9 +64,13 @@ class DataArguments:
         streaming (`bool`, *optional*, defaults to `False`):
             Stream training rows from local or remote Parquet files: see [`StreamedPairs`].
         shuffle_buffer (`int`, *optional*, defaults to 2048): pairs that a worker shuffles together when streaming.
+        bad_rows (`str`, *optional*, defaults to `"error"`):
+            What becomes of rows with an unreadable image, an empty caption or no person id: `"error"` ends the run,
+            `"skip"` leaves them out, and names them in the log and the run record. They are found before training;
+            when streaming, when they are read.
 
     Raises:
-        ValueError: if both `cache_images` and `streaming` are set.
+        ValueError: if both `cache_images` and `streaming` are set, or `bad_rows` is neither `"error"` nor `"skip"`.
     """
 
     dataset: str
@@ -81,6 +87,7 @@ class DataArguments:
     cache_images: bool = False
     streaming: bool = False
     shuffle_buffer: int = 2048
+    bad_rows: BadRows = "error"
 
     def __post_init__(self) -> None:
         if self.streaming and self.cache_images:
@@ -184,22 +191,35 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
         raise ValueError(f"section `data` of {path} names no `dataset`")
     config = dict(sections["model"])
     own = {key: config.pop(key) for key in field_names(ModelArguments) & config.keys()}
+    try:
+        training = GADMSTrainingArguments(**sections["training"])
+    except ImportError as error:
+        raise ImportError(f"section `training` of {path}: {error}") from error
+    except (ValueError, TypeError, OverflowError) as error:  # transformers does not always name the key
+        raise ValueError(f"section `training` of {path}: {error}") from error
     return RunConfig(
         model=ModelArguments(**own, config=config),
         data=DataArguments(**sections["data"]),
-        training=GADMSTrainingArguments(**sections["training"]),
+        training=training,
         # `adapter: {}` is an adapter with the defaults. `adapter: null` is no adapter.
         adapter=AdapterArguments(**sections["adapter"]) if settings.get("adapter") is not None else None,
     )
 
 
-def train_and_save(run: RunConfig, trainer: GADMSTrainer, *, resume: bool) -> None:
+def train_and_save(
+    run: RunConfig, trainer: GADMSTrainer, *, resume: bool, skipped: Mapping[str, Sequence[BadRow]] | None = None
+) -> None:
     """Train, and save the best or last model or adapter to `<output_dir>/model`. The run record is written last.
 
     Args:
         run ([`RunConfig`]): the run that `trainer` was made for.
         trainer ([`GADMSTrainer`])
         resume (`bool`): resume from the last checkpoint in the output folder, if there is one.
+        skipped (`dict[str, list[BadRow]]`, *optional*):
+            Rows that were left out before training, by split, for the run record. Those of a stream are added.
+
+    Raises:
+        FloatingPointError: if the loss or a weight is NaN or infinite; no model is saved then.
     """
     output_dir = str(run.training.output_dir)
     folder = Path(output_dir, "model")
@@ -217,6 +237,12 @@ def train_and_save(run: RunConfig, trainer: GADMSTrainer, *, resume: bool) -> No
     if run.adapter is not None:
         config["adapter"] = asdict(run.adapter)
     record = {"seed": run.training.seed, "config": config, "footprint": asdict(footprint)}
+    all_skipped = dict(skipped or {})
+    if isinstance(trainer.train_dataset, StreamedPairs):
+        all_skipped[run.data.train_split] = rows = trainer.train_dataset.skipped_rows()
+        if rows:
+            logger.warning("%d rows were skipped: %s", len(rows), list_rows(rows))
+    record["skipped_rows"] = {split: [asdict(row) for row in rows] for split, rows in all_skipped.items()}
     if base is not None:
         record["base_model"] = base
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card

@@ -91,8 +91,10 @@ def _fits(value: Any, hint: Any) -> bool:
     """Return whether a value from YAML fits a type annotation. A list also fits a tuple."""
     origin, choices = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return any(_fits(value, choice) for choice in choices)
+        return any(_fits(value, choice) for choice in _choices(hint))
     kind = origin or hint
+    if kind is Any:
+        return True
     if kind is Literal:
         return value in choices
     if kind in (bool, type(None), str, dict):
@@ -101,9 +103,24 @@ def _fits(value: Any, hint: Any) -> bool:
         is_number = isinstance(value, (int, kind)) and not isinstance(value, bool)
         return is_number and value == value  # refuses NaN, which passes every comparison with a limit
     if kind in (list, tuple):
-        return isinstance(value, list)
-    # Enumerations check their names themselves; YAML has no objects of other classes.
-    return not isinstance(kind, type) or issubclass(kind, Enum)
+        if not isinstance(value, list):
+            return False
+        if kind is tuple and choices and choices[-1] is not Ellipsis:
+            return len(value) == len(choices) and all(map(_fits, value, choices))
+        return all(_fits(item, choices[0]) for item in value) if choices else True
+    if _is_enumeration(kind):
+        return isinstance(value, str) and value in [member.value for member in kind]
+    return not isinstance(kind, type)  # YAML has no objects of other classes
+
+
+def _is_enumeration(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Enum)
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """Return the alternatives of a union. Beside an enumeration, `str` stands for the names of its members."""
+    choices = get_args(hint)
+    return tuple(choice for choice in choices if choice is not str or not any(map(_is_enumeration, choices)))
 
 
 def check_types(values: dict[str, Any], record: type, place: str) -> None:
@@ -119,10 +136,18 @@ def check_types(values: dict[str, Any], record: type, place: str) -> None:
 
 
 def _name_of(hint: Any) -> str:
-    """Return an annotation as text, such as `float`, `str | None` or `local | ray`."""
-    if get_origin(hint) in (Union, UnionType, Literal):
-        choices = get_args(hint)
-        return " | ".join(choice if isinstance(choice, str) else _name_of(choice) for choice in choices)
+    """Return an annotation as text, such as `float`, `str | None`, `local | ray` or `list of int`."""
+    origin, choices = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " | ".join(map(_name_of, _choices(hint)))
+    if origin is Literal:
+        return " | ".join(map(str, choices))
+    if _is_enumeration(hint):
+        return " | ".join(str(member.value) for member in hint)
+    if origin is tuple and choices[-1] is not Ellipsis:
+        return f"list of {len(choices)} values ({', '.join(map(_name_of, choices))})"
+    if origin in (list, tuple):
+        return f"list of {_name_of(choices[0])}"
     return str(getattr(hint, "__name__", hint)).replace("NoneType", "None")
 
 

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from itertools import cycle
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import fsspec
 import numpy as np
@@ -28,6 +30,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..media.images import load_image
+from .bad_rows import BadRow
 from .data import CaptionDraw, DatasetColumns, ImageCaptionPair
 from .retry import ATTEMPTS, call_with_retries
 
@@ -36,7 +39,8 @@ logger = logging.get_logger(__name__)
 
 _FOOTER_THREADS = 16
 
-Collate = Callable[[list[ImageCaptionPair]], dict[str, torch.Tensor]]
+BadRows = Literal["error", "skip"]
+Collate = Callable[[list[ImageCaptionPair]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -116,17 +120,35 @@ class ParquetRows:
         place = f"row group {group.number} of {group.file}"
         return _read_parquet(group.file, lambda file: file.read_row_group(group.number, columns=chosen), place)
 
-    def captions(self) -> Iterator[str]:
-        """Iterate over all captions, in order; images are not read."""
+    def captions(self, *, bad_rows: BadRows = "error") -> Iterator[str]:
+        """Iterate over all captions, in order; images are not read.
+
+        Raises:
+            ValueError: for an empty caption, naming its row, unless `bad_rows` is `"skip"`.
+        """
         for group in self.row_groups:
             for number, row in enumerate(self.read(group, names=self.columns.captions).to_pylist()):
-                yield from self.columns.row_captions(row, group.first_row + number)
+                try:
+                    captions = self.columns.captions_in(row)
+                except ValueError as error:
+                    if bad_rows == "error":
+                        raise self.error(group.first_row + number, error) from error
+                    continue
+                yield from captions
 
-    def place(self, row: int) -> str:
-        """Return the file of a row and its number in that file, for error messages."""
+    def place(self, row: int) -> tuple[str, int]:
+        """Return the file of a row, and its number in that file."""
         file = next(group.file for group in self.row_groups if row < group.first_row + group.num_rows)
         first_row = next(group.first_row for group in self.row_groups if group.file == file)
-        return f"row {row - first_row} of {file}"
+        return file, row - first_row
+
+    def error(self, row: int, reason: Exception) -> ValueError:
+        """Return the error for a row that cannot be used."""
+        file, number = self.place(row)
+        return ValueError(
+            f"row {number} of {file}: {str(reason).rstrip('.')}. Mend or drop the row, or set data.bad_rows=skip; "
+            "`--resume` goes on from the last checkpoint"
+        )
 
 
 class StreamedPairs:
@@ -145,6 +167,10 @@ class StreamedPairs:
             See [`CaptionDraw`]. `captions_per_image="all"` needs caption columns of strings, not of lists.
         shuffle_buffer (`int`, *optional*, defaults to 2048):
             Number of pairs, with encoded images, that a worker keeps in memory, rounded up to whole batches.
+        bad_rows (`str`, *optional*, defaults to `"error"`):
+            What becomes of a row with an unreadable image, an empty caption or no person id: `"error"` raises a
+            ValueError that names it. `"skip"` puts the next good pair after the batch in its place, from the same
+            block, so that batches stay complete and no other pair moves; see [`~StreamedPairs.skipped_rows`].
         seed (`int`, *optional*, defaults to 0): seed of the order and of the caption draws.
 
     Raises:
@@ -158,6 +184,7 @@ class StreamedPairs:
         captions_per_image: Literal["one", "all"] = "one",
         short_queries: int = 0,
         shuffle_buffer: int = 2048,
+        bad_rows: BadRows = "error",
         seed: int = 0,
     ):
         self.caption_draw = CaptionDraw(captions_per_image, short_queries, seed)
@@ -168,16 +195,47 @@ class StreamedPairs:
             )
         if shuffle_buffer < 1:
             raise ValueError(f"shuffle_buffer = {shuffle_buffer} must be 1 or more")
+        if bad_rows not in get_args(BadRows):
+            raise ValueError(f"bad_rows = {bad_rows!r} must be 'error' or 'skip'")
         if rows.num_rows == 0:
             raise ValueError("the data set has no rows")
         self.rows = rows
         self.shuffle_buffer = shuffle_buffer
+        self.bad_rows = bad_rows
+        # In shared memory, as rows are read by workers.
+        self._is_skipped = torch.zeros(rows.num_rows, dtype=torch.bool).share_memory_()
         self.seed = seed
         self.pairs_per_row = len(rows.columns.captions) if captions_per_image == "all" else 1
 
     def __len__(self) -> int:
         """Number of pairs of all rows."""
         return self.rows.num_rows * self.pairs_per_row
+
+    def skipped_rows(self) -> list[BadRow]:
+        """Rows that were skipped until now, by this process and its workers. The reasons are in the log."""
+        places = map(self.rows.place, self.skipped_numbers())
+        return [BadRow(number, file=Path(file).name) for file, number in places]
+
+    def skipped_numbers(self) -> list[int]:
+        """The same as numbers in the data set."""
+        return self._is_skipped.nonzero().flatten().tolist()
+
+    def mark_skipped(self, numbers: Sequence[int]) -> None:
+        """Add rows of the data set, such as those that other processes skipped, or a run that is resumed."""
+        self._is_skipped[list(numbers)] = True
+
+    def refuse(self, row: int, reason: ValueError) -> None:
+        """Skip a row that cannot be used.
+
+        Raises:
+            ValueError: naming the row, if bad rows are errors.
+        """
+        if self.bad_rows == "error":
+            raise self.rows.error(row, reason) from reason
+        if not self._is_skipped[row]:
+            self._is_skipped[row] = True
+            file, number = self.rows.place(row)
+            logger.warning(f"row {number} of {file} is skipped: {reason}")
 
     def batches(
         self, batch_size: int, collate: Collate, *, process_index: int = 0, num_processes: int = 1
@@ -219,7 +277,7 @@ class BatchStream(IterableDataset):
         """
         self._start.copy_(torch.tensor([epoch, batch]))
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         lane, num_lanes = (0, 1) if worker is None else (worker.id, worker.num_workers)
         epoch, first_batch = self._start.tolist()
@@ -240,9 +298,7 @@ class BatchStream(IterableDataset):
                 block = rows.read(start, start + size)
                 key = (self.pairs.seed, epoch, self.process_index, lane, block_number)
                 order = start + np.random.default_rng(key).permutation(size)
-            yield self.collate(
-                rows.pairs(block, start, order[batch * self.batch_size : (batch + 1) * self.batch_size])
-            )
+            yield self.collate(rows.batch(block, start, np.roll(order, -batch * self.batch_size), self.batch_size))
 
 
 class _EpochRows:
@@ -268,21 +324,42 @@ class _EpochRows:
         table = pa.concat_tables([self._read_group(group) for group in self.groups[first : last + 1]])
         return table.slice(low - self.starts[first], high + 1 - low)
 
-    def pairs(self, block: pa.Table, start: int, numbers: np.ndarray) -> list[ImageCaptionPair]:
-        """Return the pairs with these numbers from a block of pairs from `start` on."""
+    def batch(self, block: pa.Table, start: int, numbers: np.ndarray, size: int) -> list[ImageCaptionPair]:
+        """Return the pairs with the first `size` of these numbers, from a block of pairs from `start` on.
+
+        A bad one is replaced by the next good pair of the others, or if there is none, by one of the batch itself.
+
+        Raises:
+            ValueError: if no pair is good, or for a bad row if bad rows are errors.
+        """
+        pairs = self._pairs(block, start, numbers[:size])
+        # One by one: hardly any is needed.
+        spare = (pair for number in numbers[size:] for pair in self._pairs(block, start, number[None]) if pair)
+        pairs = [pair or next(spare, None) for pair in pairs]
+        good = [pair for pair in pairs if pair is not None]
+        if not good:
+            raise ValueError(
+                f"none of {len(numbers)} pairs that are shuffled together can be used; the log names the reasons. "
+                f"Mend the rows, or raise data.shuffle_buffer ({self.owner.shuffle_buffer})"
+            )
+        again = cycle(good)
+        return [pair or next(again) for pair in pairs]
+
+    def _pairs(self, block: pa.Table, start: int, numbers: np.ndarray) -> list[ImageCaptionPair | None]:
+        """Return the pairs with these numbers; `None` for those of bad rows."""
         positions, captions = np.divmod(numbers, self.owner.pairs_per_row)
         content = block.take(positions - start // self.owner.pairs_per_row).to_pylist()
         groups = np.searchsorted(self.starts, positions, side="right") - 1
         rows = positions - self.starts[groups] + self.first_rows[groups]
         return [self._pair(*parts) for parts in zip(content, rows.tolist(), captions.tolist(), strict=True)]
 
-    def _pair(self, values: dict[str, Any], row: int, caption: int) -> ImageCaptionPair:
+    def _pair(self, values: dict[str, Any], row: int, caption: int) -> ImageCaptionPair | None:
         columns = self.owner.rows.columns
         try:
-            captions = columns.row_captions(values, row)
+            captions = columns.captions_in(values)
             person_id = row if columns.person_id is None else values[columns.person_id]
             if person_id is None:
-                raise ValueError(f"row {row} has no `{columns.person_id}`; fill it in or drop the row")
+                raise ValueError(f"`{columns.person_id}` is missing")
             return {
                 **self.owner.caption_draw(captions, caption, epoch=self.epoch, row=row),
                 "image": _decode(values[columns.image], columns.image),
@@ -290,7 +367,8 @@ class _EpochRows:
                 "image_index": row,
             }
         except ValueError as error:
-            raise ValueError(f"{self.owner.rows.place(row)}: {error}") from error
+            self.owner.refuse(row, error)
+            return None
 
 
 def _decode(value: Any, column: str) -> Image.Image:

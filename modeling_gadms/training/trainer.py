@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ import torch.distributed.nn.functional as differentiable
 from accelerate.utils import parse_flag_from_env
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
+from transformers import EvalPrediction, Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
+from ..encoders.loading import find_mismatch
 from ..losses_gadms import (
     image_query_contrastive_loss,
     image_text_contrastive_loss,
@@ -24,7 +25,14 @@ from ..losses_gadms import (
 from ..metrics.person_retrieval.ranking import METRIC_NAMES, rank_metrics
 from ..modeling_gadms import GADMSForPreTraining, GADMSForPreTrainingOutput
 from ..processing_gadms import GADMSProcessor
-from .callbacks import CheckStreamOrder, SeedEachProcess, SetEpoch
+from .callbacks import (
+    CheckDataOrder,
+    KeepSkippedRows,
+    SeedEachProcess,
+    SetEpoch,
+    StopIfNotFinite,
+    refuse_weights_not_finite,
+)
 from .caption_queries import fitting_images
 from .data import ImageCaptionPairs, PairCollator
 from .muon import MuonAdamW
@@ -55,6 +63,13 @@ class GADMSTrainingArguments(TrainingArguments):
         muon_learning_rate (`float`, *optional*):
             Learning rate of the matrices in the layers of the encoders, which are then trained by Muon, and all other
             parameters by AdamW with `learning_rate`. From random weights, this needs several times fewer steps.
+        global_train_batch_size (`int`, *optional*):
+            Pairs in a contrastive batch, over all processes. `per_device_train_batch_size` is derived from it, so that
+            a recipe means the same on any number of processes that divides it.
+        per_device_train_batch_size (`int`, *optional*, defaults to 8): used without `global_train_batch_size`.
+
+    Raises:
+        ValueError: for a value out of its range, or a batch that does not divide among the processes.
     """
 
     masking_start: float = field(default=0.0, metadata={"help": "fraction of the steps before masking starts"})
@@ -62,13 +77,17 @@ class GADMSTrainingArguments(TrainingArguments):
     new_module_lr_multiplier: float = field(default=1.0, metadata={"help": "learning rate factor of new modules"})
     query_weight: float = field(default=1.0, metadata={"help": "weight of the loss of short queries"})
     muon_learning_rate: float | None = field(default=None, metadata={"help": "learning rate of matrices, by Muon"})
+    global_train_batch_size: int | None = field(default=None, metadata={"help": "pairs in a batch of all processes"})
 
     # Changed defaults of the base class.
+    per_device_train_batch_size: int | None = None  # type: ignore[assignment]  # a number after `__post_init__`
     # The collator reads captions and person ids, whose column names are not arguments of `forward`.
     remove_unused_columns: bool = False
     # A contrastive loss depends on the batch size: drop the last, incomplete batch.
     dataloader_drop_last: bool = True
     metric_for_best_model: str | None = "r1"
+    # The filter would log a loss that is not finite as a mean of earlier ones, and wait for the device in each step.
+    logging_nan_inf_filter: bool = False
     # The fusion encoder has no gradient before `masking_start`.
     ddp_find_unused_parameters: bool | None = True
 
@@ -81,11 +100,39 @@ class GADMSTrainingArguments(TrainingArguments):
         for name in ("new_module_lr_multiplier", "query_weight", "muon_learning_rate"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"{name} = {value} must be positive")
+        if self.restore_callback_states_from_checkpoint:
+            # The settings that a resumed run is held against would be replaced by those of the checkpoint.
+            raise ValueError("restore_callback_states_from_checkpoint = True is not supported; set it to False")
+        if self.push_to_hub:
+            raise ValueError(
+                "push_to_hub = True would upload neither the model's code nor its card; set it to False, and publish "
+                f"after training with `gadms publish model {self.output_dir}/model "
+                f"{self.hub_model_id or 'NAMESPACE/NAME'}`"
+            )
         # Otherwise each process shuffles the rows by the state of its own generator, and these states differ after
         # masks are drawn: processes would train on the same rows.
         if self.data_seed is None:
             self.data_seed = self.seed
+        on_each = self.per_device_train_batch_size
+        self.per_device_train_batch_size = 8 if on_each is None else on_each
         super().__post_init__()
+        if self.global_train_batch_size is not None:
+            self.per_device_train_batch_size = self._share_of_batch(self.global_train_batch_size, on_each)
+
+    def _share_of_batch(self, whole: int, on_each: int | None) -> int:
+        """The part of a batch that each process takes; `on_each` is what the user asked for, if anything."""
+        share, rest = divmod(whole, self.world_size)
+        if rest or share < 1:
+            raise ValueError(
+                f"global_train_batch_size = {whole} does not divide among {self.world_size} processes: start a number "
+                "of processes that divides it, or change it"
+            )
+        if on_each not in (None, share):
+            raise ValueError(
+                f"per_device_train_batch_size = {on_each} on {self.world_size} processes is not "
+                f"global_train_batch_size = {whole}: set one of them"
+            )
+        return share
 
 
 def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
@@ -174,8 +221,10 @@ class GADMSTrainer(Trainer):
 
     Raises:
         ValueError: if the training set is smaller than one batch over all processes, a stream should keep its last,
-            incomplete batch, one process has several GPUs, parameters are sharded, or `metric_for_best_model` is
-            unknown. From `train`: if a stream is resumed with settings that change its order.
+            incomplete batch, one process has several GPUs, parameters are sharded, `metric_for_best_model` is unknown,
+            or the processor belongs to another model. From `train`: if a run is resumed with settings that change the
+            order of its data.
+        FloatingPointError: from `train` and `save_model`, if the loss or a weight is NaN or infinite.
     """
 
     args: GADMSTrainingArguments
@@ -200,6 +249,8 @@ class GADMSTrainer(Trainer):
                 "`accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES=0"
             )
         _refuse_sharding(args)
+        if mismatch := find_mismatch(processing_class, model.config):
+            raise ValueError(f"the model and its processor do not fit: {mismatch}")
         if "compute_metrics" not in kwargs and not isinstance(eval_dataset, dict):
             _check_best_model_metric(args)
         kwargs.setdefault("data_collator", PairCollator(processing_class))
@@ -216,17 +267,28 @@ class GADMSTrainer(Trainer):
         self.augmentation = None if augmentation is None else augmentation.to(args.device)
         self.add_callback(SeedEachProcess())
         self.add_callback(SetEpoch())
-        self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._stop_if_not_finite = StopIfNotFinite()
+        self.add_callback(self._stop_if_not_finite)
+        self._terms: dict[str, torch.Tensor] = {}
         batch_size = args.train_batch_size * args.world_size
         if isinstance(train_dataset, StreamedPairs):
             if not args.dataloader_drop_last:
                 raise ValueError("dataloader_drop_last = False: a stream has only complete batches; set it to True")
-            self.add_callback(CheckStreamOrder(self._stream_order(train_dataset)))
+            self.add_callback(KeepSkippedRows(train_dataset))
         if train_dataset is not None and args.dataloader_drop_last and len(train_dataset) < batch_size:
             raise ValueError(
                 f"{len(train_dataset)} training pairs do not fill one batch of {batch_size} "
-                f"({args.train_batch_size} on each of {args.world_size} processes); lower per_device_train_batch_size"
+                f"({args.train_batch_size} on each of {args.world_size} processes); lower the batch size "
+                "(global_train_batch_size or per_device_train_batch_size)"
             )
+        if train_dataset is not None:
+            self.add_callback(CheckDataOrder(self._data_order(train_dataset)))
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Overridden to note the first step whose loss is not finite."""
+        loss = super().training_step(*args, **kwargs)
+        self._stop_if_not_finite.note(loss, self.state.global_step + 1)
+        return loss
 
     def compute_loss(
         self,
@@ -332,14 +394,15 @@ class GADMSTrainer(Trainer):
     def _record(
         self, terms: dict[str, torch.Tensor], outputs: GADMSForPreTrainingOutput, truncated: torch.Tensor
     ) -> None:
-        """Keep the numerator and denominator of each value in the next log."""
+        """Add to the numerator and the denominator of each value in the next log."""
         means = terms | {"temperature": outputs["temperature"], "truncated_captions": truncated.float().mean()}
         ratios = {name: (value, torch.ones_like(value)) for name, value in means.items()}
         for name in ("noise_mask", "informative_mask"):
             if name in outputs:
                 ratios[f"{name}_rate"] = (outputs[name].sum(), outputs["own_tokens"].sum())
         for name, ratio in ratios.items():
-            self._terms[name].append(torch.stack(ratio).float())
+            total = torch.stack(ratio).float()
+            self._terms[name] = self._terms[name] + total if name in self._terms else total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each loss term to the training logs, as its mean since the last log over all processes.
@@ -347,20 +410,27 @@ class GADMSTrainer(Trainer):
         Masking rates are fractions of all tokens that could be masked, over all captions and processes.
         """
         if "loss" in logs:
-            for name, values in self._terms.items():
-                total = self.accelerator.reduce(torch.stack(values).sum(dim=0), reduction="sum")
+            for name, own in self._terms.items():
+                total = self.accelerator.reduce(own, reduction="sum")
                 logs[name] = (total[0] / total[1].clamp(min=1)).item()
             self._terms.clear()
         super().log(logs, start_time)
 
-    def _stream_order(self, pairs: StreamedPairs) -> dict[str, int]:
-        return {
+    def _data_order(self, pairs: ImageCaptionPairs | StreamedPairs) -> dict[str, int | None]:
+        args = self.args
+        order: dict[str, int | None] = {
             "number of pairs": len(pairs),
+            "number of pairs in a step": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
+            "training.gradient_accumulation_steps": args.gradient_accumulation_steps,
+        }
+        if not isinstance(pairs, StreamedPairs):
+            return order | {"training.data_seed": args.data_seed}
+        return order | {
             "data.shuffle_buffer": pairs.shuffle_buffer,
             "seed": pairs.seed,
-            "number of processes": self.args.world_size,
-            "training.per_device_train_batch_size": self.args.train_batch_size,
-            "training.dataloader_num_workers": self.args.dataloader_num_workers,
+            "number of processes": args.world_size,
+            "training.per_device_train_batch_size": args.train_batch_size,
+            "training.dataloader_num_workers": args.dataloader_num_workers,
         }
 
     def get_train_dataloader(self) -> DataLoader:
@@ -428,42 +498,64 @@ class GADMSTrainer(Trainer):
         embeddings = (outputs["image_embeds"].float(), outputs["text_embeds"].float())
         return loss, embeddings, (inputs["person_ids"], inputs["image_indices"])
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Overridden for the learning rate of new modules, and Muon.
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Overridden because scalars and DoRA's norms have no decay, like the base class's norms and biases."""
+        dimensions = {name: parameter.ndim for name, parameter in model.named_parameters()}
+        names = super().get_decay_parameter_names(model)
+        return [name for name in names if dimensions.get(name) and "lora_magnitude_vector" not in name]
 
-        Norms, biases, scalars and DoRA's norms have no decay.
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: Any = None) -> tuple[Any, Any]:
+        """Overridden for Muon.
 
         Raises:
             ValueError: if `muon_learning_rate` is set with an `optim` that is not AdamW.
         """
+        optimizer_class, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        if cast(GADMSTrainingArguments, args).muon_learning_rate is None:
+            return optimizer_class, kwargs
+        if optimizer_class is not torch.optim.AdamW:
+            optim = OptimizerNames(args.optim).value
+            raise ValueError(f"muon_learning_rate needs AdamW for the other parameters, and optim is {optim}")
+        return MuonAdamW, kwargs
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Overridden for the learning rates of new modules and of Muon's matrices."""
         if self.optimizer is not None:
             return self.optimizer
-        model = cast(PreTrainedModel, self.model if model is None else model)
-        decayed = set(self.get_decay_parameter_names(model))
-        rates = (self.args.learning_rate, self.args.muon_learning_rate)
-        groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = defaultdict(list)
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                is_new = bool(NEW_MODULES & set(name.split(".")))
-                is_decayed = name in decayed and parameter.ndim > 0 and "lora_magnitude_vector" not in name
-                by_muon = rates[1] is not None and parameter.ndim == 2 and ".layers." in name and "lora_" not in name
-                groups[by_muon, is_new, is_decayed].append(parameter)
-        optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
-        if rates[1] is not None:
-            if optimizer_class is not torch.optim.AdamW:
-                optim = OptimizerNames(self.args.optim).value
-                raise ValueError(f"muon_learning_rate needs AdamW for the other parameters, and optim is {optim}")
-            optimizer_class = MuonAdamW
-        self.optimizer = optimizer_class(
-            [
-                {
-                    "params": parameters,
-                    "lr": cast(float, rates[by_muon]) * (self.args.new_module_lr_multiplier if is_new else 1.0),
-                    "weight_decay": self.args.weight_decay if is_decayed else 0.0,
-                    **({"muon": True} if by_muon else {}),
-                }
-                for (by_muon, is_new, is_decayed), parameters in sorted(groups.items())
-            ],
-            **optimizer_kwargs,
+        optimizer = super().create_optimizer(model)
+        muon_rate, factor = self.args.muon_learning_rate, self.args.new_module_lr_multiplier
+        if muon_rate is not None and not isinstance(optimizer, MuonAdamW):
+            raise ValueError("muon_learning_rate chooses the optimizer: give no optimizer_cls_and_kwargs with it")
+        names = {id(parameter): name for name, parameter in (model or cast(nn.Module, self.model)).named_parameters()}
+        for group in list(optimizer.param_groups):
+            parts: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
+            for parameter in group["params"]:
+                name = names[id(parameter)]
+                is_matrix = parameter.ndim == 2 and ".layers." in name and "lora_" not in name
+                parts[muon_rate is not None and is_matrix, bool(NEW_MODULES & set(name.split(".")))].append(parameter)
+            group["params"] = parts.pop((False, False), [])
+            for (by_muon, is_new), parameters in parts.items():
+                changed = {"params": parameters, "lr": cast(float, muon_rate) if by_muon else group["lr"]}
+                if by_muon:
+                    changed["muon"] = True
+                if is_new:
+                    changed["lr"] *= factor
+                optimizer.add_param_group(group | changed)
+        return optimizer
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Overridden because a model that is not finite is of no use."""
+        refuse_weights_not_finite(cast(nn.Module, self.model), self.args, self.state.global_step)
+        super().save_model(output_dir, _internal_call)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Overridden because the base class would upload neither the model's code nor its card.
+
+        Raises:
+            NotImplementedError: always; it names the function that publishes.
+        """
+        raise NotImplementedError(
+            "save the model with `trainer.save_model(FOLDER)`, and publish it with "
+            "`modeling_gadms.publishing.publish_model(FOLDER, 'NAMESPACE/NAME')`"
         )
-        return self.optimizer

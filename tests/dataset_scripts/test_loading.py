@@ -3,7 +3,7 @@
 import datasets
 import pytest
 
-from dataset_scripts.loading import find_benchmarks, load_parquet_split, load_splits, parquet_files
+from dataset_scripts.loading import find_benchmarks, load_parquet_splits, load_splits, parquet_files
 
 
 @pytest.fixture
@@ -96,5 +96,5 @@ def test_what_is_not_parquet_is_not_streamed(rows, tmp_path):
 def test_one_split_is_opened_without_the_others(rows, tmp_path):
     rows.to_parquet(tmp_path / "validation.parquet")
     (tmp_path / "train.parquet").write_text("no Parquet: would be an error if it was read")
-    validation = load_parquet_split(str(tmp_path), "validation")
+    validation = load_parquet_splits(str(tmp_path), ["validation"])["validation"]
     assert validation["caption1"][:] == ["a man", "a woman"]

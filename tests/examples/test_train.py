@@ -422,11 +422,11 @@ def test_a_configuration_that_is_not_there_is_named(train, tmp_path):
     ("column", "value", "message"),
     [
         ("caption1", "  ", "row 1: `caption1` is an empty caption"),
-        ("person_id", None, "row 1 has no `person_id`"),
+        ("person_id", None, "row 1: `person_id` is missing"),
         ("image", {"bytes": b"\xff\xd8\xff cut off", "path": None}, "row 1: the image in `image` cannot be read"),
     ],
 )
-def test_a_bad_row_ends_the_program_with_its_number(train, folder, tmp_path, column, value, message):
+def test_a_bad_row_ends_the_program_with_its_number_or_is_skipped(train, folder, tmp_path, column, value, message):
     rows = datasets.load_from_disk(folder / "persons")["train"].cast_column("image", datasets.Image(decode=False))
     values = rows[column][:]
     values[1] = value
@@ -434,7 +434,17 @@ def test_a_bad_row_ends_the_program_with_its_number(train, folder, tmp_path, col
     bad.cast_column("image", datasets.Image()).save_to_disk(tmp_path / "bad")
     with pytest.raises(SystemExit) as exit_info:
         train(f"data.dataset={tmp_path / 'bad'}", "training.eval_strategy=no")
-    assert message in str(exit_info.value.code)
+    assert str(exit_info.value.code).count("row 1") == 1 and message in str(exit_info.value.code)
+    output = train(f"data.dataset={tmp_path / 'bad'}", *SHORT, "data.bad_rows=skip")
+    (skipped,) = json.loads((output / "model" / "run.json").read_text())["skipped_rows"]["train"]
+    assert f"row {skipped['row']}: {skipped['reason']}".startswith(message)
+
+
+def test_a_loss_that_is_not_finite_ends_the_program_without_a_model(train, tmp_path):
+    """Also without evaluation: the loss that transformers logs by default is then 0."""
+    with pytest.raises(SystemExit, match="train.py: the loss is NaN or infinite in step .* training.learning_rate"):
+        train("training.learning_rate=1e30", "training.eval_strategy=no", "training.save_strategy=no")
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
 
 
 def test_odd_captions_are_trained_on(train, folder, tmp_path):

@@ -95,7 +95,8 @@ def literal_pooling(x: torch.Tensor, scales: tuple[int, ...]) -> torch.Tensor:
 
 def min_max(values: torch.Tensor) -> torch.Tensor:
     low, high = values.min(), values.max()
-    return torch.full_like(values, 0.5) if low == high else (values - low) / (high - low)
+    are_equal = high - low <= 1e-12 * values.abs().max()
+    return torch.full_like(values, 0.5) if are_equal else (values - low) / (high - low)
 
 
 def literal_scores(
@@ -652,6 +653,17 @@ def test_pooling_by_hand():
         [0.0, 0.0, 0.0, 0.0, 1.0],
     ]
     torch.testing.assert_close(matrix, torch.tensor(by_hand))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("level", [3.0, -3.0, 1e-12])
+def test_differences_by_rounding_are_not_scaled_up(dtype, level):
+    """Pooled by a window over the whole caption, all tokens are equal; 54 units of rounding were measured."""
+    steps = torch.tensor([[0, 54, -54, 7], [0, 1e5, 1e5, 0]], dtype=dtype)
+    values = level * (1 + steps * torch.finfo(dtype).eps)
+    scaled = scale_within_caption(values, torch.ones(2, 4, dtype=torch.bool))
+    assert scaled[0].tolist() == [0.5] * 4
+    assert scaled[1].tolist() == ([0, 1, 1, 0] if level > 0 else [1, 0, 0, 1])
 
 
 def test_scaling_by_hand():

@@ -111,6 +111,42 @@ def test_what_a_clip_checkpoint_decides_cannot_be_set(key, value):
         build_model_and_processor(arguments, [])
 
 
+def test_a_clip_checkpoint_with_a_padded_vocabulary_is_refused_until_it_is_cut(tmp_path):
+    """Its captions would be embedded at BOS, all alike: the last token of the vocabulary is not EOS."""
+    save_clip(tmp_path, eos_token_id=2)
+    clip = CLIPModel.from_pretrained(tmp_path)
+    known = clip.config.text_config.vocab_size
+    clip.text_model.resize_token_embeddings(640)
+    clip.save_pretrained(tmp_path)
+    fields = {name: value for name, value in SMALL.items() if name != "projection_dim"}
+    arguments = ModelArguments(from_clip=str(tmp_path), image_size=[48, 16], config=fields)
+    with pytest.raises(ValueError, match=f"its tokenizer has {known + 1} tokens, its model 641.*resize_token_embed"):
+        build_model_and_processor(arguments, [])
+    clip.text_model.resize_token_embeddings(known)  # what the error advises
+    clip.save_pretrained(tmp_path)
+    assert_made_for_each_other(*build_model_and_processor(arguments, []))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda config, tokenizer: config["text_config"].update(eos_token_id=7),
+            "ends captions with token .* at token 7",
+        ),
+        (lambda config, tokenizer: config.update(mask_token_id=7), "the mask is token .*, and 7 of its model"),
+        (lambda config, tokenizer: tokenizer.update(model_max_length=78), "cuts captions at 78 tokens .* reads 77"),
+    ],
+)
+def test_a_checkpoint_with_the_tokenizer_of_another_model_is_refused(checkpoint, spoil, message):
+    settings = {name: json.loads((checkpoint / name).read_text()) for name in ("config.json", "tokenizer_config.json")}
+    spoil(*settings.values())
+    for name, values in settings.items():
+        (checkpoint / name).write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=message):
+        build_model_and_processor(ModelArguments(from_pretrained=str(checkpoint)), [])
+
+
 @pytest.fixture
 def checkpoint(tmp_path):
     model, processor = build_model_and_processor(from_scratch(), CAPTIONS)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from modeling_gadms.training.run_config import load_run_config
+from modeling_gadms.training.trainer import GADMSTrainingArguments
 
 
 @pytest.fixture
@@ -169,7 +170,7 @@ def test_a_value_that_is_no_yaml_is_refused(run_file):
 
 
 def test_caption_columns_must_be_a_list(run_file):
-    with pytest.raises(ValueError, match="`caption_columns` .* is 'caption1'; it must be tuple"):
+    with pytest.raises(ValueError, match="`caption_columns` .* is 'caption1'; it must be list of str"):
         load_run_config(run_file, ["data.caption_columns=caption1"])
 
 
@@ -201,7 +202,13 @@ def test_training_values_out_of_range_are_refused(run_file, override, message):
         ("data.crop_padding=wide", "`crop_padding` .* is 'wide'; it must be int"),
         ("data.dataset_args=3", "`dataset_args` .* is 3; it must be dict"),
         ("data.dataset=5", "`dataset` .* is 5; it must be str"),
-        ("data.caption_columns=5", "`caption_columns` .* is 5; it must be tuple"),
+        ("data.caption_columns=5", "`caption_columns` .* is 5; it must be list of str"),
+        ("data.caption_columns=[caption1, 2]", "`caption_columns` .* is .*; it must be list of str"),
+        ("model.image_size=[384]", "`image_size` .* is .*; it must be list of 2 values .int, int. | None"),
+        ("training.eval_strategy=daily", "`eval_strategy` .* is 'daily'; it must be no | steps | epoch"),
+        ("training.optim=Adam", "`optim` in section `training` .* is 'Adam'; it must be adamw_torch"),
+        ("training.logging_steps=.inf", "section `training` of .*run.yaml: cannot convert float infinity"),
+        ("training.push_to_hub=true", "section `training` of .*run.yaml: push_to_hub = True would upload"),
         ("model.vocab_size=big", "`vocab_size` in section `model` .* is 'big'; it must be int"),
         ("model.text_config=3", "`text_config` .* is 3; it must be dict | .*None"),
         ("model.temperature=hot", "`temperature` .* is 'hot'; it must be float | int"),
@@ -230,6 +237,25 @@ def test_a_value_of_the_wrong_type_is_refused(run_file, override, message):
 )
 def test_a_value_of_one_of_several_types_is_taken(run_file, override):
     load_run_config(run_file, [override])
+
+
+def test_a_global_batch_is_shared_by_the_processes_or_refused(run_file, monkeypatch):
+    def batch(*overrides: str) -> int:
+        return load_run_config(run_file, overrides).training.per_device_train_batch_size
+
+    assert batch() == 8 and batch("training.per_device_train_batch_size=6") == 6
+    whole = "training.global_train_batch_size=12"
+    assert batch(whole) == batch(whole, "training.per_device_train_batch_size=12") == 12
+    monkeypatch.setattr(GADMSTrainingArguments, "world_size", 3)
+    assert batch(whole) == batch(whole, "training.per_device_train_batch_size=4") == 4
+    assert batch("training.per_device_train_batch_size=6") == 6
+    with pytest.raises(
+        ValueError, match="per_device_train_batch_size = 8 on 3 processes is not global.* = 12: set one"
+    ):
+        batch(whole, "training.per_device_train_batch_size=8")
+    for number in (13, 2, 0, -3):
+        with pytest.raises(ValueError, match=f"global_train_batch_size = {number} does not divide among 3 processes"):
+            batch(f"training.global_train_batch_size={number}")
 
 
 def test_the_example_configurations_load():

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader
 from modeling_gadms import GADMSForPreTraining
 from modeling_gadms.training.data import DatasetColumns, ImageCaptionPairs, PairCollator
 from modeling_gadms.training.streaming import BatchStream, ParquetRows, RowGroup, StreamedPairs
-from modeling_gadms.training.trainer import GADMSTrainer, GADMSTrainingArguments
+from modeling_gadms.training.trainer import GADMSTrainer, GADMSTrainingArguments, last_checkpoint
 from tests.waiting import PATIENCE_SECONDS
 
 
@@ -327,7 +328,7 @@ def test_a_server_that_fails_now_and_then_is_survived(files, flaky, monkeypatch)
     monkeypatch.setattr(Flaky, "failures", 2)
     streamed = stream([f"flaky://{file}" for file in files])
     assert sorted(rows_of(batches(streamed.batches(4, keep)))) == list(range(ROWS))
-    assert flaky == [1, 2] * len(files)
+    assert sorted(flaky) == sorted([1, 2] * len(files)), "footers are read side by side"
 
 
 def test_a_server_that_fails_for_good_is_an_error_that_names_the_file(files, flaky, monkeypatch):
@@ -366,6 +367,7 @@ def test_columns_are_checked_before_a_row_is_read(files, columns, message):
     [
         ({"captions_per_image": "two"}, "captions_per_image = 'two' must be 'one' or 'all'"),
         ({"shuffle_buffer": 0}, "shuffle_buffer = 0 must be 1 or more"),
+        ({"bad_rows": "drop"}, "bad_rows = 'drop' must be 'error' or 'skip'"),
     ],
 )
 def test_options_out_of_range_are_refused(files, options, message):
@@ -376,8 +378,8 @@ def test_options_out_of_range_are_refused(files, options, message):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"caption1": ["first", " "]}, "row 1 of .*train-1.parquet: row 3: `caption1` is an empty caption"),
-        ({"person_id": pa.array([1, None], pa.int64())}, "row 1 of .*: row 3 has no `person_id`"),
+        ({"caption1": ["first", " "]}, "row 1 of .*train-1.parquet: `caption1` is an empty caption"),
+        ({"person_id": pa.array([1, None], pa.int64())}, "row 1 of .*: `person_id` is missing"),
         ({"image": pa.array([{"bytes": encoded_image(0), "path": ""}, {"bytes": b"no", "path": ""}])},
          "row 1 of .*Cannot use the image given as 2 bytes: not an image"),
         ({"image": pa.array([{"bytes": encoded_image(0), "path": ""}, {"bytes": None, "path": "3.png"}])},
@@ -392,8 +394,82 @@ def test_a_row_at_fault_is_named_by_file_and_number(tmp_path, columns, message):
         spoiled = spoiled.set_column(spoiled.column_names.index(name), name, values.cast(spoiled.field(name).type))
     files.append(str(tmp_path / "train-1.parquet"))
     pq.write_table(spoiled, files[-1])
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refused:
         batches(stream(files).batches(1, keep))
+    assert len(re.findall(r"row \d+", str(refused.value))) == 1 and "data.bad_rows=skip" in str(refused.value)
+
+
+BAD = [3, 4, 8, 9, 17, 31]
+
+
+@pytest.fixture(scope="module")
+def spoiled_files(tmp_path_factory) -> list[str]:
+    """The rows of `files`, some without a caption, some with half an image."""
+
+    def make(rows: Sequence[int]) -> pa.Table:
+        made = table(rows)
+        captions = [None if row in BAD[::2] else f"first {row}" for row in rows]
+        images = [
+            {"bytes": encoded_image(row)[: 300 if row in BAD[1::2] else None], "path": f"{row}.png"} for row in rows
+        ]
+        made = made.set_column(1, "caption1", pa.array(captions, pa.string()))
+        return made.set_column(0, "image", pa.array(images, made.schema.field("image").type))
+
+    return write(tmp_path_factory.mktemp("spoiled"), make=make)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_rows_are_replaced_by_rows_of_their_block_and_no_other_row_moves(files, spoiled_files, workers, caplog):
+    whole = batches(stream(files).batches(4, keep), 1, workers=workers)
+    streamed = stream(spoiled_files, bad_rows="skip")  # blocks of two batches
+    lanes = [batches[lane :: max(1, workers)] for batches in [whole] for lane in range(max(1, workers))]
+    blocks = {id(batch): sum(lane[start : start + 2], []) for lane in lanes for start in range(0, len(lane), 2)
+              for batch in lane[start : start + 2]}  # fmt: skip
+    got = batches(streamed.batches(4, keep), 1, workers=workers)
+    for batch, expected in zip(got, whole, strict=True):
+        of_block = {pair["image_index"] for pair in blocks[id(expected)]} - set(BAD)
+        for pair, intended in zip(batch, expected, strict=True):
+            row = intended["image_index"]
+            assert pair["image_index"] == row if row not in BAD else pair["image_index"] in of_block
+    assert streamed.skipped_numbers() == BAD
+    assert [(fault.file, fault.row) for fault in streamed.skipped_rows()] == [
+        ("train-0.parquet", 3), ("train-0.parquet", 4), ("train-0.parquet", 8), ("train-0.parquet", 9),
+        ("train-1.parquet", 2), ("train-2.parquet", 12),
+    ]  # fmt: skip
+    for skip in range(len(whole)):
+        again = batches(streamed.batches(4, keep), 1, skip=skip, workers=workers)
+        assert rows_of(again[skip:]) == rows_of(got[skip:]), "whatever step a run resumes at"
+
+
+def test_a_skipped_row_is_named_once_in_the_log(spoiled_files, monkeypatch):
+    warnings = []
+    monkeypatch.setattr("modeling_gadms.training.streaming.logger.warning", warnings.append)
+    streamed = stream(spoiled_files, bad_rows="skip")
+    for epoch in (0, 1):
+        batches(streamed.batches(4, keep), epoch)
+    assert len(warnings) == len(BAD)
+    (of_nine,) = [text for text in warnings if text.startswith("row 9 of ")]
+    assert "train-0.parquet is skipped: Cannot use the image given as 300 bytes" in of_nine
+    captions = list(ParquetRows(spoiled_files, COLUMNS, progress=False).captions(bad_rows="skip"))
+    assert len(captions) == 2 * (ROWS - len(BAD[::2]))
+    with pytest.raises(ValueError, match="row 3 of .*train-0.parquet: `caption1` is an empty caption"):
+        list(ParquetRows(spoiled_files, COLUMNS, progress=False).captions())
+
+
+def test_a_block_with_hardly_a_good_row_repeats_it_and_one_without_is_an_error(tmp_path):
+    """The last block of a process may be as small as a batch."""
+
+    def make(rows: Sequence[int]) -> pa.Table:
+        captions = [None if row % 8 else "one" for row in rows]
+        return table(rows).set_column(1, "caption1", pa.array(captions, pa.string()))
+
+    files = write(tmp_path, ((8,),), make)
+    seen = batches(stream(files, shuffle_buffer=8, bad_rows="skip").batches(2, keep))
+    assert [[pair["image_index"] for pair in batch] for batch in seen] == [[0, 0]] * 4
+    with pytest.raises(
+        ValueError, match=r"none of 2 pairs that are shuffled together can be used.*shuffle_buffer \(2\)"
+    ):
+        batches(stream(files, shuffle_buffer=2, bad_rows="skip").batches(2, keep))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -423,7 +499,7 @@ def trainer(files, processor, tiny_config, tmp_path):
             GADMSForPreTraining(tiny_config()),
             GADMSTrainingArguments(**(fields | {"save_strategy": "steps"} | arguments)),
             processing_class=processor,
-            train_dataset=stream(files, **(stream_options or {})),
+            train_dataset=stream(**({"files": files} | (stream_options or {}))),
         )
         made.seen = []
         return made
@@ -464,6 +540,25 @@ def test_a_run_is_not_resumed_in_another_order(trainer, tmp_path):
     with pytest.raises(ValueError, match="data.shuffle_buffer was 6 and is 9"):
         trainer({"shuffle_buffer": 9}).train(resume_from_checkpoint=checkpoint)
     trainer({"shuffle_buffer": 9}, ignore_data_skip=True, max_steps=6).train(resume_from_checkpoint=checkpoint)
+
+
+def test_a_bad_row_ends_a_stream_until_it_is_skipped(trainer, spoiled_files, tmp_path, monkeypatch):
+    """The stopped run goes on from its checkpoint, and knows the rows that it skipped before."""
+    monkeypatch.setattr("modeling_gadms.training.streaming.logger.warning", lambda text: None)
+    with pytest.raises(ValueError, match=r"row \d+ of .*parquet: Cannot use the image"):
+        trainer({"files": spoiled_files, "seed": 2}, save_steps=1).train()
+    checkpoint = last_checkpoint(str(tmp_path / "run"))
+    assert checkpoint is not None, "the row is not in the first batch"
+    whole = trainer({"files": spoiled_files, "seed": 2, "bad_rows": "skip"}, output_dir=str(tmp_path / "whole"))
+    whole.train()
+    resumed = trainer({"files": spoiled_files, "seed": 2, "bad_rows": "skip"}, save_steps=1)
+    resumed.train(resume_from_checkpoint=checkpoint)
+    assert whole.seen[-len(resumed.seen) :] == resumed.seen
+    for run in (whole, resumed):
+        assert run.train_dataset.skipped_numbers() == BAD
+    last = trainer({"files": spoiled_files, "seed": 2, "bad_rows": "skip"})
+    last.train(resume_from_checkpoint=last_checkpoint(str(tmp_path / "run")))
+    assert last.seen == [] and last.train_dataset.skipped_numbers() == BAD
 
 
 def test_a_stream_refuses_to_keep_an_incomplete_batch(trainer):

@@ -16,6 +16,7 @@ from modeling_gadms.losses_gadms import (
     image_text_contrastive_loss,
     similarity_distribution_matching_loss,
 )
+from modeling_gadms.training.callbacks import StopIfNotFinite, refuse_weights_not_finite
 from modeling_gadms.training.data import DatasetColumns, ImageCaptionPairs, PairCollator, PersonAugmentation
 from modeling_gadms.training.trainer import EVALUATION_METRICS, GADMSTrainer, GADMSTrainingArguments, retrieval_metrics
 
@@ -199,6 +200,17 @@ def test_the_query_loss_is_that_of_the_images_that_fit(make_trainer, tiny_model)
         )
         assert entry["query_loss"] == pytest.approx(expected.item(), rel=1e-5)
         assert entry["loss"] == pytest.approx(entry["alignment_loss"] + 0.5 * expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("alignment", ["sdm", "itc"])
+def test_the_loss_of_a_batch_is_that_of_the_trainer(make_trainer, tiny_model, processor, alignment):
+    model = tiny_model(alignment=alignment, num_identities=12, identity_weight=0.7, mtp_weight=0.3, **SHARP).train()
+    batch = PairCollator(processor)([make_pairs(4, num_persons=3)[index] for index in range(4)])
+    loss = model(**batch).loss
+    loss.backward()
+    assert loss.item() == pytest.approx(make_trainer(model).compute_loss(model, batch).item(), rel=1e-6)
+    batch.pop("person_ids")
+    assert model(**batch).loss.item() > 0 and model(**batch | {"return_loss": False}).loss is None
 
 
 def test_a_log_over_several_steps_holds_their_mean(make_trainer, tiny_model):
@@ -456,6 +468,133 @@ def test_the_scheduler_keeps_the_ratio_of_the_learning_rates(make_trainer, tiny_
     assert len({low for low, *_ in rates}) > 3  # and it does move them
 
 
+def test_the_optimizer_that_is_given_is_taken(tiny_model, processor, tmp_path):
+    model = tiny_model()
+    args = GADMSTrainingArguments(str(tmp_path), use_cpu=True, report_to="none", new_module_lr_multiplier=5.0)
+    trainer = GADMSTrainer(
+        model,
+        args,
+        processing_class=processor,
+        train_dataset=make_pairs(12),
+        optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": 0.5, "momentum": 0.9}),
+    )
+    optimizer = trainer.create_optimizer()
+    assert type(optimizer) is torch.optim.SGD
+    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert all(group["momentum"] == 0.9 for group in optimizer.param_groups)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert rates[id(parameter)] == (0.5 if name.startswith("gadms.") else 2.5), name
+
+
+# Values that are not finite
+
+
+class Spoil(TrainerCallback):
+    """Sets a weight to a value before the forward pass of a step, or after the last use of it in that step."""
+
+    def __init__(self, weight: torch.Tensor, step: int, value: float, moment: str):
+        self.weight, self.step, self.value, self.moment = weight, step, value, moment
+
+    def _spoil(self, state, moment: str) -> None:
+        if (state.global_step + 1, moment) == (self.step, self.moment):
+            self.weight.data.view(-1)[0] = self.value
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._spoil(state, "before")
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self._spoil(state, "after")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("logs", [{"logging_strategy": "no"}, {"logging_steps": 1}, {"logging_nan_inf_filter": True}])
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(make_trainer, tiny_model, tmp_path, value, logs):
+    model = tiny_model()
+    spoil = Spoil(model.gadms.visual_projection.weight, 3, value, "before")
+    saves = {"save_strategy": "steps", "save_steps": 2}
+    trainer = make_trainer(model, max_steps=6, callbacks=[spoil], learning_rate=1e-3, **saves, **logs)
+    with pytest.raises(FloatingPointError, match=r"loss is NaN or infinite in step 3\..*learning_rate \(now 0.001\)"):
+        trainer.train()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-2"]
+    assert all("loss" not in entry or np.isfinite(entry["loss"]) for entry in trainer.state.log_history)
+    with pytest.raises(FloatingPointError, match="weight tensors hold NaN or infinite values, such as gadms"):
+        trainer.save_model(str(tmp_path / "model"))
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("saves", [{}, {"save_strategy": "steps", "save_steps": 1}])
+def test_weights_that_the_last_step_spoils_end_the_run_and_are_not_saved(make_trainer, tiny_model, tmp_path, saves):
+    model = tiny_model()
+    spoil = Spoil(model.token_head.decoder.bias, 3, float("inf"), "after")
+    trainer = make_trainer(model, callbacks=[spoil], **saves)
+    with pytest.raises(FloatingPointError, match="after step 3, 1 of .* such as token_head.decoder.bias"):
+        trainer.train()
+    assert all(np.isfinite(entry["loss"]) for entry in training_logs(trainer)), "no loss of it was seen"
+    assert not (tmp_path / "run" / "checkpoint-3").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_a_single_weight_is_found_whatever_its_precision(tiny_model, dtype):
+    model = tiny_model(learn_temperature=True).to(dtype)
+    model.classifier = nn.Linear(16, 0)  # an empty weight
+    args = SimpleNamespace(fp16=True, learning_rate=1e-3)
+    refuse_weights_not_finite(model, args, 1)
+    weight = model.gadms.text_model.encoder.layers[0].mlp.fc1.weight.data
+    weight[0, 0], weight[0, 1] = torch.finfo(dtype).max, torch.finfo(dtype).min  # large, and finite
+    refuse_weights_not_finite(model, args, 1)
+    for parameter in (weight.view(-1)[5:6], model.gadms.logit_scale.data.view(1)):
+        for value in (float("nan"), float("inf"), -float("inf")):
+            before = parameter.clone()
+            parameter.fill_(value)
+            with pytest.raises(FloatingPointError, match=r"after step 7, 1 of .*training.fp16=false"):
+                refuse_weights_not_finite(model, args, 7)
+            parameter.copy_(before)
+
+
+def test_a_step_does_not_wait_for_the_device_to_look_at_the_loss(make_trainer):
+    """A tensor on the device `meta` has no value: whoever reads it gets an error."""
+    watch = StopIfNotFinite()
+    for step in (1, 2):
+        watch.note(torch.zeros((), device="meta"), step)
+    assert not GADMSTrainingArguments("runs", use_cpu=True).logging_nan_inf_filter, "it reads each loss"
+
+
+def test_what_is_kept_for_the_log_does_not_grow_without_one(make_trainer, tiny_model):
+    trainer = make_trainer(tiny_model(), max_steps=6, logging_strategy="no")
+    trainer.train()
+    assert {values.shape for values in trainer._terms.values()} == {(2,)}
+
+
+# Publishing
+
+
+def test_a_push_by_the_base_class_is_refused_with_what_to_do(make_trainer, tiny_model):
+    with pytest.raises(ValueError, match="push_to_hub = True .*gadms publish model .*/run/model me/persons"):
+        make_trainer(tiny_model(), push_to_hub=True, hub_model_id="me/persons")
+    with pytest.raises(NotImplementedError, match="publish_model"):
+        make_trainer(tiny_model()).push_to_hub()
+
+
+# Resumed runs
+
+
+def test_a_run_with_other_batches_is_not_resumed(make_trainer, tiny_model, tmp_path):
+    saves = {"save_strategy": "steps", "save_steps": 2, "max_steps": -1, "num_train_epochs": 2}
+    make_trainer(tiny_model(), **saves).train()
+    checkpoint = str(tmp_path / "run" / "checkpoint-2")
+    for change in ({"per_device_train_batch_size": 2}, {"gradient_accumulation_steps": 2}):
+        # Starting the epoch again does not help: step 2 would be another part of an epoch.
+        with pytest.raises(ValueError, match="cannot resume at step 2, .*number of pairs in a step was 4 and is"):
+            make_trainer(tiny_model(), **saves, **change, ignore_data_skip=True).train(checkpoint)
+    with pytest.raises(ValueError, match="number of pairs was 12 and is 20.*model.from_pretrained=.*checkpoint-2"):
+        make_trainer(tiny_model(), make_pairs(20), **saves).train(checkpoint)
+    with pytest.raises(ValueError, match="data_seed was 42 and is 7.*training.ignore_data_skip=true"):
+        make_trainer(tiny_model(), data_seed=7, **saves).train(checkpoint)
+    same_step = {"per_device_train_batch_size": 4, "data_seed": 7, "ignore_data_skip": True}
+    make_trainer(tiny_model(), **saves, **same_step).train(checkpoint)
+
+
 # Evaluation
 
 
@@ -648,6 +787,13 @@ def test_the_order_of_the_rows_comes_from_the_seed_alone(make_trainer, tiny_mode
         trainer.train()
         orders.append([seen.inputs["person_ids"].tolist() for seen in passes.seen])
     assert orders[0] == orders[1] != orders[2]
+
+
+def test_a_processor_of_another_model_is_refused(make_trainer, tiny_model, tokenizer, tmp_path):
+    args = GADMSTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    wide = GADMSProcessor.from_tokenizer(tokenizer, image_size=(32, 32))
+    with pytest.raises(ValueError, match=r"do not fit: its processor makes images of \(32, 32\) pixels"):
+        GADMSTrainer(tiny_model(), args, processing_class=wide)
 
 
 def test_one_process_with_several_gpus_is_refused(make_trainer, tiny_model, monkeypatch):
