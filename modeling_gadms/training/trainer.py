@@ -536,12 +536,9 @@ class GADMSTrainer(Trainer):
                 parts[muon_rate is not None and is_matrix, bool(NEW_MODULES & set(name.split(".")))].append(parameter)
             group["params"] = parts.pop((False, False), [])
             for (by_muon, is_new), parameters in parts.items():
-                changed = {"params": parameters, "lr": cast(float, muon_rate) if by_muon else group["lr"]}
-                if by_muon:
-                    changed["muon"] = True
-                if is_new:
-                    changed["lr"] *= factor
-                optimizer.add_param_group(group | changed)
+                rate = cast(float, muon_rate if by_muon else group["lr"]) * (factor if is_new else 1.0)
+                kind = {"muon": True} if by_muon else {}
+                optimizer.add_param_group(group | {"params": parameters, "lr": rate} | kind)
         return optimizer
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
