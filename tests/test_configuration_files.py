@@ -114,7 +114,7 @@ def override(content: dict[str, Any], rng: random.Random) -> tuple[str, list[str
 def use_run_file(path: Path, overrides: list[str]) -> None:
     """Read a run file, and make of it what needs neither data nor weights."""
     run = load_run_config(path, [*overrides, "training.use_cpu=true", "training.bf16=false"])
-    CaptionDraw(run.data.captions_per_image, run.data.short_captions)
+    CaptionDraw(run.data.captions_per_image, run.data.short_queries)
     assert all(isinstance(name, str) for name in run.data.columns.captions)
     if not run.model.from_pretrained and not run.model.from_clip:
         config = GADMSConfig(**run.model.config)

@@ -145,8 +145,7 @@ class IsolatedSource(FrameSource):
         self._skipped, self.passed_over = (
             Tally(Counter(header[name]["counts"]), header[name]["examples"]) for name in ("skipped", "passed_over")
         )
-        for name in _COUNTS:
-            setattr(self, name, header[name])
+        self.seen, self._expected, self.undecodable = (header[name] for name in _COUNTS)
 
 
 def check_upload(path: Path, options: "SourceOptions", *, limits: DecodingLimits = CHECK_LIMITS) -> None:

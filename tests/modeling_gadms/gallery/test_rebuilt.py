@@ -30,8 +30,8 @@ def other(tmp_path, tiny_model) -> GADMSModel:
 
 
 def rebuild(place, model, processor, **options) -> PersonGallery:
-    made = PersonGallery.create(place, model, processor, overwrite=True, **options)
-    made.add(records([1, 2]))
+    with PersonGallery.rebuild(place, model, processor, **options) as made:
+        made.add(records([1, 2]))
     return made
 
 

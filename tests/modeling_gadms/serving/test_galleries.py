@@ -48,8 +48,8 @@ def test_a_gallery_rebuilt_by_another_model_is_503_until_the_right_one_is_back(
     tiny_model(seed=1).save_pretrained(tmp_path / "other")
     other = GADMSModel.from_pretrained(tmp_path / "other").eval()
     for builder, status in ((other, 503), (model, 200)):
-        rebuilt = PersonGallery.create(tmp_path / "gallery", builder, processor, overwrite=True)
-        rebuilt.add([record(7)])
+        with PersonGallery.rebuild(tmp_path / "gallery", builder, processor) as rebuilt:
+            rebuilt.add([record(7)])
         answers = [client.post("/search", json=QUERY), client.get("/healthz")]
         assert [answer.status_code for answer in answers] == [status] * 2
         if status == 503:
