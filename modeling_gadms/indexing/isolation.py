@@ -273,11 +273,12 @@ def main(argument: str) -> None:
             _send_frame(output, Path(order["path"]), order["frame"])
         else:
             _send_source(output, order)
-    except MemoryError:
-        _send(output, {"error": "ValueError", "text": f"{Path(order['path']).name} needs too much memory"})
     except BrokenPipeError:  # the server has no more use for it
         os._exit(1)
     except Exception as error:
+        # The second: the code of a library no longer fits in.
+        if isinstance(error, MemoryError) or "failed to map segment" in str(error):
+            error = ValueError(f"{Path(order['path']).name} needs too much memory")
         told = next((name for name, kind in _TOLD_ERRORS.items() if isinstance(error, kind)), None)
         text = str(error) if told else "".join(traceback.format_exception(error))
         _send(output, {"error": told or "bug", "text": text})

@@ -353,7 +353,7 @@ def _fetch(url: str, policy: Policy, tls: ssl.SSLContext) -> bytes:
         return fetch(url, FETCH_SECONDS, _USER_AGENT, policy, tls)[0]
     except FetchError as error:
         if error.reason == "too large":
-            raise SkippedImageError(_TOO_LARGE) from error
+            raise SkippedImageError(f"more than {policy.max_bytes:,} bytes") from error
         reason = error.detail if error.reason == "HTTP error" else error.reason
         raise SkippedImageError(f"not fetched: {reason}") from error
 

@@ -258,7 +258,7 @@ def open_video(path: str | Path) -> Iterator[VideoFile]:
     try:
         import av
         from av.stream import Disposition
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ImportError('Reading videos needs PyAV: pip install "gadms[detect]"') from error
     with _File(path) as file:
         try:
