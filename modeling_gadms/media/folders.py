@@ -69,11 +69,16 @@ def with_names(reason: str, count: int, examples: Mapping[str, Sequence[str]]) -
     return f"{reason} ({', '.join(names + ['...'] * (count > len(names)))})"
 
 
-def list_images(folder: str | Path) -> tuple[list[Path], Tally]:
+def list_images(folder: str | Path, *, with_special_files: bool = False) -> tuple[list[Path], Tally]:
     """List the images below a folder in sorted order, and what is passed over by kind.
 
     Links to folders are followed, and each folder is read once. Hidden files and folders are passed over, as are the
     folders of thumbnails that file servers make, each counted as one.
+
+    Args:
+        folder (`str` or `Path`)
+        with_special_files (`bool`, *optional*, defaults to `False`):
+            Whether to list pipes, sockets and devices that are named like images, instead of passing them over.
 
     Raises:
         NotADirectoryError: if `folder` is not a folder.
@@ -103,7 +108,7 @@ def list_images(folder: str | Path) -> tuple[list[Path], Tally]:
             kind = passed_over_kind(entry.name)
             if kind not in (HIDDEN, SERVER_FOLDER) and (path if entry.is_symlink() else entry).is_dir():
                 folders.append(path)
-            elif kind is None and not _is_special(entry):
+            elif kind is None and (with_special_files or not _is_special(entry)):
                 files.append(path)
             else:
                 passed_over.add(kind or SPECIAL_FILE, path.relative_to(folder).as_posix())

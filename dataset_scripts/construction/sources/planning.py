@@ -193,7 +193,8 @@ def read_shard(shard: Shard) -> pa.Table:
 
 def _plan_folder(source: SourceSettings, images_per_shard: int, position: int) -> _Planned:
     root = Path(source.path)
-    names = [file.relative_to(root).as_posix() for file in list_images(root)[0]]
+    # Special files are rows with a reason, as every file is.
+    names = [file.relative_to(root).as_posix() for file in list_images(root, with_special_files=True)[0]]
     shards = []
     for start in range(0, len(names), images_per_shard):
         files = tuple(names[start : start + images_per_shard])
