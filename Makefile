@@ -28,7 +28,7 @@ $(VENV)/.installed-%: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable '.[$*]'
 	@touch $@
 
-demo: $(VENV)/.installed-demo  ## draw a data set, train, evaluate, index and search it: about 15 minutes on two cores
+demo: $(VENV)/.installed-demo  ## draw a data set, train, evaluate, index and search it: about 12 minutes on two cores, and the installation
 	$(OFFLINE) $(BIN)/python examples/quickstart.py --output runs/demo
 
 demo-video: $(VENV)/.installed-demo  ## index the pedestrians of a video (VIDEO=path, or Debian's vtest.avi) and search them

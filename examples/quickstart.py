@@ -4,7 +4,7 @@
     python examples/quickstart.py --output runs/demo
 
 It runs offline on a CPU, on drawn persons and from random weights. Each step is a command, which is printed before it
-runs and which you can type yourself. Expected time: 13 minutes on two cores.
+runs and which you can type yourself. Expected time: 12 minutes on two cores.
 """
 
 import argparse
