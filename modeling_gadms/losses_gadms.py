@@ -4,6 +4,8 @@ The alignment losses compare the rows of one process with the columns of all pro
 embeddings; the losses do not depend on distribution, since identities determine which columns match a row.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -120,6 +122,24 @@ def image_text_contrastive_loss(
     target = _identity_distribution(person_ids, all_person_ids, logits[0].dtype)
     image_to_text, text_to_image = (-(target * direction.log_softmax(dim=1)).sum(dim=1).mean() for direction in logits)
     return (image_to_text + text_to_image) / 2
+
+
+def alignment_loss(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    person_ids: torch.Tensor,
+    *,
+    alignment: str,
+    epsilon: float,
+    **options: Any,
+) -> torch.Tensor:
+    """Compute the alignment loss that a configuration names: `"sdm"` or `"itc"`.
+
+    Args: as [`similarity_distribution_matching_loss`]; `epsilon` is not used by `"itc"`.
+    """
+    if alignment == "itc":
+        return image_text_contrastive_loss(image_embeds, text_embeds, person_ids, **options)
+    return similarity_distribution_matching_loss(image_embeds, text_embeds, person_ids, epsilon=epsilon, **options)
 
 
 def image_query_contrastive_loss(

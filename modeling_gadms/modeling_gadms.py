@@ -16,12 +16,7 @@ from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPEncoderLayer
 from transformers.utils import ModelOutput
 
 from .configuration_gadms import GADMSConfig, declared_settings
-from .losses_gadms import (
-    identity_loss,
-    image_text_contrastive_loss,
-    masked_token_prediction_loss,
-    similarity_distribution_matching_loss,
-)
+from .losses_gadms import alignment_loss, identity_loss, masked_token_prediction_loss
 from .masking_gadms import (
     apply_mask,
     caption_token_mask,
@@ -570,12 +565,14 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         loss = None
         if return_loss:
             persons = torch.arange(len(input_ids), device=input_ids.device) if person_ids is None else person_ids
-            options: dict[str, Any] = {"temperature": self.gadms.temperature}
-            if config.alignment == "itc":
-                loss = image_text_contrastive_loss(image_embeds, text_embeds, persons, **options)
-            else:
-                options["epsilon"] = config.sdm_epsilon
-                loss = similarity_distribution_matching_loss(image_embeds, text_embeds, persons, **options)
+            loss = alignment_loss(
+                image_embeds,
+                text_embeds,
+                persons,
+                alignment=config.alignment,
+                epsilon=config.sdm_epsilon,
+                temperature=self.gadms.temperature,
+            )
             if mtp_loss is not None:
                 loss = loss + config.mtp_weight * mtp_loss
             if classification_loss is not None:

@@ -17,11 +17,7 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from ..encoders.loading import find_mismatch
-from ..losses_gadms import (
-    image_query_contrastive_loss,
-    image_text_contrastive_loss,
-    similarity_distribution_matching_loss,
-)
+from ..losses_gadms import alignment_loss, image_query_contrastive_loss
 from ..metrics.person_retrieval.ranking import METRIC_NAMES, rank_metrics
 from ..modeling_gadms import GADMSForPreTraining, GADMSForPreTrainingOutput
 from ..processing_gadms import GADMSProcessor
@@ -315,10 +311,18 @@ class GADMSTrainer(Trainer):
             query_attention_mask=inputs.get("query_attention_mask"),
         )
 
-        contrastive = config.alignment == "itc" or progress < self.args.contrastive_start
+        contrastive = progress < self.args.contrastive_start
         all_image_embeds = gather_with_gradient(outputs["image_embeds"])
-        loss = self._alignment_loss(
-            outputs, inputs["person_ids"], contrastive, config.sdm_epsilon, all_image_embeds=all_image_embeds
+        loss = alignment_loss(
+            outputs["image_embeds"],
+            outputs["text_embeds"],
+            inputs["person_ids"],
+            alignment="itc" if contrastive else config.alignment,
+            epsilon=config.sdm_epsilon,
+            temperature=outputs["temperature"],
+            all_image_embeds=all_image_embeds,
+            all_text_embeds=gather_with_gradient(outputs["text_embeds"]),
+            all_person_ids=self.accelerator.gather(inputs["person_ids"]),
         )
         terms = {"alignment_loss": loss}
         if outputs.query_embeds is not None:
@@ -335,34 +339,13 @@ class GADMSTrainer(Trainer):
             self._record(terms, outputs, inputs["truncated"])
         return (loss, outputs) if return_outputs else loss
 
-    def _alignment_loss(
-        self,
-        outputs: GADMSForPreTrainingOutput,
-        person_ids: torch.Tensor,
-        contrastive: bool,
-        epsilon: float,
-        *,
-        all_image_embeds: torch.Tensor,
-    ) -> torch.Tensor:
-        rows = (outputs["image_embeds"], outputs["text_embeds"], person_ids)
-        options = {
-            "temperature": outputs["temperature"],
-            "all_image_embeds": all_image_embeds,
-            "all_text_embeds": gather_with_gradient(outputs["text_embeds"]),
-            "all_person_ids": self.accelerator.gather(person_ids),
-        }
-        if contrastive:
-            return image_text_contrastive_loss(*rows, **options)
-        return similarity_distribution_matching_loss(*rows, epsilon=epsilon, **options)
-
     def _query_loss(
         self, outputs: GADMSForPreTrainingOutput, inputs: dict[str, torch.Tensor], all_image_embeds: torch.Tensor
     ) -> torch.Tensor:
         """A query fits the images whose captions state all of it, and all images of the person it was drawn from."""
-        words, query_persons = (
-            {},
-            inputs["person_ids"].repeat_interleave(len(inputs["query_words"]) // len(inputs["person_ids"])),
-        )
+        queries_per_image = len(inputs["query_words"]) // len(inputs["person_ids"])
+        query_persons = inputs["person_ids"].repeat_interleave(queries_per_image)
+        words = {}
         for name in ("query_words", "image_words"):
             rows = inputs[name]
             for dim in (1, 2):  # the most statements and words of any process
