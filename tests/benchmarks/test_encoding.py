@@ -77,7 +77,7 @@ def test_the_full_comparison_is_of_vit_b_16_and_the_demo_model_is_that_of_its_re
     assert (demo.threads, spared.threads) == (2, 1) and spared.vision == demo.vision
     config = make_config(tokenizer, demo.image_size, demo.text, demo.vision, demo.projection_dim)
     assert (config.image_size, config.vision_config.patch_size, config.projection_dim) == ((96, 32), 8, 128)
-    assert config.vision_config.num_hidden_layers == config.text_config.num_hidden_layers == 4
+    assert (config.vision_config.num_hidden_layers, config.text_config.num_hidden_layers) == (4, 2)
 
 
 def test_a_miss_is_told_and_more_is_better():
