@@ -94,7 +94,7 @@ WorkersOption = Annotated[
 
 _REPEATED = (
     *("every", "per_second", "detect", "min_confidence", "crops_per_track", "camera", "start"),
-    *("batch_size", "workers", "model", "name", "key", "encoding"),
+    *("batch_size", "workers", "model", "name", "key", "encoding", "allow_address"),
 )
 """Options of a run that `gadms gallery add` takes, too."""
 
@@ -357,7 +357,8 @@ def _to_go_on(context: typer.Context, gallery: str) -> Callable[[int, list[str]]
         if isinstance(value, bool):
             options.append(option.opts[0] if value else option.secondary_opts[0])
         else:
-            options += [option.opts[0], str(value)]
+            values = value if isinstance(value, list) else [value]
+            options += [word for each in values for word in (option.opts[0], str(each))]
 
     def kept(persons: int, unfinished: list[str]) -> str:
         if not persons:

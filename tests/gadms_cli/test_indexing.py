@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from gadms_cli import indexing
 from modeling_gadms.gallery.person_gallery import PersonGallery
 from modeling_gadms.media import detection
 from tests.command_line import refusal, run
@@ -219,3 +220,24 @@ def test_a_source_whose_name_is_not_utf_8_is_reported(tmp_path, model_folder):
     result = run("index", "--source", folder, *more)
     assert result.exit_code == 0, result.output
     assert rf"{tmp_path}/stra\xdfe: 2 persons from 2 of 2 images" in result.stdout.splitlines()
+
+
+def test_the_command_that_goes_on_has_the_options_of_the_run(tmp_path, shop, model_folder, monkeypatch):
+    reports = indexing._reports
+
+    def failing(*arguments):
+        next(reports(*arguments))  # both persons are in the gallery
+        raise OSError("No space left on device")
+        yield
+
+    monkeypatch.setattr(indexing, "_reports", failing)
+    options = ["--no-detect", "--key", "price", "--allow-address", "10.0.0.5:80", "--allow-address", "10.0.0.6:80"]
+    result = run("index", "--source", shop, "--gallery", tmp_path / "g", "--model", model_folder, *options)
+    assert result.exit_code == 2
+    command = f"gadms gallery add {tmp_path / 'g'} --source {shop} --no-detect --key price"
+    command += " --allow-address 10.0.0.5:80 --allow-address 10.0.0.6:80"
+    line = next(line for line in result.stderr.splitlines() if line.startswith("Kept: 2 persons"))
+    assert line.startswith(
+        f"Kept: 2 persons of this run in the gallery {tmp_path / 'g'}; to go on: gadms gallery add "
+    )
+    assert sorted(line.split(" to go on: ")[1].split()) == sorted([*command.split(), "--model", str(model_folder)])
