@@ -62,7 +62,7 @@ class PersonGallery:
     >>> red, blue = (Image.new("RGB", (32, 64), color) for color in ("red", "blue"))
     >>> gallery = PersonGallery.create("my_gallery", model, processor, columns={"floor": "integer"})
     >>> gallery.add([PersonRecord(red, "a.jpg", columns={"floor": 1}), PersonRecord(blue, "b.jpg", camera="gate-2")])
-    AddReport(added=2, already_there=0)
+    AddReport(added=2, already_there=0, updated=0)
 
     Search by text, by image, or by both, optionally with a filter; `get` and `crops` look persons up without a query.
 
@@ -152,7 +152,7 @@ class PersonGallery:
         >>> red, blue = (Image.new("RGB", (32, 64), color) for color in ("red", "blue"))
         >>> with PersonGallery.rebuild("shop", model, processor) as gallery:
         ...     gallery.add([PersonRecord(red, "a.jpg"), PersonRecord(blue, "b.jpg")])
-        AddReport(added=2, already_there=0)
+        AddReport(added=2, already_there=0, updated=0)
         >>> len(gallery)
         2
 

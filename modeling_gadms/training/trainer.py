@@ -245,7 +245,8 @@ class GADMSTrainer(Trainer):
                 "`accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES=0"
             )
         _refuse_sharding(args)
-        if mismatch := find_mismatch(processing_class, model.config):
+        has_data = train_dataset is not None or eval_dataset is not None
+        if has_data and (mismatch := find_mismatch(processing_class, model.config)):
             raise ValueError(f"the model and its processor do not fit: {mismatch}")
         if "compute_metrics" not in kwargs and not isinstance(eval_dataset, dict):
             _check_best_model_metric(args)
