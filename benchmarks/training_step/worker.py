@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import CLIPTokenizer
 
 from benchmarks.measuring import peak_memory_bytes
 from benchmarks.training_step.reference import ReferenceStep
 from modeling_gadms.configuration_gadms import GADMSConfig
 from modeling_gadms.modeling_gadms import GADMSForPreTraining
 from modeling_gadms.processing_gadms import GADMSProcessor
-from modeling_gadms.training.tokenizer import train_tokenizer
+from modeling_gadms.training.tokenizer import BOS_TOKEN, EOS_TOKEN
 from modeling_gadms.training.trainer import GADMSTrainer, GADMSTrainingArguments
 
 
@@ -116,7 +117,10 @@ def make_step(name: str, size: str) -> Step:
 
 def make_trainer(model: GADMSForPreTraining) -> GADMSTrainer:
     """The package's trainer, which provides the loss and the optimizer; it has no data."""
-    tokenizer = train_tokenizer(["a person"], vocab_size=600, max_length=77)
+    text = model.config.text_config
+    names = {text.bos_token_id: BOS_TOKEN, text.eos_token_id: EOS_TOKEN}
+    vocabulary = {names.get(index, f"<{index}>"): index for index in range(model.config.mask_token_id)}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=text.max_position_embeddings)
     with tempfile.TemporaryDirectory() as folder:
         arguments = GADMSTrainingArguments(
             output_dir=folder,

@@ -245,8 +245,7 @@ class GADMSTrainer(Trainer):
                 "`accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES=0"
             )
         _refuse_sharding(args)
-        has_data = train_dataset is not None or eval_dataset is not None
-        if has_data and (mismatch := find_mismatch(processing_class, model.config)):
+        if mismatch := find_mismatch(processing_class, model.config):
             raise ValueError(f"the model and its processor do not fit: {mismatch}")
         if "compute_metrics" not in kwargs and not isinstance(eval_dataset, dict):
             _check_best_model_metric(args)
@@ -357,11 +356,17 @@ class GADMSTrainer(Trainer):
         def fits(query_words, query_persons, image_words, image_persons):
             return fitting_images(query_words, image_words) | (query_persons[:, None] == image_persons)
 
+        fits_all_images = fits(words["query_words"], query_persons, gathered["image_words"], gathered["images"])
+        fits_all_queries = (
+            fits_all_images.T
+            if self.args.world_size == 1
+            else fits(gathered["query_words"], gathered["queries"], words["image_words"], inputs["person_ids"]).T
+        )
         return image_query_contrastive_loss(
             outputs["image_embeds"],
             outputs["query_embeds"],
-            fits(gathered["query_words"], gathered["queries"], words["image_words"], inputs["person_ids"]).T,
-            fits(words["query_words"], query_persons, gathered["image_words"], gathered["images"]),
+            fits_all_queries,
+            fits_all_images,
             temperature=outputs["temperature"],
             all_image_embeds=all_image_embeds,
             all_query_embeds=gather_with_gradient(outputs["query_embeds"]),
