@@ -1,5 +1,6 @@
 """The commands `gadms index` and `gadms gallery add`, which add the persons of sources to a gallery."""
 
+import inspect
 import json
 import os
 import shlex
@@ -92,13 +93,6 @@ WorkersOption = Annotated[
 ]
 
 
-_REPEATED = (
-    *("every", "per_second", "detect", "min_confidence", "crops_per_track", "camera", "start"),
-    *("batch_size", "workers", "model", "name", "key", "encoding", "allow_address"),
-)
-"""Options of a run that `gadms gallery add` takes, too."""
-
-
 @user_errors()
 def index(
     context: typer.Context,
@@ -148,8 +142,6 @@ def index(
     from modeling_gadms.gallery.person_gallery import PersonGallery
     from modeling_gadms.indexing.indexer import SourceOptions
 
-    if name is not None and len(source) > 1:
-        raise ValueError(f"--name ({name}) is for one source, and {len(source)} are given: add them one after another")
     video = (detect, every, per_second, crops_per_track, camera, start)
     options = SourceOptions(*video, batch_size, name, key, encoding, tuple(allow_address or ()))
     sources = _open_sources(source, options)
@@ -202,8 +194,6 @@ def add(
     from modeling_gadms.gallery.person_gallery import open_with_model
     from modeling_gadms.indexing.indexer import SourceOptions
 
-    if name is not None and len(source) > 1:
-        raise ValueError(f"--name ({name}) is for one source, and {len(source)} are given: add them one after another")
     video = (detect, every, per_second, crops_per_track, camera, start)
     options = SourceOptions(*video, batch_size, name, key, encoding, tuple(allow_address or ()))
     sources = _open_sources(source, options)
@@ -216,6 +206,10 @@ def _open_sources(names: list[str], options: "SourceOptions") -> "Sources":
     """Open sources before the work starts. Some may be broken, but not all."""
     from modeling_gadms.indexing.indexer import BrokenSourceError
 
+    if options.name is not None and len(names) > 1:
+        raise ValueError(
+            f"--name ({options.name}) is for one source, and {len(names)} are given: add them one after another"
+        )
     opened: Sources = {}
     for name in names:
         try:
@@ -348,11 +342,12 @@ def _to_go_on(context: typer.Context, gallery: str) -> Callable[[int, list[str]]
     """What to say if a run that adds to a gallery ends early: what is kept, and the command that goes on."""
     from modeling_gadms.gallery.records import counted
 
+    repeated = inspect.signature(add).parameters.keys() - {"context", "gallery", "source", "as_json"}
     options: list[str] = []
     for option in context.command.params:
         source = context.get_parameter_source(option.name)
         value = context.params.get(option.name)
-        if option.name not in _REPEATED or source is None or source.name != "COMMANDLINE":
+        if option.name not in repeated or source is None or source.name != "COMMANDLINE":
             continue
         if isinstance(value, bool):
             options.append(option.opts[0] if value else option.secondary_opts[0])

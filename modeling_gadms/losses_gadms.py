@@ -25,11 +25,6 @@ def _similarity_logits(
     # A learned temperature is positive by construction. Reading it here would synchronise the device.
     if not isinstance(temperature, torch.Tensor) and temperature <= 0:
         raise ValueError(f"temperature = {temperature} must be positive")
-    if image_embeds.shape != text_embeds.shape:
-        raise ValueError(
-            f"image_embeds {tuple(image_embeds.shape)} and text_embeds {tuple(text_embeds.shape)} must have one row "
-            "for each pair"
-        )
     images, texts, all_images, all_texts = (
         nn.functional.normalize(_at_least_float32(embeds), dim=-1)
         for embeds in (
@@ -44,13 +39,18 @@ def _similarity_logits(
         return images @ all_texts.T / temperature, texts @ all_images.T / temperature
 
 
-def _identity_distribution(
-    person_ids: torch.Tensor, all_person_ids: torch.Tensor | None, dtype: torch.dtype
-) -> torch.Tensor:
-    """Indicator of the same identity, each row divided by its sum: (rows, columns)."""
+def _check_pairs(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> None:
+    if image_embeds.shape != text_embeds.shape:
+        raise ValueError(
+            f"image_embeds {tuple(image_embeds.shape)} and text_embeds {tuple(text_embeds.shape)} must have one row "
+            "for each pair"
+        )
+
+
+def _same_identity(person_ids: torch.Tensor, all_person_ids: torch.Tensor | None) -> torch.Tensor:
+    """Whether a row and a column are of the same identity: (rows, columns)."""
     columns = person_ids if all_person_ids is None else all_person_ids
-    same_identity = (person_ids[:, None] == columns[None, :]).to(dtype)
-    return same_identity / same_identity.sum(dim=1, keepdim=True)
+    return person_ids[:, None] == columns[None, :]
 
 
 def similarity_distribution_matching_loss(
@@ -85,8 +85,10 @@ def similarity_distribution_matching_loss(
     Raises:
         ValueError: if `temperature` is not positive, or the shapes of image and text embeddings differ.
     """
+    _check_pairs(image_embeds, text_embeds)
     logits = _similarity_logits(image_embeds, text_embeds, all_image_embeds, all_text_embeds, temperature)
-    target = _identity_distribution(person_ids, all_person_ids, logits[0].dtype)  # q
+    same_identity = _same_identity(person_ids, all_person_ids).to(logits[0].dtype)
+    target = same_identity / same_identity.sum(dim=1, keepdim=True)  # q
     loss = logits[0].new_zeros(())
     for direction in logits:
         log_probability = direction.log_softmax(dim=1)
@@ -118,10 +120,17 @@ def image_text_contrastive_loss(
     Raises:
         ValueError: as [`similarity_distribution_matching_loss`].
     """
-    logits = _similarity_logits(image_embeds, text_embeds, all_image_embeds, all_text_embeds, temperature)
-    target = _identity_distribution(person_ids, all_person_ids, logits[0].dtype)
-    image_to_text, text_to_image = (-(target * direction.log_softmax(dim=1)).sum(dim=1).mean() for direction in logits)
-    return (image_to_text + text_to_image) / 2
+    _check_pairs(image_embeds, text_embeds)
+    same_identity = _same_identity(person_ids, all_person_ids)
+    return image_query_contrastive_loss(
+        image_embeds,
+        text_embeds,
+        same_identity,
+        same_identity,
+        temperature=temperature,
+        all_image_embeds=all_image_embeds,
+        all_query_embeds=all_text_embeds,
+    )
 
 
 def alignment_loss(
@@ -168,19 +177,15 @@ def image_query_contrastive_loss(
     Returns:
         `torch.FloatTensor` of shape `()`: cross-entropy in nats, mean over both directions and the rows that fit
         something.
+
+    Raises:
+        ValueError: if `temperature` is not positive.
     """
-    images, queries = _at_least_float32(image_embeds), _at_least_float32(query_embeds)
-    all_images = images if all_image_embeds is None else _at_least_float32(all_image_embeds)
-    all_queries = queries if all_query_embeds is None else _at_least_float32(all_query_embeds)
-    images, queries, all_images, all_queries = (
-        nn.functional.normalize(embeds, dim=-1) for embeds in (images, queries, all_images, all_queries)
-    )
-    loss = images.new_zeros(())
-    for rows, columns, matches in ((images, all_queries, fits), (queries, all_images, fits_all_images)):
-        with torch.autocast(rows.device.type, enabled=False):
-            log_probability = (rows @ columns.T / temperature).log_softmax(dim=1)
+    logits = _similarity_logits(image_embeds, query_embeds, all_image_embeds, all_query_embeds, temperature)
+    loss = logits[0].new_zeros(())
+    for direction, matches in zip(logits, (fits, fits_all_images), strict=True):
         number = matches.sum(dim=1)
-        row_loss = -(log_probability * matches).sum(dim=1) / number.clamp(min=1)
+        row_loss = -(direction.log_softmax(dim=1) * matches).sum(dim=1) / number.clamp(min=1)
         loss = loss + row_loss.sum() / (number > 0).sum().clamp(min=1)
     return loss / 2
 

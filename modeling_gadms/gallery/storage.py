@@ -106,7 +106,7 @@ def write_table(
     """
     whole = pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in rows))
     database = _connect(location, storage_options, "written")
-    mode = "overwrite" if _TABLE in database.list_tables().tables else "create"
+    mode = "overwrite" if _has_table(database, location) else "create"
     with writing(location), clear_errors(location, "written"):
         return database.create_table(_TABLE, data=whole, schema=schema, mode=mode)
 
@@ -119,7 +119,7 @@ def unfinished_location(location: str, key: str) -> str:
 def open_or_create_table(location: str, schema: pa.Schema, storage_options: dict[str, str] | None = None) -> Table:
     """Open the table that an interrupted run left, or create an empty one."""
     database = _connect(location, storage_options, "written")
-    if _TABLE in database.list_tables().tables:
+    if _has_table(database, location):
         return database.open_table(_TABLE)
     return create_table(location, schema, storage_options)
 

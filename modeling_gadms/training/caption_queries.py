@@ -7,7 +7,7 @@ with a red coat.
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -178,10 +178,11 @@ def draw_query(caption: str, rng: np.random.Generator, *, max_statements: int = 
         return Query(caption, (content_words(" ".join(re.findall(r"[\w'-]+", caption.lower()))),))
     most = min(max_statements, len(statements))
     count = 1 if rng.random() < 0.5 else int(rng.integers(1, most + 1))
-    chosen = [statements[place][0] for place in rng.permutation(len(statements))[:count]]
+    drawn = [statements[place] for place in rng.permutation(len(statements))[:count]]
+    chosen, words = [statement for statement, _ in drawn], tuple(words for _, words in drawn)
     if rng.random() < 0.5:
         chosen = [_simplified(statement, rng) for statement in chosen]
-    words = tuple(content_words(statement) for statement in chosen)
+        words = tuple(content_words(statement) for statement in chosen)
     if rng.random() < 0.15:  # keywords
         return Query(", ".join(_thing(statement) for statement in chosen), words)
     link = _LINKS[rng.integers(len(_LINKS))]
@@ -224,7 +225,7 @@ def _thing(statement: str) -> str:
     return " ".join(words)
 
 
-def encode_statements(statements: Sequence[Sequence[frozenset[str]]]) -> torch.Tensor:
+def encode_statements(statements: Sequence[Collection[frozenset[str]]]) -> torch.Tensor:
     """Encode the words of statements as numbers, so that processes can exchange them.
 
     Returns:

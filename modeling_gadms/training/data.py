@@ -339,7 +339,7 @@ class PairCollator:
             tokens = self.processor(text=[query.text for query in queries])
             batch["query_input_ids"], batch["query_attention_mask"] = tokens["input_ids"], tokens["attention_mask"]
             batch["query_words"] = encode_statements([query.statements for query in queries])
-            batch["image_words"] = encode_statements([sorted(pair["stated"], key=sorted) for pair in pairs])
+            batch["image_words"] = encode_statements([pair["stated"] for pair in pairs])
         return batch
 
     def _pixel_values(self, images: list[Image.Image | torch.Tensor]) -> torch.Tensor:

@@ -11,6 +11,9 @@ from torch import nn
 from modeling_gadms import GADMSForPreTraining, GADMSModel
 
 
+CAPTIONS = ["A man in a red coat.", "A woman with a black backpack and a white hat."]
+
+
 HEAD_WIDTH = 64
 SETTINGS = ("input_resolution", "context_length", "vocab_size")
 

@@ -17,27 +17,13 @@ from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.modeling_gadms import resize_patch_positions
 from modeling_gadms.training.tokenizer import train_tokenizer
 from tests.modeling_gadms.conversion.openai_clip import (
+    CAPTIONS,
     Clip,
     ResearchModel,
     assert_encodes_as,
     assert_fuses_as,
     images_of,
 )
-
-
-CAPTIONS = ["A man in a red coat.", "A woman with a black backpack and a white hat."]
-
-
-@pytest.fixture(scope="session")
-def tokenizer_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    train_tokenizer(CAPTIONS * 4, vocab_size=560, max_length=24).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def vocab_size(tokenizer_folder) -> int:
-    return len(CLIPTokenizer.from_pretrained(tokenizer_folder))
 
 
 @pytest.fixture(scope="session")

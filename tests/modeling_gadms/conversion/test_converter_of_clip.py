@@ -14,10 +14,8 @@ from modeling_gadms import GADMSModel, GADMSProcessor
 from modeling_gadms.conversion.converter import convert
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.training.tokenizer import train_tokenizer
+from tests.modeling_gadms.conversion.openai_clip import CAPTIONS
 from tests.modeling_gadms.conversion.test_checkpoint_files import Touch
-
-
-CAPTIONS = ["A man in a red coat.", "A woman with a black backpack and a white hat."]
 
 
 @pytest.fixture(scope="module")

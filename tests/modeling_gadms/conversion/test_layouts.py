@@ -22,7 +22,6 @@ from modeling_gadms.conversion.openai_layout import EMBEDDING_PARTS, find_parts
 from modeling_gadms.conversion.reports import by_module
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.explain.caption_tokens import explain_caption
-from modeling_gadms.training.tokenizer import train_tokenizer
 from tests.command_line import refusal, run
 from tests.modeling_gadms.conversion.checkpoint_layouts import LAYOUTS, Saved, write
 from tests.modeling_gadms.conversion.openai_clip import captions_of, images_of
@@ -30,19 +29,6 @@ from tests.modeling_gadms.conversion.test_tokenizer import merges_of, split_by_m
 
 
 GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "convert.md"
-CAPTIONS = ["A man in a red coat.", "A woman with a black backpack and a white hat."]
-
-
-@pytest.fixture(scope="module")
-def tokenizer_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    train_tokenizer(CAPTIONS * 4, vocab_size=560, max_length=24).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def vocab_size(tokenizer_folder) -> int:
-    return len(CLIPTokenizer.from_pretrained(tokenizer_folder))
 
 
 def documented_rows() -> list[tuple[str, str, str, str]]:
