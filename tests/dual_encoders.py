@@ -5,17 +5,19 @@ the layout of the family's own: its class, special tokens and settings, also the
 """
 
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import transformers
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor
+from modeling_gadms.encoders.families import canonical
 from modeling_gadms.training.tokenizer import train_tokenizer
 from tests.captions import CAPTIONS
 from tests.modeling_gadms.random_weights import randomised
@@ -131,18 +133,20 @@ def _gemma_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def _siglip_tokenizer() -> PreTrainedTokenizerBase:
-    """As SigLIP's files without sentencepiece: a unigram vocabulary, in a tokenizer that cleans nothing itself."""
-    learned = Tokenizer(models.Unigram())
-    learned.normalizer = normalizers.NFKC()
-    learned.pre_tokenizer = pre_tokenizers.Metaspace()
-    special = ["<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=special, unk_token="<unk>", show_progress=False)
-    learned.train_from_iterator(TEXTS * 3, trainer)
-    learned.decoder = decoders.Metaspace()
-    learned.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=learned, eos_token="</s>", unk_token="<unk>", pad_token="</s>", model_max_length=64
-    )
+    """As SigLIP's files: the model of sentencepiece, whose `</s>` is also the padding."""
+    import sentencepiece
+
+    with tempfile.NamedTemporaryFile(suffix=".model") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(map(canonical, TEXTS * 3)),
+            model_writer=file,
+            vocab_size=200,
+            hard_vocab_limit=False,
+            minloglevel=2,
+            **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
+        )
+        file.flush()
+        return transformers.SiglipTokenizer(file.name)
 
 
 def _bert_tokenizer() -> PreTrainedTokenizerBase:
