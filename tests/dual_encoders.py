@@ -114,22 +114,35 @@ def _clip_tokenizer() -> PreTrainedTokenizerBase:
 
 def _gemma_tokenizer() -> PreTrainedTokenizerBase:
     """As SigLIP 2's files: no BOS, EOS at the end, no lower-casing in the file, and no usable maximum length."""
+    vocab, merges = _byte_pairs(pre_tokenizers.Split(" ", "merged_with_previous"), "<pad> <eos> <bos> <unk> <mask>")
+    settings = {"add_bos_token": False, "add_eos_token": True, "padding_side": "right"}
+    return transformers.GemmaTokenizer(vocab=vocab, merges=merges, **settings)
+
+
+def _tips_tokenizer() -> PreTrainedTokenizerBase:
+    split = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    vocab, merges = _byte_pairs(split, "<pad> <unk>")
+    return transformers.Tipsv2Tokenizer(vocab=vocab, merges=merges)
+
+
+def _byte_pairs(split: pre_tokenizers.PreTokenizer, special: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of lower-case text. Letters are numbered in order, or they would change with each run."""
     learned = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     learned.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(" ", "▁")])
-    learned.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    learned.train_from_iterator(
-        TEXTS * 3, trainers.BpeTrainer(vocab_size=600, special_tokens=special, show_progress=False)
-    )
-    learned.normalizer = normalizers.Replace(" ", "▁")
+    learned.pre_tokenizer = split
+    first = [*special.split(), *(f"<0x{byte:02X}>" for byte in range(256)), *_letters(str.lower), "▁"]
+    trainer = trainers.BpeTrainer(vocab_size=len(first) + 60, special_tokens=first, show_progress=False)
+    learned.train_from_iterator(TEXTS * 3, trainer)
     model = json.loads(learned.to_str())["model"]
-    return transformers.GemmaTokenizer(
-        vocab=model["vocab"],
-        merges=[tuple(merge) for merge in model["merges"]],
-        add_bos_token=False,
-        add_eos_token=True,
-        padding_side="right",
-    )
+    return model["vocab"], [tuple(merge) for merge in model["merges"]]
+
+
+def _letters(clean: Callable[[str], str] = str) -> list[str]:
+    return sorted(set(clean("".join(TEXTS))) - {" "})
+
+
+def _words() -> list[str]:
+    return sorted({word for text in TEXTS for word in text.strip(".").split()})
 
 
 def _siglip_tokenizer() -> PreTrainedTokenizerBase:
@@ -150,35 +163,17 @@ def _siglip_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def _bert_tokenizer() -> PreTrainedTokenizerBase:
-    learned = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    learned.normalizer = normalizers.BertNormalizer()
-    learned.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False)
-    learned.train_from_iterator(TEXTS * 3, trainer)
-    return transformers.BertTokenizer(vocab=learned.get_vocab())
+    letters = _letters(str.lower)
+    words = sorted({word.lower() for word in _words()} - set(letters))
+    pieces = [*special, *letters, *(f"##{letter}" for letter in letters), *words]
+    return transformers.BertTokenizer(vocab={piece: index for index, piece in enumerate(pieces)})
 
 
 def _roberta_tokenizer() -> PreTrainedTokenizerBase:
-    learned = Tokenizer(models.Unigram())
-    learned.pre_tokenizer = pre_tokenizers.Metaspace()
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=special, unk_token="<unk>", show_progress=False)
-    learned.train_from_iterator(TEXTS * 3, trainer)
-    vocab = [(piece, score) for piece, score in json.loads(learned.to_str())["model"]["vocab"]]
-    return transformers.XLMRobertaTokenizer(vocab=[*vocab, ("<mask>", 0.0)])
-
-
-def _tips_tokenizer() -> PreTrainedTokenizerBase:
-    learned = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    learned.normalizer = normalizers.Lowercase()
-    learned.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
-    special = ["<pad>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    learned.train_from_iterator(
-        TEXTS * 3, trainers.BpeTrainer(vocab_size=600, special_tokens=special, show_progress=False)
-    )
-    model = json.loads(learned.to_str())["model"]
-    return transformers.Tipsv2Tokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
+    special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    pieces = [("▁", -9.0), *((letter, -9.0) for letter in _letters()), *((f"▁{word}", -5.0) for word in _words())]
+    return transformers.XLMRobertaTokenizer(vocab=[*special, *pieces, ("<mask>", 0.0)])
 
 
 EXAMPLES = {

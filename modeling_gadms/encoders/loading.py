@@ -14,7 +14,7 @@ from .adapter_folders import find_adapter
 from .families import find_families
 from .onnx_model import MANIFEST, RUNTIMES, OnnxModel
 from .processors import RetrievalProcessor, load_dual_encoder_processor, with_image_fit
-from .weight_files import check_weights
+from .weight_files import check_weights, has_safetensors
 
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -75,8 +75,10 @@ def load_model_and_processor(
 def _load_weights(name: str | Path, config: PreTrainedConfig, **options: Any) -> Any:
     model_class: Any = MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING[type(config)]
     is_own = isinstance(config, GADMSConfig)
-    check_weights(name, model_class, config, options.get("revision"), may_be_renamed=not is_own)
-    model, loading = model_class.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
+    revision = options.get("revision")
+    check_weights(name, model_class, config, revision, foreign=not is_own)
+    safe = is_own or has_safetensors(name, revision)
+    model, loading = model_class.from_pretrained(name, use_safetensors=safe, output_loading_info=True, **options)
     refuse_missing_weights(name, model, loading)
     return model
 

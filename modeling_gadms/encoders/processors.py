@@ -186,13 +186,26 @@ def load_dual_encoder_processor(name: str | Path, config: PreTrainedConfig) -> D
         ValueError: if the tokenizer or the image processor belongs to another model.
         OSError: if a file is missing.
     """
-    tokenizer = AutoTokenizer.from_pretrained(name, config=config)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, config=config)
+    except (ValueError, OSError, ImportError, TypeError) as error:
+        raise type(error)(
+            f"{name}: its tokenizer cannot be loaded ({_first_sentence(error)}). A folder needs the tokenizer's files, "
+            "such as tokenizer.json, and SigLIP's spiece.model needs `pip install sentencepiece protobuf`"
+        ) from error
     family = find_family(config, tokenizer, str(name))
-    # The variant for PIL images: its result does not depend on whether torchvision is installed.
-    if family.image_processor is not None:
-        image_processor = family.image_processor.from_pretrained(name)
-    else:
-        image_processor = AutoImageProcessor.from_pretrained(name, config=config, backend="pil")
+    try:
+        # The variant for PIL images: its result does not depend on whether torchvision is installed.
+        if family.image_processor is not None:
+            image_processor = family.image_processor.from_pretrained(name)
+        else:
+            image_processor = AutoImageProcessor.from_pretrained(name, config=config, backend="pil")
+    except (ValueError, OSError) as error:
+        raise type(error)(
+            f"{name}: its image processor cannot be loaded ({_first_sentence(error)}). A folder needs "
+            "preprocessor_config.json or processor_config.json, which say how pixels are normalised: copy it from the "
+            "model that this one was made from"
+        ) from error
     settings: Any = config
     image_size = _input_size(image_processor) if family.any_image_size else _model_size(settings.vision_config)
     processor = DualEncoderProcessor(
@@ -202,6 +215,10 @@ def load_dual_encoder_processor(name: str | Path, config: PreTrainedConfig) -> D
         if mismatch:
             raise ValueError(f"{name}: {mismatch}; give the folder of one model, with its own processor")
     return processor
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).split(". ")[0].split(": \n")[0]
 
 
 def _model_size(vision: Any) -> tuple[int, int] | None:
