@@ -190,8 +190,8 @@ def load_dual_encoder_processor(name: str | Path, config: PreTrainedConfig) -> D
         tokenizer = AutoTokenizer.from_pretrained(name, config=config)
     except (ValueError, OSError, ImportError, TypeError) as error:
         raise type(error)(
-            f"{name}: its tokenizer cannot be loaded ({_first_sentence(error)}). A folder needs the tokenizer's files, "
-            "such as tokenizer.json, and SigLIP's spiece.model needs `pip install sentencepiece protobuf`"
+            f"{name}: its tokenizer cannot be loaded ({_first_sentence(error)}). A folder needs the files of the "
+            "tokenizer, such as tokenizer.json, and SigLIP's spiece.model needs `pip install 'gadms[siglip]'`"
         ) from error
     family = find_family(config, tokenizer, str(name))
     try:

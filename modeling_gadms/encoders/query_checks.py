@@ -41,8 +41,8 @@ def query_warnings(processor: RetrievalProcessor, query: str) -> list[str]:
     letters = [letter for letter in query if letter.isalpha()]
     if family.scripts and letters and not any(unicodedata.name(c, "").startswith(family.scripts) for c in letters):
         messages.append(
-            f"{family.name} models were trained on captions in {family.languages}: describe the person in it, or index "
-            "with a model that knows the language of the description"
+            f"{family.name} models were trained on captions in {family.languages}: describe the person in it, or "
+            "index with a model that knows the language of the description"
         )
     if negation := _NEGATION.search(query):
         messages.append(
