@@ -40,7 +40,8 @@ def test_a_folder_is_indexed_searched_and_added_to(name, persons, tmp_path):
     images = [load_image(path) for path in sorted(persons.iterdir())]
     scores = encode_images(*loaded, images, progress=False) @ encode_captions(*loaded, [QUERY], progress=False)[0]
     by_hand = sorted(
-        ((score, str(path)) for score, path in zip(scores.tolist(), sorted(persons.iterdir()))), reverse=True
+        ((score, str(path)) for score, path in zip(scores.tolist(), sorted(persons.iterdir()), strict=True)),
+        reverse=True,
     )
     assert [result["source"] for result in results] == [path for _, path in by_hand]
     assert [result["score"] for result in results] == pytest.approx([score for score, _ in by_hand], abs=1e-5)
