@@ -156,9 +156,9 @@ def report(results: dict[str, Any]) -> str:
             "## Image fit",
             "How the crop of a person is best brought to a square input. mAP in percent, in brackets R@1, of "
             f"{results['tested']:,} captions of drawn persons and as many crops of {width}x{height} pixels, as drawn "
-            f"and enlarged four times. Two small CLIP models ({SIDE}x{SIDE} pixels) were trained for {results['steps']:,} "
-            f"steps on {results['persons']:,} other drawn persons in nearly square photographs, one on squashed "
-            "photographs and one on square crops of them.",
+            f"and enlarged four times. Two small CLIP models ({SIDE}x{SIDE} pixels) were trained for "
+            f"{results['steps']:,} steps on {results['persons']:,} other drawn persons in nearly square photographs, "
+            "one on squashed photographs and one on square crops of them.",
             table(["trained on", "fit", "mAP (R@1)", "enlarged"], rows),
             results["verdict"],
             "What falls short: these models are small and know nothing but drawn persons. No pretrained SigLIP or "

@@ -15,6 +15,7 @@ from transformers import (
     BatchFeature,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
 )
 
 from ..processing_gadms import GADMSProcessor
@@ -153,7 +154,17 @@ RetrievalProcessor = GADMSProcessor | DualEncoderProcessor
 
 
 def family_of(processor: RetrievalProcessor) -> Family:
-    """The family of the model that a processor belongs to."""
+    """The family of the model that a processor belongs to.
+
+    Raises:
+        TypeError: if it is another processor of transformers, which does not prepare text as all families need it.
+    """
+    # By name: the class of a processor that ships with its weights is not the one of this package.
+    if isinstance(processor, ProcessorMixin) and type(processor).__name__ != GADMSProcessor.__name__:
+        raise TypeError(
+            f"the processor is a {type(processor).__name__}, which may pad captions in another way than its model "
+            "needs: take model and processor from modeling_gadms.encoders.load_model_and_processor"
+        )
     return getattr(processor, "family", GADMS)
 
 

@@ -149,6 +149,14 @@ def test_a_caption_cannot_end_itself(folders):
     assert (first - second).abs().max() > 1e-3
 
 
+def test_a_processor_of_transformers_is_refused_since_it_may_pad_wrongly(folders):
+    model, processor = load_model_and_processor(folders["SigLIP 2"])
+    own = transformers.SiglipProcessor(processor.image_processor, processor.tokenizer)
+    for encode, items in ((encode_captions, ["a man"]), (encode_images, [Image.new("RGB", (20, 60))])):
+        with pytest.raises(TypeError, match="the processor is a SiglipProcessor.*load_model_and_processor"):
+            encode(model, own, items, progress=False)
+
+
 def edit(folder: Path, file: str, change: Callable[[dict], Any]) -> None:
     content = json.loads((folder / file).read_text())
     change(content)
