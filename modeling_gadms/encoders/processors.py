@@ -22,6 +22,12 @@ from ..processing_gadms import GADMSProcessor
 from .families import GADMS, Family, ImageFit, find_family
 
 
+# A tokenizer stores its truncation and padding settings, which concurrent calls would overwrite.
+_TOKENIZER_LOCK = threading.Lock()
+_CROPPED_FROM = 8.0
+"""Proportion of sides from which an image is cropped before it is resized: a line would become gigabytes."""
+
+
 class DualEncoderProcessor:
     """Prepare images and captions for a model of transformers, with the interface of [`GADMSProcessor`].
 
@@ -60,10 +66,9 @@ class DualEncoderProcessor:
         self.image_processor = image_processor
         self.image_size = image_size
         self.image_fit: ImageFit = family.check_fit(image_fit)
-        self._lock = threading.Lock()  # a tokenizer stores its truncation and padding, which other threads would see
 
     def with_image_fit(self, image_fit: str | None) -> "DualEncoderProcessor":
-        """The same processor with another way to fit images; they share tokenizer and lock.
+        """The same processor with another way to fit images; they share the tokenizer.
 
         Raises:
             ValueError: if the family does not support it.
@@ -105,7 +110,7 @@ class DualEncoderProcessor:
     def tokenize(self, text: str | Sequence[str], **kwargs: Any) -> BatchEncoding:
         """Call the tokenizer with its own defaults, after [`~DualEncoderProcessor.clean`]; thread-safe."""
         text = self.clean(text) if isinstance(text, str) else [self.clean(caption) for caption in text]
-        with self._lock:
+        with _TOKENIZER_LOCK:
             return self.tokenizer(text, **kwargs)
 
     def clean(self, caption: str) -> str:
@@ -130,6 +135,10 @@ class DualEncoderProcessor:
         options: dict[str, Any] = {"size": {"height": height, "width": width}, "do_center_crop": False}
         if self.image_fit == "crop" and height == width:
             # The order of the models' own processors: their pixels are reproduced exactly.
+            images = [
+                _cropped(image, min(max(image.height / image.width, 1 / _CROPPED_FROM), _CROPPED_FROM))
+                for image in images
+            ]
             options = {"size": {"shortest_edge": height}, "do_center_crop": True, "crop_size": options["size"]}
         elif self.image_fit == "crop":
             images = [_cropped(image, height / width) for image in images]
@@ -229,7 +238,7 @@ def load_dual_encoder_processor(name: str | Path, config: PreTrainedConfig) -> D
 
 
 def _first_sentence(error: Exception) -> str:
-    return str(error).split(". ")[0].split(": \n")[0]
+    return " ".join(str(error).split(". ")[0].split(": \n")[0].split())
 
 
 def _model_size(vision: Any) -> tuple[int, int] | None:
