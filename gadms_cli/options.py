@@ -5,7 +5,10 @@ from typing import Annotated
 import typer
 
 
-ModelOption = Annotated[str, typer.Option(help="Folder or Hub name of a GA-DMS model.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(help="Folder or Hub name of a dual encoder: GA-DMS, CLIP, SigLIP, ...; by default SigLIP 2."),
+]
 GalleryModelOption = Annotated[
     str | None, typer.Option(help="Folder or Hub name of the model; by default the one that built the gallery.")
 ]
