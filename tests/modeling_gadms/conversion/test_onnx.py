@@ -339,7 +339,7 @@ def test_a_target_that_is_there_is_left_alone(exported, tmp_path):
 def use_files_of(export: Export, monkeypatch) -> None:
     """Let an export copy the files of another one, which is fast, and wrong for another model."""
     monkeypatch.setattr(
-        onnx_export, "_export_encoder", lambda _, encoder, path: shutil.copy(export.folder / path.name, path)
+        onnx_export, "_export_encoder", lambda _, __, encoder, path: shutil.copy(export.folder / path.name, path)
     )
     monkeypatch.setattr(onnx_export, "_quantise", lambda source, path, _: shutil.copy(export.folder / path.name, path))
 
