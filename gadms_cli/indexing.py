@@ -133,6 +133,13 @@ def index(
             "is if the command fails. An interrupted command goes on with the persons found so far when repeated.",
         ),
     ] = False,
+    image_fit: Annotated[
+        str | None,
+        typer.Option(
+            help="How images are brought to the size that the model reads: squash, pad or crop; by default what suits "
+            "the model. The gallery keeps it."
+        ),
+    ] = None,
     runtime: Annotated[
         str | None,
         typer.Option(help=f"{RUNTIME_HELP} By default torch, or with the model of a gallery also its runtime."),
@@ -156,8 +163,8 @@ def index(
     sources = _open_sources(source, options)
     columns = {name: kind for frames in sources.values() for name, kind in getattr(frames, "columns", {}).items()}
     columns |= _parse_columns(column or [])
-    model, runtime = _model_to_take(gallery, model, runtime)
-    loaded, processor = load_model_or_default(model, runtime=runtime)
+    model, runtime, image_fit = _model_to_take(gallery, model, runtime, image_fit)
+    loaded, processor = load_model_or_default(model, runtime=runtime, image_fit=image_fit)
     work = (options, min_confidence, workers, model, as_json)
     if overwrite:
         places = [name if "://" in name else os.path.abspath(name) for name in source]
@@ -212,21 +219,23 @@ def add(
     _end(_index(opened, sources, options, min_confidence, workers, model, as_json, kept))
 
 
-def _model_to_take(gallery: str, model: str | None, runtime: str | None) -> tuple[str | None, str]:
-    """Name and runtime of the model to index with: those given, or those of the gallery that is there. Says which, if
-    no name is given; the name is `None` for the default model."""
+def _model_to_take(
+    gallery: str, model: str | None, runtime: str | None, image_fit: str | None
+) -> tuple[str | None, str, str | None]:
+    """Name, runtime and fit of images to index with: those given, or those of the gallery that is there. Says which,
+    if no name is given; the name is `None` for the default model."""
     from modeling_gadms.encoders.default_model import DEFAULT_MODEL, WHY_DEFAULT
     from modeling_gadms.gallery.person_gallery import gallery_model
 
     if model is None:
         try:
-            built_with = gallery_model(gallery)
+            built_by = gallery_model(gallery)
         except FileNotFoundError:
             typer.echo(f"Model: {DEFAULT_MODEL}, because {WHY_DEFAULT}; --model names another", err=True)
         else:
-            typer.echo(f"Model: {built_with.name}, which built the gallery {gallery}; --model names another", err=True)
-            return built_with.name, runtime or built_with.runtime
-    return model, runtime or "torch"
+            typer.echo(f"Model: {built_by.name}, which built the gallery {gallery}; --model names another", err=True)
+            return built_by.name, runtime or built_by.runtime, image_fit or built_by.image_fit
+    return model, runtime or "torch", image_fit
 
 
 def _open_sources(names: list[str], options: "SourceOptions") -> "Sources":
