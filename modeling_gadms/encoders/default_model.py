@@ -32,7 +32,8 @@ def load_model_or_default(
     except OSError as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise OSError(
-            f"The default model cannot be loaded. {reason}. Without the Hub, give a model that you have (--model "
-            f"FOLDER), or fetch this one where there is a network (hf download {DEFAULT_MODEL} --local-dir FOLDER) and "
-            "give its folder; the variable HF_ENDPOINT names a mirror of the Hub"
+            f"The default model cannot be loaded. {reason}. Without the Hub, give a model that you have "
+            f"(--model FOLDER), or fetch this one where there is a network "
+            f"(hf download {DEFAULT_MODEL} --local-dir FOLDER) and give its folder; the variable HF_ENDPOINT names a "
+            "mirror of the Hub"
         ) from error

@@ -71,6 +71,11 @@ class DualEncoderProcessor:
         other.image_fit = self.family.check_fit(image_fit)
         return other
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Save tokenizer and image processor. The fit of images is not saved with them: it belongs to a gallery."""
+        self.tokenizer.save_pretrained(folder)
+        self.image_processor.save_pretrained(folder)
+
     def __call__(
         self, images: Any = None, text: str | Sequence[str] | None = None, return_tensors: str = "pt"
     ) -> BatchFeature:
@@ -194,7 +199,7 @@ def load_dual_encoder_processor(name: str | Path, config: PreTrainedConfig) -> D
     else:
         image_processor = AutoImageProcessor.from_pretrained(name, config=config, backend="pil")
     settings: Any = config
-    image_size = _input_size(image_processor) if family.any_image_size else _model_size(settings.vision_config)
+    image_size = _input_size(image_processor) if family.any_image_size else model_image_size(settings.vision_config)
     processor = DualEncoderProcessor(
         family, tokenizer, image_processor, max_length=family.text_length(config), image_size=image_size
     )
@@ -204,7 +209,7 @@ def load_dual_encoder_processor(name: str | Path, config: PreTrainedConfig) -> D
     return processor
 
 
-def _model_size(vision: Any) -> tuple[int, int] | None:
+def model_image_size(vision: Any) -> tuple[int, int] | None:
     """(height, width) that an image encoder takes; `None` if it takes patches of images in their own proportions."""
     size = getattr(vision, "image_size", None)
     return None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])

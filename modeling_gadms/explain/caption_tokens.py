@@ -79,8 +79,8 @@ def explain_caption(
     family_of(processor).check_can("token scores")
     if not processor.tokenizer.is_fast:
         raise ValueError(
-            f"{type(processor.tokenizer).__name__} does not tell which letters a token stands for: save the model with "
-            "a tokenizer.json (`AutoTokenizer.from_pretrained(...).save_pretrained(...)` makes one)"
+            f"{type(processor.tokenizer).__name__} does not tell which letters a token stands for: explaining needs a "
+            "model with a tokenizer.json"
         )
     caption = processor.clean(check_query(processor, caption))
     image_embeds = encode_images(model, processor, [image], progress=False)  # (1, projection_dim)
@@ -169,7 +169,9 @@ def _scored_tokens(caption: str, offsets: Sequence[tuple[int, int]], scores: Seq
             spans[start, end] = max(score, spans.get((start, end), 0.0))
     tokens = []
     for (start, end), score in spans.items():
-        # Some tokenizers include the preceding space in a token.
+        # Some tokenizers include the preceding space in a token, and some have tokens of spaces alone.
+        if caption[start:end].isspace():
+            continue
         starts_word = start == 0 or caption[start - 1].isspace() or caption[start].isspace()
         tokens.append(ScoredToken(caption[start:end].strip(), score, starts_word))
     return tokens

@@ -19,9 +19,9 @@ _BERT_ATTENTION = attrgetter(
 _DINO_ATTENTION = attrgetter("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj")
 _KNOWN: tuple[tuple[str, Parts], ...] = (
     ("encoder.layers", CLIP_ATTENTION),  # of CLIP and SigLIP
-    ("encoder.layer", _BERT_ATTENTION),
-    ("roberta.encoder.layer", _BERT_ATTENTION),
-    ("encoder.layer", _DINO_ATTENTION),
+    ("encoder.layer", _BERT_ATTENTION),  # of ALIGN and Chinese-CLIP
+    ("roberta.encoder.layers", _BERT_ATTENTION),  # of AltCLIP
+    ("encoder.layer", _DINO_ATTENTION),  # of TIPSv2's images
 )
 
 

@@ -11,7 +11,6 @@ import datasets
 import pytest
 import torch
 from PIL import Image
-from tests.dual_encoders import save_dual_encoder
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from modeling_gadms.encoders.default_model import DEFAULT_MODEL, WHY_DEFAULT
@@ -22,12 +21,13 @@ from modeling_gadms.training.model_setup import build_model_and_processor
 from modeling_gadms.training.run_config import ModelArguments
 from tests.command_line import run
 from tests.docs.pages import ROOT
+from tests.dual_encoders import save_dual_encoder
 
 
 PAGE = ROOT / "docs" / "guides" / "models.md"
 SEARCH = ROOT / "docs" / "guides" / "search.md"
 COLOURS = ("red", "green", "blue")
-CAPTION = "a man in a red coat"
+CAPTION = "A lady with purple shoes"
 
 
 def table(page: Path, heading: str) -> list[list[str]]:
@@ -71,9 +71,10 @@ def run_cell(what: str, model: Path, out: Path, main: Callable[..., None]) -> No
         scores = {Path(row["source"]).stem: row["score"] for row in json.loads(found)}
         assert scores == pytest.approx(similarities(*load_model_and_processor(model), person.parent), abs=1e-5)
     elif what == "words":
-        words = [line for line in works(run(*explain)).splitlines() if line[:1].isdigit()]
-        scores = [float(line.split()[0]) for line in words]
-        assert max(scores) == 1 and min(scores) == 0 and (out / "words.png").is_file()
+        lines = [line for line in works(run(*explain)).splitlines() if line[:1].isdigit()]
+        scores, words = [float(line[:5]) for line in lines], [line[29:] for line in lines]
+        assert 0 <= min(scores) < max(scores) == 1 and (out / "words.png").is_file()
+        assert "".join(words).lower() == CAPTION.lower().replace(" ", "")
     elif what == "heat map":
         works(run(*explain, "--heat-map", out / "heat.png"))
         assert (out / "heat.png").is_file()

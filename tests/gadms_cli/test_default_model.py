@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from tests.dual_encoders import save_dual_encoder
 
 from modeling_gadms.encoders import default_model
 from modeling_gadms.encoders.default_model import DEFAULT_MODEL
 from tests.command_line import refusal, run
+from tests.dual_encoders import save_dual_encoder
 from tests.hub_server import HubServer
 from tests.vtest import vtest_video
 
