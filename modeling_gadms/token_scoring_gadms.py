@@ -133,16 +133,17 @@ def record_attention(
 
 
 @contextmanager
-def scoring_mode(encoder: PreTrainedModel) -> Iterator[None]:
-    """Prepare an encoder for scoring in any mode: deterministic, with gradients, and with SDPA attention.
+def scoring_mode(encoder: PreTrainedModel, attention: str = "sdpa") -> Iterator[None]:
+    """Prepare an encoder for scoring in any mode: deterministic, with gradients, and with attention in float32.
 
     Evaluation mode disables dropout and gradient checkpointing, whose recomputation would call the hooks again.
-    Scaled-dot-product attention supports float32, which flash attention does not.
+    Scaled-dot-product attention supports float32, which flash attention does not. `"eager"` attention is that of every
+    encoder of transformers: some, such as ALIGN's, are causal by mistake in scaled-dot-product attention.
     """
     training = [module for module in encoder.modules() if module.training]
     attention_implementation = encoder.config._attn_implementation
     encoder.eval()
-    encoder.config._attn_implementation = "sdpa"
+    encoder.config._attn_implementation = attention
     try:
         with torch.inference_mode(False), torch.enable_grad():
             yield

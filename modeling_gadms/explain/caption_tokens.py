@@ -114,7 +114,7 @@ def _token_scores(
     features = Features(model, "text")
     layers, parts = find_attention(features.encoder)
     with (
-        scoring_mode(features.encoder),
+        scoring_mode(features.encoder, "eager"),
         torch.autocast(device_type=own_tokens.device.type, enabled=False),
         record_attention(layers[-_SCORED_LAYERS:], parts) as records,
     ):
@@ -163,15 +163,17 @@ def draw_explanation(image: Image.Image, explanation: Explanation) -> Image.Imag
 
 
 def _scored_tokens(caption: str, offsets: Sequence[tuple[int, int]], scores: Sequence[float]) -> list[ScoredToken]:
-    spans: dict[tuple[int, int], float] = {}
+    spans: list[tuple[int, int, float]] = []
     for (start, end), score in zip(offsets, scores, strict=True):
-        if end > start:  # special tokens have empty spans
-            spans[start, end] = max(score, spans.get((start, end), 0.0))
-    tokens = []
-    for (start, end), score in spans.items():
-        # Some tokenizers include the preceding space in a token, and some have tokens of spaces alone.
-        if caption[start:end].isspace():
+        if start == end or caption[start:end].isspace():  # special tokens, and those of a space alone
             continue
+        if spans and start < spans[-1][1]:  # another part of the same character
+            first, last, highest = spans.pop()
+            start, end, score = min(start, first), max(end, last), max(score, highest)
+        spans.append((start, end, score))
+    tokens = []
+    for start, end, score in spans:
+        # Some tokenizers include the preceding space in a token.
         starts_word = start == 0 or caption[start - 1].isspace() or caption[start].isspace()
         tokens.append(ScoredToken(caption[start:end].strip(), score, starts_word))
     return tokens

@@ -71,7 +71,7 @@ def image_relevance(
     rows, columns = _patch_grid(inputs, model.config.vision_config.patch_size)
     features = Features(copy_sharing_weights(model), "image")
     with (
-        scoring_mode(features.encoder),
+        scoring_mode(features.encoder, "eager"),
         torch.autocast(device_type=model.device.type, enabled=False),
         record_last_image_attention(features.encoder) as record,
     ):

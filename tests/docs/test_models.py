@@ -27,7 +27,7 @@ from tests.dual_encoders import save_dual_encoder
 PAGE = ROOT / "docs" / "guides" / "models.md"
 SEARCH = ROOT / "docs" / "guides" / "search.md"
 COLOURS = ("red", "green", "blue")
-CAPTION = "A lady with purple shoes"
+CAPTION = "A lady in purple shoes"
 
 
 def table(page: Path, heading: str) -> list[list[str]]:
