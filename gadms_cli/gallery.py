@@ -45,6 +45,7 @@ def info(location: GalleryArgument, as_json: JsonOption = False) -> None:
         "version": f"{found.version}, of {found.changed:%Y-%m-%d %H:%M} UTC",
         "model": str(found.model),
         "embeddings": f"{found.dimension} values",
+        "image fit": found.model.image_fit or "squash",
     }
     for name, value in rows.items():
         typer.echo(f"{name:<11} {value}")

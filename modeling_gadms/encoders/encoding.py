@@ -60,11 +60,12 @@ def encode_images(
 
     Raises:
         ValueError: if an embedding is not finite, naming the image's index, or `batch_size` is not positive.
-        TypeError: if an item is not a PIL image, naming its index.
+        TypeError: if an item is not a PIL image, naming its index, or the processor is another one of transformers.
         Exception: any exception that `images` raises.
     """
     if total is None and isinstance(images, Sized):
         total = len(images)
+    width = embedding_dim(model, processor)
     embeds: list[torch.Tensor] = []
     done = 0
     with (
@@ -78,7 +79,7 @@ def encode_images(
             embeds.append(_unit_rows(outputs, range(done, done + count), "image"))
             done += count
             bar.update(count)
-    return torch.cat(embeds) if embeds else torch.empty(0, embedding_dim(model, processor))
+    return torch.cat(embeds) if embeds else torch.empty(0, width)
 
 
 def encode_captions(

@@ -126,10 +126,10 @@ class Family:
             similarities (`torch.Tensor`): of any shape.
         """
         if self.score == "temperature":
-            return similarities / float(model.temperature)
+            return similarities / model.temperature.item()
         bias = getattr(model, "logit_bias", None)
-        scaled = similarities * math.exp(float(model.logit_scale))
-        return scaled if bias is None else scaled + float(bias)
+        scaled = similarities * math.exp(model.logit_scale.item())
+        return scaled if bias is None else scaled + bias.item()
 
 
 def lower_case(text: str) -> str:

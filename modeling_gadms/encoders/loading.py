@@ -1,12 +1,15 @@
 """Load a trained or downloaded model with its processor, for search and evaluation."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.utils import logging
 
 from ..configuration_gadms import GADMSConfig, encoder_configs
 from ..processing_gadms import GADMSProcessor
@@ -14,7 +17,7 @@ from .adapter_folders import find_adapter
 from .families import find_families
 from .onnx_model import MANIFEST, RUNTIMES, OnnxModel
 from .processors import RetrievalProcessor, load_dual_encoder_processor, with_image_fit
-from .weight_files import check_weights
+from .weight_files import check_weights, has_safetensors
 
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -78,10 +81,24 @@ def load_model_and_processor(
 def _load_weights(name: str | Path, config: PreTrainedConfig, **options: Any) -> Any:
     model_class: Any = MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING[type(config)]
     is_own = isinstance(config, GADMSConfig)
-    check_weights(name, model_class, config, options.get("revision"), may_be_renamed=not is_own)
-    model, loading = model_class.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
+    revision = options.get("revision")
+    check_weights(name, model_class, config, revision, foreign=not is_own)
+    safe = is_own or has_safetensors(name, revision)
+    with _without_report():
+        model, loading = model_class.from_pretrained(name, use_safetensors=safe, output_loading_info=True, **options)
     refuse_missing_weights(name, model, loading)
     return model
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Keep transformers from listing the weights that retrieval does not need; missing ones are refused here."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _load_processor(folder: str | Path, name: str | Path, config: PreTrainedConfig) -> RetrievalProcessor:

@@ -15,10 +15,17 @@ from transformers import (
     BatchFeature,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
 )
 
 from ..processing_gadms import GADMSProcessor
 from .families import GADMS, Family, ImageFit, find_family
+
+
+# A tokenizer stores its truncation and padding settings, which concurrent calls would overwrite.
+_TOKENIZER_LOCK = threading.Lock()
+_CROPPED_FROM = 8.0
+"""Proportion of sides from which an image is cropped before it is resized: a line would become gigabytes."""
 
 
 class DualEncoderProcessor:
@@ -59,10 +66,9 @@ class DualEncoderProcessor:
         self.image_processor = image_processor
         self.image_size = image_size
         self.image_fit: ImageFit = family.check_fit(image_fit)
-        self._lock = threading.Lock()  # a tokenizer stores its truncation and padding, which other threads would see
 
     def with_image_fit(self, image_fit: str | None) -> "DualEncoderProcessor":
-        """The same processor with another way to fit images; they share tokenizer and lock.
+        """The same processor with another way to fit images; they share the tokenizer.
 
         Raises:
             ValueError: if the family does not support it.
@@ -109,7 +115,7 @@ class DualEncoderProcessor:
     def tokenize(self, text: str | Sequence[str], **kwargs: Any) -> BatchEncoding:
         """Call the tokenizer with its own defaults, after [`~DualEncoderProcessor.clean`]; thread-safe."""
         text = self.clean(text) if isinstance(text, str) else [self.clean(caption) for caption in text]
-        with self._lock:
+        with _TOKENIZER_LOCK:
             return self.tokenizer(text, **kwargs)
 
     def clean(self, caption: str) -> str:
@@ -134,6 +140,10 @@ class DualEncoderProcessor:
         options: dict[str, Any] = {"size": {"height": height, "width": width}, "do_center_crop": False}
         if self.image_fit == "crop" and height == width:
             # The order of the models' own processors: their pixels are reproduced exactly.
+            images = [
+                _cropped(image, min(max(image.height / image.width, 1 / _CROPPED_FROM), _CROPPED_FROM))
+                for image in images
+            ]
             options = {"size": {"shortest_edge": height}, "do_center_crop": True, "crop_size": options["size"]}
         elif self.image_fit == "crop":
             images = [_cropped(image, height / width) for image in images]
@@ -158,7 +168,17 @@ RetrievalProcessor = GADMSProcessor | DualEncoderProcessor
 
 
 def family_of(processor: RetrievalProcessor) -> Family:
-    """The family of the model that a processor belongs to."""
+    """The family of the model that a processor belongs to.
+
+    Raises:
+        TypeError: if it is another processor of transformers, which does not prepare text as all families need it.
+    """
+    # By name: the class of a processor that ships with its weights is not the one of this package.
+    if isinstance(processor, ProcessorMixin) and type(processor).__name__ != GADMSProcessor.__name__:
+        raise TypeError(
+            f"the processor is a {type(processor).__name__}, which may pad captions in another way than its model "
+            "needs: take model and processor from modeling_gadms.encoders.load_model_and_processor"
+        )
     return getattr(processor, "family", GADMS)
 
 
@@ -191,13 +211,26 @@ def load_dual_encoder_processor(name: str | Path, config: PreTrainedConfig) -> D
         ValueError: if the tokenizer or the image processor belongs to another model.
         OSError: if a file is missing.
     """
-    tokenizer = AutoTokenizer.from_pretrained(name, config=config)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, config=config)
+    except (ValueError, OSError, ImportError, TypeError) as error:
+        raise type(error)(
+            f"{name}: its tokenizer cannot be loaded ({_first_sentence(error)}). A folder needs the files of the "
+            "tokenizer, such as tokenizer.json, and SigLIP's spiece.model needs `pip install 'gadms[siglip]'`"
+        ) from error
     family = find_family(config, tokenizer, str(name))
-    # The variant for PIL images: its result does not depend on whether torchvision is installed.
-    if family.image_processor is not None:
-        image_processor = family.image_processor.from_pretrained(name)
-    else:
-        image_processor = AutoImageProcessor.from_pretrained(name, config=config, backend="pil")
+    try:
+        # The variant for PIL images: its result does not depend on whether torchvision is installed.
+        if family.image_processor is not None:
+            image_processor = family.image_processor.from_pretrained(name)
+        else:
+            image_processor = AutoImageProcessor.from_pretrained(name, config=config, backend="pil")
+    except (ValueError, OSError) as error:
+        raise type(error)(
+            f"{name}: its image processor cannot be loaded ({_first_sentence(error)}). A folder needs "
+            "preprocessor_config.json or processor_config.json, which say how pixels are normalised: copy it from the "
+            "model that this one was made from"
+        ) from error
     settings: Any = config
     image_size = _input_size(image_processor) if family.any_image_size else model_image_size(settings.vision_config)
     processor = DualEncoderProcessor(
@@ -207,6 +240,10 @@ def load_dual_encoder_processor(name: str | Path, config: PreTrainedConfig) -> D
         if mismatch:
             raise ValueError(f"{name}: {mismatch}; give the folder of one model, with its own processor")
     return processor
+
+
+def _first_sentence(error: Exception) -> str:
+    return " ".join(str(error).split(". ")[0].split(": \n")[0].split())
 
 
 def model_image_size(vision: Any) -> tuple[int, int] | None:

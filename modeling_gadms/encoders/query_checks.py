@@ -1,9 +1,10 @@
-"""Checks of text queries: empty, longer than the model reads, or negated."""
+"""Checks of text queries: empty, longer than the model reads, in a script it does not know, or negated."""
 
 import re
+import unicodedata
 import warnings
 
-from .processors import RetrievalProcessor
+from .processors import RetrievalProcessor, family_of
 
 
 _NEGATION = re.compile(r"\b(not|without|no|nor|neither|never|\w+n't)\b", re.IGNORECASE)
@@ -24,7 +25,8 @@ def check_query(processor: RetrievalProcessor, text: str) -> str:
 
 
 def query_warnings(processor: RetrievalProcessor, query: str) -> list[str]:
-    """Warnings about a query: tokens beyond the model's limit, and negations, which it does not understand.
+    """Warnings about a query: tokens beyond the model's limit, a script that it was not trained on, and negations,
+    which it does not understand.
 
     The processor truncates long queries and keeps the end-of-text token, at which a caption is embedded.
     """
@@ -34,6 +36,13 @@ def query_warnings(processor: RetrievalProcessor, query: str) -> list[str]:
     if length > limit:
         messages.append(
             f"The description has {length} tokens and the model reads {limit}: its last {length - limit} are ignored"
+        )
+    family = family_of(processor)
+    letters = [letter for letter in query if letter.isalpha()]
+    if family.scripts and letters and not any(unicodedata.name(c, "").startswith(family.scripts) for c in letters):
+        messages.append(
+            f"{family.name} models were trained on captions in {family.languages}: describe the person in it, or "
+            "index with a model that knows the language of the description"
         )
     if negation := _NEGATION.search(query):
         messages.append(

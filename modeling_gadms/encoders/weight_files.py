@@ -3,13 +3,20 @@
 import json
 import math
 import os
+import pickle
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    cached_file,
+)
 
 from ..modeling_gadms import GADMSForPreTraining
 
@@ -20,7 +27,7 @@ def check_weights(
     config: Any,
     revision: str | None = None,
     *,
-    may_be_renamed: bool = False,
+    foreign: bool = False,
 ) -> None:
     """Check that the stored weights match a configuration. Only the headers of the files are read.
 
@@ -32,15 +39,16 @@ def check_weights(
         model_class (`type`): [`GADMSModel`], [`GADMSForPreTraining`] or a model of another family.
         config ([`GADMSConfig`] or another): the configuration of the model.
         revision (`str`, *optional*): of a Hub name.
-        may_be_renamed (`bool`):
-            Whether transformers renames stored weights as it loads them, so that a missing name may be there under
-            another. Then only their total number is checked here, and missing ones are found by loading.
+        foreign (`bool`):
+            Whether the model is of another family than GA-DMS. transformers may rename its stored weights as it loads
+            them, so that a missing name may be there under another: only the total number is checked here, and missing
+            ones are found by loading. The weights may be pickled.
 
     Raises:
         ValueError: if a file is damaged, or weights are missing or differ in size from the configuration, naming one.
         OSError: if there are no weights in safetensors, or a shard is missing.
     """
-    stored = stored_shapes(name, revision)
+    stored = stored_shapes(name, revision, pickled=foreign and not has_safetensors(name, revision))
     num_layers = sum(encoder.num_hidden_layers for encoder in (config.text_config, config.vision_config))
     if model_class is GADMSForPreTraining:
         num_layers += config.fusion_num_hidden_layers
@@ -55,7 +63,12 @@ def check_weights(
     stored = stored | {key.removeprefix(prefix): shape for key, shape in stored.items()}
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     missing = sorted(expected.keys() - stored.keys())
-    if missing and not (may_be_renamed and sum(map(math.prod, expected.values())) <= num_stored):
+    if foreign and (num_expected := sum(map(math.prod, expected.values()))) > 2 * num_stored:
+        raise ValueError(
+            f"{name}: its weights are {num_stored:,} numbers, and by its config.json there are {num_expected:,}: they "
+            "belong to another model"
+        )
+    if missing and not foreign:
         raise ValueError(f"{name} lacks {len(missing)} weights of {model_class.__name__}, such as {missing[0]}")
     differing = [key for key, shape in sorted(expected.items()) if stored.get(key, shape) != shape]
     if differing:
@@ -76,22 +89,34 @@ def check_layer_count(name: str | Path, num_layers: int, num_stored: float) -> N
         raise ValueError(f"{name} lacks weights: {num_stored} are stored, for {num_layers} layers in its config.json")
 
 
-def stored_shapes(name: str | Path, revision: str | None = None) -> dict[str, tuple[int, ...]]:
-    """Shapes of all tensors in a model's safetensors weights: one file, or an index and its shards.
+def has_safetensors(name: str | Path, revision: str | None = None) -> bool:
+    """Whether the weights of a model are in safetensors."""
+    return any(_find(name, revision, file) for file in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
+
+
+def stored_shapes(
+    name: str | Path, revision: str | None = None, *, pickled: bool = False
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors in the weights of a model: one file, or an index and its shards.
 
     Args:
         name (`str` or `Path`): folder or Hub name of a model.
         revision (`str`, *optional*): of a Hub name.
+        pickled (`bool`): whether the weights are pickles instead of safetensors. They are read without running code.
 
     Raises:
         ValueError: if a file is damaged, or a tensor is not in the file that the index names.
-        OSError: if there are no weights in safetensors, or a shard is missing.
+        OSError: if there are no weights in this format, or a shard is missing.
     """
+    single_name = WEIGHTS_NAME if pickled else SAFE_WEIGHTS_NAME
+    index_name = WEIGHTS_INDEX_NAME if pickled else SAFE_WEIGHTS_INDEX_NAME
     # `from_pretrained` prefers the single file, too.
-    single = _find(name, revision, SAFE_WEIGHTS_NAME)
+    single = _find(name, revision, single_name)
     if single is not None:
         return _shapes_of(single)
-    index = _find(name, revision, SAFE_WEIGHTS_INDEX_NAME)
+    index = _find(name, revision, index_name)
+    if index is None and pickled:
+        raise OSError(f"{name} contains no weights: {SAFE_WEIGHTS_NAME}, {WEIGHTS_NAME} and their indexes are missing")
     if index is None:
         raise OSError(
             f"{name} contains no weights: {SAFE_WEIGHTS_NAME} and {SAFE_WEIGHTS_INDEX_NAME} are missing (pickled "
@@ -123,6 +148,14 @@ def _find(name: str | Path, revision: str | None, file: str) -> Path | None:
 
 
 def _shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
+    if path.suffix == ".bin":
+        try:
+            tensors = torch.load(path, map_location="meta", weights_only=True)
+            return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+        except (RuntimeError, ValueError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+            raise ValueError(
+                f"{path} is damaged, or holds more than weights ({str(error).splitlines()[0]}): fetch it again"
+            ) from error
     try:
         with safe_open(path, "pt") as file:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}

@@ -87,36 +87,15 @@ class MatchCaption(AttemptBlock):
 
 @cache
 def load_dual_encoder(name: str) -> tuple[Any, Any]:
-    """Load a GA-DMS model, or a CLIP-like dual encoder of transformers, once per process.
+    """Load a dual encoder of any supported family, once per process.
 
     Returns:
         The model, in evaluation mode and on the GPU if available, and its processor.
 
     Raises:
-        ValueError: if the model is neither, or lacks weights.
+        ValueError: if the model is none, or lacks weights.
         OSError: if there is no model of that name.
     """
-    import torch
-    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+    from modeling_gadms.encoders.loading import load_model_and_processor
 
-    import modeling_gadms  # noqa: F401, registers the model
-    from modeling_gadms.encoders.loading import load_model_and_processor, refuse_missing_weights
-
-    if AutoConfig.from_pretrained(name).model_type == "gadms":
-        return load_model_and_processor(name)
-    model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
-    is_dual = hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
-    if not is_dual or not hasattr(model.config, "projection_dim"):
-        kind = type(model).__name__
-        raise ValueError(f"{name} is a {kind}, not a CLIP-like dual encoder of images and captions")
-    refuse_missing_weights(name, model, loading)
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    image_processor = AutoImageProcessor.from_pretrained(name, backend="pil")
-    tokenizer = AutoTokenizer.from_pretrained(name)
-
-    def process(images: Any = None, text: Any = None, **arguments: Any) -> Any:
-        if images is not None:
-            return image_processor(images=images, return_tensors="pt")
-        return tokenizer(text, **arguments)
-
-    return model, process
+    return load_model_and_processor(name)

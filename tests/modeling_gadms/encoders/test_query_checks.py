@@ -4,7 +4,9 @@ import warnings
 
 import pytest
 
-from modeling_gadms.encoders.query_checks import check_query
+from modeling_gadms.encoders.loading import load_model_and_processor
+from modeling_gadms.encoders.query_checks import check_query, query_warnings
+from tests.dual_encoders import save_dual_encoder
 
 
 def test_the_warning_starts_where_truncation_does(processor):
@@ -31,3 +33,16 @@ def test_special_tokens_count_as_the_text_that_they_are(processor):
 def test_nothing_but_space_is_no_description(processor):
     with pytest.raises(ValueError, match="empty"):
         check_query(processor, "\t ")
+
+
+@pytest.mark.parametrize(
+    ("family", "known", "unknown", "languages"),
+    [("CLIP", "a man, un café", "红色外套", "English"), ("Chinese-CLIP", "穿 T-shirt 的人", "a red coat", "Chinese")],
+)
+def test_a_script_that_the_model_was_not_trained_on_is_said(family, known, unknown, languages, tmp_path):
+    processor = load_model_and_processor(save_dual_encoder(family, tmp_path))[1]
+    assert query_warnings(processor, known) == query_warnings(processor, "1 2 3") == []
+    (message,) = query_warnings(processor, unknown)
+    assert message.startswith(f"{family} models were trained on captions in {languages}: ")
+    multilingual = load_model_and_processor(save_dual_encoder("SigLIP 2", tmp_path / "other"))[1]
+    assert query_warnings(multilingual, known) == query_warnings(multilingual, unknown) == []
