@@ -47,7 +47,7 @@ from modeling_gadms.training.data import DatasetColumns
 
 
 def main(arguments: argparse.Namespace) -> None:
-    # 1. Check the output file and the models before the work starts
+    # 1. Check the output file before the work starts
     if arguments.output.is_dir():
         raise ValueError(f"--output {arguments.output} is a folder; name a file in it, such as metrics.json")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -79,6 +79,7 @@ def main(arguments: argparse.Namespace) -> None:
 def measure(
     model_name: str, name: str, builder_arguments: dict[str, Any], split: str, arguments: argparse.Namespace
 ) -> Record:
+    model, processor = load_model_and_processor(model_name)
     try:
         dataset = load_split(name, split, **builder_arguments)
     except TypeError as error:  # an argument that the builder does not have
@@ -87,7 +88,6 @@ def measure(
         raise ValueError("--short-queries needs to know what the persons wear: use --dataset synthetic_persons")
     person_id = arguments.person_id or ("person_id" if "person_id" in dataset.column_names else None)
     columns = DatasetColumns(arguments.image or "image", tuple(arguments.captions), person_id)
-    model, processor = load_model_and_processor(model_name)
     report = evaluate_retrieval(model, processor, dataset, columns, batch_size=arguments.batch_size)
     print(f"\n{model_name} on {name}, split {split}")
     print(report.to_table())

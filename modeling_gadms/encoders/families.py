@@ -187,13 +187,7 @@ FAMILIES = (
         cannot={"heat maps": "their image encoder is a convolutional network, without attention to show"},
         **_CLIP_LIKE,
     ),
-    Family(
-        "Chinese-CLIP",
-        "chinese_clip",
-        pooling="first",
-        languages="Chinese",
-        scripts=("CJK",),
-    ),
+    Family("Chinese-CLIP", "chinese_clip", pooling="first", languages="Chinese", scripts=("CJK",)),
     # XLM-RoBERTa numbers positions from its padding token, 1, on.
     Family("AltCLIP", "altclip", pooling="first", reserved_positions=2, **_MULTILINGUAL),
     Family(
