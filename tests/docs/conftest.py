@@ -1,8 +1,8 @@
 """A folder in which the commands and Python blocks of a page run as a reader would run them.
 
-It contains what the pages name: tiny models from random weights (`MODEL`, `me/my-model`, the default model), images of drawn persons
-(`persons/`, `person.jpg`, `a.jpg`, `b.jpg`), full frames (`frames/`), videos (`cctv.mp4`, `gate3.mp4`), a table
-(`products.csv`) and data sets (`data/persons`, `data/my_persons`).
+It contains what the pages name: tiny models from random weights (`MODEL`, `me/my-model`, the default model), images of
+drawn persons (`persons/`, `person.jpg`, `a.jpg`, `b.jpg`), full frames (`frames/`), videos (`cctv.mp4`, `gate3.mp4`),
+a table (`products.csv`) and data sets (`data/persons`, `data/my_persons`).
 """
 
 import csv
