@@ -247,7 +247,7 @@ def _strip(message: Any) -> None:
 def _metadata(
     model: RetrievalModel, processor: RetrievalProcessor, encoder: Encoder, precision: str
 ) -> dict[str, str]:
-    height, width = processor.image_size
+    height, width = cast(tuple[int, int], processor.image_size)  # NaFlex, which has none, is refused
     size = {"image_size": f"{height}x{width}"} if encoder == "image" else {}
     return {
         "model_type": model.config.model_type,

@@ -98,7 +98,8 @@ class Demo:
         media: Sequence[Path] = (),
         detector: Callable[[], PersonDetector] = SsdMobileNetDetector,
     ):
-        self.gallery, self.model, self.processor = gallery, model, processor
+        # Explained with images as the gallery has fitted them.
+        self.gallery, self.model, self.processor = gallery, model, gallery.model.fit_images(processor)
         self.uploads = uploads
         self.folders = [*media]
         self.jobs: IndexJobs | None = None

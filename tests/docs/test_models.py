@@ -84,9 +84,11 @@ def run_cell(what: str, model: Path, out: Path, main: Callable[..., None]) -> No
     elif what == "train":
         train_one_step(model, person)
     elif what == "ONNX":
-        works(run("export", model, out / "onnx", "--format", "onnx"))
-        in_onnx = similarities(*load_model_and_processor(out / "onnx", runtime="onnx"), person.parent)
-        assert in_onnx == pytest.approx(similarities(*load_model_and_processor(model), person.parent), abs=1e-4)
+        works(run("export", model, out / "onnx", "--format", "onnx", "--int8"))
+        in_torch = similarities(*load_model_and_processor(model), person.parent)
+        for runtime, difference in (("onnx", 1e-4), ("onnx-int8", 0.1)):
+            in_onnx = similarities(*load_model_and_processor(out / "onnx", runtime=runtime), person.parent)
+            assert in_onnx == pytest.approx(in_torch, abs=difference)
     elif what == "convert":
         works(run("convert", model, out / "converted", "--image-size", "32x16"))
         load_model_and_processor(out / "converted")

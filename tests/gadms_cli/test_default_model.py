@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,10 @@ def test_a_video_is_indexed_and_searched_with_the_model_of_the_hub(hub, client, 
     scores = [[row["score"] for row in json.loads(answer["stdout"])] for answer in found]
     assert len(scores[0]) >= 3 and scores[0] == sorted(scores[0], reverse=True) and scores[0] != scores[1]
     assert not any("Warning" in answer["stderr"] for answer in found)
+
+    # Where examples/evaluate.py finds the weights that it measures.
+    cached = Path(client.ask("modeling_gadms.evaluation.reports._folder_of", DEFAULT_MODEL))
+    assert (cached / "model.safetensors").read_bytes() == files["model.safetensors"]
 
     more = client.ask(GADMS, "gallery", "add", gallery, "--source", video, "--every", 400)
     again = client.ask(GADMS, *index, "--overwrite")
