@@ -183,11 +183,16 @@ EXAMPLES = {
             family="CLIP",
             model="CLIPModel",
             tokenizer=_clip_tokenizer,
-            # As published before transformers 4.31: EOS is wrong, and the highest token is meant.
+            # As OpenAI's were first published: EOS is wrong, and the highest token is meant; sizes are single numbers.
             text={"max_position_embeddings": 24, "eos_token_id": 2},
             vision=_VISION,
             config={"projection_dim": 16},
-            image_processor={"image_processor_type": "CLIPImageProcessor", **_CROPPED},
+            image_processor={
+                "feature_extractor_type": "CLIPFeatureExtractor",
+                **_CROPPED,
+                "size": SIZE,
+                "crop_size": SIZE,
+            },
             tokenizer_config={},
         ),
         Example(

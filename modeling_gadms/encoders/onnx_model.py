@@ -101,7 +101,7 @@ class OnnxModel(nn.Module):
         # Families that only their tokenizers tell apart take the same tensors.
         family = find_families(config, str(name))[0]
         self._width, self._takes_mask = family.width(config), family.attention_mask
-        self.image_size = image_size or cast(tuple[int, int], model_image_size(config.vision_config))
+        self.image_size = image_size or model_image_size(config.vision_config)
         self._image, image_digests = self._load("image", files, {"pixel_values": [None, 3, *self.image_size]})
         tokens = ("input_ids", "attention_mask") if family.attention_mask else ("input_ids",)
         length = family.text_length(config) if family.padding == "max_length" else None

@@ -214,9 +214,10 @@ def load_dual_encoder_processor(name: str | Path, config: PreTrainedConfig) -> D
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, config=config)
     except (ValueError, OSError, ImportError, TypeError) as error:
-        raise type(error)(
+        raise _explained(
+            error,
             f"{name}: its tokenizer cannot be loaded ({_first_sentence(error)}). A folder needs the files of the "
-            "tokenizer, such as tokenizer.json, and SigLIP's spiece.model needs `pip install 'gadms[siglip]'`"
+            "tokenizer, such as tokenizer.json, and SigLIP's spiece.model needs `pip install 'gadms[siglip]'`",
         ) from error
     family = find_family(config, tokenizer, str(name))
     try:
@@ -226,13 +227,16 @@ def load_dual_encoder_processor(name: str | Path, config: PreTrainedConfig) -> D
         else:
             image_processor = AutoImageProcessor.from_pretrained(name, config=config, backend="pil")
     except (ValueError, OSError) as error:
-        raise type(error)(
+        raise _explained(
+            error,
             f"{name}: its image processor cannot be loaded ({_first_sentence(error)}). A folder needs "
             "preprocessor_config.json or processor_config.json, which say how pixels are normalised: copy it from the "
-            "model that this one was made from"
+            "model that this one was made from",
         ) from error
     settings: Any = config
-    image_size = _input_size(image_processor) if family.any_image_size else model_image_size(settings.vision_config)
+    image_size = None
+    if family.image_fits != ("keep",):
+        image_size = _input_size(image_processor) if family.any_image_size else model_image_size(settings.vision_config)
     processor = DualEncoderProcessor(
         family, tokenizer, image_processor, max_length=family.text_length(config), image_size=image_size
     )
@@ -242,14 +246,19 @@ def load_dual_encoder_processor(name: str | Path, config: PreTrainedConfig) -> D
     return processor
 
 
+def _explained(error: Exception, message: str) -> Exception:
+    """An error of the same kind. Subclasses, such as that of damaged JSON, take other arguments than a message."""
+    return next((kind for kind in (ImportError, OSError) if isinstance(error, kind)), ValueError)(message)
+
+
 def _first_sentence(error: Exception) -> str:
     return " ".join(str(error).split(". ")[0].split(": \n")[0].split())
 
 
-def model_image_size(vision: Any) -> tuple[int, int] | None:
-    """(height, width) that an image encoder takes; `None` if it takes patches of images in their own proportions."""
-    size = getattr(vision, "image_size", None)
-    return None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
+def model_image_size(vision: Any) -> tuple[int, int]:
+    """(height, width) that an image encoder takes."""
+    size = vision.image_size
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _input_size(image_processor: Any) -> tuple[int, int]:

@@ -249,6 +249,9 @@ def test_a_folder_without_its_processor_says_what_is_missing(tmp_path):
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(OSError, match=r"its image processor cannot be loaded .* copy it from the model"):
         load_model_and_processor(folder)
+    (folder / "preprocessor_config.json").write_text("{damaged")
+    with pytest.raises((OSError, ValueError), match=r"its image processor cannot be loaded "):
+        load_model_and_processor(folder)
     (folder / "spiece.model").unlink()
     with pytest.raises(ValueError, match=r"its tokenizer cannot be loaded .* needs the files of the tokenizer"):
         load_model_and_processor(folder)
