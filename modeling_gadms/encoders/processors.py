@@ -236,7 +236,8 @@ def load_dual_encoder_processor(name: str | Path, config: PreTrainedConfig) -> D
     settings: Any = config
     image_size = None
     if family.image_fits != ("keep",):
-        image_size = _input_size(image_processor) if family.any_image_size else model_image_size(settings.vision_config)
+        takes_any = family.any_image_size
+        image_size = _input_size(image_processor) if takes_any else model_image_size(settings.vision_config)
     processor = DualEncoderProcessor(
         family, tokenizer, image_processor, max_length=family.text_length(config), image_size=image_size
     )

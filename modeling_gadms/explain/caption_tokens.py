@@ -19,6 +19,8 @@ from .encoder_attention import Features, find_attention
 
 _SCORED_LAYERS, _SCALES = 8, (1, 2)
 """L and the window lengths of GASS, as in the paper, for models that do not configure them."""
+_SPACE = "▁"
+"""A space in the pieces of sentencepiece."""
 _IMAGE_HEIGHT = 384
 _IMAGE_MAX_WIDTH = 480
 _TEXT_WIDTH = 620
@@ -72,35 +74,54 @@ def explain_caption(
         UserWarning: as [`~modeling_gadms.encoders.query_checks.check_query`].
     Raises:
         TypeError: if the model is not a PyTorch model.
-        ValueError: if the caption is empty, or its tokens have no scores in the model's family.
+        ValueError: if the caption is empty, its tokens have no scores in the model's family, or its tokenizer does
+            not tell what they stand for.
     """
     if isinstance(model, OnnxModel):
         raise TypeError(f"Token scores need gradients, and {type(model).__name__} has none: load the model with torch")
     family_of(processor).check_can("token scores")
-    if not processor.tokenizer.is_fast:
-        raise ValueError(
-            f"{type(processor.tokenizer).__name__} does not tell which letters a token stands for: explaining needs a "
-            "model with a tokenizer.json"
-        )
     caption = processor.clean(check_query(processor, caption))
     image_embeds = encode_images(model, processor, [image], progress=False)  # (1, projection_dim)
     text_embeds = encode_captions(model, processor, [caption], progress=False)
     inputs = processor(text=[caption]).to(model.device)
-    tokens = processor.tokenize(
-        caption, padding=family_of(processor).padding, truncation=True, return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-    )  # fmt: skip
+    is_special, offsets = _tokens_of(processor, caption)
     model = copy_sharing_weights(model)
     if isinstance(model, GADMSModel):
         scores = model.score_tokens(**inputs, image_embeds=image_embeds.to(model.device), method="gass")
     else:
-        own_tokens = ~torch.tensor([tokens["special_tokens_mask"]], dtype=torch.bool, device=model.device)
+        own_tokens = ~torch.tensor([is_special], dtype=torch.bool, device=model.device)
         embedded_at = 0 if family_of(processor).pooling == "first" else own_tokens.shape[1] - 1
         scores = _token_scores(model, inputs, own_tokens, embedded_at, image_embeds.to(model.device))
     return Explanation(
-        tokens=_scored_tokens(caption, tokens["offset_mapping"], scores[0].tolist()),
+        tokens=_scored_tokens(caption, offsets, scores[0].tolist()),
         similarity=torch.sum(image_embeds * text_embeds).item(),
     )
+
+
+def _tokens_of(processor: RetrievalProcessor, caption: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """For each token whether it is a special one, and its first and last position in the caption, as the model reads
+    it. Tokenizers without offsets give pieces of the caption, which are looked for one after the other."""
+    tokenizer = processor.tokenizer
+    tokens = processor.tokenize(
+        caption,
+        padding=family_of(processor).padding,
+        truncation=True,
+        return_offsets_mapping=tokenizer.is_fast,
+        return_special_tokens_mask=True,
+    )
+    if tokenizer.is_fast:
+        return tokens["special_tokens_mask"], tokens["offset_mapping"]
+    offsets, end, pieces = [], 0, iter(tokenizer.tokenize(caption))
+    for is_special in tokens["special_tokens_mask"]:
+        text = "" if is_special else next(pieces).replace(_SPACE, " ").strip()
+        start = caption.find(text, end)
+        if start < 0:
+            raise ValueError(
+                f"{type(tokenizer).__name__} does not tell where in {caption!r} its token {text!r} stands"
+            )
+        end = start + len(text)
+        offsets.append((start, end))
+    return tokens["special_tokens_mask"], offsets
 
 
 def _token_scores(

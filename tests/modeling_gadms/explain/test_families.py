@@ -19,7 +19,9 @@ from tests.dual_encoders import save_dual_encoder
 
 CAPTION = "A woman with purple shoes"
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 32, 3), dtype=np.uint8))
-HEADS, STEP = 4, 1e-5
+HEADS = 4
+STEP = 1e-3
+"""Of central differences; the softmax of some encoders is float32 in any precision."""
 CLIP = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
 BERT = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
 TEXT = {
@@ -156,7 +158,7 @@ def test_patches_have_the_relevance_of_the_equations(load, family):
     query, key, value = records(model, "get_image_features", inputs, layer, parts)
     gradient = gradient_of(model, "get_image_features", inputs, attrgetter(parts[3])(layer), 0, text)
     expected = relevance(query[0], key[first:], value[first:], gradient)
-    assert found.shape == (4, 4) and 1 < int((expected > 0).sum())
+    assert found.shape == (4, 4) and 0 < int((expected > 0).sum()) < 16
     torch.testing.assert_close(found.flatten(), expected, atol=2e-4, rtol=1e-3)
 
 
@@ -188,7 +190,7 @@ def test_patches_of_siglip_have_the_relevance_to_its_pooling_head(load, family):
     steps = STEP * torch.eye(query.shape[1], dtype=torch.float64)
     gradient = torch.tensor([(similarity(step) - similarity(-step)) / (2 * STEP) for step in steps])
     expected = relevance(query[0], key, value, gradient.double())
-    assert found.shape == (rows, columns) and 1 < int((expected > 0).sum())
+    assert found.shape == (rows, columns) and 0 < int((expected > 0).sum()) < rows * columns
     torch.testing.assert_close(found.flatten(), expected, atol=2e-4, rtol=1e-3)
 
 
