@@ -87,7 +87,7 @@ class MatchCaption(AttemptBlock):
 
 @cache
 def load_dual_encoder(name: str) -> tuple[Any, Any]:
-    """Load a dual encoder of any supported family, once per process.
+    """Load a dual encoder of any supported family, once per process. It sees whole persons, from head to shoes.
 
     Returns:
         The model, in evaluation mode and on the GPU if available, and its processor.

@@ -70,13 +70,14 @@ def picture(number: int) -> Image.Image:
 
 
 def clip_cosines(folder, tokenizer) -> list[float]:
-    """CLIP's own: what its two halves give for one picture and one caption alone."""
+    """CLIP's own: what its two halves give for one squashed picture and one caption alone."""
     model = CLIPModel.from_pretrained(folder).eval()
     process = CLIPImageProcessorPil.from_pretrained(folder)
     values = []
     for number, text in enumerate(TEXTS):
         inputs = dict(tokenizer(text, return_tensors="pt", truncation=True))
-        pixels = process(picture(number), return_tensors="pt")["pixel_values"]
+        squashed = {"size": {"height": 32, "width": 32}, "do_center_crop": False}
+        pixels = process(picture(number), return_tensors="pt", **squashed)["pixel_values"]
         with torch.no_grad():
             outputs = model(
                 input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], pixel_values=pixels
