@@ -11,7 +11,7 @@ import argparse
 import os
 from pathlib import Path
 
-from modeling_gadms.encoders.loading import load_model_and_processor
+from modeling_gadms.encoders.default_model import load_model_or_default
 from modeling_gadms.gallery.person_gallery import PersonGallery, gallery_model
 from modeling_gadms.indexing.indexer import index_frames
 from modeling_gadms.indexing.jobs import uploads_beside
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         default=Path("runs/web-demo/gallery"),
         help="created if it is missing, overwritten with --video",
     )
-    option("--model", help="folder or Hub name of a GA-DMS model; by default the gallery's")
+    option("--model", help="folder or Hub name of a dual encoder; by default the gallery's, or SigLIP 2")
     option("--video", type=Path, help="video to index before the page opens")
     option("--vtest", action="store_true", help="download and index vtest.avi")
     option("--per-second", type=float, default=1.0, help="frames per second of that video to index")
@@ -55,8 +55,10 @@ def main(arguments: list[str] | None = None) -> None:
         from fetch_vtest import fetch_vtest  # not part of a Space
 
         video = fetch_vtest()
-    name = options.model or gallery_model(options.gallery).name
-    model, processor = load_model_and_processor(name)
+    name = options.model
+    if name is None and options.gallery.exists():
+        name = gallery_model(options.gallery).name
+    model, processor = load_model_or_default(name)
     if video is not None:
         frames = FrameReader(video, per_second=options.per_second, root=video.parent)
         with PersonGallery.rebuild(options.gallery, model, processor) as gallery:

@@ -1,5 +1,7 @@
 r"""Measure a model on a data set: R@1, R@5, R@10, mAP and mINP, from captions to images and from images to captions.
 
+The model is GA-DMS or any other dual encoder, such as CLIP or SigLIP: see docs/guides/models.md.
+
     python examples/evaluate.py --model runs/demo/model --dataset synthetic_persons --split test \
         --dataset-args "image_size=[96, 32]" --output runs/demo/metrics.json
     python examples/evaluate.py --model my_model --dataset cuhk_pedes --dataset-args data_dir=data/CUHK-PEDES \
@@ -36,25 +38,19 @@ from dataset_scripts.loading import BENCHMARKS, dataset_arguments, find_benchmar
 from modeling_gadms.encoders.atomic_files import write_json
 from modeling_gadms.encoders.encoding import encode_captions, encode_images
 from modeling_gadms.encoders.loading import load_model_and_processor
+from modeling_gadms.encoders.onnx_model import RetrievalModel
+from modeling_gadms.encoders.processors import RetrievalProcessor
 from modeling_gadms.evaluation.reports import Record, make_record
 from modeling_gadms.evaluation.retrieval import evaluate_retrieval
 from modeling_gadms.evaluation.short_queries import short_query_metrics
-from modeling_gadms.modeling_gadms import GADMSModel
-from modeling_gadms.processing_gadms import GADMSProcessor
 from modeling_gadms.training.data import DatasetColumns
 
 
 def main(arguments: argparse.Namespace) -> None:
-    # 1. Check the output file and the models before the work starts
+    # 1. Check the output file before the work starts
     if arguments.output.is_dir():
         raise ValueError(f"--output {arguments.output} is a folder; name a file in it, such as metrics.json")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    for folder in arguments.model:
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"there is no model folder {folder}; train a model with examples/train.py, or download one with "
-                "`hf download <repository> --local-dir <folder>`"
-            )
 
     # 2. The measurements
     builder_arguments = dataset_arguments(arguments.dataset_args)
@@ -71,9 +67,9 @@ def main(arguments: argparse.Namespace) -> None:
                 raise ValueError(f"--{option.replace('_', '-')} goes with --dataset; --benchmarks has its own")
         arguments.captions, arguments.person_id = ["captions"], "person_id"
         cells = [
-            measure(folder, name, {"data_dir": str(place)} | builder_arguments, "test", arguments)
+            measure(model, name, {"data_dir": str(place)} | builder_arguments, "test", arguments)
             for name, place in find_benchmarks(arguments.benchmarks).items()
-            for folder in arguments.model
+            for model in arguments.model
         ]
         write_json(arguments.output, {"cells": cells})
         print("\n" + matrix(cells))
@@ -81,8 +77,9 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def measure(
-    folder: Path, name: str, builder_arguments: dict[str, Any], split: str, arguments: argparse.Namespace
+    model_name: str, name: str, builder_arguments: dict[str, Any], split: str, arguments: argparse.Namespace
 ) -> Record:
+    model, processor = load_model_and_processor(model_name)
     try:
         dataset = load_split(name, split, **builder_arguments)
     except TypeError as error:  # an argument that the builder does not have
@@ -91,21 +88,20 @@ def measure(
         raise ValueError("--short-queries needs to know what the persons wear: use --dataset synthetic_persons")
     person_id = arguments.person_id or ("person_id" if "person_id" in dataset.column_names else None)
     columns = DatasetColumns(arguments.image or "image", tuple(arguments.captions), person_id)
-    model, processor = load_model_and_processor(folder)
     report = evaluate_retrieval(model, processor, dataset, columns, batch_size=arguments.batch_size)
-    print(f"\n{folder} on {name}, split {split}")
+    print(f"\n{model_name} on {name}, split {split}")
     print(report.to_table())
     if person_id is None:
         print("No person ids: each image is its own person, found by its own captions alone.")
     where = {"name": name, "arguments": builder_arguments, "split": split}
-    record = make_record(report, model, folder, dataset, columns, **where)
+    record = make_record(report, model, model_name, dataset, columns, **where)
     if arguments.short_queries:
         record["short_queries"] = measure_short_queries(model, processor, dataset, arguments.batch_size)
     return record
 
 
 def measure_short_queries(
-    model: GADMSModel, processor: GADMSProcessor, dataset: datasets.Dataset, batch_size: int
+    model: RetrievalModel, processor: RetrievalProcessor, dataset: datasets.Dataset, batch_size: int
 ) -> dict[str, dict[str, float]]:
     """Return the metrics of queries of one, two and three things, and print them."""
     attributes = dataset["attributes"][:]
@@ -138,7 +134,7 @@ def matrix(cells: list[Record]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
-    option("--model", type=Path, nargs="+", required=True, help="folder of a model and its processor, or several")
+    option("--model", nargs="+", required=True, help="folder or Hub name of a dual encoder, or several")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--dataset", help="synthetic_persons, a save_to_disk folder, or a name for load_dataset")
     what.add_argument("--benchmarks", type=Path, help="folder with CUHK-PEDES, ICFG-PEDES and RSTPReid")

@@ -122,12 +122,12 @@ def convert(
 
 @user_errors()
 def export(
-    model: Annotated[str, typer.Argument(help="Folder or Hub name of a GA-DMS model.")],
+    model: Annotated[str, typer.Argument(help="Folder or Hub name of a GA-DMS model; for onnx of any dual encoder.")],
     target: Annotated[Path, typer.Argument(help="Folder to write; for openai and research a .pth file.")],
     format: Annotated[ExportFormat, typer.Option(help="Format to write.")],
     int8: Annotated[bool, typer.Option("--int8", help="For onnx: also write encoders with 8-bit weights.")] = False,
 ) -> None:
-    """Export a GA-DMS model for other software.
+    """Export a model for other software.
 
     \b
     gadms export runs/demo/model exports/onnx --format onnx --int8

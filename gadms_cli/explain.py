@@ -14,7 +14,7 @@ from .user_errors import user_errors
 def explain(
     image: Annotated[Path, typer.Argument(help="Image of one person.")],
     caption: Annotated[str, typer.Argument(help="Description of the person.")],
-    model: ModelOption,
+    model: ModelOption = None,
     out: Annotated[Path, typer.Option(help="File to write: the caption with coloured words.")] = Path("explain.png"),
     heat_map: Annotated[
         Path | None, typer.Option(help="File to write: a heat map of the relevant image regions.")
@@ -26,20 +26,26 @@ def explain(
     gadms explain person.jpg "a man in a blue jacket and jeans" --model my_model --out explain.png
     gadms explain person.jpg "a man in a blue jacket and jeans" --model my_model --heat-map heat.png
     """
-    from modeling_gadms.encoders.loading import load_model_and_processor
+    from modeling_gadms.encoders.default_model import load_model_or_default
+    from modeling_gadms.encoders.processors import family_of
     from modeling_gadms.explain.caption_tokens import draw_explanation, explain_caption
     from modeling_gadms.explain.image_patches import draw_heat_map, image_relevance
     from modeling_gadms.media.images import load_image
 
     person = load_image(image)
-    loaded, processor = load_model_and_processor(model)
-    explanation = explain_caption(loaded, processor, person, caption)
-    figures = {"Figure": save_figure(draw_explanation(person, explanation), out)}
+    loaded, processor = load_model_or_default(model)
+    figures = {}
+    no_words = family_of(processor).cannot.get("token scores")
+    if heat_map is None or no_words is None:
+        explanation = explain_caption(loaded, processor, person, caption)
+        for token in explanation.tokens:
+            typer.echo(f"{token.score:.3f}  {'#' * round(token.score * 20):<20}  {token.text}")
+        typer.echo(f"Cosine similarity of image and caption: {explanation.similarity:.3f}")
+        figures["Figure"] = save_figure(draw_explanation(person, explanation), out)
+    else:
+        typer.echo(f"Warning: the words have no scores: {no_words}", err=True)
     if heat_map is not None:
         drawn = draw_heat_map(person, image_relevance(loaded, processor, person, caption).scores)
         figures["Heat map"] = save_figure(drawn, heat_map)
-    for token in explanation.tokens:
-        typer.echo(f"{token.score:.3f}  {'#' * round(token.score * 20):<20}  {token.text}")
-    typer.echo(f"Cosine similarity of image and caption: {explanation.similarity:.3f}")
     for name, figure in figures.items():
         typer.echo(f"{name}: {figure}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from .options import RUNTIME_HELP, GalleryArgument, GalleryModelOption, GalleryOption, ModelOption
+from .options import RUNTIME_HELP, GalleryArgument, GalleryModelOption, GalleryOption
 from .printing import print_json
 from .user_errors import LEFT_OUT, StopRequest, stop_requests, user_errors
 
@@ -98,7 +98,13 @@ def index(
     context: typer.Context,
     source: SourceOption,
     gallery: GalleryOption,
-    model: ModelOption,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or Hub name of a dual encoder: GA-DMS, CLIP, SigLIP, ... By default the one that built the "
+            "gallery which is replaced, else SigLIP 2."
+        ),
+    ] = None,
     every: EveryOption = 1,
     per_second: PerSecondOption = None,
     detect: DetectOption = None,
@@ -134,18 +140,21 @@ def index(
             "the model. The gallery keeps it."
         ),
     ] = None,
-    runtime: Annotated[str, typer.Option(help=RUNTIME_HELP)] = "torch",
+    runtime: Annotated[
+        str | None,
+        typer.Option(help=f"{RUNTIME_HELP} By default torch, or with the model of a gallery also its runtime."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Embed the persons of folders, videos, archives or tables into a new gallery. What cannot be read is counted and
     left out; the exit code is then 3. At Ctrl-C the persons found so far are kept.
 
     \b
-    gadms index --source persons/ --gallery my_gallery --model my_model
+    gadms index --source persons/ --gallery my_gallery
     gadms index --source cctv.mp4 --gallery my_gallery --model my_model --per-second 2 --camera gate-2
     gadms index --source products.csv --gallery my_shop --model my_model --column price:float
     """
-    from modeling_gadms.encoders.loading import load_model_and_processor
+    from modeling_gadms.encoders.default_model import load_model_or_default
     from modeling_gadms.gallery.person_gallery import PersonGallery
     from modeling_gadms.indexing.indexer import SourceOptions
 
@@ -154,7 +163,8 @@ def index(
     sources = _open_sources(source, options)
     columns = {name: kind for frames in sources.values() for name, kind in getattr(frames, "columns", {}).items()}
     columns |= _parse_columns(column or [])
-    loaded, processor = load_model_and_processor(model, runtime=runtime, image_fit=image_fit)
+    model, runtime, image_fit = _model_to_take(gallery, model, runtime, image_fit)
+    loaded, processor = load_model_or_default(model, runtime=runtime, image_fit=image_fit)
     work = (options, min_confidence, workers, model, as_json)
     if overwrite:
         places = [name if "://" in name else os.path.abspath(name) for name in source]
@@ -207,6 +217,25 @@ def add(
     opened, _ = open_with_model(gallery, model)
     kept = _to_go_on(context, gallery)
     _end(_index(opened, sources, options, min_confidence, workers, model, as_json, kept))
+
+
+def _model_to_take(
+    gallery: str, model: str | None, runtime: str | None, image_fit: str | None
+) -> tuple[str | None, str, str | None]:
+    """Name, runtime and fit of images to index with: those given, or those of the gallery that is there. Says which,
+    if no name is given; the name is `None` for the default model."""
+    from modeling_gadms.encoders.default_model import DEFAULT_MODEL, WHY_DEFAULT
+    from modeling_gadms.gallery.person_gallery import gallery_model
+
+    if model is None:
+        try:
+            built_by = gallery_model(gallery)
+        except FileNotFoundError:
+            typer.echo(f"Model: {DEFAULT_MODEL}, because {WHY_DEFAULT}; --model names another", err=True)
+        else:
+            typer.echo(f"Model: {built_by.name}, which built the gallery {gallery}; --model names another", err=True)
+            return built_by.name, runtime or built_by.runtime, image_fit or built_by.image_fit
+    return model, runtime or "torch", image_fit
 
 
 def _open_sources(names: list[str], options: "SourceOptions") -> "Sources":

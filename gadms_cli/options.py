@@ -6,7 +6,8 @@ import typer
 
 
 ModelOption = Annotated[
-    str, typer.Option(help="Folder or Hub name of a dual encoder: GA-DMS, CLIP, SigLIP 2 or another supported one.")
+    str | None,
+    typer.Option(help="Folder or Hub name of a dual encoder: GA-DMS, CLIP, SigLIP, ...; by default SigLIP 2."),
 ]
 GalleryModelOption = Annotated[
     str | None, typer.Option(help="Folder or Hub name of the model; by default the one that built the gallery.")

@@ -16,10 +16,16 @@ _BATCH_SIZE = 32
 class TextToPersonRetrievalPipeline(Pipeline):
     """Rank images of persons, or the persons of a gallery, by a description.
 
+    It is for GA-DMS models. transformers' own `pipeline("zero-shot-image-classification")` takes these and every other
+    dual encoder.
+
     Args:
         images (`Sequence`, *optional*): files, URLs or PIL images that every call searches; they are encoded once.
         batch_size (`int`, *optional*): number of images in a batch; 32 by default.
         kwargs: passed to [`~transformers.Pipeline`].
+
+    Raises:
+        ValueError: if the model is of another family.
 
     Example:
 
@@ -36,6 +42,12 @@ class TextToPersonRetrievalPipeline(Pipeline):
         self, *args: Any, images: Sequence[Any] | None = None, batch_size: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
+        if self.model.config.model_type != "gadms":
+            raise ValueError(
+                f"{self.model.name_or_path} is a model of type {self.model.config.model_type!r}, and {TASK} is for "
+                'GA-DMS models: take pipeline("zero-shot-image-classification"), or index a gallery with it, which '
+                "takes any dual encoder (gadms index)"
+            )
         self._image_batch_size = batch_size or _BATCH_SIZE
         self._candidates = None if images is None else self._encode_images(images, self._image_batch_size)
 

@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,21 +14,19 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..configuration_gadms import GADMSConfig, encoder_configs
 from ..encoders.atomic_files import atomic_folder, file_digest
-from ..encoders.encoding import encode_captions, encode_images
+from ..encoders.encoding import embedding_dim, encode_captions, encode_images
 from ..encoders.loading import load_model_and_processor
 from ..encoders.onnx_model import (
     INSTALL,
     Encoder,
     OnnxFile,
-    OnnxModel,
+    RetrievalModel,
     encoder_file,
     external_data_file,
     write_manifest,
 )
-from ..modeling_gadms import GADMSModel
-from ..processing_gadms import GADMSProcessor
+from ..encoders.processors import RetrievalProcessor, family_of
 
 
 OPSET = 18
@@ -81,8 +79,9 @@ def export_onnx(source: str | Path, target: str | Path, *, int8: bool = False) -
     """Export both encoders to ONNX, with the configuration and the processor that indexing and searching need.
 
     The graphs take `pixel_values`, or `input_ids` and `attention_mask`, with dynamic batch size and caption length,
-    and return `image_embeds` or `text_embeds`, not normalised. They are float32 regardless of the precision of the
-    source. The exported encoders are run and compared with the source before the folder is moved to its place.
+    and return `image_embeds` or `text_embeds`, not normalised. That of SigLIP takes `input_ids` alone, padded to the
+    length that it was trained with. They are float32 regardless of the precision of the source. The exported encoders
+    are run and compared with the source, with the exported processor, before the folder is moved to its place.
 
     In int8, the weights of all matrix products except the last one of each encoder are quantised per channel to 7
     bits, and activations dynamically. 7 bits, because on x86 processors without VNNI sums of two 8-bit products
@@ -91,7 +90,7 @@ def export_onnx(source: str | Path, target: str | Path, *, int8: bool = False) -
     embeddings are a table lookup, which would not be faster and would share one scale.
 
     Args:
-        source (`str` or `Path`): folder or Hub name of a GA-DMS model or adapter.
+        source (`str` or `Path`): folder or Hub name of a dual encoder, or of a GA-DMS adapter.
         target (`str` or `Path`): folder to write.
         int8 (`bool`): whether to add quantised encoders.
 
@@ -101,7 +100,8 @@ def export_onnx(source: str | Path, target: str | Path, *, int8: bool = False) -
     Raises:
         ImportError: if onnx, onnxscript or onnxruntime is not installed.
         FileExistsError: if `target` exists and is not an empty folder.
-        ValueError: if the source is not a complete GA-DMS model, or the exported encoders compute other embeddings.
+        ValueError: if the source is not a complete model, its family cannot be exported, or the exported encoders
+            compute other embeddings.
         OSError: if a file cannot be read or written.
 
     Warns:
@@ -111,6 +111,7 @@ def export_onnx(source: str | Path, target: str | Path, *, int8: bool = False) -
     target = Path(target)
     with atomic_folder(target) as folder:
         model, processor = load_model_and_processor(source)
+        family_of(processor).check_can("ONNX export")
         model = model.float().cpu()
         model.config.dtype = torch.float32
         model.config.save_pretrained(folder)
@@ -119,16 +120,16 @@ def export_onnx(source: str | Path, target: str | Path, *, int8: bool = False) -
         encoders: tuple[Encoder, ...] = ("image", "text")
         for encoder in encoders:
             path = folder / encoder_file(encoder, int8=False)
-            _export_encoder(model, encoder, path)
+            _export_encoder(model, processor, encoder, path)
             files += _files_of(path)
             if int8:
                 quantised = folder / encoder_file(encoder, int8=True)
-                _quantise(path, quantised, _metadata(model.config, encoder, "int8"))
+                _quantise(path, quantised, _metadata(model, processor, encoder, "int8"))
                 files += _files_of(quantised)
         write_manifest(folder, OPSET, files)
 
         expected = _probe_embeddings(model, processor)
-        exported = _probe_embeddings(OnnxModel(folder, model.config, "onnx"), processor)
+        exported = _probe_embeddings(*load_model_and_processor(folder, runtime="onnx"))
         difference = float((exported - expected).abs().max())
         if not difference <= TOLERANCE:  # true for NaN
             raise ValueError(
@@ -138,7 +139,7 @@ def export_onnx(source: str | Path, target: str | Path, *, int8: bool = False) -
             )
         cosine = None
         if int8:
-            quantised_embeds = _probe_embeddings(OnnxModel(folder, model.config, "onnx-int8"), processor)
+            quantised_embeds = _probe_embeddings(*load_model_and_processor(folder, runtime="onnx-int8"))
             cosine = float((quantised_embeds * expected).sum(-1).mean())
             if not cosine >= LOWEST_COSINE:
                 warnings.warn(
@@ -150,57 +151,48 @@ def export_onnx(source: str | Path, target: str | Path, *, int8: bool = False) -
     return OnnxReport(str(source), target, OPSET, tuple(files), difference, cosine)
 
 
-class _ImageEncoder(nn.Module):
-    """`pixel_values` to embeddings. An exported graph has only tensors as inputs and outputs."""
+class _Encoder(nn.Module):
+    """An encoder that takes and gives tensors alone, as an exported graph does."""
 
-    def __init__(self, model: GADMSModel):
+    def __init__(self, model: Any, encoder: Encoder, names: Sequence[str]):
         super().__init__()
         self.model = model
+        self._encode = f"get_{encoder}_features"
+        self._names = tuple(names)
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.model.get_image_features(pixel_values)["pooler_output"]
-
-
-class _TextEncoder(nn.Module):
-    """`input_ids` and `attention_mask` to embeddings."""
-
-    def __init__(self, model: GADMSModel):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.model.get_text_features(input_ids, attention_mask)["pooler_output"]
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        outputs = getattr(self.model, self._encode)(**dict(zip(self._names, tensors, strict=True)))
+        embeds: torch.Tensor = outputs["pooler_output"]
+        return embeds
 
 
-def _export_encoder(model: GADMSModel, encoder: Encoder, path: Path) -> None:
+def _export_encoder(model: RetrievalModel, processor: RetrievalProcessor, encoder: Encoder, path: Path) -> None:
     import onnx
 
-    wrapped: nn.Module
-    inputs: dict[str, torch.Tensor]
+    dynamic = {0: "batch"}
     if encoder == "image":
-        height, width = model.config.image_size
-        wrapped, inputs = _ImageEncoder(model), {"pixel_values": torch.zeros(2, 3, height, width)}
-        shapes = {"pixel_values": {0: "batch"}}
+        inputs = dict(processor(images=[Image.new("RGB", (8, 8))] * 2))
     else:
-        text, _ = encoder_configs(model.config)
-        length = text.max_position_embeddings - 1  # unlikely to equal another dimension of the graph
-        ids = torch.full((2, length), cast(int, text.eos_token_id))
-        wrapped, inputs = _TextEncoder(model), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        shapes = dict.fromkeys(inputs, {0: "batch", 1: "sequence"})
+        inputs = dict(processor(text=["person " * 500] * 2))
+        if family_of(processor).padding == "longest":
+            # One token fewer than the model reads: unlikely to equal another dimension of the graph.
+            inputs = {name: tokens[:, :-1] for name, tokens in inputs.items()}
+            dynamic |= {1: "sequence"}
+    wrapped = _Encoder(model, encoder, tuple(inputs))
     with tempfile.TemporaryDirectory(dir=path.parent) as place, _quiet():
         program = torch.onnx.export(
             wrapped.eval(),
             tuple(inputs.values()),
             input_names=list(inputs),
             output_names=[f"{encoder}_embeds"],
-            dynamic_shapes=shapes,
+            dynamic_shapes={"tensors": (dynamic,) * len(inputs)},
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
         written = Path(place) / path.name
         cast(torch.onnx.ONNXProgram, program).save(str(written), external_data=True)
-        _save(onnx.load(str(written)), path, _metadata(model.config, encoder, "float32"))
+        _save(onnx.load(str(written)), path, _metadata(model, processor, encoder, "float32"))
 
 
 def _quantise(source: Path, target: Path, metadata: dict[str, str]) -> None:
@@ -252,15 +244,17 @@ def _strip(message: Any) -> None:
                 _strip(part)
 
 
-def _metadata(config: GADMSConfig, encoder: Encoder, precision: str) -> dict[str, str]:
-    height, width = config.image_size
+def _metadata(
+    model: RetrievalModel, processor: RetrievalProcessor, encoder: Encoder, precision: str
+) -> dict[str, str]:
+    height, width = cast(tuple[int, int], processor.image_size)  # NaFlex, which has none, is refused
     size = {"image_size": f"{height}x{width}"} if encoder == "image" else {}
     return {
-        "model_type": config.model_type,
+        "model_type": model.config.model_type,
         "encoder": encoder,
         "opset": str(OPSET),
         "precision": precision,
-        "embedding_size": str(config.projection_dim),
+        "embedding_size": str(embedding_dim(model, processor)),
         "embedding_normalised": "no",
         **size,
     }
@@ -271,7 +265,7 @@ def _files_of(path: Path) -> list[OnnxFile]:
     return [OnnxFile(file.name, file.stat().st_size, file_digest(file)) for file in paths if file.is_file()]
 
 
-def _probe_embeddings(model: GADMSModel | OnnxModel, processor: GADMSProcessor) -> torch.Tensor:
+def _probe_embeddings(model: RetrievalModel, processor: RetrievalProcessor) -> torch.Tensor:
     """Return embeddings of synthetic images and captions: (num_images + num_captions, projection_dim)."""
     gradient = Image.linear_gradient("L")
     images = [

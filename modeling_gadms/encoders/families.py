@@ -146,9 +146,8 @@ def canonical(text: str) -> str:
     return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
 
 
-_NO_EXPLANATION = "their token scores and heat maps are defined for GA-DMS only"
-_CLIP_LIKE: dict[str, Any] = {"languages": "English", "scripts": ("LATIN",), "cannot": {"explain": _NO_EXPLANATION}}
-_MULTILINGUAL: dict[str, Any] = {"languages": "many languages", "cannot": {"explain": _NO_EXPLANATION}}
+_CLIP_LIKE: dict[str, Any] = {"languages": "English", "scripts": ("LATIN",)}
+_MULTILINGUAL: dict[str, Any] = {"languages": "many languages"}
 _SIGLIP: dict[str, Any] = {
     "pooling": "last",
     "padding": "max_length",
@@ -164,20 +163,31 @@ FAMILIES = (
     Family("CLIP", "clip", pooling="eos", legacy_eos=True, **_CLIP_LIKE),
     Family("CLIPSeg", "clipseg", pooling="eos", legacy_eos=True, any_image_size=True, **_CLIP_LIKE),
     Family("MetaCLIP 2", "metaclip_2", pooling="eos", **_MULTILINGUAL),
-    Family("SigLIP", "siglip", pad_token="</s>", clean=canonical, **_SIGLIP, cannot={"explain": _NO_EXPLANATION}),
+    Family("SigLIP", "siglip", pad_token="</s>", clean=canonical, **_SIGLIP),
     Family("SigLIP 2", "siglip", pad_token="<pad>", clean=lower_case, **_SIGLIP, **_MULTILINGUAL),
-    Family("SigLIP 2 NaFlex", "siglip2", clean=lower_case, image_fits=("keep",), **_SIGLIP, **_MULTILINGUAL),
     Family(
-        "ALIGN", "align", pooling="first", max_length=64, score="temperature", any_image_size=True, **_CLIP_LIKE
-    ),  # fmt: skip
-    Family(
-        "Chinese-CLIP",
-        "chinese_clip",
-        pooling="first",
-        languages="Chinese",
-        scripts=("CJK",),
-        cannot={"explain": _NO_EXPLANATION},
+        "SigLIP 2 NaFlex",
+        "siglip2",
+        clean=lower_case,
+        image_fits=("keep",),
+        cannot={
+            "ONNX export": "their image encoder resizes its positions for each image, which a graph cannot; take a "
+            "SigLIP 2 of one resolution, such as google/siglip2-base-patch16-224"
+        },
+        **_SIGLIP,
+        **_MULTILINGUAL,
     ),
+    Family(
+        "ALIGN",
+        "align",
+        pooling="first",
+        max_length=64,
+        score="temperature",
+        any_image_size=True,
+        cannot={"heat maps": "their image encoder is a convolutional network, without attention to show"},
+        **_CLIP_LIKE,
+    ),
+    Family("Chinese-CLIP", "chinese_clip", pooling="first", languages="Chinese", scripts=("CJK",)),
     # XLM-RoBERTa numbers positions from its padding token, 1, on.
     Family("AltCLIP", "altclip", pooling="first", reserved_positions=2, **_MULTILINGUAL),
     Family(
@@ -189,6 +199,10 @@ FAMILIES = (
         embedding_dim="vision_config.hidden_size",
         image_processor=Tipsv2ImageProcessorPil,
         any_image_size=True,
+        cannot={
+            "token scores": "their text encoder averages over all tokens, so there is no position whose attention "
+            "tells what a caption is embedded by; ask for a heat map (--heat-map)"
+        },
         **_CLIP_LIKE,
     ),
 )

@@ -59,9 +59,11 @@ def load_model_and_processor(
         source, options = adapter.base.name, adapter.base.revision_argument
     config = _read_config(source, **options)
     find_families(config, str(source))
+    processor_folder = adapter.folder if adapter else name
     model: Any
     if runtime != RUNTIMES[0]:
-        model = OnnxModel(name, cast(GADMSConfig, config), runtime)
+        processor = _load_processor(processor_folder, name, config)
+        model = OnnxModel(name, config, runtime, processor.image_size)
     else:
         _refuse_onnx_export(name)
         if adapter:
@@ -71,8 +73,9 @@ def load_model_and_processor(
         if adapter:
             adapter.merge_into(model)
             model.name_or_path = str(name)
-    processor = with_image_fit(_load_processor(adapter.folder if adapter else name, name, config), image_fit)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
+        processor = _load_processor(processor_folder, name, config)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return model, with_image_fit(processor, image_fit)
 
 
 def _load_weights(name: str | Path, config: PreTrainedConfig, **options: Any) -> Any:

@@ -11,9 +11,10 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import cached_file
 
-from ..configuration_gadms import GADMSConfig, encoder_configs
 from ..modeling_gadms import check_image_size, check_token_ids
 from .atomic_files import file_digest, write_json
+from .families import find_families
+from .processors import model_image_size
 
 
 MANIFEST = "onnx_export.json"
@@ -74,8 +75,10 @@ class OnnxModel(nn.Module):
 
     Args:
         name (`str` or `Path`): folder or Hub name of an export.
-        config ([`GADMSConfig`]): the configuration stored there.
+        config ([`GADMSConfig`] or that of another family): the configuration stored there.
         runtime (`str`): `"onnx"` for float32 encoders, `"onnx-int8"` for quantised ones.
+        image_size (`tuple[int, int]`, *optional*):
+            (height, width) in pixels that the processor makes; by default that of the configuration.
 
     Raises:
         ImportError: if onnxruntime is not installed.
@@ -84,7 +87,9 @@ class OnnxModel(nn.Module):
         OSError: if there is no export.
     """
 
-    def __init__(self, name: str | Path, config: GADMSConfig, runtime: str = "onnx"):
+    def __init__(
+        self, name: str | Path, config: Any, runtime: str = "onnx", image_size: tuple[int, int] | None = None
+    ):
         super().__init__()
         if runtime not in RUNTIMES[1:]:
             raise ValueError(f"runtime = {runtime!r} must be one of {', '.join(RUNTIMES[1:])}")
@@ -93,24 +98,31 @@ class OnnxModel(nn.Module):
         self.runtime = runtime
         self.device, self.dtype = torch.device("cpu"), torch.float32
         files = _read_manifest(name)
-        height, width = config.image_size
-        self._image, image_digests = self._load("image", files, {"pixel_values": [None, 3, height, width]})
-        caption = {"input_ids": [None, None], "attention_mask": [None, None]}
-        self._text, text_digests = self._load("text", files, caption)
+        # Families that only their tokenizers tell apart take the same tensors.
+        family = find_families(config, str(name))[0]
+        self._width, self._takes_mask = family.width(config), family.attention_mask
+        self.image_size = image_size or model_image_size(config.vision_config)
+        self._image, image_digests = self._load("image", files, {"pixel_values": [None, 3, *self.image_size]})
+        tokens = ("input_ids", "attention_mask") if family.attention_mask else ("input_ids",)
+        length = family.text_length(config) if family.padding == "max_length" else None
+        self._text, text_digests = self._load("text", files, dict.fromkeys(tokens, [None, length]))
         self.digests = (*image_digests, *text_digests)
 
     def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
         """As [`GADMSModel.get_image_features`], without `last_hidden_state`."""
-        check_image_size(pixel_values, self.config.image_size)
+        check_image_size(pixel_values, self.image_size)
         return self._run(self._image, pixel_values=pixel_values.float())
 
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> BaseModelOutputWithPooling:
         """As [`GADMSModel.get_text_features`], without `last_hidden_state`."""
-        check_token_ids(input_ids, encoder_configs(self.config)[0])  # ONNX would count negative ids from the end
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        return self._run(self._text, input_ids=input_ids.long(), attention_mask=mask.long())
+        check_token_ids(input_ids, self.config.text_config)  # ONNX would count negative ids from the end
+        inputs = {"input_ids": input_ids.long()}
+        if self._takes_mask:
+            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            inputs["attention_mask"] = mask.long()
+        return self._run(self._text, **inputs)
 
     def _load(self, encoder: Encoder, exported: list[OnnxFile], inputs: dict[str, list]) -> tuple[Any, list[str]]:
         """The session of an encoder, and the digests of its files."""
@@ -134,7 +146,7 @@ class OnnxModel(nn.Module):
         except Exception as error:  # onnxruntime has a class for each kind of damage
             reason = " ".join(str(error).split())
             raise ValueError(f"{path} does not run in onnxruntime {onnxruntime.__version__}: {reason}") from error
-        outputs = {f"{encoder}_embeds": [None, self.config.projection_dim]}
+        outputs = {f"{encoder}_embeds": [None, self._width]}
         for kind, expected, found in (
             ("takes", inputs, session.get_inputs()),
             ("gives", outputs, session.get_outputs()),

@@ -77,6 +77,11 @@ class DualEncoderProcessor:
         other.image_fit = self.family.check_fit(image_fit)
         return other
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Save tokenizer and image processor. The fit of images is not saved with them: it belongs to a gallery."""
+        self.tokenizer.save_pretrained(folder)
+        self.image_processor.save_pretrained(folder)
+
     def __call__(
         self, images: Any = None, text: str | Sequence[str] | None = None, return_tensors: str = "pt"
     ) -> BatchFeature:
@@ -231,7 +236,8 @@ def load_dual_encoder_processor(name: str | Path, config: PreTrainedConfig) -> D
     settings: Any = config
     image_size = None
     if family.image_fits != ("keep",):
-        image_size = _input_size(image_processor) if family.any_image_size else _model_size(settings.vision_config)
+        takes_any = family.any_image_size
+        image_size = _input_size(image_processor) if takes_any else model_image_size(settings.vision_config)
     processor = DualEncoderProcessor(
         family, tokenizer, image_processor, max_length=family.text_length(config), image_size=image_size
     )
@@ -250,7 +256,7 @@ def _first_sentence(error: Exception) -> str:
     return " ".join(str(error).split(". ")[0].split(": \n")[0].split())
 
 
-def _model_size(vision: Any) -> tuple[int, int]:
+def model_image_size(vision: Any) -> tuple[int, int]:
     """(height, width) that an image encoder takes."""
     size = vision.image_size
     return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -1,11 +1,15 @@
 """Copies of a model that share its weights, so that several threads can use one model."""
 
 import copy
+from typing import TypeVar
 
-from ..modeling_gadms import GADMSModel
+from torch import nn
 
 
-def copy_sharing_weights(model: GADMSModel) -> GADMSModel:
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def copy_sharing_weights(model: Model) -> Model:
     """Copy the modules of a model, but not its weights.
 
     Token and patch scoring attach hooks to modules and replace their weights with float32 ones for a moment. On the

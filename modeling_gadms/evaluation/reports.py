@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from transformers.utils import CONFIG_NAME, cached_file
 
-from ..encoders.adapter_folders import find_adapter
+from ..encoders.adapter_folders import ADAPTER_CONFIG, find_adapter
 from ..encoders.atomic_files import file_digest
-from ..modeling_gadms import GADMSModel
+from ..encoders.onnx_model import RetrievalModel
 from ..training.data import DatasetColumns
 from ..training.run_config import RUN_RECORD
 from .retrieval import RetrievalReport, metric_label
@@ -25,14 +26,16 @@ Record = dict[str, Any]
 """One measurement as JSON: see [`make_record`]."""
 # Training settings that differ between runs of the same recipe.
 _VARYING = ("seed", "data_seed", "output_dir", "logging_dir", "run_name")
+# The first of these files that a Hub repository has shows where its files are cached.
+_MODEL_CONFIGS = (ADAPTER_CONFIG, CONFIG_NAME)
 # Arguments of a data set that do not change its rows.
 _PREPARATION = ("cache_dir", "num_proc")
 
 
 def make_record(
     report: RetrievalReport,
-    model: GADMSModel,
-    folder: Path,
+    model: RetrievalModel,
+    loaded_from: str | Path,
     dataset: datasets.Dataset,
     columns: DatasetColumns,
     *,
@@ -44,7 +47,8 @@ def make_record(
 
     Args:
         report ([`RetrievalReport`]): the metrics.
-        model ([`GADMSModel`]), folder (`Path`): the model, and the folder that it was loaded from.
+        model ([`GADMSModel`] or another dual encoder): the model.
+        loaded_from (`str` or `Path`): the folder or Hub name that it was loaded from.
         dataset (`datasets.Dataset`), columns ([`DatasetColumns`]): the rows that were measured on.
         name (`str`), arguments (`dict`), split (`str`): how the data set was loaded.
 
@@ -55,10 +59,10 @@ def make_record(
     Raises:
         ValueError: if a run record is not JSON.
     """
-    adapter = find_adapter(folder)
+    folder, adapter = _folder_of(loaded_from), find_adapter(loaded_from)
     return report.to_dict() | {
         "model": {
-            "folder": str(folder),
+            "folder": str(loaded_from),
             "class": type(model).__name__,
             "dtype": str(model.dtype).removeprefix("torch."),
             "weights_sha256": {file.name: file_digest(file) for file in sorted(folder.glob("*.safetensors"))},
@@ -79,6 +83,14 @@ def make_record(
         | {library: metadata.version(library) for library in ("torch", "transformers", "datasets", "numpy")},
         "command": shlex.join(["python", *sys.argv]),
     }
+
+
+def _folder_of(name: str | Path) -> Path:
+    """The folder of a loaded model; for a Hub name, that in the cache."""
+    if Path(name).is_dir():
+        return Path(name)
+    files = (cached_file(str(name), file, _raise_exceptions_for_missing_entries=False) for file in _MODEL_CONFIGS)
+    return Path(next(file for file in files if file)).parent
 
 
 def read_records(path: Path) -> list[Record]:

@@ -8,9 +8,9 @@ from typing import Any
 import datasets
 
 from ..encoders.encoding import encode_captions, encode_images
+from ..encoders.onnx_model import RetrievalModel
+from ..encoders.processors import RetrievalProcessor
 from ..metrics.person_retrieval.ranking import RetrievalMetrics, rank_metrics
-from ..modeling_gadms import GADMSModel
-from ..processing_gadms import GADMSProcessor
 from ..training.data import DatasetColumns, read_row_image
 
 
@@ -76,8 +76,8 @@ class RetrievalReport:
 
 
 def evaluate_retrieval(
-    model: GADMSModel,
-    processor: GADMSProcessor,
+    model: RetrievalModel,
+    processor: RetrievalProcessor,
     dataset: datasets.Dataset,
     columns: DatasetColumns,
     *,
@@ -91,8 +91,8 @@ def evaluate_retrieval(
     [`~modeling_gadms.metrics.person_retrieval.ranking.rank_metrics`]. Images are decoded batch by batch.
 
     Args:
-        model ([`GADMSModel`]): for a [`GADMSForPreTraining`], pass its `base_model`.
-        processor ([`GADMSProcessor`]): the model's processor.
+        model ([`GADMSModel`] or another dual encoder): for a [`GADMSForPreTraining`], pass its `base_model`.
+        processor ([`GADMSProcessor`] or [`DualEncoderProcessor`]): the model's processor.
         dataset (`datasets.Dataset`): one split with an image per row.
         columns ([`DatasetColumns`]): columns of images, captions and person ids; without ids each row is a person.
         batch_size (`int`): images or captions encoded at once.

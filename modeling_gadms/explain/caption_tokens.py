@@ -1,19 +1,26 @@
 """Relevance of caption tokens to an image (GASS), and a figure of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from PIL import Image, ImageDraw
 
 from ..encoders.encoding import encode_captions, encode_images
+from ..encoders.onnx_model import OnnxModel, RetrievalModel
+from ..encoders.processors import RetrievalProcessor, family_of
 from ..encoders.query_checks import check_query
 from ..encoders.shared_weights import copy_sharing_weights
 from ..media.drawing import FAINT_INK, INK, PAPER, Font, fit_image, font_for, printable
 from ..modeling_gadms import GADMSModel
-from ..processing_gadms import GADMSProcessor
+from ..token_scoring_gadms import record_attention, scores_of_attention, scoring_mode
+from .encoder_attention import Features, find_attention
 
 
+_SCORED_LAYERS, _SCALES = 8, (1, 2)
+"""L and the window lengths of GASS, as in the paper, for models that do not configure them."""
+_SPACE = "▁"
+"""A space in the pieces of sentencepiece."""
 _IMAGE_HEIGHT = 384
 _IMAGE_MAX_WIDTH = 480
 _TEXT_WIDTH = 620
@@ -47,31 +54,104 @@ class Explanation:
     similarity: float
 
 
-def explain_caption(model: GADMSModel, processor: GADMSProcessor, image: Image.Image, caption: str) -> Explanation:
+def explain_caption(
+    model: RetrievalModel, processor: RetrievalProcessor, image: Image.Image, caption: str
+) -> Explanation:
     """Score the caption's tokens against the image with GASS (GA-DMS eq. 1-4), scaled to [0, 1] within the caption.
 
-    A character that is split into several tokens, such as an emoji, appears once, with the highest of their scores.
-    Other threads can use the model at the same time.
+    In models of other families, EOS in these equations stands for the position at which a caption is embedded: the
+    last one of SigLIP, with the padding that it attends to, and the first one of BERT. A character that is split into
+    several tokens, such as an emoji, appears once, with the highest of their scores. Other threads can use the model
+    at the same time.
+
+    Args:
+        model ([`GADMSModel`] or a model of transformers): a PyTorch model, since gradients are needed.
+        processor ([`GADMSProcessor`] or [`DualEncoderProcessor`]): of the model.
+        image (`PIL.Image.Image`): image of a person.
+        caption (`str`)
 
     Warns:
         UserWarning: as [`~modeling_gadms.encoders.query_checks.check_query`].
     Raises:
-        ValueError: if the caption is empty.
+        TypeError: if the model is not a PyTorch model.
+        ValueError: if the caption is empty, its tokens have no scores in the model's family, or its tokenizer does
+            not tell what they stand for.
     """
+    if isinstance(model, OnnxModel):
+        raise TypeError(f"Token scores need gradients, and {type(model).__name__} has none: load the model with torch")
+    family_of(processor).check_can("token scores")
     caption = processor.clean(check_query(processor, caption))
     image_embeds = encode_images(model, processor, [image], progress=False)  # (1, projection_dim)
     text_embeds = encode_captions(model, processor, [caption], progress=False)
-    tokens = processor.tokenize(caption, truncation=True, return_offsets_mapping=True, return_tensors="pt")
-    scores = copy_sharing_weights(model).score_tokens(
-        tokens["input_ids"].to(model.device),
-        tokens["attention_mask"].to(model.device),
-        image_embeds.to(model.device),
-        method="gass",
-    )
+    inputs = processor(text=[caption]).to(model.device)
+    is_special, offsets = _tokens_of(processor, caption)
+    model = copy_sharing_weights(model)
+    if isinstance(model, GADMSModel):
+        scores = model.score_tokens(**inputs, image_embeds=image_embeds.to(model.device), method="gass")
+    else:
+        own_tokens = ~torch.tensor([is_special], dtype=torch.bool, device=model.device)
+        embedded_at = 0 if family_of(processor).pooling == "first" else own_tokens.shape[1] - 1
+        scores = _token_scores(model, inputs, own_tokens, embedded_at, image_embeds.to(model.device))
     return Explanation(
-        tokens=_scored_tokens(caption, tokens["offset_mapping"][0].tolist(), scores[0].tolist()),
+        tokens=_scored_tokens(caption, offsets, scores[0].tolist()),
         similarity=torch.sum(image_embeds * text_embeds).item(),
     )
+
+
+def _tokens_of(processor: RetrievalProcessor, caption: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """For each token whether it is a special one, and its first and last position in the caption, as the model reads
+    it. Tokenizers without offsets give pieces of the caption, which are looked for one after the other."""
+    tokenizer = processor.tokenizer
+    tokens = processor.tokenize(
+        caption,
+        padding=family_of(processor).padding,
+        truncation=True,
+        return_offsets_mapping=tokenizer.is_fast,
+        return_special_tokens_mask=True,
+    )
+    if tokenizer.is_fast:
+        return tokens["special_tokens_mask"], tokens["offset_mapping"]
+    offsets, end, pieces = [], 0, iter(tokenizer.tokenize(caption))
+    for is_special in tokens["special_tokens_mask"]:
+        text = "" if is_special else next(pieces).replace(_SPACE, " ").strip()
+        start = caption.find(text, end)
+        if start < 0:
+            raise ValueError(
+                f"{type(tokenizer).__name__} does not tell where in {caption!r} its token {text!r} stands"
+            )
+        end = start + len(text)
+        offsets.append((start, end))
+    return tokens["special_tokens_mask"], offsets
+
+
+def _token_scores(
+    model: RetrievalModel,
+    inputs: Mapping[str, torch.Tensor],
+    own_tokens: torch.Tensor,
+    embedded_at: int,
+    image_embeds: torch.Tensor,
+) -> torch.Tensor:
+    """GASS of the tokens of one caption without padding, or with padding that is read: (1, sequence_length)."""
+    features = Features(model, "text")
+    layers, parts = find_attention(features.encoder)
+    with (
+        scoring_mode(features.encoder, "eager"),
+        torch.autocast(device_type=own_tokens.device.type, enabled=False),
+        record_attention(layers[-_SCORED_LAYERS:], parts) as records,
+    ):
+        text_embeds = features.in_float32(inputs)
+        similarity = torch.cosine_similarity(text_embeds, image_embeds.clone().to(text_embeds.dtype), dim=-1)
+        gradients = torch.autograd.grad(similarity.sum(), [record.output for record in records])
+        with torch.no_grad():
+            return scores_of_attention(
+                records,
+                gradients,
+                embedded_at=torch.tensor([embedded_at], device=own_tokens.device),
+                visible=torch.ones_like(own_tokens),
+                own_tokens=own_tokens,
+                num_heads=model.config.text_config.num_attention_heads,
+                scales=_SCALES,
+            )
 
 
 def draw_explanation(image: Image.Image, explanation: Explanation) -> Image.Image:
@@ -104,12 +184,16 @@ def draw_explanation(image: Image.Image, explanation: Explanation) -> Image.Imag
 
 
 def _scored_tokens(caption: str, offsets: Sequence[tuple[int, int]], scores: Sequence[float]) -> list[ScoredToken]:
-    spans: dict[tuple[int, int], float] = {}
+    spans: list[tuple[int, int, float]] = []
     for (start, end), score in zip(offsets, scores, strict=True):
-        if end > start:  # special tokens have empty spans
-            spans[start, end] = max(score, spans.get((start, end), 0.0))
+        if start == end or caption[start:end].isspace():  # special tokens, and those of a space alone
+            continue
+        if spans and start < spans[-1][1]:  # another part of the same character
+            first, last, highest = spans.pop()
+            start, end, score = min(start, first), max(end, last), max(score, highest)
+        spans.append((start, end, score))
     tokens = []
-    for (start, end), score in spans.items():
+    for start, end, score in spans:
         # Some tokenizers include the preceding space in a token.
         starts_word = start == 0 or caption[start - 1].isspace() or caption[start].isspace()
         tokens.append(ScoredToken(caption[start:end].strip(), score, starts_word))

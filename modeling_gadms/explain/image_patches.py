@@ -1,20 +1,19 @@
 """Relevance of image patches to a caption (Grad-ECLIP), the image-side counterpart of GASS."""
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.func import functional_call
-from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from ..encoders.encoding import encode_captions
+from ..encoders.onnx_model import OnnxModel, RetrievalModel
+from ..encoders.processors import RetrievalProcessor, family_of
 from ..encoders.query_checks import check_query
 from ..encoders.shared_weights import copy_sharing_weights
-from ..modeling_gadms import GADMSModel
-from ..processing_gadms import GADMSProcessor
-from ..token_scoring_gadms import frozen_float32, record_attention, scoring_mode
+from ..token_scoring_gadms import scoring_mode
+from .encoder_attention import Features, record_last_image_attention
 
 
 _PALETTE = np.array([(255, 255, 255), (255, 225, 90), (240, 120, 40), (170, 20, 40)], dtype=np.float32)
@@ -37,7 +36,9 @@ class ImageRelevance:
     similarity: float
 
 
-def image_relevance(model: GADMSModel, processor: GADMSProcessor, image: Image.Image, caption: str) -> ImageRelevance:
+def image_relevance(
+    model: RetrievalModel, processor: RetrievalProcessor, image: Image.Image, caption: str
+) -> ImageRelevance:
     """Compute how much each patch of an image contributes to the similarity to a caption.
 
     The method is Grad-ECLIP (Zhao et al., "Gradient-based Visual Explanation for Transformer-based CLIP", ICML 2024,
@@ -46,11 +47,12 @@ def image_relevance(model: GADMSModel, processor: GADMSProcessor, image: Image.I
 
         relevance_i = ReLU(sum over channels of g * w_i * v_i),  w_i = cosine of q at the class token and k_i,
 
-    where w is scaled to [0, 1] over the patches. Other threads can use the model at the same time.
+    where w is scaled to [0, 1] over the patches. SigLIP has no class token: there the attention is that of the pooling
+    head, with its probe in place of the class token. Other threads can use the model at the same time.
 
     Args:
-        model ([`GADMSModel`]): a PyTorch model, since gradients are needed.
-        processor ([`GADMSProcessor`])
+        model ([`GADMSModel`] or a model of transformers): a PyTorch model, since gradients are needed.
+        processor ([`GADMSProcessor`] or [`DualEncoderProcessor`]): of the model.
         image (`PIL.Image.Image`): image of a person.
         caption (`str`)
 
@@ -58,32 +60,42 @@ def image_relevance(model: GADMSModel, processor: GADMSProcessor, image: Image.I
         UserWarning: as [`~modeling_gadms.encoders.query_checks.check_query`].
     Raises:
         TypeError: if the model is not a PyTorch model.
-        ValueError: if the caption is empty.
+        ValueError: if the caption is empty, or the model's image encoder has no attention.
     """
-    if not isinstance(model, GADMSModel):
+    if isinstance(model, OnnxModel):
         raise TypeError(f"A heat map needs gradients, and {type(model).__name__} has none: load the model with torch")
+    family_of(processor).check_can("heat maps")
     caption = check_query(processor, caption)
     text_embeds = encode_captions(model, processor, [caption], progress=False).to(model.device)
-    pixels = processor(images=[image], return_tensors="pt")["pixel_values"].to(model.device)
-    model = copy_sharing_weights(model)
-    vision, projection = model.vision_model, model.visual_projection
-    layer = cast(CLIPEncoderLayer, vision.encoder.layers[-1])
+    inputs = processor(images=[image]).to(model.device)
+    rows, columns = _patch_grid(inputs, model.config.vision_config.patch_size)
+    features = Features(copy_sharing_weights(model), "image")
     with (
-        scoring_mode(vision),
-        torch.autocast(device_type=pixels.device.type, enabled=False),
-        record_attention([layer]) as (record,),
+        scoring_mode(features.encoder, "eager"),
+        torch.autocast(device_type=model.device.type, enabled=False),
+        record_last_image_attention(features.encoder) as record,
     ):
-        # Autograd refuses tensors created in inference mode, but accepts their clones.
-        outputs = functional_call(vision, frozen_float32(vision), pixels.clone())
-        image_embeds = functional_call(projection, frozen_float32(projection), outputs.last_hidden_state[:, 0])
+        image_embeds = features.in_float32(inputs)
         similarity = torch.cosine_similarity(image_embeds, text_embeds.clone().to(image_embeds.dtype), dim=-1)
         (gradient,) = torch.autograd.grad(similarity.sum(), record.output)
         with torch.no_grad():
-            weights = torch.cosine_similarity(record.query[0, :1], record.key[0, 1:], dim=-1)  # (num_patches,)
-            relevance = torch.relu(_min_max_scaled(weights) * (record.value[0, 1:] @ gradient[0, 0])).float()
+            # NaFlex pads the patches at the end; others have class and register tokens at the beginning.
+            first = 1 if "spatial_shapes" in inputs else record.key.shape[1] - rows * columns
+            keys, values = (each[0, first : first + rows * columns] for each in (record.key, record.value))
+            weights = torch.cosine_similarity(record.query[0, :1], keys, dim=-1)  # (num_patches,)
+            relevance = torch.relu(_min_max_scaled(weights) * (values @ gradient[0, 0])).float()
             highest = relevance.max()
             scores = relevance / highest if highest > 0 else relevance
-    return ImageRelevance(scores.reshape(model.config.patch_grid).cpu(), similarity.item())
+    return ImageRelevance(scores.reshape(rows, columns).cpu(), similarity.item())
+
+
+def _patch_grid(inputs: Any, patch_size: int) -> tuple[int, int]:
+    """Rows and columns of the patches of one image."""
+    if "spatial_shapes" in inputs:
+        rows, columns = inputs["spatial_shapes"][0].tolist()
+        return rows, columns
+    height, width = inputs["pixel_values"].shape[-2:]
+    return height // patch_size, width // patch_size
 
 
 def draw_heat_map(image: Image.Image, scores: torch.Tensor) -> Image.Image:

@@ -188,8 +188,9 @@ class GalleryModel:
         preprocessing (`str`, *optional*): from [`~modeling_gadms.encoders.fingerprint.preprocessing_fingerprint`].
         image_fit (`str`, *optional*): how images are brought to the model's size.
         images (`str`, *optional*): from [`~modeling_gadms.encoders.fingerprint.image_fingerprint`].
+        family (`str`, *optional*): name of the model's family.
 
-    The last two are missing in galleries of earlier versions, which were built by GA-DMS models.
+    The last three are missing in galleries of earlier versions, which were built by GA-DMS models.
     """
 
     name: str
@@ -199,10 +200,12 @@ class GalleryModel:
     preprocessing: str | None = None
     image_fit: str | None = None
     images: str | None = None
+    family: str | None = None
 
     def __str__(self) -> str:
         revision = f" at {self.revision[:12]}" if self.revision else ""
-        return f"{self.name}{revision} ({self.fingerprint}, run by {self.runtime})"
+        family = f"{self.family}, " if self.family else ""
+        return f"{self.name}{revision} ({family}{self.fingerprint}, run by {self.runtime})"
 
     @classmethod
     def describe(cls, model: RetrievalModel, processor: RetrievalProcessor) -> "GalleryModel":
@@ -216,6 +219,7 @@ class GalleryModel:
             preprocessing_fingerprint(processor),
             image_fit_of(processor),
             image_fingerprint(processor),
+            family_of(processor).name,
         )
 
     def fit_images(self, processor: RetrievalProcessor) -> RetrievalProcessor:

@@ -26,7 +26,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.requests import ClientDisconnect
 
-from ..encoders.processors import RetrievalProcessor
+from ..encoders.processors import RetrievalProcessor, family_of
 from ..encoders.query_checks import query_warnings
 from ..gallery.filter import in_utc
 from ..gallery.person_gallery import GalleryModelError, PersonGallery, Query, SearchResult
@@ -101,7 +101,7 @@ def create_app(
 
     Args:
         gallery ([`~modeling_gadms.gallery.person_gallery.PersonGallery`]): opened with its model.
-        processor ([`GADMSProcessor`]): processor of the model.
+        processor ([`GADMSProcessor`] or [`DualEncoderProcessor`]): processor of the model.
         token (`str`, *optional*): bearer token required by every route except `/healthz`. By default none is.
         limits ([`~modeling_gadms.serving.limits.ServingLimits`], *optional*)
         max_batch (`int`): largest number of queries encoded together.
@@ -277,7 +277,7 @@ class _Server:
         return self._known_job(self._jobs.cancel, job_id)
 
     async def health(self) -> dict[str, Any]:
-        """Check that the gallery can be read and uploads are indexed."""
+        """Check that the gallery can be read and uploads are indexed. Names the family of its model."""
         if not self._jobs.is_alive:
             raise HTTPException(503, "Indexing has ended: restart the server, which goes on with the jobs")
         try:
@@ -286,7 +286,7 @@ class _Server:
             logger.exception("The gallery cannot be read")
             raise HTTPException(503, "The gallery cannot be read") from error
         await self._check_model()
-        return {"status": "ok", "persons": persons}
+        return {"status": "ok", "persons": persons, "family": family_of(self.processor).name}
 
     async def prometheus(self) -> Response:
         """Return request counts and durations in the Prometheus text format."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, CLIPConfig
 
 from ..configuration_gadms import GADMSConfig
 from ..encoders.adapter_folders import ADAPTER_CONFIG
@@ -55,6 +55,9 @@ def build_model_and_processor(
         return model, processor
 
     if arguments.from_clip:
+        kind = AutoConfig.from_pretrained(arguments.from_clip).model_type
+        if kind != CLIPConfig.model_type:
+            raise ValueError(f"{arguments.from_clip} is a model of type {kind!r}; training starts from CLIP or GA-DMS")
         image_size = arguments.image_size or (384, 128)
         model = GADMSForPreTraining.from_clip(arguments.from_clip, image_size=image_size, **arguments.config)
         processor = GADMSProcessor.from_clip(arguments.from_clip, image_size=image_size)

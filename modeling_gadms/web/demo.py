@@ -4,6 +4,7 @@ import hashlib
 import io
 import shutil
 from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from PIL import Image
 from starlette.middleware import Middleware
 
 from ..encoders.atomic_files import atomic_file
+from ..encoders.onnx_model import RetrievalModel
+from ..encoders.processors import RetrievalProcessor
 from ..encoders.query_checks import query_warnings
 from ..explain.caption_tokens import explain_caption
-from ..explain.image_patches import draw_heat_map, image_relevance
+from ..explain.image_patches import ImageRelevance, draw_heat_map, image_relevance
 from ..gallery.filter import literal
 from ..gallery.person_gallery import PersonGallery, Query, SearchResult
 from ..indexing.indexer import SourceOptions
@@ -23,8 +26,6 @@ from ..indexing.jobs import UPLOAD_SUFFIXES, IndexJob, IndexJobs, JobsFullError,
 from ..media.detection import PersonDetector, SsdMobileNetDetector
 from ..media.images import UnreadableImageError, load_image
 from ..media.video import VIDEO_SUFFIXES
-from ..modeling_gadms import GADMSModel
-from ..processing_gadms import GADMSProcessor
 from ..serving.origins import ANY_HOST, LOOPBACK_HOSTS, SameOriginMiddleware, is_loopback
 from .views import facts_html, figure_html, frame_with_box, jobs_html, result_label, status_html, tokens_html
 
@@ -80,7 +81,7 @@ class Demo:
 
     Args:
         gallery ([`~modeling_gadms.gallery.person_gallery.PersonGallery`]): opened with its model.
-        model ([`GADMSModel`]), processor ([`GADMSProcessor`]): the model of the gallery.
+        model, processor: the model of the gallery. What cannot be explained in its family is said on the page.
         uploads (`Path`, *optional*): folder that keeps added files, so that their frames can be shown. Without it
             the page has no "Add" tab, as is right for a public page.
         media (`Sequence[Path]`): further folders whose files may be shown.
@@ -90,14 +91,15 @@ class Demo:
     def __init__(
         self,
         gallery: PersonGallery,
-        model: GADMSModel,
-        processor: GADMSProcessor,
+        model: RetrievalModel,
+        processor: RetrievalProcessor,
         *,
         uploads: Path | None,
         media: Sequence[Path] = (),
         detector: Callable[[], PersonDetector] = SsdMobileNetDetector,
     ):
-        self.gallery, self.model, self.processor = gallery, model, processor
+        # Explained with images as the gallery has fitted them.
+        self.gallery, self.model, self.processor = gallery, model, gallery.model.fit_images(processor)
         self.uploads = uploads
         self.folders = [*media]
         self.jobs: IndexJobs | None = None
@@ -182,9 +184,9 @@ class Demo:
         crops = self.gallery.crops(result.source, result.track) if result.track is not None else []
         tokens, heat = "<p>Enter a description to see which words and image regions are relevant.</p>", ""
         if text and text.strip():
-            tokens = tokens_html(explain_caption(self.model, self.processor, crop, text))
-            scores = image_relevance(self.model, self.processor, crop, text).scores
-            heat = figure_html(draw_heat_map(crop, scores), "Image regions relevant to the description (Grad-ECLIP)")
+            explained = (self.model, self.processor, crop, text)
+            tokens = _or_reason(lambda: tokens_html(explain_caption(*explained)))
+            heat = _or_reason(lambda: _heat_map_html(crop, image_relevance(*explained)))
         caption = "Person crop; the source file is not available"
         if frame is not None:
             caption = "Frame with the person's box" if result.box else "Source image"
@@ -367,6 +369,18 @@ def _thumbnail_grid(label: str, name: str, *, visible: bool = True) -> gr.Galler
         buttons=[],
         elem_id=name,
     )
+
+
+def _heat_map_html(crop: Image.Image, relevance: ImageRelevance) -> str:
+    return figure_html(draw_heat_map(crop, relevance.scores), "Image regions relevant to the description (Grad-ECLIP)")
+
+
+def _or_reason(render: Callable[[], str]) -> str:
+    """What a function renders, or the reason why it cannot."""
+    try:
+        return render()
+    except (ValueError, TypeError) as error:
+        return f"<p>{escape(str(error))}</p>"
 
 
 def _thumbnail(result: SearchResult, label: str) -> tuple[Image.Image, str]:

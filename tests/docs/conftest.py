@@ -1,8 +1,8 @@
 """A folder in which the commands and Python blocks of a page run as a reader would run them.
 
-It contains what the pages name: a tiny model from random weights (`MODEL`, `me/my-model`), images of drawn persons
-(`persons/`, `person.jpg`, `a.jpg`, `b.jpg`), full frames (`frames/`), videos (`cctv.mp4`, `gate3.mp4`), a table
-(`products.csv`) and data sets (`data/persons`, `data/my_persons`).
+It contains what the pages name: tiny models from random weights (`MODEL`, `me/my-model`, the default model), images of
+drawn persons (`persons/`, `person.jpg`, `a.jpg`, `b.jpg`), full frames (`frames/`), videos (`cctv.mp4`, `gate3.mp4`),
+a table (`products.csv`) and data sets (`data/persons`, `data/my_persons`).
 """
 
 import csv
@@ -18,9 +18,11 @@ from PIL import Image
 
 from dataset_scripts.synthetic_persons import PersonSampler
 from modeling_gadms import GADMSForPreTraining
+from modeling_gadms.encoders.default_model import DEFAULT_MODEL
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
 from tests.docs.pages import ROOT
+from tests.dual_encoders import save_dual_encoder
 
 
 PERSONS = 6
@@ -58,6 +60,7 @@ def story(tmp_path, monkeypatch, drawn_persons, tiny_config, processor) -> Path:
     GADMSForPreTraining(config).save_pretrained("MODEL")
     processor.save_pretrained("MODEL")
     shutil.copytree("MODEL", "me/my-model")
+    save_dual_encoder("SigLIP 2", Path(DEFAULT_MODEL))
 
     Path("persons").mkdir()
     Path("frames").mkdir()

@@ -157,7 +157,7 @@ def test_a_damaged_model_folder_is_one_line_and_exit_code_2(run, model_folder, d
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "nowhere"], "there is no model folder nowhere; train a model"),
+        (["--model", "nowhere"], "There is no model 'nowhere'"),
         (["--dataset", "no_such_data"], "no_such_data"),
         (["--dataset", "synthetic_persons", "--dataset-args", "colour=1"], "synthetic_persons has no field 'colour'"),
         (["--split", "dev"], "has no split `dev`; it has train, test"),

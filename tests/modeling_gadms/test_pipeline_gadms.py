@@ -8,6 +8,7 @@ from transformers import pipeline
 
 from modeling_gadms.encoders.encoding import encode_captions, encode_images
 from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord
+from tests.dual_encoders import save_dual_encoder
 
 
 TASK = "text-to-person-retrieval"
@@ -102,3 +103,9 @@ def test_half_precision_ranks_alike(model_folder, pictures):
 def test_invalid_arguments_are_refused(search, texts, options, said):
     with pytest.raises(ValueError, match=said):
         search(texts, **options)
+
+
+def test_a_model_of_another_family_is_refused_with_the_pipeline_that_takes_it(tmp_path):
+    folder = save_dual_encoder("CLIP", tmp_path / "clip")
+    with pytest.raises(ValueError, match="of type 'clip', .*zero-shot-image-classification"):
+        pipeline(TASK, model=str(folder))

@@ -339,7 +339,7 @@ def test_a_target_that_is_there_is_left_alone(exported, tmp_path):
 def use_files_of(export: Export, monkeypatch) -> None:
     """Let an export copy the files of another one, which is fast, and wrong for another model."""
     monkeypatch.setattr(
-        onnx_export, "_export_encoder", lambda _, encoder, path: shutil.copy(export.folder / path.name, path)
+        onnx_export, "_export_encoder", lambda _, __, encoder, path: shutil.copy(export.folder / path.name, path)
     )
     monkeypatch.setattr(onnx_export, "_quantise", lambda source, path, _: shutil.copy(export.folder / path.name, path))
 
@@ -500,8 +500,10 @@ def test_a_configuration_that_does_not_go_with_the_files_is_refused(copied):
     config = json.loads((copied / "config.json").read_text())
     config["vision_config"]["image_size"] = [16, 32]
     (copied / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="pixel_values.*goes with its config.json"):
+    with pytest.raises(ValueError, match="its processor makes images of .*, its model reads"):
         load_model_and_processor(copied, runtime="onnx")
+    with pytest.raises(ValueError, match="pixel_values.*goes with its config.json"):
+        OnnxModel(copied, GADMSConfig.from_pretrained(copied))
 
 
 def test_a_folder_of_the_other_kind_says_what_to_do(exported, copied):

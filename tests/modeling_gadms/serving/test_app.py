@@ -217,6 +217,7 @@ def test_health_needs_no_token_and_metrics_count(client):
     assert requests.get(f"{client.address}/healthz", timeout=PATIENCE_SECONDS).json() == {
         "status": "ok",
         "persons": len(COLOURS),
+        "family": "GA-DMS",
     }
     client.post("/search", json={"text": "a person"})
     client.post("/search", json={"text": " "})

@@ -78,7 +78,7 @@ def send(address) -> Iterator:
 
     persons = request("GET", "/healthz").json()["persons"]
     yield request
-    assert request("GET", "/healthz").json() == {"status": "ok", "persons": persons}
+    assert request("GET", "/healthz").json() == {"status": "ok", "persons": persons, "family": "GA-DMS"}
     assert request("POST", "/search", json=QUERY).status_code == 200
     assert not re.search(r'status="5\d\d"', request("GET", "/metrics").text)
 

@@ -82,5 +82,5 @@ def test_no_body_makes_the_server_fail(client, seconds):
         if answer.content and "json" in answer.headers["content-type"]:
             json.loads(answer.content.decode("utf-8"), parse_constant=pytest.fail)
         answers += 1
-    assert client.get("/healthz").json() == {"status": "ok", "persons": 2}
+    assert client.get("/healthz").json() == {"status": "ok", "persons": 2, "family": "GA-DMS"}
     assert client.post("/search", json={"text": "a man"}).status_code == 200
