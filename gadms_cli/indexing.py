@@ -127,6 +127,13 @@ def index(
             "is if the command fails. An interrupted command goes on with the persons found so far when repeated.",
         ),
     ] = False,
+    image_fit: Annotated[
+        str | None,
+        typer.Option(
+            help="How images are brought to the size that the model reads: squash, pad or crop; by default what suits "
+            "the model. The gallery keeps it."
+        ),
+    ] = None,
     runtime: Annotated[str, typer.Option(help=RUNTIME_HELP)] = "torch",
     as_json: JsonOption = False,
 ) -> None:
@@ -147,7 +154,7 @@ def index(
     sources = _open_sources(source, options)
     columns = {name: kind for frames in sources.values() for name, kind in getattr(frames, "columns", {}).items()}
     columns |= _parse_columns(column or [])
-    loaded, processor = load_model_and_processor(model, runtime=runtime)
+    loaded, processor = load_model_and_processor(model, runtime=runtime, image_fit=image_fit)
     work = (options, min_confidence, workers, model, as_json)
     if overwrite:
         places = [name if "://" in name else os.path.abspath(name) for name in source]

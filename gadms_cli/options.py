@@ -5,7 +5,9 @@ from typing import Annotated
 import typer
 
 
-ModelOption = Annotated[str, typer.Option(help="Folder or Hub name of a GA-DMS model.")]
+ModelOption = Annotated[
+    str, typer.Option(help="Folder or Hub name of a dual encoder: GA-DMS, CLIP, SigLIP 2 or another supported one.")
+]
 GalleryModelOption = Annotated[
     str | None, typer.Option(help="Folder or Hub name of the model; by default the one that built the gallery.")
 ]

@@ -10,10 +10,11 @@ from typing import TypeVar, cast
 import torch
 from PIL import Image
 from tqdm.auto import tqdm
+from transformers import BatchFeature
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ..processing_gadms import GADMSProcessor
 from .onnx_model import RetrievalModel
+from .processors import RetrievalProcessor, family_of
 
 
 PREFETCHED_BATCHES = 2
@@ -22,9 +23,14 @@ PREFETCHED_BATCHES = 2
 Item = TypeVar("Item")
 
 
+def embedding_dim(model: RetrievalModel, processor: RetrievalProcessor) -> int:
+    """Width of the embeddings of a model."""
+    return family_of(processor).width(model.config)
+
+
 def encode_images(
     model: RetrievalModel,
-    processor: GADMSProcessor,
+    processor: RetrievalProcessor,
     images: Iterable[Image.Image],
     *,
     batch_size: int = 64,
@@ -39,16 +45,17 @@ def encode_images(
     The model runs on its device, in evaluation mode and without gradients. Its mode is restored afterwards.
 
     Args:
-        model ([`GADMSModel`], [`OnnxModel`] or any model with CLIP's `get_image_features`):
+        model ([`GADMSModel`], a model of transformers or [`OnnxModel`]):
             For a [`GADMSForPreTraining`], pass its `base_model`.
-        processor ([`GADMSProcessor`]): the model's own processor.
+        processor ([`GADMSProcessor`] or [`DualEncoderProcessor`]): of the model, from
+            [`~modeling_gadms.encoders.loading.load_model_and_processor`].
         images (`Iterable[PIL.Image.Image]`): up to `PREFETCHED_BATCHES` batches are read in advance.
         batch_size (`int`): number of images in a batch.
         progress (`bool`): show a progress bar.
         total (`int`, *optional*): number of images for the progress bar, if `images` has no length.
 
     Returns:
-        `torch.FloatTensor` of shape `(num_images, projection_dim)`: L2-normalised, float32, on the CPU, in input
+        `torch.FloatTensor` of shape `(num_images, embedding_dim)`: L2-normalised, float32, on the CPU, in input
         order.
 
     Raises:
@@ -65,17 +72,18 @@ def encode_images(
         closing(_prefetch(_prepared(processor, images, batch_size), PREFETCHED_BATCHES)) as prepared,
         tqdm(total=total, desc="Encoding images", unit="image", disable=not progress) as bar,
     ):
-        for pixel_values in prepared:
-            outputs = model.get_image_features(pixel_values=pixel_values.to(model.device))
-            embeds.append(_unit_rows(outputs, range(done, done + len(pixel_values)), "image"))
-            done += len(pixel_values)
-            bar.update(len(pixel_values))
-    return torch.cat(embeds) if embeds else torch.empty(0, model.config.projection_dim)
+        for inputs in prepared:
+            outputs = model.get_image_features(**inputs.to(model.device, model.dtype))
+            count = len(inputs["pixel_values"])
+            embeds.append(_unit_rows(outputs, range(done, done + count), "image"))
+            done += count
+            bar.update(count)
+    return torch.cat(embeds) if embeds else torch.empty(0, embedding_dim(model, processor))
 
 
 def encode_captions(
     model: RetrievalModel,
-    processor: GADMSProcessor,
+    processor: RetrievalProcessor,
     captions: Sequence[str],
     *,
     batch_size: int = 256,
@@ -86,15 +94,13 @@ def encode_captions(
     The model runs on its device, in evaluation mode and without gradients. Its mode is restored afterwards.
 
     Args:
-        model ([`GADMSModel`], [`OnnxModel`] or any model with CLIP's `get_text_features`):
-            For a [`GADMSForPreTraining`], pass its `base_model`.
-        processor ([`GADMSProcessor`]): the model's own processor.
+        model, processor: as in [`encode_images`].
         captions (`Sequence[str]`): truncated at the tokenizer's maximum length; EOS is kept.
         batch_size (`int`): number of captions in a batch.
         progress (`bool`): show a progress bar.
 
     Returns:
-        `torch.FloatTensor` of shape `(num_captions, projection_dim)`: L2-normalised, float32, on the CPU, in input
+        `torch.FloatTensor` of shape `(num_captions, embedding_dim)`: L2-normalised, float32, on the CPU, in input
         order.
 
     Raises:
@@ -111,17 +117,15 @@ def encode_captions(
             raise ValueError(f"caption {index} is empty ({caption!r}); give a description or remove it")
     # The number of characters approximates the number of tokens, without tokenizing twice.
     order = sorted(range(len(captions)), key=lambda index: len(captions[index]))
-    embeds = torch.empty(len(captions), model.config.projection_dim)
+    embeds = torch.empty(len(captions), embedding_dim(model, processor))
     encode = getattr(model, "get_packed_text_features", model.get_text_features)
     with (
         _inference(model),
         tqdm(total=len(order), desc="Encoding captions", unit="caption", disable=not progress) as bar,
     ):
         for indices in _batches(order, batch_size):
-            inputs = processor(
-                text=[captions[index] for index in indices], return_tensors="pt", padding=True, truncation=True
-            ).to(model.device)
-            outputs = encode(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+            inputs = processor(text=[captions[index] for index in indices]).to(model.device)
+            outputs = encode(**inputs)
             embeds[indices] = _unit_rows(outputs, indices, "caption")
             bar.update(len(indices))
     return embeds
@@ -140,8 +144,8 @@ def _inference(model: RetrievalModel) -> Iterator[None]:
             module.training = training
 
 
-def _prepared(processor: GADMSProcessor, images: Iterable[Image.Image], batch_size: int) -> Iterator[torch.Tensor]:
-    """Yield the `pixel_values` of each batch, of shape `(batch_size, 3, height, width)`."""
+def _prepared(processor: RetrievalProcessor, images: Iterable[Image.Image], batch_size: int) -> Iterator[BatchFeature]:
+    """Yield what the image encoder takes for each batch."""
     done = 0
     for batch in _batches(images, batch_size):
         for index, image in enumerate(batch, start=done):
@@ -151,7 +155,7 @@ def _prepared(processor: GADMSProcessor, images: Iterable[Image.Image], batch_si
                     "open files with modeling_gadms.media.images.load_image"
                 )
         done += len(batch)
-        yield processor(images=batch, return_tensors="pt")["pixel_values"]
+        yield processor(images=batch)
 
 
 def _prefetch(items: Iterator[Item], count: int) -> Generator[Item, None, None]:

@@ -2,48 +2,49 @@
 
 import re
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig
+from transformers import MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING, AutoConfig, PreTrainedConfig
 
 from ..configuration_gadms import GADMSConfig, encoder_configs
-from ..modeling_gadms import GADMSModel
 from ..processing_gadms import GADMSProcessor
 from .adapter_folders import find_adapter
-from .onnx_model import MANIFEST, RUNTIMES, OnnxModel, RetrievalModel
+from .families import find_families
+from .onnx_model import MANIFEST, RUNTIMES, OnnxModel
+from .processors import RetrievalProcessor, load_dual_encoder_processor, with_image_fit
 from .weight_files import check_weights
 
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
-@overload
-def load_model_and_processor(name: str | Path) -> tuple[GADMSModel, GADMSProcessor]: ...
-
-
-@overload
-def load_model_and_processor(name: str | Path, *, runtime: str) -> tuple[RetrievalModel, GADMSProcessor]: ...
-
-
-def load_model_and_processor(name: str | Path, *, runtime: str = RUNTIMES[0]) -> tuple[RetrievalModel, GADMSProcessor]:
-    """Load a model and its processor. The model is in evaluation mode, and on the GPU if one is available.
+def load_model_and_processor(
+    name: str | Path, *, runtime: str = RUNTIMES[0], image_fit: str | None = None
+) -> tuple[Any, Any]:
+    """Load a dual encoder and its processor. The model is in evaluation mode, and on the GPU if one is available.
 
     Args:
         name (`str` or `Path`):
-            Folder or Hub name of a GA-DMS model, of an adapter (merged into its base, in float32), or of an ONNX
-            export. The modules that only training uses may be present or not.
+            Folder or Hub name of a model of a supported family (`modeling_gadms.encoders.families.FAMILIES`), of an
+            adapter of a GA-DMS model (merged into its base, in float32), or of an ONNX export. The modules that only
+            training uses may be present or not.
         runtime (`str`):
             `"torch"`, or `"onnx"` or `"onnx-int8"` for an ONNX export, which runs on the CPU.
+        image_fit (`str`, *optional*):
+            How images are brought to the model's size: `"squash"`, `"pad"` or `"crop"`, as far as the family supports
+            it; by default the family's own.
 
     Returns:
-        [`GADMSModel`], or [`OnnxModel`] for the other runtimes, and [`GADMSProcessor`].
+        The model: [`GADMSModel`], the model of transformers, or [`OnnxModel`] for the other runtimes; and its
+        processor: [`GADMSProcessor`] or [`DualEncoderProcessor`].
 
     Raises:
-        ImportError: if peft is not installed for an adapter, or onnxruntime for an ONNX export.
-        ValueError: if this is not a GA-DMS model, weights are missing, the tokenizer belongs to another model, the
-            base of an adapter has changed, an export lacks the runtime, or the runtime is unknown.
+        ImportError: if peft is not installed for an adapter, or onnxruntime for an ONNX export, or sentencepiece for
+            a tokenizer that needs it.
+        ValueError: if the family is not supported, weights are missing, the tokenizer belongs to another model, the
+            base of an adapter has changed, an export lacks the runtime, or the runtime or the fit is unknown.
         OSError: if the name, a file or an adapter's base is not found.
     """
     if runtime not in RUNTIMES:
@@ -53,23 +54,41 @@ def load_model_and_processor(name: str | Path, *, runtime: str = RUNTIMES[0]) ->
     options: dict[str, Any] = {}
     if adapter := find_adapter(name):
         source, options = adapter.base.name, adapter.base.revision_argument
-    config = load_config(source, **options)
+    config = _read_config(source, **options)
+    find_families(config, str(source))
     model: Any
     if runtime != RUNTIMES[0]:
-        model = OnnxModel(name, config, runtime)
+        model = OnnxModel(name, cast(GADMSConfig, config), runtime)
     else:
         _refuse_onnx_export(name)
-        check_weights(source, GADMSModel, config, **options)
         if adapter:
+            _check_is_gadms(config, source)
             options = {**options, "dtype": torch.float32}
-        model = GADMSModel.from_pretrained(source, use_safetensors=True, **options)
+        model = _load_weights(source, config, **options)
         if adapter:
             adapter.merge_into(model)
             model.name_or_path = str(name)
-    processor = GADMSProcessor.from_pretrained(adapter.folder if adapter else name)
+    processor = with_image_fit(_load_processor(adapter.folder if adapter else name, name, config), image_fit)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
+
+
+def _load_weights(name: str | Path, config: PreTrainedConfig, **options: Any) -> Any:
+    model_class: Any = MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING[type(config)]
+    is_own = isinstance(config, GADMSConfig)
+    check_weights(name, model_class, config, options.get("revision"), may_be_renamed=not is_own)
+    model, loading = model_class.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
+    refuse_missing_weights(name, model, loading)
+    return model
+
+
+def _load_processor(folder: str | Path, name: str | Path, config: PreTrainedConfig) -> RetrievalProcessor:
+    """Load the processor from `folder`, which is `name` or, for an adapter, where it was downloaded to."""
+    if not isinstance(config, GADMSConfig):
+        return load_dual_encoder_processor(folder, config)
+    processor = GADMSProcessor.from_pretrained(folder)
     if mismatch := find_mismatch(processor, config):
         raise ValueError(f"{name}: {mismatch}; save both there again")
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
+    return processor
 
 
 def load_config(name: str | Path, **options: Any) -> GADMSConfig:
@@ -83,9 +102,18 @@ def load_config(name: str | Path, **options: Any) -> GADMSConfig:
         ValueError: if it is invalid, or belongs to another kind of model.
         OSError: if it is not found.
     """
-    name = _folder_or_hub_name(name)
+    return _check_is_gadms(_read_config(_folder_or_hub_name(name), **options), name)
+
+
+def _check_is_gadms(config: PreTrainedConfig, name: str | Path) -> GADMSConfig:
+    if not isinstance(config, GADMSConfig):
+        raise ValueError(f"{name} holds a model of type {config.model_type!r}, not a GA-DMS one")
+    return config
+
+
+def _read_config(name: str | Path, **options: Any) -> PreTrainedConfig:
     try:
-        config = AutoConfig.from_pretrained(name, **options)
+        return AutoConfig.from_pretrained(name, **options)
     except StrictDataclassError as error:
         raise ValueError(f"{name}: its config.json is invalid: {error}") from error
     except OSError as error:
@@ -94,9 +122,6 @@ def load_config(name: str | Path, **options: Any) -> GADMSConfig:
         raise FileNotFoundError(
             f"There is no model {str(name)!r}: it is not a folder, and it cannot be loaded from the Hub: {error}"
         ) from error
-    if not isinstance(config, GADMSConfig):
-        raise ValueError(f"{name} holds a model of type {config.model_type!r}, not a GA-DMS one")
-    return config
 
 
 def _folder_or_hub_name(name: str | Path) -> str | Path:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import cached_file
 
 from ..configuration_gadms import GADMSConfig, encoder_configs
-from ..modeling_gadms import GADMSModel, check_image_size, check_token_ids
+from ..modeling_gadms import check_image_size, check_token_ids
 from .atomic_files import file_digest, write_json
 
 
@@ -91,7 +91,7 @@ class OnnxModel(nn.Module):
         self.config = config
         self.name_or_path = str(name)
         self.runtime = runtime
-        self.device = torch.device("cpu")
+        self.device, self.dtype = torch.device("cpu"), torch.float32
         files = _read_manifest(name)
         height, width = config.image_size
         self._image, image_digests = self._load("image", files, {"pixel_values": [None, 3, height, width]})
@@ -150,8 +150,9 @@ class OnnxModel(nn.Module):
         return BaseModelOutputWithPooling(pooler_output=torch.from_numpy(session.run(None, feeds)[0]))
 
 
-RetrievalModel = GADMSModel | OnnxModel
-"""A model that encodes images and captions, in any runtime."""
+RetrievalModel: TypeAlias = Any
+"""A model that encodes images and captions by `get_image_features` and `get_text_features`: [`GADMSModel`], a model of
+transformers from [`~modeling_gadms.encoders.families.FAMILIES`], or [`OnnxModel`]."""
 
 
 def runtime_of(model: RetrievalModel) -> str:

@@ -3,13 +3,13 @@
 import re
 import warnings
 
-from ..processing_gadms import GADMSProcessor
+from .processors import RetrievalProcessor
 
 
 _NEGATION = re.compile(r"\b(not|without|no|nor|neither|never|\w+n't)\b", re.IGNORECASE)
 
 
-def check_query(processor: GADMSProcessor, text: str) -> str:
+def check_query(processor: RetrievalProcessor, text: str) -> str:
     """Return the query without surrounding whitespace, and issue its [`query_warnings`].
 
     Raises:
@@ -23,7 +23,7 @@ def check_query(processor: GADMSProcessor, text: str) -> str:
     return query
 
 
-def query_warnings(processor: GADMSProcessor, query: str) -> list[str]:
+def query_warnings(processor: RetrievalProcessor, query: str) -> list[str]:
     """Warnings about a query: tokens beyond the model's limit, and negations, which it does not understand.
 
     The processor truncates long queries and keeps the end-of-text token, at which a caption is embedded.

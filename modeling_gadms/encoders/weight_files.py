@@ -1,6 +1,7 @@
 """Check the weight files of a model before memory is allocated for it."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, cast
@@ -10,12 +11,16 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-from ..configuration_gadms import GADMSConfig, encoder_configs
-from ..modeling_gadms import GADMSModel
+from ..modeling_gadms import GADMSForPreTraining
 
 
 def check_weights(
-    name: str | Path, model_class: type[PreTrainedModel], config: GADMSConfig, revision: str | None = None
+    name: str | Path,
+    model_class: type[PreTrainedModel],
+    config: Any,
+    revision: str | None = None,
+    *,
+    may_be_renamed: bool = False,
 ) -> None:
     """Check that the stored weights match a configuration. Only the headers of the files are read.
 
@@ -24,17 +29,20 @@ def check_weights(
 
     Args:
         name (`str` or `Path`): folder or Hub name of the model.
-        model_class (`type`): [`GADMSModel`] or [`GADMSForPreTraining`].
-        config ([`GADMSConfig`]): the configuration of the model.
+        model_class (`type`): [`GADMSModel`], [`GADMSForPreTraining`] or a model of another family.
+        config ([`GADMSConfig`] or another): the configuration of the model.
         revision (`str`, *optional*): of a Hub name.
+        may_be_renamed (`bool`):
+            Whether transformers renames stored weights as it loads them, so that a missing name may be there under
+            another. Then only their total number is checked here, and missing ones are found by loading.
 
     Raises:
         ValueError: if a file is damaged, or weights are missing or differ in size from the configuration, naming one.
         OSError: if there are no weights in safetensors, or a shard is missing.
     """
     stored = stored_shapes(name, revision)
-    num_layers = sum(encoder.num_hidden_layers for encoder in encoder_configs(config))
-    if model_class is not GADMSModel:
+    num_layers = sum(encoder.num_hidden_layers for encoder in (config.text_config, config.vision_config))
+    if model_class is GADMSForPreTraining:
         num_layers += config.fusion_num_hidden_layers
     check_layer_count(name, num_layers, len(stored))
     try:
@@ -42,12 +50,14 @@ def check_weights(
             model = model_class(config)
     except RuntimeError as error:  # the size of a tensor overflows
         raise ValueError(f"{name}: the sizes in its config.json are too large: {error}") from error
+    num_stored = sum(map(math.prod, stored.values()))
     prefix = f"{model.base_model_prefix}."
     stored = stored | {key.removeprefix(prefix): shape for key, shape in stored.items()}
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    if missing := sorted(expected.keys() - stored.keys()):
+    missing = sorted(expected.keys() - stored.keys())
+    if missing and not (may_be_renamed and sum(map(math.prod, expected.values())) <= num_stored):
         raise ValueError(f"{name} lacks {len(missing)} weights of {model_class.__name__}, such as {missing[0]}")
-    differing = [key for key, shape in sorted(expected.items()) if stored[key] != shape]
+    differing = [key for key, shape in sorted(expected.items()) if stored.get(key, shape) != shape]
     if differing:
         key = differing[0]
         raise ValueError(

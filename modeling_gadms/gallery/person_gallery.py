@@ -20,11 +20,11 @@ from lancedb.merge import LanceMergeInsertBuilder
 from lancedb.table import Table
 from PIL import Image
 
-from ..encoders.encoding import encode_images
+from ..encoders.encoding import embedding_dim, encode_images
 from ..encoders.loading import load_model_and_processor
 from ..encoders.onnx_model import RetrievalModel
+from ..encoders.processors import RetrievalProcessor, with_image_fit
 from ..media.images import to_jpeg
-from ..processing_gadms import GADMSProcessor
 from . import erasure, maintenance, storage
 from .errors import GalleryStorageError as GalleryStorageError
 from .errors import clear_errors
@@ -96,7 +96,9 @@ class PersonGallery:
     [`GalleryStorageError`], an `OSError`, if its files cannot be read or written.
     """
 
-    def __init__(self, location: str, table: Table, model: RetrievalModel | None, processor: GADMSProcessor | None):
+    def __init__(
+        self, location: str, table: Table, model: RetrievalModel | None, processor: RetrievalProcessor | None
+    ):
         self.location = location
         self._table = table
         self._version, self._schema = table.version, table.schema
@@ -109,9 +111,10 @@ class PersonGallery:
         cls,
         location: str | Path,
         model: RetrievalModel,
-        processor: GADMSProcessor,
+        processor: RetrievalProcessor,
         *,
         columns: Mapping[str, str] | None = None,
+        image_fit: str | None = None,
         storage_options: dict[str, str] | None = None,
     ) -> "PersonGallery":
         """Create an empty gallery. An existing empty one, as a failed run leaves behind, is replaced; for others see
@@ -121,14 +124,19 @@ class PersonGallery:
             location: a folder, created if missing, or a URI that LanceDB supports (`s3://bucket/gallery`).
             columns: additional columns, as a mapping from name to type: `"string"`, `"integer"`, `"float"`,
                 `"boolean"` or `"time"`.
+            image_fit: how images are brought to the size that the model reads: `"squash"`, `"pad"` or `"crop"`, as
+                far as the model's family supports it; by default the processor's. The gallery stores it, and searches
+                and later additions fit images in the same way.
             storage_options: options of the object store, passed to LanceDB; by default read from the environment.
 
         Raises:
             FileExistsError: if there is a gallery with persons.
-            ValueError: if the location is empty, or the name or type of a column is invalid.
+            ValueError: if the location is empty, the name or type of a column is invalid, or the model does not
+                support `image_fit`.
         """
-        location = storage.gallery_location(location)
-        schema = gallery_schema(model.config.projection_dim, GalleryModel.describe(model, processor), columns or {})
+        location, processor = storage.gallery_location(location), with_image_fit(processor, image_fit)
+        built_by = GalleryModel.describe(model, processor)
+        schema = gallery_schema(embedding_dim(model, processor), built_by, columns or {})
         return cls(location, storage.create_table(location, schema, storage_options), model, processor)
 
     @classmethod
@@ -137,9 +145,10 @@ class PersonGallery:
         cls,
         location: str | Path,
         model: RetrievalModel,
-        processor: GADMSProcessor,
+        processor: RetrievalProcessor,
         *,
         columns: Mapping[str, str] | None = None,
+        image_fit: str | None = None,
         resume: str | None = None,
         storage_options: dict[str, str] | None = None,
     ) -> Iterator["PersonGallery"]:
@@ -157,7 +166,7 @@ class PersonGallery:
         2
 
         Args:
-            location, model, processor, columns, storage_options: as in `create`.
+            location, model, processor, columns, image_fit, storage_options: as in `create`.
             resume: what the persons depend on beside model and columns, such as sources and options. If given, an
                 interrupted block leaves the persons that it has added, and the next one with the same text goes on
                 with them.
@@ -165,9 +174,9 @@ class PersonGallery:
         Raises:
             ValueError: as `create`; or at the end, if the new gallery is empty.
         """
-        location = storage.gallery_location(location)
+        location, processor = storage.gallery_location(location), with_image_fit(processor, image_fit)
         built_by = GalleryModel.describe(model, processor)
-        schema = gallery_schema(model.config.projection_dim, built_by, columns or {})
+        schema = gallery_schema(embedding_dim(model, processor), built_by, columns or {})
         run = json.dumps([vars(built_by), dict(columns or {}), uuid.uuid4().hex if resume is None else resume])
         key = hashlib.blake2b(run.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
         place = storage.unfinished_location(location, key)
@@ -190,7 +199,7 @@ class PersonGallery:
         cls,
         location: str | Path,
         model: RetrievalModel | None = None,
-        processor: GADMSProcessor | None = None,
+        processor: RetrievalProcessor | None = None,
         *,
         storage_options: dict[str, str] | None = None,
     ) -> "PersonGallery":
@@ -198,8 +207,9 @@ class PersonGallery:
 
         Args:
             location, storage_options: as in `create`.
-            model, processor: the model that built the gallery, in the same runtime. Without a model, `add` fails and
-                `search` accepts only queries by `like`.
+            model, processor: the model that built the gallery, in the same runtime. Images are fitted as the gallery
+                was built, whatever the processor says. Without a model, `add` fails and `search` accepts only queries
+                by `like`.
 
         Raises:
             FileNotFoundError: if there is no gallery.
@@ -207,10 +217,12 @@ class PersonGallery:
                 preprocessing.
         """
         place = storage.gallery_location(location)
-        opened = cls(place, storage.open_table(place, storage_options), model, processor)
-        if opened._encoders is not None:
-            opened._opened_with.check_same(GalleryModel.describe(*opened._encoders), place)
-        return opened
+        table = storage.open_table(place, storage_options)
+        built_by = model_of(table.schema)
+        if model is not None and processor is not None:
+            processor = built_by.fit_images(processor)
+            built_by.check_same(GalleryModel.describe(model, processor), place)
+        return cls(place, table, model, processor)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -524,7 +536,7 @@ class PersonGallery:
         self,
         location: str | Path,
         model: RetrievalModel,
-        processor: GADMSProcessor,
+        processor: RetrievalProcessor,
         *,
         storage_options: dict[str, str] | None = None,
     ) -> "PersonGallery":
@@ -538,6 +550,7 @@ class PersonGallery:
             FileExistsError: if there is a gallery with persons in `location`.
             GalleryModelError: if the model is another one.
         """
+        processor = self.model.fit_images(processor)
         self.model.check_same(GalleryModel.describe(model, processor), self.location)
         copy = PersonGallery.create(location, model, processor, columns=self.columns, storage_options=storage_options)
         with clear_errors(self.location, "copied"):
@@ -643,7 +656,7 @@ class PersonGallery:
         for remark in self.filter_remarks(where) if where else ():
             warnings.warn(remark, UserWarning, stacklevel=3)
 
-    def _model_and_processor(self) -> tuple[RetrievalModel, GADMSProcessor]:
+    def _model_and_processor(self) -> tuple[RetrievalModel, RetrievalProcessor]:
         if self._encoders is None:
             raise ValueError(
                 f"The gallery in {self.location} was opened without a model: give the one that built it, {self.model}"
@@ -653,7 +666,7 @@ class PersonGallery:
 
 def open_with_model(
     location: str | Path, model: str | None = None, runtime: str | None = None
-) -> tuple[PersonGallery, GADMSProcessor]:
+) -> tuple[PersonGallery, RetrievalProcessor]:
     """Open a gallery with a model, and return the gallery and the model's processor.
 
     `model` is a folder or a Hub name; by default model and runtime are those that built the gallery. The errors are
@@ -662,7 +675,8 @@ def open_with_model(
     location = storage.gallery_location(location)
     built_with = gallery_model(location)
     loaded, processor = load_model_and_processor(model or built_with.name, runtime=runtime or built_with.runtime)
-    return PersonGallery.open(location, loaded, processor), processor
+    opened = PersonGallery.open(location, loaded, processor)
+    return opened, opened._model_and_processor()[1]
 
 
 def _thumbnail(image: Image.Image) -> bytes:

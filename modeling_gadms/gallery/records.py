@@ -11,10 +11,10 @@ from typing import Any, cast
 
 from PIL import Image
 
-from ..encoders.fingerprint import model_fingerprint, preprocessing_fingerprint
+from ..encoders.fingerprint import image_fingerprint, model_fingerprint, preprocessing_fingerprint
 from ..encoders.onnx_model import RUNTIMES, RetrievalModel, runtime_of
+from ..encoders.processors import RetrievalProcessor, family_of, image_fit_of, with_image_fit
 from ..media.detection import PersonBox
-from ..processing_gadms import GADMSProcessor
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,10 @@ class GalleryModel:
         runtime (`str`): the runtime, such as `"torch"`.
         revision (`str`, *optional*): commit of the Hub repository.
         preprocessing (`str`, *optional*): from [`~modeling_gadms.encoders.fingerprint.preprocessing_fingerprint`].
+        image_fit (`str`, *optional*): how images are brought to the model's size.
+        images (`str`, *optional*): from [`~modeling_gadms.encoders.fingerprint.image_fingerprint`].
+
+    The last two are missing in galleries of earlier versions, which were built by GA-DMS models.
     """
 
     name: str
@@ -193,13 +197,15 @@ class GalleryModel:
     runtime: str = RUNTIMES[0]
     revision: str | None = None
     preprocessing: str | None = None
+    image_fit: str | None = None
+    images: str | None = None
 
     def __str__(self) -> str:
         revision = f" at {self.revision[:12]}" if self.revision else ""
         return f"{self.name}{revision} ({self.fingerprint}, run by {self.runtime})"
 
     @classmethod
-    def describe(cls, model: RetrievalModel, processor: GADMSProcessor) -> "GalleryModel":
+    def describe(cls, model: RetrievalModel, processor: RetrievalProcessor) -> "GalleryModel":
         """Describe a loaded model. The path of a folder is stored as an absolute one, valid from any directory."""
         name = model.name_or_path
         return cls(
@@ -208,7 +214,13 @@ class GalleryModel:
             runtime_of(model),
             getattr(model.config, "_commit_hash", None),
             preprocessing_fingerprint(processor),
+            image_fit_of(processor),
+            image_fingerprint(processor),
         )
+
+    def fit_images(self, processor: RetrievalProcessor) -> RetrievalProcessor:
+        """A processor that fits images as this gallery was built; one of a family that cannot stays as it is."""
+        return with_image_fit(processor, self.image_fit if self.image_fit in family_of(processor).image_fits else None)
 
     def check_same(self, given: "GalleryModel", location: str) -> None:
         """Check that a model is the one that built the gallery in `location`.
@@ -216,13 +228,16 @@ class GalleryModel:
         Raises:
             GalleryModelError: if the fingerprints differ; says whether runtime, preprocessing or weights differ.
         """
-        if given.fingerprint == self.fingerprint:
+        same_images = self.images in (None, given.images)
+        if given.fingerprint == self.fingerprint and same_images:
             return
         what = "weights"
         if given.runtime != self.runtime:
             what = "runtime"
         elif self.preprocessing and given.preprocessing != self.preprocessing:
             what = "preprocessing (tokenizer, image size or normalisation)"
+        elif not same_images:
+            what = "preprocessing of images (how they are resized or fitted)"
         raise GalleryModelError(
             f"The gallery in {location} was built by the model {self}; the given model is {given} and differs in its "
             f"{what}, so their embeddings cannot be compared. Give the model and runtime that built the gallery, or "

@@ -12,8 +12,8 @@ from PIL import Image
 
 from ..encoders.encoding import encode_captions, encode_images
 from ..encoders.onnx_model import RetrievalModel
+from ..encoders.processors import RetrievalProcessor
 from ..encoders.query_checks import check_query
-from ..processing_gadms import GADMSProcessor
 from .filter import literal
 from .records import WITHOUT_WEIGHT, Query, SearchResult, TrackSummary
 from .schema import CONTENT, columns_without, to_result, user_columns
@@ -36,7 +36,7 @@ class LikedPerson:
     """A person of the gallery whose neighbours are searched."""
 
     id: str
-    vector: torch.Tensor  # (projection_dim,)
+    vector: torch.Tensor  # (embedding_dim,)
     source: str
     track: int | None
 
@@ -46,7 +46,7 @@ class EncodedQuery:
     """The embedding of a query, from [`~modeling_gadms.gallery.person_gallery.PersonGallery.encode`].
 
     Attributes:
-        vector (`torch.FloatTensor` of shape `(projection_dim,)`): its dot products with embeddings are the scores; not
+        vector (`torch.FloatTensor` of shape `(embedding_dim,)`): its dot products with embeddings are the scores; not
             normalised.
         like (`LikedPerson`, *optional*): the person to exclude from the results.
     """
@@ -56,7 +56,7 @@ class EncodedQuery:
 
 
 def encode_queries(
-    table: Table, encoders: Callable[[], tuple[RetrievalModel, GADMSProcessor]], queries: Sequence[AnyQuery]
+    table: Table, encoders: Callable[[], tuple[RetrievalModel, RetrievalProcessor]], queries: Sequence[AnyQuery]
 ) -> list[EncodedQuery]:
     """Encode queries with one call of each encoder.
 
@@ -146,7 +146,7 @@ def _as_query(query: AnyQuery) -> Query:
     raise TypeError(f"A query must be a text, a PIL image or a Query, not a {type(query).__name__}: {query!r}")
 
 
-def _encode_texts(model: RetrievalModel, processor: GADMSProcessor, texts: Sequence[str]) -> torch.Tensor:
+def _encode_texts(model: RetrievalModel, processor: RetrievalProcessor, texts: Sequence[str]) -> torch.Tensor:
     checked = [check_query(processor, text) for text in texts]
     return encode_captions(model, processor, checked, progress=False)
 

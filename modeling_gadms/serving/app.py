@@ -26,6 +26,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.requests import ClientDisconnect
 
+from ..encoders.processors import RetrievalProcessor
 from ..encoders.query_checks import query_warnings
 from ..gallery.filter import in_utc
 from ..gallery.person_gallery import GalleryModelError, PersonGallery, Query, SearchResult
@@ -42,7 +43,6 @@ from ..indexing.jobs import (
 )
 from ..media.detection import PersonDetector, SsdMobileNetDetector
 from ..media.images import UnreadableImageError, load_image
-from ..processing_gadms import GADMSProcessor
 from .api_page import api_page
 from .authentication import AuthenticationMiddleware
 from .bodies import invalid_request, needs_json, unreadable_body
@@ -88,7 +88,7 @@ class SearchResponse(BaseModel):
 
 def create_app(
     gallery: PersonGallery,
-    processor: GADMSProcessor,
+    processor: RetrievalProcessor,
     *,
     token: str | None = None,
     limits: ServingLimits | None = None,
@@ -156,7 +156,7 @@ class _Server:
     """The route handlers and their shared state."""
 
     gallery: PersonGallery
-    processor: GADMSProcessor
+    processor: RetrievalProcessor
     limits: ServingLimits
     max_batch: int
     make_detector: Callable[[], PersonDetector]

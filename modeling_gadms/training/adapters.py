@@ -183,7 +183,7 @@ def merge_adapter(source: str | Path, target: str | Path) -> MergeReport:
 def _load_base(adapter: Adapter) -> GADMSModel | GADMSForPreTraining:
     name, options = adapter.base.name, adapter.base.revision_argument
     config = load_config(name, **options)
-    check_weights(name, GADMSModel, config, **options)
+    check_weights(name, GADMSModel, config, options.get("revision"))
     whole = adapter.whole_modules
     loading: Any = {"dtype": torch.float32, "use_safetensors": True, **options}
     if config.architectures != [GADMSForPreTraining.__name__]:

@@ -26,8 +26,8 @@ def test_a_retrieval_model_alone_loads(tmp_path, model, processor):
 
 
 def test_another_kind_of_model_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
-    with pytest.raises(ValueError, match="holds a model of type 'clip', not a GA-DMS one"):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ValueError, match="holds a model of type 'bert', not one of the supported.*GA-DMS, CLIP,"):
         load_model_and_processor(tmp_path)
 
 
