@@ -28,7 +28,7 @@ from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ScoringFunction
 
 from dataset_scripts.loading import find_benchmarks, load_split
-from modeling_gadms.encoders.encoding import encode_captions, encode_images
+from modeling_gadms.encoders.encoding import embedding_dim, encode_captions, encode_images
 from modeling_gadms.encoders.fingerprint import model_fingerprint
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.training.data import DatasetColumns
@@ -73,9 +73,8 @@ class PersonRetrieval(AbsTaskRetrieval):
                 relevant[f"caption-{row}-{number}"] = images_of[persons[row]]
         corpus = rows.select_columns(["image"]).add_column("id", [f"image-{row}" for row in range(len(rows))])
         queries = datasets.Dataset.from_dict({"id": list(texts), "text": list(texts.values())})
-        self.dataset = {
-            "default": {SPLIT: dict(corpus=corpus, queries=queries, relevant_docs=relevant, top_ranked=None)}
-        }
+        data = {"corpus": corpus, "queries": queries, "relevant_docs": relevant, "top_ranked": None}
+        self.dataset = {"default": {SPLIT: data}}
         self.data_loaded = True
 
 
@@ -132,7 +131,8 @@ def person_retrieval_tasks(data: Path | None = None) -> list[PersonRetrieval]:
         FileNotFoundError: if the folder holds none of them.
     """
     if data is None:
-        return [SyntheticPersons()]
+        # A split does not depend on the sizes of the others, and all are drawn.
+        return [SyntheticPersons(num_train_persons=1, num_validation_persons=1)]
     return [BENCHMARKS[name](data_dir=str(folder)) for name, folder in find_benchmarks(data).items()]
 
 
@@ -154,12 +154,12 @@ class DualEncoder(AbsEncoder):
                 "modalities": ["text", "image"],
                 "framework": ["PyTorch", "Transformers"],
                 "similarity_fn_name": ScoringFunction.COSINE,
-                "embed_dim": self.model.config.projection_dim,
+                "embed_dim": embedding_dim(self.model, self.processor),
             }
         )
 
     def encode(self, inputs: Iterable[Any], **options: Any) -> torch.Tensor:
-        """Encode the captions or the images of mteb's batches; both, if a task has both, are added up as in mteb's CLIP.
+        """Encode the captions or the images of a task; both are added where it has both, as in the CLIP of mteb.
 
         Returns:
             `torch.FloatTensor` of shape `(num_inputs, projection_dim)`.
@@ -169,7 +169,7 @@ class DualEncoder(AbsEncoder):
             "progress": options.get("show_progress_bar", True),
         }
         embeds = []
-        columns = inputs.dataset.column_names
+        columns = inputs.dataset.features
         if "text" in columns:
             captions = [caption for batch in inputs for caption in batch["text"]]
             embeds.append(encode_captions(self.model, self.processor, captions, **settings))

@@ -13,6 +13,7 @@ from ..processing_gadms import GADMSProcessor
 from .adapter_folders import find_adapter
 from .families import find_families
 from .onnx_model import MANIFEST, RUNTIMES, OnnxModel
+from .open_clip_model import is_open_clip, load_open_clip
 from .processors import RetrievalProcessor, load_dual_encoder_processor, with_image_fit
 from .weight_files import check_weights
 
@@ -29,7 +30,8 @@ def load_model_and_processor(
         name (`str` or `Path`):
             Folder or Hub name of a model of a supported family (`modeling_gadms.encoders.families.FAMILIES`), of an
             adapter of a GA-DMS model (merged into its base, in float32), or of an ONNX export. The modules that only
-            training uses may be present or not.
+            training uses may be present or not. Models of open_clip are named as in
+            [`~modeling_gadms.encoders.open_clip_model.load_open_clip`].
         runtime (`str`):
             `"torch"`, or `"onnx"` or `"onnx-int8"` for an ONNX export, which runs on the CPU.
         image_fit (`str`, *optional*):
@@ -49,6 +51,13 @@ def load_model_and_processor(
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime = {runtime!r} must be one of {', '.join(RUNTIMES)}")
+    model: Any
+    processor: RetrievalProcessor
+    if is_open_clip(name):
+        if runtime != RUNTIMES[0]:
+            raise ValueError(f"{name} is a model of open_clip, which runs with torch alone, not with {runtime}")
+        model, processor = load_open_clip(name)
+        return _on_device(model), with_image_fit(processor, image_fit)
     name = _folder_or_hub_name(name)
     source: str | Path = name
     options: dict[str, Any] = {}
@@ -56,7 +65,6 @@ def load_model_and_processor(
         source, options = adapter.base.name, adapter.base.revision_argument
     config = _read_config(source, **options)
     find_families(config, str(source))
-    model: Any
     if runtime != RUNTIMES[0]:
         model = OnnxModel(name, cast(GADMSConfig, config), runtime)
     else:
@@ -69,7 +77,11 @@ def load_model_and_processor(
             adapter.merge_into(model)
             model.name_or_path = str(name)
     processor = with_image_fit(_load_processor(adapter.folder if adapter else name, name, config), image_fit)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
+    return _on_device(model), processor
+
+
+def _on_device(model: Any) -> Any:
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def _load_weights(name: str | Path, config: PreTrainedConfig, **options: Any) -> Any:
