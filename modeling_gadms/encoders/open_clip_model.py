@@ -76,9 +76,9 @@ def load_open_clip(name: str | Path) -> tuple["OpenClipModel", "OpenClipProcesso
         probability="sigmoid" if is_sigmoid else "softmax",
         embedding_dim="embed_dim",
         cannot={
-            "explain": "its encoders do not show their attention",
-            "onnx": "only encoders of transformers are exported",
-            "convert": "`gadms convert` reads its weight file, if the image encoder is CLIP's",
+            "token scores": "its encoders do not show their attention",
+            "heat maps": "its encoders do not show their attention",
+            "ONNX export": "only encoders of transformers are exported",
         },
     )
     return OpenClipModel(model, settings, source, tag), OpenClipProcessor(family, tokenizer, model.visual)

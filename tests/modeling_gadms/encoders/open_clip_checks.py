@@ -9,20 +9,11 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-
-
-if torch.version.cuda is None:
-    # torchvision from PyPI is built for PyTorch with CUDA. Beside one without, its compiled operators do not load, and
-    # its import ends where it describes these two. Neither open_clip nor this package calls them: once they are
-    # declared, all of its Python code runs as it is. A torchvision for the CPU does not need this.
-    for operator in ("nms", "qnms"):
-        torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
-
-import open_clip
 
 from modeling_gadms.encoders.encoding import embedding_dim, encode_captions, encode_images
 from modeling_gadms.encoders.fingerprint import model_fingerprint
@@ -211,8 +202,9 @@ def test_what_would_be_random_or_another_model_is_refused(tmp_path):
     folder = save(tmp_path / "model", "CLIP", MODELS["CLIP"], {})
     with pytest.raises(ValueError, match="runs with torch alone, not with onnx"):
         load_model_and_processor(folder, runtime="onnx")
-    with pytest.raises(ValueError, match="open_clip models do not support explain"):
-        family_of(load_model_and_processor(folder)[1]).check_can("explain")
+    for what in ("token scores", "heat maps", "ONNX export"):
+        with pytest.raises(ValueError, match=f"open_clip models do not support {what}"):
+            family_of(load_model_and_processor(folder)[1]).check_can(what)
     config = json.loads((folder / "open_clip_config.json").read_text())
     config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"reduction_mask": "simple"}
     (folder / "open_clip_config.json").write_text(json.dumps(config))

@@ -25,8 +25,21 @@ def test_embeddings_are_those_of_open_clip(tmp_path):
         pytest.skip("open_clip is not installed: make open-clip-env")
     paths = [str(path) for path in (LIBRARIES, ROOT) if path.exists()]
     checks = Path(__file__).with_name("open_clip_checks.py")
+    options = ["-p", "no:cacheprovider", f"--basetemp={tmp_path / 'checks'}"]
+    if LIBRARIES.exists():
+        options += ["-p", "tests.modeling_gadms.encoders.torchvision_without_cuda"]
     finished = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'checks'}", checks],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            *options,
+            "-p",
+            "no:cacheprovider",
+            f"--basetemp={tmp_path / 'in'}",
+            checks,
+        ],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTEST_ADDOPTS": ""},
         stdin=subprocess.DEVNULL,
