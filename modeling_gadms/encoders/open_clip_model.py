@@ -154,12 +154,12 @@ class OpenClipModel(nn.Module):
     @property
     def logit_scale(self) -> torch.Tensor:
         """Logarithm of the factor of cosine similarities."""
-        return self.model.logit_scale
+        return self.model.logit_scale.detach()
 
     @property
     def logit_bias(self) -> torch.Tensor | None:
         """Bias of the logits of models that were trained with the sigmoid loss."""
-        return self.model.logit_bias
+        return None if self.model.logit_bias is None else self.model.logit_bias.detach()
 
     def get_text_features(self, input_ids: torch.Tensor) -> BaseModelOutputWithPooling:
         """Embed captions. `pooler_output` has shape `(num_captions, embed_dim)`."""

@@ -35,7 +35,7 @@ TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "lay
 VISION = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2}
 OWN_TOKENIZER = {"hf_tokenizer_name": "the/folder", "vocab_size": 600}
 SIGLIP = {**TEXT, **OWN_TOKENIZER, "no_causal_mask": True, "pool_type": "last", "proj_bias": True}
-TIMM = {"timm_model_pretrained": False, "timm_pool": "", "timm_proj": ""}
+SIGLIP |= {"norm_kwargs": {"eps": 1e-6}, "act_kwargs": {"approximate": "tanh"}}
 MODELS = {
     "CLIP": {"vision_cfg": VISION, "text_cfg": TEXT},
     "CLIP, QuickGELU, tall images": {
@@ -50,22 +50,23 @@ MODELS = {
     "SigLIP": {
         "custom_text": True,
         "init_logit_bias": -10.0,
-        "vision_cfg": {**TIMM, "timm_model_name": "test_vit", "image_size": 32, "timm_pool": "avg"},
+        "embed_dim": 64,
+        "vision_cfg": {"timm_model_name": "test_vit", "image_size": 32, "timm_pool": "map", "timm_proj": "none"},
         "text_cfg": {**SIGLIP, "tokenizer_kwargs": {"clean": "canonicalize"}},
     },
     "EVA02": {
         "custom_text": True,
-        "vision_cfg": {**TIMM, "timm_model_name": "eva02_tiny_patch14_224", "image_size": 28, "timm_pool": "token"},
+        "vision_cfg": {"timm_model_name": "eva02_tiny_patch14_224", "image_size": 224, "timm_pool": "token"},
         "text_cfg": TEXT,
     },
     "PE-Core": {
         "custom_text": True,
-        "vision_cfg": {**TIMM, "timm_model_name": "vit_pe_core_tiny_patch16_384", "image_size": 32},
+        "vision_cfg": {"timm_model_name": "vit_pe_core_tiny_patch16_384", "image_size": 384, "timm_pool": "map"},
         "text_cfg": TEXT,
     },
     "MobileCLIP2": {
         "custom_text": True,
-        "vision_cfg": {**TIMM, "timm_model_name": "fastvit_t8", "image_size": 64, "timm_pool": "avg"},
+        "vision_cfg": {"timm_model_name": "fastvit_t8", "image_size": 64, "timm_pool": "avg"},
         "text_cfg": {**TEXT, "no_causal_mask": True},
     },
     "CoCa": {
@@ -217,5 +218,5 @@ def test_what_would_be_random_or_another_model_is_refused(tmp_path):
 
 def test_a_query_that_is_too_long_is_told(tmp_path):
     _, processor = load_model_and_processor(save(tmp_path / "model", "CLIP", MODELS["CLIP"], {}))
-    with pytest.warns(UserWarning, match="16 tokens"):
+    with pytest.warns(UserWarning, match="32 tokens and the model reads 16"):
         check_query(processor, "red " * 30)
