@@ -43,12 +43,13 @@ def load_open_clip(name: str | Path) -> tuple["OpenClipModel", "OpenClipProcesso
     Args:
         name (`str` or `Path`):
             `hf-hub:owner/name`, a repository of the Hub; `open-clip:NAME/TAG`, a model and weights that open_clip
-            knows by name, such as `open-clip:ViT-B-16/dfn2b`; `local-dir:FOLDER` or only `FOLDER`.
+            knows by name, such as `open-clip:ViT-B-16-quickgelu/dfn2b`; `local-dir:FOLDER` or only `FOLDER`.
 
     Raises:
         ImportError: if open_clip is not installed or does not import.
         FileNotFoundError: if there is no such folder.
-        ValueError: if open_clip does not know the name, finds no weights, or shortens captions at random.
+        ValueError: if open_clip does not know the name, finds no weights, has them for another activation, or shortens
+            captions at random.
     """
     open_clip = _open_clip()
     source, tag = _source(name, open_clip)
@@ -110,6 +111,13 @@ def _source(name: str | Path, open_clip: ModuleType) -> tuple[str, str | None]:
             raise ValueError(f"open_clip has no model {model!r}; similar ones: {', '.join(close) or 'none'}")
         if tag not in (tags := open_clip.list_pretrained_tags_by_model(model)):
             raise ValueError(f"open_clip has no weights {tag!r} of {model}; it has {', '.join(tags) or 'none'}")
+        weights = open_clip.get_pretrained_cfg(model, tag)
+        if weights.get("quick_gelu", False) and not open_clip.get_model_config(model).get("quick_gelu", False):
+            # open_clip warns and computes other embeddings.
+            raise ValueError(
+                f"the weights {tag} were trained with QuickGELU, which {model} does not have: give "
+                f"{_BUILT_IN}{model}-quickgelu/{tag}"
+            )
         return model, tag
     folder = Path(text.removeprefix(_FOLDER)).expanduser()
     if not (folder / CONFIG).is_file():

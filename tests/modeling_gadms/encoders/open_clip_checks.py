@@ -5,6 +5,7 @@ unchanged: `create_model_and_transforms`, its transform, its tokenizer, `encode_
 """
 
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.encoders.processors import family_of
 from modeling_gadms.encoders.query_checks import check_query
 from modeling_gadms.gallery.person_gallery import PersonGallery, PersonRecord, open_with_model
+from modeling_gadms.gallery.records import GalleryModel
+from modeling_gadms.publishing.hub import push_folder
 from modeling_gadms.training.tokenizer import train_tokenizer
 from tests.captions import CAPTIONS as TRAINING_CAPTIONS
 
@@ -171,6 +174,19 @@ def test_a_gallery_is_searched_by_the_name_that_it_stores(tmp_path, images, monk
     assert [result.score for result in results] == pytest.approx(sorted(scores.tolist(), reverse=True), abs=1e-5)
 
 
+@pytest.mark.skipif(
+    not os.environ.get("HF_ENDPOINT", "").startswith("http://127.0.0.1:"), reason="there is no Hub on loopback"
+)
+def test_a_repository_of_the_hub_is_loaded_and_its_commit_known(tmp_path):
+    folder = save(tmp_path / "model", "CLIP", MODELS["CLIP"], {})
+    pushed = push_folder(folder, "me/open-clip", repo_type="model", message="A model")
+    model, processor = load_model_and_processor("hf-hub:me/open-clip")
+    expected = encode_captions(*load_model_and_processor(folder), CAPTIONS, progress=False)
+    assert torch.equal(encode_captions(model, processor, CAPTIONS, progress=False), expected)
+    stored = GalleryModel.describe(model, processor)
+    assert (stored.name, stored.revision) == ("hf-hub:me/open-clip", pushed.commit)
+
+
 def test_settings_that_leave_no_trace_in_the_weights_change_the_fingerprint(tmp_path):
     settings = {
         "gelu": MODELS["CLIP"],
@@ -190,6 +206,8 @@ def test_settings_that_leave_no_trace_in_the_weights_change_the_fingerprint(tmp_
         ("open-clip:ViT-B-61/openai", "no model 'ViT-B-61'; similar ones: .*ViT-B-16"),
         ("open-clip:ViT-B-16/opnai", "no weights 'opnai' of ViT-B-16; it has .*openai"),
         ("open-clip:ViT-B-16", "no weights '' of ViT-B-16"),
+        ("open-clip:ViT-B-16/openai", "trained with QuickGELU, .* give open-clip:ViT-B-16-quickgelu/openai"),
+        ("open-clip:ViT-B-16-quickgelu/openai", "cannot load open-clip:ViT-B-16-quickgelu/openai"),
         ("local-dir:nowhere", "nowhere holds no open_clip_config.json"),
         ("hf-hub:me/none", "cannot load hf-hub:me/none"),
     ],

@@ -10,6 +10,7 @@ import pytest
 
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.encoders.open_clip_model import is_open_clip
+from tests.hub_client import MINE
 from tests.waiting import PATIENCE_SECONDS
 
 
@@ -20,7 +21,7 @@ torchvision, and transformers prefers its image processors wherever torchvision 
 
 
 @pytest.mark.slow
-def test_embeddings_are_those_of_open_clip(tmp_path):
+def test_embeddings_are_those_of_open_clip(tmp_path, hub):
     if not (LIBRARIES / "open_clip").is_dir() and importlib.util.find_spec("open_clip") is None:
         pytest.skip("open_clip is not installed: make open-clip-env")
     paths = [str(path) for path in (LIBRARIES, ROOT) if path.exists()]
@@ -41,12 +42,13 @@ def test_embeddings_are_those_of_open_clip(tmp_path):
             checks,
         ],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTEST_ADDOPTS": ""},
+        env={**os.environ, **hub.environment(tmp_path / "home", MINE), "PYTHONPATH": os.pathsep.join(paths)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,
     )
+    assert "skipped" not in finished.stdout.splitlines()[-1]
     assert finished.returncode == 0, finished.stdout[-6000:] + finished.stderr[-2000:]
 
 
