@@ -132,7 +132,8 @@ def _read_config(name: str | Path, **options: Any) -> PreTrainedConfig:
         if Path(name).is_dir():
             raise
         raise FileNotFoundError(
-            f"There is no model {str(name)!r}: it is not a folder, and it cannot be loaded from the Hub: {error}"
+            f"There is no model {str(name)!r}: it is not a folder, and it cannot be loaded from the Hub (for a model of "
+            f"open_clip give hf-hub:{name}): {error}"
         ) from error
 
 

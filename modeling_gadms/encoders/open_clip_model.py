@@ -141,6 +141,7 @@ class OpenClipModel(nn.Module):
         text, vision = settings["text_cfg"], settings["vision_cfg"]
         shared = {name: value for name, value in settings.items() if name not in ("text_cfg", "vision_cfg")}
         self.config = SimpleNamespace(
+            model_type="open_clip",
             embed_dim=settings["embed_dim"],
             # The fingerprint of a model reads this field. Here it holds all settings, many of which leave no trace in
             # the weights, such as the activation and the number of heads.
