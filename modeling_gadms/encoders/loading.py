@@ -51,13 +51,10 @@ def load_model_and_processor(
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime = {runtime!r} must be one of {', '.join(RUNTIMES)}")
-    model: Any
-    processor: RetrievalProcessor
     if is_open_clip(name):
         if runtime != RUNTIMES[0]:
             raise ValueError(f"{name} is a model of open_clip, which runs with torch alone, not with {runtime}")
-        model, processor = load_open_clip(name)
-        return _on_device(model), with_image_fit(processor, image_fit)
+        return load_open_clip(name, image_fit)
     name = _folder_or_hub_name(name)
     source: str | Path = name
     options: dict[str, Any] = {}
@@ -65,6 +62,7 @@ def load_model_and_processor(
         source, options = adapter.base.name, adapter.base.revision_argument
     config = _read_config(source, **options)
     find_families(config, str(source))
+    model: Any
     if runtime != RUNTIMES[0]:
         model = OnnxModel(name, cast(GADMSConfig, config), runtime)
     else:
@@ -77,11 +75,7 @@ def load_model_and_processor(
             adapter.merge_into(model)
             model.name_or_path = str(name)
     processor = with_image_fit(_load_processor(adapter.folder if adapter else name, name, config), image_fit)
-    return _on_device(model), processor
-
-
-def _on_device(model: Any) -> Any:
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
 
 
 def _load_weights(name: str | Path, config: PreTrainedConfig, **options: Any) -> Any:
@@ -132,8 +126,8 @@ def _read_config(name: str | Path, **options: Any) -> PreTrainedConfig:
         if Path(name).is_dir():
             raise
         raise FileNotFoundError(
-            f"There is no model {str(name)!r}: it is not a folder, and it cannot be loaded from the Hub (for a model of "
-            f"open_clip give hf-hub:{name}): {error}"
+            f"There is no model {str(name)!r}: it is not a folder, and it cannot be loaded from the Hub (a model of "
+            f"open_clip is named hf-hub:{name}): {error}"
         ) from error
 
 

@@ -37,13 +37,14 @@ def is_open_clip(name: str | Path) -> bool:
     return (folder / CONFIG).is_file() and not (folder / "config.json").exists()
 
 
-def load_open_clip(name: str | Path) -> tuple["OpenClipModel", "OpenClipProcessor"]:
-    """Load a model of open_clip and its processor, on the CPU.
+def load_open_clip(name: str | Path, image_fit: str | None = None) -> tuple["OpenClipModel", "OpenClipProcessor"]:
+    """Load a model of open_clip and its processor. The model is in evaluation mode, and on the GPU if there is one.
 
     Args:
         name (`str` or `Path`):
             `hf-hub:owner/name`, a repository of the Hub; `open-clip:NAME/TAG`, a model and weights that open_clip
             knows by name, such as `open-clip:ViT-B-16-quickgelu/dfn2b`; `local-dir:FOLDER` or only `FOLDER`.
+        image_fit (`str`, *optional*): `"squash"`, the default, `"pad"` or `"crop"`.
 
     Raises:
         ImportError: if open_clip is not installed or does not import.
@@ -53,10 +54,11 @@ def load_open_clip(name: str | Path) -> tuple["OpenClipModel", "OpenClipProcesso
     """
     open_clip = _open_clip()
     source, tag = _source(name, open_clip)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         # No weights but those of the whole model: without them the encoders would be those of other models, or random.
         model = open_clip.create_model(
-            source, tag, require_pretrained=True, pretrained_image=False, pretrained_text=False
+            source, tag, device=device, require_pretrained=True, pretrained_image=False, pretrained_text=False
         )
         tokenizer = open_clip.get_tokenizer(source)
         settings = open_clip.get_model_config(source)
@@ -82,7 +84,8 @@ def load_open_clip(name: str | Path) -> tuple["OpenClipModel", "OpenClipProcesso
             "ONNX export": "only encoders of transformers are exported",
         },
     )
-    return OpenClipModel(model, settings, source, tag), OpenClipProcessor(family, tokenizer, model.visual)
+    processor = OpenClipProcessor(family, tokenizer, model.visual, image_fit)
+    return OpenClipModel(model, settings, source, tag).eval(), processor
 
 
 def _open_clip() -> ModuleType:
