@@ -14,7 +14,7 @@ COVER = $(if $(COVERAGE),--cov --cov-report=term --cov-fail-under=$(1))
 WORKERS := $(shell echo $$(($$(nproc 2>/dev/null || sysctl -n hw.ncpu) + 1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-video demo-web demo-build bench bench-construction fetch-env test test-fast test-again test-lowest torture lint format docs clean
+.PHONY: help demo demo-video demo-web demo-build bench bench-construction fetch-env open-clip-env test test-fast test-again test-lowest torture lint format docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,11 +48,19 @@ demo-build: $(VENV)/.installed-demo-build  ## build a data set of persons from t
 	.venv-fetch/bin/python -m pip install --disable-pip-version-check --quiet --requirement constraints-fetch.txt
 	@touch $@
 
+# open_clip needs torchvision, which changes what transformers does wherever it is installed. Without dependencies: the
+# others are those of $(VENV).
+.venv-open-clip/.installed: constraints-open-clip.txt | $(BIN)/python
+	$(PIP) install --quiet --no-deps --upgrade --target .venv-open-clip --requirement constraints-open-clip.txt
+	@touch $@
+
 bench: $(VENV)/.installed-benchmark  ## the benchmarks in small, against the committed ratios: 11 minutes on two idle cores
 	$(OFFLINE) $(BIN)/python -m benchmarks.bench
 
 bench-construction: $(VENV)/.installed-benchmark  ## speed and memory of building a data set: about 18 minutes
 	$(OFFLINE) $(BIN)/python -m benchmarks.construction.run
+
+open-clip-env: .venv-open-clip/.installed  ## open_clip, beside the environment of the tests
 
 fetch-env: .venv-fetch/.installed  ## the environment of img2dataset, which fetches tables of URLs
 
@@ -64,7 +72,7 @@ $(VENV)/.chromium: | $(BIN)/python
 
 # By file: what takes a file minutes to prepare is prepared once. In their order: files of few tests are the slowest here,
 # and would be left for one process at the end.
-test: $(VENV)/.installed-test $(VENV)/.chromium .venv-fetch/.installed  ## all tests: about 20 minutes on two idle cores (COVERAGE=1: with line coverage)
+test: $(VENV)/.installed-test $(VENV)/.chromium .venv-fetch/.installed .venv-open-clip/.installed  ## all tests: about 20 minutes on two idle cores (COVERAGE=1: with line coverage)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not torture' -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		$(call COVER,90)
 
@@ -73,10 +81,10 @@ test-fast: $(VENV)/.installed-test  ## the fast tests: at most 3 minutes on two 
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not torture and not slow' -n $(WORKERS) --dist worksteal \
 		$(call COVER,75)
 
-test-again: $(VENV)/.installed-test $(VENV)/.chromium .venv-fetch/.installed  ## the tests that failed last, one at a time
+test-again: $(VENV)/.installed-test $(VENV)/.chromium .venv-fetch/.installed .venv-open-clip/.installed  ## the tests that failed last, one at a time
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
-test-lowest: $(VENV)/.chromium .venv-fetch/.installed | $(BIN)/python  ## all tests with the lowest versions that setup.cfg allows, in .venv-lowest
+test-lowest: $(VENV)/.chromium .venv-fetch/.installed .venv-open-clip/.installed | $(BIN)/python  ## all tests with the lowest versions that setup.cfg allows, in .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[test]'
 	$(OFFLINE) OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m 'not torture' -n $(WORKERS) --dist loadfile --no-loadscope-reorder

@@ -132,7 +132,8 @@ def export(
     \b
     gadms export runs/demo/model exports/onnx --format onnx --int8
     gadms export my_model clip.pth --format openai
-    gadms export my_model exports/st --format sentence-transformers
+    \b
+    sentence-transformers needs no export: it loads a GA-DMS model as it is.
     """
     if int8 and format is not ExportFormat.onnx:
         raise ValueError(f"--int8 requires --format onnx, not {format.value}")
@@ -141,9 +142,9 @@ def export(
 
         typer.echo(export_onnx(model, target, int8=int8).to_text())
     elif format is ExportFormat.sentence_transformers:
-        from modeling_gadms.conversion.sentence_transformers_export import export_sentence_transformers
-
-        typer.echo(export_sentence_transformers(model, target).to_text())
+        typer.echo("from sentence_transformers import SentenceTransformer")
+        typer.echo(f"model = SentenceTransformer({model!r}, trust_remote_code=True)")
+        raise ValueError("no export is needed: sentence-transformers loads a GA-DMS model as it is, from 5.4 on")
     else:
         from modeling_gadms.conversion.openai_export import export_checkpoint
 

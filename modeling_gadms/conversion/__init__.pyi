@@ -3,4 +3,3 @@ from .onnx_export import export_onnx as export_onnx
 from .openai_export import export_checkpoint as export_checkpoint
 from .reports import ConversionReport as ConversionReport
 from .reports import ExportReport as ExportReport
-from .sentence_transformers_export import export_sentence_transformers as export_sentence_transformers

@@ -16,6 +16,7 @@ from ..processing_gadms import GADMSProcessor
 from .adapter_folders import find_adapter
 from .families import find_families
 from .onnx_model import MANIFEST, RUNTIMES, OnnxModel
+from .open_clip_model import is_open_clip, load_open_clip
 from .processors import RetrievalProcessor, load_dual_encoder_processor, with_image_fit
 from .weight_files import check_weights, has_safetensors
 
@@ -32,7 +33,8 @@ def load_model_and_processor(
         name (`str` or `Path`):
             Folder or Hub name of a model of a supported family (`modeling_gadms.encoders.families.FAMILIES`), of an
             adapter of a GA-DMS model (merged into its base, in float32), or of an ONNX export. The modules that only
-            training uses may be present or not.
+            training uses may be present or not. Models of open_clip are named as in
+            [`~modeling_gadms.encoders.open_clip_model.load_open_clip`].
         runtime (`str`):
             `"torch"`, or `"onnx"` or `"onnx-int8"` for an ONNX export, which runs on the CPU.
         image_fit (`str`, *optional*):
@@ -52,6 +54,10 @@ def load_model_and_processor(
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime = {runtime!r} must be one of {', '.join(RUNTIMES)}")
+    if is_open_clip(name):
+        if runtime != RUNTIMES[0]:
+            raise ValueError(f"{name} is a model of open_clip, which runs with torch alone, not with {runtime}")
+        return load_open_clip(name, image_fit)
     name = _folder_or_hub_name(name)
     source: str | Path = name
     options: dict[str, Any] = {}
@@ -140,7 +146,8 @@ def _read_config(name: str | Path, **options: Any) -> PreTrainedConfig:
         if Path(name).is_dir():
             raise
         raise FileNotFoundError(
-            f"There is no model {str(name)!r}: it is not a folder, and it cannot be loaded from the Hub: {error}"
+            f"There is no model {str(name)!r}: it is not a folder, and it cannot be loaded from the Hub (a model of "
+            f"open_clip is named hf-hub:{name}): {error}"
         ) from error
 
 

@@ -5,16 +5,23 @@
 2. `publish_model` computes the digests of the weights that it publishes: [`weight_digests`].
 3. [`read_measurements`] keeps the records with the same digests and refuses a file without one.
 4. [`model_index`] writes the kept metrics into the card's `model-index`, unrounded.
-5. The card also lists the digests, so that a reader can compare them with the downloaded files.
+5. [`eval_results`] writes R@1 on data sets of the Hub into `.eval_results/`, with the digests.
+6. The card also lists the digests, so that a reader can compare them with the downloaded files.
+
+Both forms stay. An entry of `.eval_results/` is one number of a task of a data set on the Hub, and counts on the
+leaderboard of that data set. `model-index`, its predecessor, also takes the other metrics, and the data sets that are
+no repository: the benchmarks of this field are not, since their images must not be redistributed.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
 from ..encoders.adapter_folders import BaseModel
 from ..encoders.atomic_files import file_digest
@@ -22,6 +29,7 @@ from ..evaluation.reports import Record, read_records
 from ..evaluation.retrieval import metric_label
 from ..metrics.person_retrieval.ranking import METRIC_NAMES
 from ..training.history import dataset_name, public_arguments
+from .hub import EVAL_RESULTS
 from .upload_folder import Excluded
 
 
@@ -155,6 +163,42 @@ def model_index(measurements: Sequence[Measurement]) -> list[EvalResult]:
         for direction, name in DIRECTIONS.items()
         for metric in METRIC_NAMES
     ]
+
+
+def eval_results(measurements: Sequence[Measurement], digests: Mapping[str, str]) -> dict[str, str]:
+    """Return the files of `.eval_results/`: R@1 in both directions on each data set that is on the Hub.
+
+    Args:
+        measurements (`Sequence[Measurement]`): of [`read_measurements`].
+        digests (`Mapping[str, str]`): digests of the measured weights, see [`weight_digests`].
+
+    Returns:
+        `dict[str, str]`: YAML by path in the repository, one file for each data set.
+    """
+    entries: dict[str, list[EvalResultEntry]] = {}
+    weights = ", ".join(f"{name} has SHA-256 {digest}" for name, digest in sorted(digests.items()))
+    for measurement in measurements:
+        dataset = measurement.hub_dataset or ""
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", dataset):  # such as the name of one of our builders
+            continue
+        revision = str(measurement.arguments.get("revision", ""))
+        for direction, name in DIRECTIONS.items():
+            task = f"{measurement.split} {measurement.config}".removesuffix(" default") + f" {name} r1"
+            entries.setdefault(dataset, []).append(
+                EvalResultEntry(
+                    dataset_id=dataset,
+                    task_id=re.sub(r"[^a-z0-9]+", "_", task.lower()),
+                    value=measurement.values[direction]["r1"],
+                    dataset_revision=revision if re.fullmatch("[0-9a-f]{40}", revision) else None,
+                    notes=f"R@1 {name} in percent; split {measurement.split}, {measurement.config}; {weights}",
+                )
+            )
+    return {
+        f"{EVAL_RESULTS}/{dataset.replace('/', '_')}.yaml": yaml.safe_dump(
+            eval_result_entries_to_yaml(results), sort_keys=False
+        )
+        for dataset, results in entries.items()
+    }
 
 
 def _base_digests(digests: Mapping[str, str]) -> dict[str, str]:

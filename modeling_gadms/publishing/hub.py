@@ -23,6 +23,8 @@ RepoType = Literal["model", "dataset"]
 _MAIN = "main"
 _GITATTRIBUTES = ".gitattributes"
 """Written by the Hub, never deleted by a push: it lists the files that are stored outside git."""
+EVAL_RESULTS = ".eval_results"
+"""Folder of evaluation results, the only hidden one that is pushed."""
 _IGNORE_NOTHING = "# upload every file\n"
 """Replaces the repository's `.gitignore`, with which the client would silently skip files."""
 
@@ -70,7 +72,8 @@ def push_folder(
 ) -> PushReport:
     """Upload a folder to the Hub in one commit. A missing repository or branch is created.
 
-    Hidden files and folders, such as `.cache`, are skipped with a warning. Symbolic links are refused.
+    Hidden files and folders, such as `.cache`, are skipped with a warning, except `.eval_results`. Symbolic links are
+    refused.
 
     Args:
         folder (`Path`): folder to push.
@@ -235,18 +238,21 @@ def _check_card(path: Path, repo_id: str, repo_type: RepoType) -> None:
 
 
 def _files_of(folder: Path) -> list[str]:
-    """List the files to push, relative to the folder and sorted. Warns about hidden files."""
+    """List the files to push, relative to the folder and sorted. Warns about hidden files, but for results."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder")
     found, hidden = [], []
     for place, folders, names in os.walk(folder, onerror=_raise):
         inside = Path(place).relative_to(folder)
-        hidden += [(inside / name).as_posix() for name in (*folders, *names) if name.startswith(".")]
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        unseen = {
+            name for name in (*folders, *names) if name.startswith(".") and (inside / name).as_posix() != EVAL_RESULTS
+        }
+        hidden += [(inside / name).as_posix() for name in unseen]
+        folders[:] = [name for name in folders if name not in unseen]
         links = [name for name in folders if Path(place, name).is_symlink()]
         for name in (*names, *links):
             path = Path(place, name)
-            if name.startswith("."):
+            if name in unseen:
                 continue
             if path.is_symlink() or not path.is_file():
                 raise ValueError(f"{path} is a link or a special file: replace it by a copy (`cp -RL`)")

@@ -19,7 +19,7 @@ from ..encoders.loading import load_model_and_processor
 from ..encoders.weight_files import check_weights
 from ..modeling_gadms import GADMSForPreTraining, GADMSModel
 from ..training.history import TrainingHistory, is_local, read_training_history
-from .card_metrics import read_measurements, weight_digests
+from .card_metrics import eval_results, read_measurements, weight_digests
 from .hub import check_push_target, check_repo_id
 from .model_card import AdapterFacts, CardFacts, TrainingCost, render_card
 from .upload_folder import CARD, Excluded, PublishReport, new_upload_folder, publish_upload_folder
@@ -66,8 +66,8 @@ def publish_model(
     """Push a model or an adapter to the Hub in one commit, or only write the upload folder.
 
     The upload folder contains the weights, byte for byte; configuration, processor and tokenizer; the code of the
-    installed version of this package; the training record without local paths; and a model card. The model is loaded
-    once before it is pushed.
+    installed version of this package; the training record without local paths; a model card; and the metrics on data
+    sets of the Hub in `.eval_results/`. The model is loaded once before it is pushed.
 
     Args:
         folder (`str` or `Path`): folder written by `save_pretrained` or by a training.
@@ -134,7 +134,10 @@ def publish_model(
             cost=cost or TrainingCost(),
             adapter=adapter,
         )
-        (upload / CARD).write_text(str(render_card(facts)).rstrip() + "\n", encoding="utf-8", newline="\n")
+        texts = {CARD: str(render_card(facts)).rstrip() + "\n", **eval_results(measurements, digests)}
+        for name, text in texts.items():
+            (upload / name).parent.mkdir(exist_ok=True)
+            (upload / name).write_text(text, encoding="utf-8", newline="\n")
         return publish_upload_folder(
             upload,
             repo_id,

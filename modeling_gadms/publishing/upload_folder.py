@@ -13,7 +13,7 @@ from .hub import PushReport, push_folder
 
 
 CARD = "README.md"
-_TEXT_SUFFIXES = (".md", ".json")
+_TEXT_SUFFIXES = (".md", ".json", ".yaml")
 _VOCABULARIES = ("tokenizer.json", "vocab.json")
 """Not checked for local paths: some tokens look like short paths."""
 _UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))

@@ -1,7 +1,5 @@
-"""Exports for sentence-transformers encode captions and images in a process without this package."""
+"""sentence-transformers encodes captions and images with a saved folder as it is, where this package is absent."""
 
-import copy
-import json
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +7,27 @@ import pytest
 import torch
 from PIL import Image
 
-import modeling_gadms
-from modeling_gadms.conversion.sentence_transformers_export import export_sentence_transformers
-from modeling_gadms.conversion.sentence_transformers_module import GADMSEncoder
 from modeling_gadms.encoders.encoding import encode_captions, encode_images
 from modeling_gadms.encoders.loading import load_model_and_processor
+from modeling_gadms.training.adapters import AdapterArguments, add_adapter
+from modeling_gadms.training.model_setup import build_model_and_processor
+from modeling_gadms.training.run_config import ModelArguments
+from tests.command_line import run
 from tests.modeling_gadms.without_package import run_without_package
 
 
 pytestmark = pytest.mark.slow
 
 
-SHIPPED = {path.name for path in Path(modeling_gadms.__file__).parent.glob("*_gadms.py")}
-CAPTIONS = ["a woman in a red coat", "a man", "someone with a green shirt, grey trousers and a yellow bag " * 3]
+CAPTIONS = [
+    "a man",
+    "someone with a green shirt, grey trousers and a yellow bag " * 3,  # longer than the model's positions
+    "a woman in a red coat",
+    "A MAN<|endoftext|> in <|mask|> black",  # plain text, not special tokens
+    "a  man’s &amp; a woman's coat",
+]
+PROMPT = "a photo of "
+SIZES = [(64, 32), (20, 50), (30, 300), (7, 7)]  # width, height
 
 PROGRAM = """
 import numpy as np
@@ -29,142 +35,115 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 
 try:
-    SentenceTransformer(FOLDER, device="cpu")
+    SentenceTransformer(FOLDERS["model"], device="cpu")
 except ValueError as error:
     assert "trust_remote_code=True" in str(error), error
 else:
     sys.exit("loaded without being trusted")
 assert not [name for name in sys.modules if name.startswith("transformers_modules.")], "code was executed"
 
-def embed(folder):
-    model = SentenceTransformer(folder, trust_remote_code=True, device="cpu")
+def embed(model):
     images = [Image.open(path) for path in IMAGES]
+    model.similarity_fn_name == "cosine" or sys.exit(model.similarity_fn_name)
     captions = model.encode(CAPTIONS)
-    similarity = model.similarity(captions, model.encode(images)).numpy()
-    assert model.similarity_fn_name == "cosine" and model.get_embedding_dimension() == captions.shape[1]
-    return model, {"captions": captions, "images": model.encode(images, batch_size=2), "similarity": similarity}
+    assert model.get_embedding_dimension() == captions.shape[1]
+    return {
+        "captions": model.encode(CAPTIONS, normalize_embeddings=True),
+        "captions in small batches": model.encode(CAPTIONS, batch_size=2, normalize_embeddings=True),
+        "one caption": model.encode(CAPTIONS[0], normalize_embeddings=True)[None],
+        "one prompted": model.encode(CAPTIONS[2], prompt=PROMPT, normalize_embeddings=True)[None],
+        "all prompted": model.encode(CAPTIONS, prompt=PROMPT, normalize_embeddings=True),
+        "images": model.encode(images, batch_size=3, normalize_embeddings=True),
+        "one image": model.encode(images[2], normalize_embeddings=True)[None],
+        "similarity": model.similarity(captions, model.encode(images)).numpy(),
+    }
 
-model, first = embed(FOLDER)
+embeds = {}
+for name, folder in FOLDERS.items():
+    model = SentenceTransformer(folder, trust_remote_code=True, device="cpu")
+    embeds |= {f"{name}: {kind}": value for kind, value in embed(model).items()}
+    try:
+        model.encode(["a man", " "])
+    except ValueError as error:
+        assert "caption 1 is empty" in str(error), error
+    else:
+        sys.exit("an empty caption was encoded")
+model = SentenceTransformer(FOLDERS["model"], trust_remote_code=True, device="cpu")
 model.save(AGAIN)
-again, second = embed(AGAIN)
-for name, value in first.items():
-    assert np.array_equal(value, second[name]), name
-np.savez(RESULT, **first)
+model = SentenceTransformer(AGAIN, trust_remote_code=True, device="cpu")
+np.savez(RESULT, **embeds, **{f"again: {kind}": value for kind, value in embed(model).items()})
 """
 
 
 @pytest.fixture
-def exported(model_folder, tmp_path) -> Path:
-    return export_sentence_transformers(model_folder, tmp_path / "exported").target
-
-
-@pytest.fixture
-def encoder(model, processor) -> GADMSEncoder:
-    return GADMSEncoder(model, copy.deepcopy(processor))  # other tests share the tokenizer
+def folders(tmp_path, model_folder, processor) -> dict[str, Path]:
+    """A saved model, one whose captions are cleaned, and an adapter."""
+    model, _ = load_model_and_processor(model_folder)
+    model.save_pretrained(tmp_path / "cleaned")
+    type(processor)(processor.image_processor, processor.tokenizer, clean_text=True).save_pretrained(
+        tmp_path / "cleaned"
+    )
+    start = ModelArguments(from_pretrained=str(model_folder), config={"num_identities": 3})
+    adapter = add_adapter(build_model_and_processor(start, [])[0], AdapterArguments(), str(model_folder))
+    with torch.no_grad():
+        for name, parameter in adapter.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.05)
+    adapter.save_pretrained(tmp_path / "adapter")
+    processor.save_pretrained(tmp_path / "adapter")
+    return {"model": model_folder, "cleaned": tmp_path / "cleaned", "adapter": tmp_path / "adapter"}
 
 
 @pytest.fixture
 def picture_files(tmp_path) -> list[Path]:
-    paths = [tmp_path / f"{number}.png" for number in range(3)]
     rng = np.random.default_rng(0)
-    for path in paths:
-        Image.fromarray(rng.integers(0, 256, (64, 32, 3), dtype=np.uint8)).save(path)
+    paths = [tmp_path / f"{number}.png" for number in range(len(SIZES) + 1)]
+    for path, (width, height) in zip(paths, SIZES, strict=False):
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+    Image.new("L", (20, 50), 99).save(paths[-1])
     return paths
 
 
-def test_captions_and_images_share_a_space_where_the_package_is_absent(
-    tmp_path, exported, picture_files, model, processor
-):
-    """Requires `trust_remote_code`. Embeddings equal this package's, have unit length, and survive saving."""
+def test_embeddings_are_those_of_this_package(tmp_path, folders, picture_files):
     run_without_package(
         tmp_path,
         PROGRAM,
-        FOLDER=exported,
+        FOLDERS={name: str(folder) for name, folder in folders.items()},
         AGAIN=tmp_path / "again",
         RESULT=tmp_path / "result.npz",
         IMAGES=[str(path) for path in picture_files],
         CAPTIONS=CAPTIONS,
+        PROMPT=PROMPT,
     )
     there = {name: torch.from_numpy(value) for name, value in np.load(tmp_path / "result.npz").items()}
-    captions = encode_captions(model, processor, CAPTIONS, progress=False)
-    images = encode_images(model, processor, [Image.open(path) for path in picture_files], progress=False)
-    for name, expected in (("captions", captions), ("images", images)):
-        torch.testing.assert_close(there[name], expected, rtol=0, atol=1e-5)
-        torch.testing.assert_close(there[name].norm(dim=-1), torch.ones(len(expected)))
-    torch.testing.assert_close(there["similarity"], captions @ images.T, rtol=0, atol=1e-5)
+    images = [Image.open(path) for path in picture_files]
+    for name, folder in {**folders, "again": tmp_path / "again"}.items():
+        model, processor = load_model_and_processor(folder)
+        captions = encode_captions(model, processor, CAPTIONS, progress=False)
+        prompted = encode_captions(model, processor, [PROMPT + caption for caption in CAPTIONS], progress=False)
+        pictures = encode_images(model, processor, images, progress=False)
+        expected = {
+            "captions": captions,
+            "captions in small batches": captions,
+            "one caption": captions[:1],
+            "one prompted": prompted[2:3],
+            "all prompted": prompted,
+            "images": pictures,
+            "one image": pictures[2:3],
+            "similarity": captions @ pictures.T,
+        }
+        for kind, values in expected.items():
+            torch.testing.assert_close(there.pop(f"{name}: {kind}"), values, rtol=0, atol=1e-5, msg=f"{name}: {kind}")
+    assert not there
 
 
-def test_the_folder_is_whole_and_still_one_of_this_package(exported, model):
-    names = {path.name for path in exported.iterdir()}
-    assert (
-        SHIPPED | {"sentence_transformers_module.py", "modules.json", "model.safetensors", "tokenizer.json"} <= names
-    )
-    modules = json.loads((exported / "modules.json").read_text())
-    assert [module["type"].rpartition(".")[2] for module in modules] == ["GADMSEncoder", "Normalize"]
-    loaded, _ = load_model_and_processor(exported)
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.cpu().state_dict().items())
-
-
-def test_a_target_that_is_there_is_left_alone(model_folder, tmp_path):
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(FileExistsError, match=f"{tmp_path} already exists"):
-        export_sentence_transformers(model_folder, tmp_path)
-    assert sorted(tmp_path.iterdir()) == before
-
-
-def test_a_source_that_is_no_model_leaves_nothing(tmp_path):
-    (tmp_path / "source").mkdir()
-    (tmp_path / "source" / "config.json").write_text(json.dumps({"model_type": "clip"}))
-    with pytest.raises(ValueError, match="not a GA-DMS one"):
-        export_sentence_transformers(tmp_path / "source", tmp_path / "exported")
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
-
-
-def test_a_prompt_precedes_captions_and_does_not_hide_empty_ones(encoder):
-    features = encoder.preprocess(["a man", "a woman"], prompt="a photo of ")
-    expected = encoder.processor(text=["a photo of a man", "a photo of a woman"])
-    assert torch.equal(features["input_ids"], expected["input_ids"])
-    with pytest.raises(ValueError, match="caption 1 is empty"):
-        encoder.preprocess(["a man", " "], prompt="a photo of ")
-
-
-@pytest.mark.parametrize(
-    ("item", "match"),
-    [
-        (7, "a int is not a caption"),
-        ({"text": "a man"}, "a dict is not a caption"),
-        (np.zeros((4, 4, 3)), "a ndarray is not a caption"),
-        (Image.new("RGB", (16, 32)), "a Image is not a caption"),
-        ("https://example.org/person.jpg", "is the path of an image, not a caption"),
-        ("  ", "is empty"),
-    ],
-)
-def test_what_is_neither_a_caption_nor_an_image_is_refused(encoder, item, match):
-    with pytest.raises(ValueError, match=match):
-        encoder.preprocess(["a man", item])
-
-
-def test_the_name_of_an_image_file_is_not_taken_for_a_caption(encoder, picture_files):
-    with pytest.raises(ValueError, match="open it with PIL.Image.open"):
-        encoder.preprocess([str(picture_files[0])])
-    encoder.preprocess(["a caption that ends in nothing.png"])
-
-
-def test_the_length_of_captions_can_be_lowered_but_not_beyond_the_positions(encoder):
-    encoder.max_seq_length = 5
-    features = encoder.preprocess([CAPTIONS[2]])
-    assert features["input_ids"].shape == (1, 5) and encoder.max_seq_length == 5
-    assert features["input_ids"][0, -1] == encoder.tokenizer.eos_token_id
-    for wrong in (2, 25):
-        with pytest.raises(ValueError, match=f"max_seq_length = {wrong} must lie between 3 and the model's 24"):
-            encoder.max_seq_length = wrong
-
-
-def test_half_precision_weights_give_embeddings_of_unit_length(model_folder, tmp_path, model, processor):
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Normalize
-
-    half = SentenceTransformer(modules=[GADMSEncoder(model.bfloat16(), processor), Normalize()], device="cpu")
-    for inputs in (["a man"], [Image.new("RGB", (16, 32), "red")]):
-        embeds = torch.from_numpy(half.encode(inputs))
-        torch.testing.assert_close(embeds.norm(dim=-1), torch.ones(1))
+def test_the_command_says_that_nothing_needs_to_be_exported(tmp_path, model_folder, capsys):
+    result = run("export", model_folder, tmp_path / "exported", "--format", "sentence-transformers")
+    assert result.exit_code == 2 and not (tmp_path / "exported").exists()
+    (line,) = result.stderr.splitlines()
+    assert "sentence-transformers loads" in line and "as it is" in line
+    names: dict[str, object] = {}
+    exec(result.stdout, names)  # the two lines that load the folder
+    embeds = names["model"].encode(CAPTIONS, normalize_embeddings=True)
+    expected = encode_captions(*load_model_and_processor(model_folder), CAPTIONS, progress=False)
+    torch.testing.assert_close(torch.from_numpy(embeds), expected, rtol=0, atol=1e-5)

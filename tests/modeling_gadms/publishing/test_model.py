@@ -12,7 +12,7 @@ import pytest
 import torch
 import typer
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -309,6 +309,34 @@ def test_measurements_on_several_data_sets_and_arguments_stay_apart(model_folder
     (model,) = card.data.to_dict()["model-index"]
     assert [len(result["metrics"]) for result in model["results"]] == [5] * 6
     assert [entry.reason for entry in report.excluded] == ["given more than once: 1"]  # `three`
+
+
+def test_results_on_data_sets_of_the_hub_are_also_in_its_format(model_folder, tmp_path, measure):
+    """Read by huggingface_hub's own parser: R@1 with the digest of the weights, and no data set without repository."""
+    sha = "5503434ddd753f426f4b38109466949a1217c2bb"
+    measured = [
+        measure(model_folder, "one.json", name="me/persons", arguments={"revision": sha}),
+        measure(model_folder, "two.json", name="me/persons", arguments={"name": "crowded"}, split="validation"),
+        measure(model_folder, "three.json", name="cuhk_pedes"),
+        measure(model_folder, "four.json"),
+        measure(model_folder, "five.json", name="webperson", arguments={"name": "1m"}),
+    ]
+    out, card, _ = dry(model_folder, tmp_path, metrics=[file for file, _ in measured])
+    files = sorted(path.name for path in (out / ".eval_results").iterdir())
+    assert files == ["Kaichengalex_WebPerson-1M.yaml", "me_persons.yaml"]
+    entries = parse_eval_result_entries(yaml.safe_load((out / ".eval_results" / "me_persons.yaml").read_text()))
+    assert [(entry.dataset_id, entry.value) for entry in entries] == [
+        ("me/persons", record[direction]["r1"])
+        for _, record in measured[:2]
+        for direction in ("text_to_image", "image_to_text")
+    ]
+    assert len({entry.task_id for entry in entries}) == 4 and [entry.dataset_revision for entry in entries[1:3]] == [
+        sha,
+        None,
+    ]
+    digest = hashlib.sha256((model_folder / "model.safetensors").read_bytes()).hexdigest()
+    assert all(f"model.safetensors has SHA-256 {digest}" in entry.notes for entry in entries)
+    assert len(card.data.eval_results) == 5 * 10  # and all of them stay in the card
 
 
 def test_the_card_tells_the_trainings_oldest_first(trained, tmp_path):
@@ -646,12 +674,13 @@ def held(hub: HubServer, repo_id: str, revision: str = "main") -> dict[str, byte
 
 
 def test_what_is_pushed_is_the_dry_run_in_one_commit_and_loads(hub, client, trained, tmp_path, measure):
-    metrics, record = measure(trained)
+    metrics, record = measure(trained, name="me/persons")
     out = tmp_path / "out"
     options = {"metrics": [str(metrics)], "license": "mit"}
     publish_model(trained, "me/demo", dry_run=out, **options)
     report = client.ask(PUBLISH, trained, "me/demo", token=MINE, tag="v1", **options)
     assert held(hub, "me/demo") == contents(out)
+    assert ".eval_results/me_persons.yaml" in held(hub, "me/demo")
     repository = hub.repositories["model", "me/demo"]
     assert len(repository.history("main")) == 2 and report["pushed"]["commit"] == repository.sha("main")
     assert held(hub, "me/demo", "v1") == contents(out) and report["pushed"]["tag"] == "v1"
