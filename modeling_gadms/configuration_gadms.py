@@ -24,9 +24,9 @@ VisionConfig: TypeAlias = CLIPVisionConfig | MetaClip2VisionConfig | SiglipVisio
 
 # Defaults of each kind of encoder where the paper's, or the tokenizer's, differ from transformers'. No dual encoder
 # has a mask token: ours is appended to the vocabulary.
-_PERSON_IMAGE = {"image_size": (384, 128), "patch_size": 16}
+_PERSON_IMAGE: dict[str, Any] = {"image_size": (384, 128), "patch_size": 16}
 # transformers' defaults are CLIP's ids, which lie outside SigLIP's vocabulary. SigLIP's captions have no BOS.
-_SIGLIP_TOKENS = {"vocab_size": 32001, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 1}
+_SIGLIP_TOKENS: dict[str, Any] = {"vocab_size": 32001, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 1}
 TEXT_ENCODERS: dict[str, TextConfig] = {
     config.model_type: config
     for config in (
@@ -279,7 +279,7 @@ class GADMSConfig(PreTrainedConfig):
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
 
     def _validate_encoders(self) -> None:
-        text, patch_size = self.text_config, self.vision_config.patch_size
+        text, patch_size = encoder_configs(self)[0], self.vision_config.patch_size
         height, width = self.image_size
         if min(height, width) < 1:
             raise ValueError(f"image_size (height, width) = ({height}, {width}) must be positive")
@@ -359,7 +359,7 @@ def encoder_configs(config: GADMSConfig) -> tuple[TextConfig, VisionConfig]:
     return cast(TextConfig, config.text_config), cast(VisionConfig, config.vision_config)
 
 
-def reads_padding(text_config: PreTrainedConfig) -> bool:
+def reads_padding(text_config: TextConfig) -> bool:
     """Whether a text encoder is SigLIP's.
 
     It attends in both directions, always over all of its positions, and embeds a caption at the last one. A caption
@@ -369,7 +369,7 @@ def reads_padding(text_config: PreTrainedConfig) -> bool:
     return isinstance(text_config, (SiglipTextConfig, Siglip2TextConfig))
 
 
-def starts_with_bos(text_config: PreTrainedConfig) -> bool:
+def starts_with_bos(text_config: TextConfig) -> bool:
     """Whether captions begin with BOS: always for CLIP, and for SigLIP if `bos_token_id` is set."""
     return not reads_padding(text_config) or text_config.bos_token_id is not None
 

@@ -221,7 +221,7 @@ class GADMSPreTrainedModel(CLIPPreTrainedModel):
                 f"{pretrained_model_name_or_path} is a model of type {source.config.model_type!r}; GA-DMS starts from "
                 "a whole dual encoder of type clip, metaclip_2, siglip or siglip2"
             )
-        if reads_padding(source.config.text_config) and tokenizer is None:
+        if tokenizer is None and isinstance(source, (SiglipModel, Siglip2Model)):
             hub_kwargs = {name: options[name] for name in ("revision", "token", "cache_dir") if name in options}
             tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)
         text_config = _with_mask_token(source.config.text_config, tokenizer)
@@ -298,7 +298,8 @@ class GADMSVisionModel(GADMSPreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, GADMSVisionEmbeddings):
             std = self.config.initializer_range * self.config.initializer_factor
-            init.normal_(module.class_embedding, std=self.config.hidden_size**-0.5 * self.config.initializer_factor)
+            class_embedding = cast(nn.Parameter, module.class_embedding)
+            init.normal_(class_embedding, std=self.config.hidden_size**-0.5 * self.config.initializer_factor)
             init.normal_(module.patch_embedding.weight, std=std)
             init.normal_(module.position_embedding.weight, std=std)
 
@@ -400,7 +401,8 @@ class GADMSModel(GADMSPreTrainedModel):
         """
         outputs = self.vision_model(pixel_values)
         outputs.last_hidden_state = self.visual_projection(outputs.last_hidden_state)
-        outputs.pooler_output = self.visual_projection(outputs.pooler_output)
+        if not isinstance(encoder_configs(self.config)[1], SiglipVisionConfig):  # whose head has pooled already
+            outputs.pooler_output = outputs.last_hidden_state[:, 0]
         return outputs
 
     def get_text_features(

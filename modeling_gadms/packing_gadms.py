@@ -44,7 +44,8 @@ def pooled_positions(text_config: TextConfig, input_ids: torch.Tensor) -> torch.
     """
     if reads_padding(text_config):
         return input_ids.new_full((len(input_ids),), input_ids.shape[1] - 1)
-    return (input_ids == text_config.eos_token_id).int().argmax(dim=1)
+    is_eos: torch.Tensor = input_ids == cast(int, text_config.eos_token_id)
+    return is_eos.int().argmax(dim=1)
 
 
 def supports_packing(text_config: TextConfig) -> bool:

@@ -115,6 +115,7 @@ def everything_changed() -> GADMSConfig:
         fusion_num_hidden_layers=2,
         fusion_num_attention_heads=4,
         fusion_intermediate_size=64,
+        tie_word_embeddings=True,
         initializer_factor=0.5,
     )
 
