@@ -5,19 +5,17 @@ the layout of the family's own: its class, special tokens and settings, also the
 """
 
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import transformers
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from modeling_gadms import GADMSConfig, GADMSModel, GADMSProcessor
-from modeling_gadms.encoders.families import canonical
 from modeling_gadms.training.tokenizer import train_tokenizer
 from tests.captions import CAPTIONS
 from tests.modeling_gadms.random_weights import randomised
@@ -114,66 +112,69 @@ def _clip_tokenizer() -> PreTrainedTokenizerBase:
 
 def _gemma_tokenizer() -> PreTrainedTokenizerBase:
     """As SigLIP 2's files: no BOS, EOS at the end, no lower-casing in the file, and no usable maximum length."""
-    vocab, merges = _byte_pairs(pre_tokenizers.Split(" ", "merged_with_previous"), "<pad> <eos> <bos> <unk> <mask>")
-    settings = {"add_bos_token": False, "add_eos_token": True, "padding_side": "right"}
-    return transformers.GemmaTokenizer(vocab=vocab, merges=merges, **settings)
-
-
-def _tips_tokenizer() -> PreTrainedTokenizerBase:
-    split = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
-    vocab, merges = _byte_pairs(split, "<pad> <unk>")
-    return transformers.Tipsv2Tokenizer(vocab=vocab, merges=merges)
-
-
-def _byte_pairs(split: pre_tokenizers.PreTokenizer, special: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of lower-case text. Letters are numbered in order, or they would change with each run."""
     learned = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     learned.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(" ", "▁")])
-    learned.pre_tokenizer = split
-    first = [*special.split(), *(f"<0x{byte:02X}>" for byte in range(256)), *_letters(str.lower), "▁"]
-    trainer = trainers.BpeTrainer(vocab_size=len(first) + 60, special_tokens=first, show_progress=False)
-    learned.train_from_iterator(TEXTS * 3, trainer)
+    learned.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    learned.train_from_iterator(
+        TEXTS * 3, trainers.BpeTrainer(vocab_size=600, special_tokens=special, show_progress=False)
+    )
+    learned.normalizer = normalizers.Replace(" ", "▁")
     model = json.loads(learned.to_str())["model"]
-    return model["vocab"], [tuple(merge) for merge in model["merges"]]
-
-
-def _letters(clean: Callable[[str], str] = str) -> list[str]:
-    return sorted(set(clean("".join(TEXTS))) - {" "})
-
-
-def _words() -> list[str]:
-    return sorted({word for text in TEXTS for word in text.strip(".").split()})
+    return transformers.GemmaTokenizer(
+        vocab=model["vocab"],
+        merges=[tuple(merge) for merge in model["merges"]],
+        add_bos_token=False,
+        add_eos_token=True,
+        padding_side="right",
+    )
 
 
 def _siglip_tokenizer() -> PreTrainedTokenizerBase:
-    """As SigLIP's files: the model of sentencepiece, whose `</s>` is also the padding."""
-    import sentencepiece
-
-    with tempfile.NamedTemporaryFile(suffix=".model") as file:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(map(canonical, TEXTS * 3)),
-            model_writer=file,
-            vocab_size=200,
-            hard_vocab_limit=False,
-            minloglevel=2,
-            **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
-        )
-        file.flush()
-        return transformers.SiglipTokenizer(file.name)
+    """As SigLIP's files without sentencepiece: a unigram vocabulary, in a tokenizer that cleans nothing itself."""
+    learned = Tokenizer(models.Unigram())
+    learned.normalizer = normalizers.NFKC()
+    learned.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=special, unk_token="<unk>", show_progress=False)
+    learned.train_from_iterator(TEXTS * 3, trainer)
+    learned.decoder = decoders.Metaspace()
+    learned.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=learned, eos_token="</s>", unk_token="<unk>", pad_token="</s>", model_max_length=64
+    )
 
 
 def _bert_tokenizer() -> PreTrainedTokenizerBase:
+    learned = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    learned.normalizer = normalizers.BertNormalizer()
+    learned.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    letters = _letters(str.lower)
-    words = sorted({word.lower() for word in _words()} - set(letters))
-    pieces = [*special, *letters, *(f"##{letter}" for letter in letters), *words]
-    return transformers.BertTokenizer(vocab={piece: index for index, piece in enumerate(pieces)})
+    trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+    learned.train_from_iterator(TEXTS * 3, trainer)
+    return transformers.BertTokenizer(vocab=learned.get_vocab())
 
 
 def _roberta_tokenizer() -> PreTrainedTokenizerBase:
-    special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
-    pieces = [("▁", -9.0), *((letter, -9.0) for letter in _letters()), *((f"▁{word}", -5.0) for word in _words())]
-    return transformers.XLMRobertaTokenizer(vocab=[*special, *pieces, ("<mask>", 0.0)])
+    learned = Tokenizer(models.Unigram())
+    learned.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=special, unk_token="<unk>", show_progress=False)
+    learned.train_from_iterator(TEXTS * 3, trainer)
+    vocab = [(piece, score) for piece, score in json.loads(learned.to_str())["model"]["vocab"]]
+    return transformers.XLMRobertaTokenizer(vocab=[*vocab, ("<mask>", 0.0)])
+
+
+def _tips_tokenizer() -> PreTrainedTokenizerBase:
+    learned = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    learned.normalizer = normalizers.Lowercase()
+    learned.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    special = ["<pad>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    learned.train_from_iterator(
+        TEXTS * 3, trainers.BpeTrainer(vocab_size=600, special_tokens=special, show_progress=False)
+    )
+    model = json.loads(learned.to_str())["model"]
+    return transformers.Tipsv2Tokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
 
 
 EXAMPLES = {

@@ -8,6 +8,8 @@ from transformers import AutoModel, AutoTokenizer, SiglipConfig, SiglipVisionCon
 
 from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSModel, GADMSProcessor
 from modeling_gadms.configuration_gadms import reads_padding
+from modeling_gadms.conversion.converter import convert
+from modeling_gadms.conversion.onnx_export import export_onnx
 from modeling_gadms.encoders.loading import find_mismatch, load_model_and_processor
 from modeling_gadms.masking_gadms import caption_token_mask
 from tests.captions import CAPTIONS
@@ -130,6 +132,32 @@ def test_a_saved_model_embeds_equally(checkpoint, tmp_path):
     for side, arguments in (("text", tuple(inputs.values())), ("image", (images(TALL),))):
         first, second = (getattr(one, f"get_{side}_features")(*arguments) for one in (model.gadms, loaded))
         assert torch.equal(first.pooler_output, second.pooler_output)
+
+
+def test_the_converter_writes_the_same_model(checkpoint, tmp_path):
+    folder, theirs, model, processor = checkpoint
+    report = convert(folder, tmp_path / "ours", image_size=TALL)
+    converted, its_processor = load_model_and_processor(tmp_path / "ours")
+    inputs, again = processor(text=QUERIES), its_processor(text=QUERIES)
+    assert all(torch.equal(inputs[name], again[name]) for name in inputs)
+    for side, arguments in (("text", tuple(inputs.values())), ("image", (images(TALL),))):
+        first, second = (getattr(one, f"get_{side}_features")(*arguments) for one in (model.gadms, converted))
+        assert torch.equal(first.pooler_output, second.pooler_output)
+    assert its_processor.image_processor.image_mean == processor.image_processor.image_mean
+    temperature = torch.exp(-theirs.logit_scale.detach().flatten()[0])
+    torch.testing.assert_close(converted.temperature, temperature)
+    assert ("logit_bias" in report.ignored) == hasattr(theirs, "logit_bias")
+
+
+def test_an_onnx_export_embeds_equally(checkpoint, tmp_path):
+    """`export_onnx` compares the embeddings itself; captions of other lengths than the traced one are among them."""
+    pytest.importorskip("onnxscript")
+    folder, theirs, model, processor = checkpoint
+    if theirs.config.model_type != "siglip2":
+        pytest.skip("one family that pads its captions is enough")
+    model.gadms.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    assert export_onnx(tmp_path / "model", tmp_path / "onnx").difference < 1e-4
 
 
 # The configuration.
