@@ -12,6 +12,7 @@ from modeling_gadms.conversion.converter import convert
 from modeling_gadms.conversion.onnx_export import export_onnx
 from modeling_gadms.encoders.loading import find_mismatch, load_model_and_processor
 from modeling_gadms.masking_gadms import caption_token_mask
+from modeling_gadms.training.adapters import AdapterArguments, add_adapter
 from tests.captions import CAPTIONS
 from tests.dual_encoders import save_dual_encoder
 
@@ -97,6 +98,10 @@ def test_the_mask_token_is_appended_and_no_caption_contains_it(checkpoint):
     torch.testing.assert_close(embedding[-1], theirs.text_model.embeddings.token_embedding.weight.mean(dim=0))
     assert vocab_size not in processor(text="<|mask|> <mask>")["input_ids"]
     assert find_mismatch(processor, model.config) is None
+    if reads_padding(model.config.text_config):
+        config = copy.deepcopy(model.config)
+        config.text_config.pad_token_id = 7
+        assert "pads captions with token" in find_mismatch(processor, config)
 
 
 def test_only_the_words_of_a_caption_can_be_masked(checkpoint):
@@ -158,6 +163,42 @@ def test_an_onnx_export_embeds_equally(checkpoint, tmp_path):
     model.gadms.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     assert export_onnx(tmp_path / "model", tmp_path / "onnx").difference < 1e-4
+
+
+def test_siglip_trains_by_an_adapter_and_with_checkpointing(tmp_path):
+    pytest.importorskip("peft")
+    checkpoint, base = save_dual_encoder("SigLIP 2", tmp_path / "checkpoint"), tmp_path / "base"
+    torch.manual_seed(0)
+    model = GADMSForPreTraining.from_dual_encoder(checkpoint, image_size=TALL, **SMALL).train()
+    processor = GADMSProcessor.from_dual_encoder(checkpoint, image_size=TALL)
+    for part in (model, processor):
+        part.save_pretrained(base)
+    batch = {**processor(text=CAPTIONS), "pixel_values": images(TALL, len(CAPTIONS))}
+    gradients = []
+    for checkpointing in (False, True):
+        copied = copy.deepcopy(model)
+        if checkpointing:
+            copied.gradient_checkpointing_enable()
+        torch.manual_seed(1)
+        copied(**batch, return_loss=True).loss.backward()
+        gradients.append([weight.grad for weight in copied.parameters() if weight.grad is not None])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+    wrapped = add_adapter(copy.deepcopy(model), AdapterArguments(rank=2), str(base)).eval()
+    for name, weight in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    for part in (wrapped, processor):
+        part.save_pretrained(tmp_path / "adapter")
+    merged, _ = load_model_and_processor(tmp_path / "adapter")
+    adapted, plain, found = (one.eval()(**batch) for one in (wrapped.base_model.model.gadms, model.gadms, merged))
+    for side in ("text_embeds", "image_embeds"):
+        torch.testing.assert_close(found[side], adapted[side], rtol=0, atol=1e-5)
+        assert (plain[side] - adapted[side]).abs().max() > 1e-3
+    tied = GADMSForPreTraining.from_dual_encoder(checkpoint, image_size=TALL, tie_word_embeddings=True, **SMALL)
+    with pytest.raises(ValueError, match="shares the token embeddings.*model.tie_word_embeddings=false"):
+        add_adapter(tied, AdapterArguments(), str(base))
 
 
 # The configuration.
