@@ -7,6 +7,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,8 @@ from .masking_gadms import caption_token_mask
 from .packing_gadms import pooled_positions, text_encoder_inputs
 
 
+CLIP_ATTENTION = attrgetter("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
+"""Modules of a layer that make queries, keys and values, and that take the heads' output."""
 _ROUNDING = 1_000
 """Relative error of sums of products whose values should be equal (measured: 54), in units of the machine epsilon."""
 
@@ -93,8 +96,13 @@ class AttentionRecord:
 
 
 @contextmanager
-def record_attention(layers: list[Any]) -> Iterator[list[AttentionRecord]]:
-    """Record the attention of each layer of CLIP or SigLIP. The autograd graph starts at the first layer's output."""
+def record_attention(
+    layers: Sequence[nn.Module], parts: Callable[[Any], tuple[nn.Module, ...]] = CLIP_ATTENTION
+) -> Iterator[list[AttentionRecord]]:
+    """Record the attention of each layer. The autograd graph starts at the first layer's output.
+
+    `parts` finds the modules of a layer that make queries, keys and values, and the output projection.
+    """
     records = [AttentionRecord() for _ in layers]
     handles = []
 
@@ -116,11 +124,10 @@ def record_attention(layers: list[Any]) -> Iterator[list[AttentionRecord]]:
 
     try:
         for index, (layer, record) in enumerate(zip(layers, records, strict=True)):
-            attention = layer.self_attn
-            handles.append(attention.q_proj.register_forward_hook(result_hook(record, "query")))
-            handles.append(attention.k_proj.register_forward_hook(result_hook(record, "key")))
-            handles.append(attention.v_proj.register_forward_hook(result_hook(record, "value")))
-            handles.append(attention.out_proj.register_forward_pre_hook(output_hook(record, index == 0)))
+            *projections, output = parts(layer)
+            for name, projection in zip(("query", "key", "value"), projections, strict=True):
+                handles.append(projection.register_forward_hook(result_hook(record, name)))
+            handles.append(output.register_forward_pre_hook(output_hook(record, index == 0)))
         yield records
     finally:
         for handle in handles:
@@ -222,27 +229,60 @@ def gradient_attention_scores(
         with torch.no_grad():
             captions = cast(torch.Tensor, inputs["input_ids"])  # as the encoder reads them
             own_tokens = own_token_mask(text_config, input_ids, attention_mask)
-            own_tokens = nn.functional.pad(own_tokens, (0, captions.shape[1] - input_ids.shape[1]))
-            eos = pooled_positions(text_config, captions)
-            rows = torch.arange(len(captions), device=captions.device)
-            pooling = pooling_operator(eos + 1, captions.shape[1], scales).to(text_embeds.dtype)
-            up_to_eos = torch.arange(captions.shape[1], device=captions.device) <= eos[:, None]
+            embedded_at = pooled_positions(text_config, captions)
+            scores = scores_of_attention(
+                records,
+                gradients,
+                embedded_at=embedded_at,
+                visible=torch.arange(captions.shape[1], device=captions.device) <= embedded_at[:, None],
+                own_tokens=nn.functional.pad(own_tokens, (0, captions.shape[1] - own_tokens.shape[1])),
+                num_heads=num_heads,
+                scales=scales,
+            )
+            return scores[:, : input_ids.shape[1]]
 
-            total = torch.zeros(captions.shape, dtype=text_embeds.dtype, device=captions.device)
-            for record, gradient in zip(records, gradients, strict=True):
-                gradient_at_eos = gradient[rows, eos]  # (batch_size, hidden_size)
-                pooled_query = torch.einsum("bt,btd->bd", pooling[rows, eos], record.query)
-                pooled_key = pooling @ record.key
-                importance = torch.einsum("bd,btd->bt", pooled_query, pooled_key)
-                importance = scale_within_caption(importance, own_tokens)  # eq. 1
-                gradient_score = importance * torch.einsum("bd,btd->bt", gradient_at_eos, record.value)  # eq. 2
-                attention = _attention_row(record.query[rows, eos], record.key, up_to_eos, num_heads)
-                attention_score = attention / attention.sum(dim=1, keepdim=True)  # eq. 3
-                total += gradient_score * attention_score
-            scores = torch.relu(total / len(records))  # eq. 4
-            # Deviation: the released code scales over the minibatch, which makes a caption's masks depend on the
-            # other captions; the paper does not state how S is scaled to [0, 1].
-            return scale_within_caption(scores, own_tokens)[:, : input_ids.shape[1]]
+
+def scores_of_attention(
+    records: Sequence[AttentionRecord],
+    gradients: Sequence[torch.Tensor],
+    *,
+    embedded_at: torch.Tensor,
+    visible: torch.Tensor,
+    own_tokens: torch.Tensor,
+    num_heads: int,
+    scales: Sequence[int],
+) -> torch.Tensor:
+    """Equations 1 to 4 of [`gradient_attention_scores`] for the recorded layers of any text encoder.
+
+    Args:
+        records (`Sequence[AttentionRecord]`): attention of the scored layers.
+        gradients (`Sequence[torch.FloatTensor]`): of the similarity, with respect to the output of each layer.
+        embedded_at (`torch.LongTensor` of shape `(batch_size,)`): the position at which a caption is embedded.
+        visible (`torch.BoolTensor` of shape `(batch_size, sequence_length)`): the tokens, from the first one on, that
+            this position attends to.
+        own_tokens (`torch.BoolTensor` of shape `(batch_size, sequence_length)`): the tokens that are scored.
+        num_heads (`int`), scales (`Sequence[int]`): attention heads, and window lengths of the multi-scale pooling.
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch_size, sequence_length)`: in [0, 1] within each caption.
+    """
+    rows, dtype = torch.arange(len(embedded_at), device=embedded_at.device), gradients[0].dtype
+    pooling = pooling_operator(visible.sum(dim=1), visible.shape[1], scales).to(dtype)
+    total = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    for record, gradient in zip(records, gradients, strict=True):
+        gradient_there = gradient[rows, embedded_at]  # (batch_size, hidden_size)
+        pooled_query = torch.einsum("bt,btd->bd", pooling[rows, embedded_at], record.query)
+        pooled_key = pooling @ record.key
+        importance = torch.einsum("bd,btd->bt", pooled_query, pooled_key)
+        importance = scale_within_caption(importance, own_tokens)  # eq. 1
+        gradient_score = importance * torch.einsum("bd,btd->bt", gradient_there, record.value)  # eq. 2
+        attention = _attention_row(record.query[rows, embedded_at], record.key, visible, num_heads)
+        attention_score = attention / attention.sum(dim=1, keepdim=True)  # eq. 3
+        total += gradient_score * attention_score
+    scores = torch.relu(total / len(records))  # eq. 4
+    # Deviation: the released code scales over the minibatch, which makes a caption's masks depend on the other
+    # captions; the paper does not state how S is scaled to [0, 1].
+    return scale_within_caption(scores, own_tokens)
 
 
 def own_token_mask(
