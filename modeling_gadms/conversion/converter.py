@@ -272,7 +272,7 @@ def _from_other_family(source: str, image_size: tuple[int, int], options: dict[s
     vision, is_naflex = config.vision_config, config.model_type == "siglip2"
     side = math.isqrt(vision.num_patches) if is_naflex else vision.image_size // vision.patch_size
     processor = GADMSProcessor.from_dual_encoder(source, image_size=image_size, **options)
-    width = state["visual_projection.weight" if "visual_projection.weight" in state else "text_model.head.weight"]
+    last_of_text = "text_projection.weight" if config.model_type == "metaclip_2" else "text_model.head.weight"
     # Loads the model a second time, so that there is only one conversion of it.
     model = GADMSModel.from_dual_encoder(
         source,
@@ -282,7 +282,7 @@ def _from_other_family(source: str, image_size: tuple[int, int], options: dict[s
         temperature=_temperature(state["logit_scale"]),
         score_layers=min(8, config.text_config.num_hidden_layers),
         masked_token_prediction=False,
-        fusion_num_attention_heads=default_fusion_heads(len(width)),
+        fusion_num_attention_heads=default_fusion_heads(len(state[last_of_text])),
     )
     ignored = dict.fromkeys(sorted(loading["unexpected_keys"]), UNKNOWN_PART)
     if "logit_bias" in state:
@@ -291,8 +291,10 @@ def _from_other_family(source: str, image_size: tuple[int, int], options: dict[s
     mask_note = f"mask token: appended as {model.config.mask_token_id}, with the mean of all token embeddings"
     how = "bilinear interpolation with antialiasing" if is_naflex else "bicubic interpolation"
     changes = [mask_note, *_cast_note(state), *_resize_note((side, side), grid, how), image_note]
+    if processor.clean_text:
+        changes.append(f"captions: cleaned as in its training ({processor.clean_text})")
     images = processor.image_processor
-    processing = {name: getattr(images, name) for name in ("resample", "image_mean", "image_std")}
+    processing: dict[str, Any] = {name: getattr(images, name) for name in ("resample", "image_mean", "image_std")}
     processing["clean_text"] = processor.clean_text
     used = len(state) - ("logit_bias" in state)
     return _Converted("transformers", model, processor.tokenizer, used, ignored, changes, processing)
