@@ -230,6 +230,8 @@ class GADMSConfig(PreTrainedConfig):
         value = getattr(self, name)
         if value is None:
             value = {}
+        if not isinstance(value, (dict, PreTrainedConfig)):
+            raise ValueError(f"GADMSConfig.{name} = {value!r} must be a dictionary of settings")
         # Folders of before other encoders were known may not name theirs: it is CLIP's, the first one.
         model_type = value.get("model_type", next(iter(known))) if isinstance(value, dict) else value.model_type
         if model_type == Siglip2VisionConfig.model_type:
@@ -237,7 +239,7 @@ class GADMSConfig(PreTrainedConfig):
                 f"GADMSConfig.{name}.model_type = {model_type!r} (NaFlex) reads images of any size, and here all have "
                 "one: `from_dual_encoder` turns it into the 'siglip_vision_model' that computes the same at that size"
             )
-        if model_type not in known:
+        if model_type not in list(known):  # a list, as what a file holds may have no hash
             raise ValueError(f"GADMSConfig.{name}.model_type = {model_type!r} must be one of {', '.join(known)}")
         if not isinstance(value, dict):
             return value
