@@ -27,7 +27,6 @@ from benchmarks.measuring import ROOT, machine, module_of, read_results, to_json
 
 BENCHMARKS = ("training_step", "ranking", "encoding", "gallery", "cost_model", "cost_growth", "startup")
 SKIPPED = {
-    "backbones": "one step of each, no ratio to guard",
     "construction": "no small version: 18 minutes",
     "adapters, finetuning": "train models: 45 minutes and more",
     "exports, exclusion": "need the model of `make demo`",
