@@ -9,8 +9,8 @@
 
 Arguments after the file override its settings, as `section.key=value`. The sections and their keys:
 
-    model      from_pretrained, from_clip + image_size, or sizes for random weights; identity_classifier; and every
-               field of GADMSConfig: token_score (gass | cosine | random | none), noise_masking,
+    model      from_pretrained, from_dual_encoder + image_size, or sizes for random weights; identity_classifier; and
+               every field of GADMSConfig: token_score (gass | cosine | random | none), noise_masking,
                masked_token_prediction, alignment (sdm | itc), temperature, ... (modeling_gadms/configuration_gadms.py)
     data       dataset, dataset_args, splits, columns, captions_per_image, augmentation, streaming, shuffle_buffer,
                bad_rows (error | skip) (modeling_gadms/training/run_config.py)

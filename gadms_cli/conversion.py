@@ -31,7 +31,8 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder or Hub name of a CLIP model; a .pt, .pth, .bin, .ckpt, .pth.tar or .safetensors file with "
+            help="Folder or Hub name of a CLIP, MetaCLIP 2, SigLIP or SigLIP 2 of transformers; a .pt, .pth, .bin, "
+            ".ckpt, .pth.tar or .safetensors file with "
             "the names of OpenAI's CLIP, of open_clip or of research code built on it; a run folder with best.pth; or "
             "the folder of an adapter, to merge it into its base."
         ),

@@ -1,14 +1,17 @@
 """GA-DMS model configuration."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
+from transformers.models.metaclip_2.configuration_metaclip_2 import MetaClip2TextConfig, MetaClip2VisionConfig
+from transformers.models.siglip.configuration_siglip import SiglipTextConfig, SiglipVisionConfig
+from transformers.models.siglip2.configuration_siglip2 import Siglip2TextConfig, Siglip2VisionConfig
 
 from .pipeline_gadms import register_pipeline
 
@@ -16,10 +19,33 @@ from .pipeline_gadms import register_pipeline
 # `pipeline` loads the configuration first, also from a folder with its own code.
 register_pipeline()
 
-EncoderConfig = TypeVar("EncoderConfig", CLIPTextConfig, CLIPVisionConfig)
+TextConfig: TypeAlias = CLIPTextConfig | MetaClip2TextConfig | SiglipTextConfig | Siglip2TextConfig
+VisionConfig: TypeAlias = CLIPVisionConfig | MetaClip2VisionConfig | SiglipVisionConfig
+
+# Defaults of each kind of encoder where the paper's, or the tokenizer's, differ from transformers'. No dual encoder
+# has a mask token: ours is appended to the vocabulary.
+_PERSON_IMAGE: dict[str, Any] = {"image_size": (384, 128), "patch_size": 16}
+# transformers' defaults are CLIP's ids, which lie outside SigLIP's vocabulary. SigLIP's captions have no BOS.
+_SIGLIP_TOKENS: dict[str, Any] = {"vocab_size": 32001, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 1}
+TEXT_ENCODERS: dict[str, TextConfig] = {
+    config.model_type: config
+    for config in (
+        CLIPTextConfig(vocab_size=49409),
+        MetaClip2TextConfig(vocab_size=49409),
+        SiglipTextConfig(**_SIGLIP_TOKENS),
+        Siglip2TextConfig(**_SIGLIP_TOKENS),
+    )
+}
+IMAGE_ENCODERS: dict[str, VisionConfig] = {
+    config_class.model_type: config_class(**_PERSON_IMAGE)
+    for config_class in (CLIPVisionConfig, MetaClip2VisionConfig, SiglipVisionConfig)
+}
 
 TOKEN_SCORES = ("gass", "cosine", "random", "none")
 ALIGNMENTS = ("sdm", "itc")
+
+_LARGE_VOCABULARY = 65_536
+"""Above this number of tokens, the token head shares the token embeddings by default."""
 
 # Keys that transformers writes into a configuration, or passes through it, without declaring them as fields.
 _BASE_KEYS = frozenset(
@@ -55,12 +81,18 @@ class GADMSConfig(PreTrainedConfig):
 
     Args:
         text_config (`dict` or [`~transformers.CLIPTextConfig`], *optional*):
-            Text encoder. Its `eos_token_id` must be the tokenizer's: for the legacy value `2`, transformers' CLIP
-            pools at the largest id, which is the mask token in a masked caption.
+            Text encoder. Its `model_type` is `"clip_text_model"` (the default), `"metaclip_2_text_model"`,
+            `"siglip_text_model"` or `"siglip2_text_model"`. Its `eos_token_id` must be the tokenizer's: for the
+            legacy value `2`, transformers' CLIP pools at the largest id, which is the mask token in a masked caption.
+            SigLIP reads padding, so its `pad_token_id` must be the tokenizer's too; its `bos_token_id` is `None` if
+            captions do not begin with that token.
         vision_config (`dict` or [`~transformers.CLIPVisionConfig`], *optional*):
-            Image encoder. `image_size` is `(height, width)` in pixels, or one number for a square.
+            Image encoder. Its `model_type` is `"clip_vision_model"` (the default), `"metaclip_2_vision_model"` or
+            `"siglip_vision_model"`, which is also that of SigLIP 2 at a fixed resolution. `image_size` is
+            `(height, width)` in pixels, or one number for a square.
         projection_dim (`int`, *optional*, defaults to 512):
-            Width of the shared embedding space, and of the multimodal interaction encoder.
+            Width of the shared embedding space, and of the multimodal interaction encoder. With SigLIP's image
+            encoder, which has no projection, it must be the width of that encoder.
         mask_token_id (`int`, *optional*, defaults to 49408):
             Id of the mask token. Research checkpoints reuse 49405.
         token_score (`str`, *optional*, defaults to `"gass"`):
@@ -105,11 +137,16 @@ class GADMSConfig(PreTrainedConfig):
             Attention heads of the multimodal interaction encoder.
         fusion_intermediate_size (`int`, *optional*, defaults to 2048):
             Feed-forward width of the multimodal interaction encoder.
+        tie_word_embeddings (`bool`, *optional*):
+            Whether the token head predicts with the token embeddings instead of a matrix of its own. By default only
+            for vocabularies of more than 65,536 tokens, where that matrix would be the largest of the model: for
+            SigLIP 2's 256,000 tokens it has 197 million weights.
         initializer_factor (`float`, *optional*, defaults to 1.0):
             Factor on the standard deviations of random weights, as in CLIP.
 
     Raises:
-        ValueError: for an unknown key, or an image size that is neither a number nor a pair of numbers.
+        ValueError: for an unknown key, an encoder of another kind, or an image size that is neither a number nor a
+            pair of numbers.
         huggingface_hub.errors.StrictDataclassError: for a value of the wrong type or out of range, or an image size
             that is not a multiple of the patch size.
     """
@@ -117,8 +154,8 @@ class GADMSConfig(PreTrainedConfig):
     model_type = "gadms"
     sub_configs_defaults: ClassVar[dict[str, Any]] = {"text_config": CLIPTextConfig, "vision_config": CLIPVisionConfig}
 
-    text_config: dict | CLIPTextConfig | None = None
-    vision_config: dict | CLIPVisionConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    vision_config: dict | PreTrainedConfig | None = None
     projection_dim: int = 512
     mask_token_id: int = 49408
 
@@ -145,18 +182,18 @@ class GADMSConfig(PreTrainedConfig):
     fusion_num_hidden_layers: int = 4
     fusion_num_attention_heads: int = 8
     fusion_intermediate_size: int = 2048
+    tie_word_embeddings: bool | None = None
     initializer_factor: float | int = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_keys(kwargs, _field_names(GADMSConfig), "GADMSConfig")
-        # CLIP has no mask token: ours is appended to its vocabulary as id 49408.
-        text_defaults = CLIPTextConfig(vocab_size=49409)
-        vision_defaults = CLIPVisionConfig(image_size=(384, 128), patch_size=16)
-        self.text_config = self._sub_config("text_config", CLIPTextConfig, text_defaults)
-        self.vision_config = self._sub_config("vision_config", CLIPVisionConfig, vision_defaults)
+        self.text_config = self._sub_config("text_config", TEXT_ENCODERS)
+        self.vision_config = self._sub_config("vision_config", IMAGE_ENCODERS)
         # JSON has no tuples: convert lists, so that a loaded configuration equals the saved one.
         self.vision_config.image_size = _height_and_width(self.vision_config.image_size)
         self.score_scales = tuple(self.score_scales)
+        if self.tie_word_embeddings is None:
+            self.tie_word_embeddings = self.text_config.vocab_size > _LARGE_VOCABULARY
         super().__post_init__(**kwargs)
         # A saved folder contains the code of all classes, whichever of them was saved.
         self.auto_map = {
@@ -189,18 +226,30 @@ class GADMSConfig(PreTrainedConfig):
         (height, width), side = self.image_size, cast(int, self.vision_config.patch_size)
         return height // side, width // side
 
-    def _sub_config(self, name: str, config_class: type[EncoderConfig], defaults: EncoderConfig) -> EncoderConfig:
+    def _sub_config(self, name: str, known: Mapping[str, PreTrainedConfig]) -> PreTrainedConfig:
         value = getattr(self, name)
         if value is None:
-            return defaults
-        if isinstance(value, dict):
-            check_keys(value, _field_names(config_class), f"GADMSConfig.{name}")
-            try:
-                # A partial dictionary is completed by our defaults (the paper's sizes), not by CLIP's.
-                return config_class(**{**declared_settings(defaults), **value})
-            except StrictDataclassError as error:
-                raise StrictDataclassError(f"GADMSConfig.{name}: {' '.join(str(error).split())}") from error
-        return value
+            value = {}
+        if not isinstance(value, (dict, PreTrainedConfig)):
+            raise ValueError(f"GADMSConfig.{name} = {value!r} must be a dictionary of settings")
+        # Folders of before other encoders were known may not name theirs: it is CLIP's, the first one.
+        model_type = value.get("model_type", next(iter(known))) if isinstance(value, dict) else value.model_type
+        if model_type == Siglip2VisionConfig.model_type:
+            raise ValueError(
+                f"GADMSConfig.{name}.model_type = {model_type!r} (NaFlex) reads images of any size, and here all have "
+                "one: `from_dual_encoder` turns it into the 'siglip_vision_model' that computes the same at that size"
+            )
+        if model_type not in list(known):  # a list, as what a file holds may have no hash
+            raise ValueError(f"GADMSConfig.{name}.model_type = {model_type!r} must be one of {', '.join(known)}")
+        if not isinstance(value, dict):
+            return value
+        defaults = known[model_type]
+        check_keys(value, _field_names(type(defaults)), f"GADMSConfig.{name}")
+        try:
+            # A partial dictionary is completed by our defaults (the paper's sizes), not by transformers'.
+            return type(defaults)(**{**declared_settings(defaults), **value})
+        except StrictDataclassError as error:
+            raise StrictDataclassError(f"GADMSConfig.{name}: {' '.join(str(error).split())}") from error
 
     def validate_architecture(self) -> None:
         """Check ranges and relations of fields; `@strict` calls this method."""
@@ -232,15 +281,25 @@ class GADMSConfig(PreTrainedConfig):
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
 
     def _validate_encoders(self) -> None:
-        text, patch_size = self.text_config, self.vision_config.patch_size
+        text, patch_size = encoder_configs(self)[0], self.vision_config.patch_size
         height, width = self.image_size
         if min(height, width) < 1:
             raise ValueError(f"image_size (height, width) = ({height}, {width}) must be positive")
         if not isinstance(patch_size, int) or height % patch_size or width % patch_size:
             raise ValueError(
                 f"image_size (height, width) = ({height}, {width}) must be a multiple of patch_size = {patch_size}: "
-                "patches would not cover the image"
+                f"patches would not cover the image{_nearest_sizes(height, width, patch_size)}"
             )
+        if isinstance(self.vision_config, SiglipVisionConfig):
+            if not self.vision_config.vision_use_head:
+                raise ValueError(
+                    "vision_config.vision_use_head = False leaves SigLIP's image encoder without embedding"
+                )
+            if self.projection_dim != self.vision_config.hidden_size:
+                raise ValueError(
+                    f"projection_dim = {self.projection_dim} must be vision_config.hidden_size = "
+                    f"{self.vision_config.hidden_size}: SigLIP's image encoder has no projection"
+                )
         if not 0 <= self.mask_token_id < text.vocab_size:
             raise ValueError(
                 f"mask_token_id = {self.mask_token_id} is outside the vocabulary of {text.vocab_size} tokens; "
@@ -251,7 +310,14 @@ class GADMSConfig(PreTrainedConfig):
                 f"text_config.eos_token_id = {text.eos_token_id} must be one id inside the vocabulary of "
                 f"{text.vocab_size} tokens: captions are embedded at that token"
             )
-        if text.eos_token_id == 2 and self.mask_token_id > 2:
+        if reads_padding(text) and not (
+            isinstance(text.pad_token_id, int) and 0 <= text.pad_token_id < text.vocab_size
+        ):
+            raise ValueError(
+                f"text_config.pad_token_id = {text.pad_token_id} must be one id inside the vocabulary of "
+                f"{text.vocab_size} tokens: SigLIP reads the padding of a caption"
+            )
+        if isinstance(text, CLIPTextConfig) and text.eos_token_id == 2 and self.mask_token_id > 2:
             raise ValueError(
                 "text_config.eos_token_id = 2 makes transformers' CLIP embed captions at their largest id, which is "
                 f"the mask token ({self.mask_token_id}) in a masked caption; set the tokenizer's true EOS id "
@@ -274,9 +340,40 @@ def _height_and_width(image_size: int | list[int] | tuple[int, int] | None) -> t
     return height, width
 
 
-def encoder_configs(config: GADMSConfig) -> tuple[CLIPTextConfig, CLIPVisionConfig]:
+def _nearest_sizes(height: int, width: int, patch_size: Any) -> str:
+    """Advice for an error: the two nearest sizes of whole patches."""
+    if not isinstance(patch_size, int):
+        return ""
+    sizes = [
+        (
+            max(1, height // patch_size + more_rows) * patch_size,
+            max(1, width // patch_size + more_columns) * patch_size,
+        )
+        for more_rows in (0, 1)
+        for more_columns in (0, 1)
+    ]
+    nearest = sorted(set(sizes), key=lambda size: abs(size[0] - height) + abs(size[1] - width))[:2]
+    return f"; the nearest sizes are {' and '.join(map(str, nearest))}"
+
+
+def encoder_configs(config: GADMSConfig) -> tuple[TextConfig, VisionConfig]:
     """The configurations of the text and the image encoder, with their static types."""
-    return cast(CLIPTextConfig, config.text_config), cast(CLIPVisionConfig, config.vision_config)
+    return cast(TextConfig, config.text_config), cast(VisionConfig, config.vision_config)
+
+
+def reads_padding(text_config: TextConfig) -> bool:
+    """Whether a text encoder is SigLIP's.
+
+    It attends in both directions, always over all of its positions, and embeds a caption at the last one. A caption
+    is padded to these positions, and its padding is read like its words: the encoder was trained so. CLIP's encoder
+    attends to earlier tokens and embeds a caption at EOS, so that padding after EOS does not matter.
+    """
+    return isinstance(text_config, (SiglipTextConfig, Siglip2TextConfig))
+
+
+def starts_with_bos(text_config: TextConfig) -> bool:
+    """Whether captions begin with BOS: always for CLIP, and for SigLIP if `bos_token_id` is set."""
+    return not reads_padding(text_config) or text_config.bos_token_id is not None
 
 
 def declared_settings(config: PreTrainedConfig) -> dict[str, Any]:

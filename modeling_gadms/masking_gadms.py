@@ -4,7 +4,11 @@ import torch
 
 
 def caption_token_mask(
-    input_ids: torch.Tensor, eos_token_id: int, attention_mask: torch.Tensor | None = None
+    input_ids: torch.Tensor,
+    eos_token_id: int,
+    attention_mask: torch.Tensor | None = None,
+    *,
+    starts_with_bos: bool = True,
 ) -> torch.Tensor:
     """Mask of the caption's own tokens, between BOS and the first EOS. Only these are scored and masked.
 
@@ -12,13 +16,15 @@ def caption_token_mask(
         input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): BOS, the caption, EOS, padding.
         eos_token_id (`int`): EOS, which may also be the padding token.
         attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*)
+        starts_with_bos (`bool`, *optional*, defaults to `True`): whether the first token is BOS; see
+            [`starts_with_bos`].
 
     Returns:
         `torch.BoolTensor` of shape `(batch_size, sequence_length)`.
     """
     before_eos = (input_ids == eos_token_id).cumsum(dim=1) == 0
     own = before_eos.clone()
-    own[:, 0] = False
+    own[:, 0] &= not starts_with_bos
     if attention_mask is not None:
         own &= attention_mask.bool()
     return own

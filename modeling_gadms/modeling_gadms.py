@@ -1,4 +1,4 @@
-"""GA-DMS: a CLIP-style dual encoder for text-based person retrieval, and its pre-training model."""
+"""GA-DMS: a dual encoder for text-based person retrieval on CLIP or SigLIP, and its pre-training model."""
 
 import math
 import os
@@ -7,25 +7,45 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
-from transformers import CLIPModel
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    CLIPModel,
+    CLIPTextModel,
+    MetaClip2Model,
+    MetaClip2TextModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Siglip2Model,
+    Siglip2TextModel,
+    SiglipModel,
+    SiglipTextModel,
+)
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
-from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPEncoderLayer, CLIPPreTrainedModel, CLIPTextModel
+from transformers.models.clip.configuration_clip import CLIPTextConfig
+from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPEncoderLayer, CLIPPreTrainedModel
+from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
+from transformers.models.siglip.modeling_siglip import (
+    SiglipEncoder,
+    SiglipMultiheadAttentionPoolingHead,
+    SiglipPreTrainedModel,
+)
 from transformers.utils import ModelOutput
 
-from .configuration_gadms import GADMSConfig, declared_settings
-from .losses_gadms import alignment_loss, identity_loss, masked_token_prediction_loss
-from .masking_gadms import (
-    apply_mask,
-    caption_token_mask,
-    draw_mask,
-    informative_mask_probability,
-    noise_mask_probability,
+from .configuration_gadms import (
+    GADMSConfig,
+    TextConfig,
+    VisionConfig,
+    declared_settings,
+    encoder_configs,
+    reads_padding,
 )
-from .packing_gadms import pack_captions, stack_captions, supports_packing
-from .token_scoring_gadms import gradient_attention_scores, token_image_cosine_scores
+from .losses_gadms import alignment_loss, identity_loss, masked_token_prediction_loss
+from .masking_gadms import apply_mask, draw_mask, informative_mask_probability, noise_mask_probability
+from .packing_gadms import pack_captions, pooled_positions, stack_captions, supports_packing, text_encoder_inputs
+from .token_scoring_gadms import gradient_attention_scores, own_token_mask, token_image_cosine_scores
 
 
 # The configuration chooses the objective, so that the paper's ablations run through the same code. Any checkpoint can
@@ -33,6 +53,12 @@ from .token_scoring_gadms import gradient_attention_scores, token_image_cosine_s
 # trf-ignore: TRF041 token_score, noise_masking, masked_token_prediction, num_identities, learn_temperature
 
 Model = TypeVar("Model", bound="GADMSPreTrainedModel")
+
+DUAL_ENCODERS = (CLIPModel, MetaClip2Model, SiglipModel, Siglip2Model)
+TEXT_MODELS: dict[str, Any] = {
+    model.config_class.model_type: model
+    for model in (CLIPTextModel, MetaClip2TextModel, SiglipTextModel, Siglip2TextModel)
+}
 
 
 @dataclass
@@ -97,31 +123,32 @@ class GADMSForPreTrainingOutput(ModelOutput):
 
 
 class GADMSVisionEmbeddings(nn.Module):
-    """Class token and patches of a rectangular image, with learned position embeddings.
+    """Patches of a rectangular image, with learned position embeddings; for CLIP after a class token.
 
-    CLIP's own embeddings assume a square grid and would interpolate their positions in every forward pass.
+    CLIP's and SigLIP's own embeddings assume a square grid and would interpolate positions in every forward pass.
     """
 
-    def __init__(self, config: CLIPVisionConfig):
+    def __init__(self, config: VisionConfig):
         super().__init__()
         # `GADMSConfig` ensures these types.
         self.image_size = cast(tuple[int, int], config.image_size)  # (height, width)
         patch_size = cast(int, config.patch_size)
-        self.initializer_range = config.initializer_range
         height, width = self.image_size
-        num_positions = (height // patch_size) * (width // patch_size) + 1
-        self.class_embedding = nn.Parameter(torch.empty(config.hidden_size))
+        num_patches = (height // patch_size) * (width // patch_size)
+        has_class_token = not isinstance(config, SiglipVisionConfig)
+        self.class_embedding = nn.Parameter(torch.empty(config.hidden_size)) if has_class_token else None
         self.patch_embedding = nn.Conv2d(
-            config.num_channels, config.hidden_size, patch_size, stride=patch_size, bias=False
+            config.num_channels, config.hidden_size, patch_size, stride=patch_size, bias=not has_class_token
         )
-        self.position_embedding = nn.Embedding(num_positions, config.hidden_size)
+        self.position_embedding = nn.Embedding(num_patches + has_class_token, config.hidden_size)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         check_image_size(pixel_values, self.image_size)
-        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
-        patches = patches.flatten(2).transpose(1, 2)  # (batch_size, num_patches, hidden_size)
-        class_token = self.class_embedding.expand(len(patches), 1, -1)
-        return torch.cat([class_token, patches], dim=1) + self.position_embedding.weight
+        tokens = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
+        tokens = tokens.flatten(2).transpose(1, 2)  # (batch_size, num_patches, hidden_size)
+        if self.class_embedding is not None:
+            tokens = torch.cat([self.class_embedding.expand(len(tokens), 1, -1), tokens], dim=1)
+        return tokens + self.position_embedding.weight
 
 
 class GADMSPreTrainedModel(CLIPPreTrainedModel):
@@ -149,24 +176,31 @@ class GADMSPreTrainedModel(CLIPPreTrainedModel):
         return False
 
     @classmethod
-    def from_clip(
+    def from_dual_encoder(
         cls: type[Model],
         pretrained_model_name_or_path: str | os.PathLike,
         *,
         image_size: tuple[int, int] = (384, 128),
-        clip_kwargs: dict[str, Any] | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        checkpoint_kwargs: dict[str, Any] | None = None,
         **config_kwargs: Any,
     ) -> Model:
-        """Initialise from a CLIP checkpoint, with a mask token and position embeddings for `image_size`.
+        """Initialise from CLIP, MetaCLIP 2, SigLIP or SigLIP 2, with a mask token and positions for `image_size`.
 
-        Patch positions are resized by bicubic interpolation (not stated in the paper). The mask token is appended to
-        the vocabulary; its embedding is the mean of the token embeddings. A legacy `eos_token_id` of 2 is replaced by
-        the last token of CLIP's vocabulary.
+        Patch positions are resized as the family itself resizes them: by bicubic interpolation, or for SigLIP 2 NaFlex
+        by bilinear interpolation with antialiasing (the paper does not state how). The mask token is appended to the
+        vocabulary; its embedding is the mean of the token embeddings.
+
+        The scale and the bias of the checkpoint's similarities are not copied: `temperature` is the scale. A bias,
+        which SigLIP has, would cancel in the softmax of both alignment losses, and does not change a ranking.
 
         Args:
-            pretrained_model_name_or_path (`str` or `os.PathLike`): Hub id or folder of a transformers CLIP model.
+            pretrained_model_name_or_path (`str` or `os.PathLike`): Hub id or folder of a transformers model.
             image_size (`tuple[int, int]`, *optional*, defaults to `(384, 128)`): (height, width) in pixels.
-            clip_kwargs (`dict`, *optional*): passed to `CLIPModel.from_pretrained` (`revision`, `token`, ...).
+            tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+                The model's tokenizer, with or without the mask token. Only SigLIP's configuration needs it, which does
+                not name the ids of padding and EOS; by default it is loaded from the same place.
+            checkpoint_kwargs (`dict`, *optional*): passed to `AutoModel.from_pretrained` (`revision`, `token`, ...).
             config_kwargs: fields of [`GADMSConfig`], except the two encoders, `projection_dim` and `mask_token_id`.
 
         Returns:
@@ -174,60 +208,66 @@ class GADMSPreTrainedModel(CLIPPreTrainedModel):
             modules have random weights.
 
         Raises:
-            ValueError: for an unknown key, a key that the checkpoint determines, or an image size that is not a
-                multiple of the patch size.
+            ValueError: for a model of another family, an unknown key, a key that the checkpoint determines, or an
+                image size that is not a multiple of the patch size.
         """
         for key in ("text_config", "vision_config", "projection_dim", "mask_token_id"):
             if key in config_kwargs:
-                raise ValueError(f"from_clip takes `{key}` from the CLIP checkpoint; remove this argument")
-        clip = CLIPModel.from_pretrained(pretrained_model_name_or_path, **(clip_kwargs or {}))
-        # OpenAI's configurations contain obsolete keys, which `GADMSConfig` would refuse. The precision is not copied
-        # either: half-precision weights are loaded into a float32 model.
-        clip_config: Any = clip.config
-        text_config = declared_settings(clip_config.text_config)
-        vision_config = declared_settings(clip_config.vision_config)
-        vocab_size = text_config["vocab_size"]
-        text_config["vocab_size"] = vocab_size + 1
-        if text_config["eos_token_id"] == 2:
-            text_config["eos_token_id"] = vocab_size - 1
-        vision_config["image_size"] = tuple(image_size)
+                raise ValueError(f"from_dual_encoder takes `{key}` from the checkpoint; remove this argument")
+        options = checkpoint_kwargs or {}
+        source: Any = AutoModel.from_pretrained(pretrained_model_name_or_path, **options)
+        if not isinstance(source, DUAL_ENCODERS):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is a model of type {source.config.model_type!r}; GA-DMS starts from "
+                "a whole dual encoder of type clip, metaclip_2, siglip or siglip2"
+            )
+        if tokenizer is None and isinstance(source, (SiglipModel, Siglip2Model)):
+            hub_kwargs = {name: options[name] for name in ("revision", "token", "cache_dir") if name in options}
+            tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)
+        text_config = _with_mask_token(source.config.text_config, tokenizer)
+        vision_config = _at_image_size(source.config.vision_config, image_size)
         config = GADMSConfig(
             text_config=text_config,
             vision_config=vision_config,
-            projection_dim=clip.visual_projection.out_features,
-            mask_token_id=vocab_size,
+            projection_dim=_embedding_width(source),
+            mask_token_id=text_config["vocab_size"] - 1,
             **config_kwargs,
         )
         model = cls(config)
-        state = clip.state_dict()
-        token_key = "text_model.embeddings.token_embedding.weight"
-        state[token_key] = append_mean_row(state[token_key])
-        position_key = "vision_model.embeddings.position_embedding.weight"
-        state[position_key] = resize_patch_positions(state[position_key], config.patch_grid)
+        state = _converted_weights(source, config.patch_grid)
         state["logit_scale"] = model.base_model.state_dict()["logit_scale"]
         model.base_model.load_state_dict(state)
+        model.tie_weights()
         return model
+
+    @classmethod
+    def from_clip(
+        cls: type[Model],
+        pretrained_model_name_or_path: str | os.PathLike,
+        *,
+        clip_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Model:
+        """Older name of [`from_dual_encoder`]."""
+        return cls.from_dual_encoder(pretrained_model_name_or_path, checkpoint_kwargs=clip_kwargs, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # CLIP's parts, norms, and linear and embedding layers in general
         factor = self.config.initializer_factor
-        if isinstance(module, GADMSVisionEmbeddings):
-            init.normal_(module.class_embedding, std=module.class_embedding.shape[0] ** -0.5 * factor)
-            init.normal_(module.patch_embedding.weight, std=module.initializer_range * factor)
-            init.normal_(module.position_embedding.weight, std=module.initializer_range * factor)
-        elif isinstance(module, nn.MultiheadAttention):
+        if isinstance(module, nn.MultiheadAttention):
             depth = max(1, self.config.fusion_num_hidden_layers)
             init.normal_(module.in_proj_weight, std=module.embed_dim**-0.5 * factor)
             init.normal_(module.out_proj.weight, std=module.embed_dim**-0.5 * (2 * depth) ** -0.5 * factor)
             init.zeros_(module.in_proj_bias)
         elif isinstance(module, GADMSTokenHead):
-            hidden_size = module.decoder.in_features
+            hidden_size = module.dense.in_features
             init.normal_(module.dense.weight, std=(2 * hidden_size) ** -0.5 * factor)
             # Small, so that the initial prediction is close to uniform.
             init.normal_(module.decoder.weight, std=0.02 * factor)
         elif isinstance(module, GADMSModel):
-            init.normal_(module.visual_projection.weight, std=self.config.vision_config.hidden_size**-0.5 * factor)
+            if isinstance(module.visual_projection, nn.Linear):
+                init.normal_(module.visual_projection.weight, std=self.config.vision_config.hidden_size**-0.5 * factor)
             init.normal_(module.text_projection.weight, std=self.config.text_config.hidden_size**-0.5 * factor)
             init.constant_(module.logit_scale, math.log(1 / self.config.temperature))
         elif isinstance(module, GADMSForPreTraining) and module.classifier is not None:
@@ -236,15 +276,15 @@ class GADMSPreTrainedModel(CLIPPreTrainedModel):
 
 
 class GADMSVisionModel(GADMSPreTrainedModel):
-    """CLIP's image encoder on rectangular images, with the post-norm on every token."""
+    """CLIP's image encoder on rectangular images, with the post-norm on every token. MetaCLIP 2 has the same one."""
 
-    config: CLIPVisionConfig  # type: ignore[assignment]
+    config: VisionConfig  # type: ignore[assignment]
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
     input_modalities = ("image",)  # type: ignore[assignment]  # CLIP has two
     _input_embed_layer = "patch_embedding"
 
-    def __init__(self, config: CLIPVisionConfig):
+    def __init__(self, config: VisionConfig):
         super().__init__(config)
         self.embeddings = GADMSVisionEmbeddings(config)
         # The misspelling is CLIP's: weights are found by name.
@@ -253,12 +293,56 @@ class GADMSVisionModel(GADMSPreTrainedModel):
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, GADMSVisionEmbeddings):
+            std = self.config.initializer_range * self.config.initializer_factor
+            class_embedding = cast(nn.Parameter, module.class_embedding)
+            init.normal_(class_embedding, std=self.config.hidden_size**-0.5 * self.config.initializer_factor)
+            init.normal_(module.patch_embedding.weight, std=std)
+            init.normal_(module.position_embedding.weight, std=std)
+
     def forward(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
         hidden_states = self.pre_layrnorm(self.embeddings(pixel_values))
         hidden_states = self.encoder(inputs_embeds=hidden_states).last_hidden_state
         # The interaction encoder reads the patch tokens: normalise all tokens, not the class token alone.
         hidden_states = self.post_layernorm(hidden_states)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
+
+
+class GADMSSiglipVisionModel(SiglipPreTrainedModel):
+    """SigLIP's image encoder on rectangular images. Its head pools the patches by attention, without a class token."""
+
+    config: SiglipVisionConfig  # type: ignore[assignment]
+    base_model_prefix = "vision_model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)  # type: ignore[assignment]  # SigLIP has two
+    _input_embed_layer = "patch_embedding"
+
+    def __init__(self, config: SiglipVisionConfig):
+        super().__init__(config)
+        self.embeddings = GADMSVisionEmbeddings(config)
+        self.encoder = SiglipEncoder(config)  # type: ignore[arg-type]  # as SigLIP itself calls it
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.head = SiglipMultiheadAttentionPoolingHead(config)
+        self.post_init()
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """As [`GADMSPreTrainedModel.is_custom_code`]."""
+        return False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, GADMSVisionEmbeddings):
+            init.normal_(module.position_embedding.weight, std=self.config.hidden_size**-0.5)
+
+    def forward(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
+        hidden_states = self.encoder(inputs_embeds=self.embeddings(pixel_values)).last_hidden_state
+        hidden_states = self.post_layernorm(hidden_states)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=self.head(hidden_states))
 
 
 class GADMSModel(GADMSPreTrainedModel):
@@ -273,10 +357,21 @@ class GADMSModel(GADMSPreTrainedModel):
 
     def __init__(self, config: GADMSConfig):
         super().__init__(config)
-        self.text_model = CLIPTextModel._from_config(config.text_config)
-        self.vision_model = GADMSVisionModel._from_config(config.vision_config)
-        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
-        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        text, vision = encoder_configs(config)
+        is_siglip = reads_padding(text)
+        self.text_model: PreTrainedModel = TEXT_MODELS[text.model_type]._from_config(text)
+        if is_siglip:
+            # Its projection is ours instead, which projects every token for the interaction encoder.
+            self.text_model.head = nn.Identity()
+        self.text_projection = nn.Linear(text.hidden_size, config.projection_dim, bias=is_siglip)
+        self.vision_model: PreTrainedModel
+        self.visual_projection: nn.Module
+        if isinstance(vision, SiglipVisionConfig):
+            self.vision_model = GADMSSiglipVisionModel._from_config(vision)
+            self.visual_projection = nn.Identity()
+        else:
+            self.vision_model = GADMSVisionModel._from_config(vision)
+            self.visual_projection = nn.Linear(vision.hidden_size, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(
             torch.tensor(math.log(1 / config.temperature)), requires_grad=config.learn_temperature
         )
@@ -298,23 +393,25 @@ class GADMSModel(GADMSPreTrainedModel):
         Returns:
             [`~transformers.modeling_outputs.BaseModelOutputWithPooling`]: `pooler_output` of shape
             `(num_images, projection_dim)` is the embedding, not normalised; `last_hidden_state` of shape
-            `(num_images, 1 + num_patches, projection_dim)` are the projected tokens, the class token first.
+            `(num_images, num_tokens, projection_dim)` are the projected tokens: the class token, which only CLIP has,
+            and the patches.
 
         Raises:
             ValueError: if the image size differs from the configuration.
         """
         outputs = self.vision_model(pixel_values)
         outputs.last_hidden_state = self.visual_projection(outputs.last_hidden_state)
-        outputs.pooler_output = outputs.last_hidden_state[:, 0]
+        if not isinstance(encoder_configs(self.config)[1], SiglipVisionConfig):  # whose head has pooled already
+            outputs.pooler_output = outputs.last_hidden_state[:, 0]
         return outputs
 
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> BaseModelOutputWithPooling:
-        """Encode captions.
+        """Encode captions. For SigLIP they are padded here to all of its positions, so that any padding will do.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(num_captions, sequence_length)`)
+            input_ids (`torch.LongTensor` of shape `(num_captions, sequence_length)`): padded at the end.
             attention_mask (`torch.LongTensor` of shape `(num_captions, sequence_length)`, *optional*)
 
         Returns:
@@ -325,9 +422,10 @@ class GADMSModel(GADMSPreTrainedModel):
         Raises:
             ValueError: as [`check_token_ids`].
         """
-        check_token_ids(input_ids, self.text_model.config)
-        outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask)
-        outputs.last_hidden_state = self.text_projection(outputs.last_hidden_state)
+        text_config, _ = encoder_configs(self.config)
+        check_token_ids(input_ids, text_config)
+        outputs = self.text_model(**text_encoder_inputs(text_config, input_ids, attention_mask))
+        outputs.last_hidden_state = self.text_projection(outputs.last_hidden_state[:, : input_ids.shape[1]])
         outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
 
@@ -337,20 +435,21 @@ class GADMSModel(GADMSPreTrainedModel):
         """As [`get_text_features`], but short captions share rows, which avoids most of the work on padding.
 
         In a batch padded to its longest caption, about a third of the tokens is padding. Values at padding positions
-        are undefined. Captions are not packed without an `attention_mask`, or if the attention implementation does not
-        support custom masks.
+        are undefined. Captions are not packed without an `attention_mask`, if the attention implementation does not
+        support custom masks, or if the encoder reads padding, as SigLIP does.
         """
-        if attention_mask is None or not supports_packing(self.text_model.config):
+        text_config, _ = encoder_configs(self.config)
+        if attention_mask is None or not supports_packing(text_config):
             return self.get_text_features(input_ids, attention_mask)
-        check_token_ids(input_ids, self.text_model.config)
-        capacity = cast(int, self.config.text_config.max_position_embeddings)
+        check_token_ids(input_ids, text_config)
+        capacity = text_config.max_position_embeddings
         packed = pack_captions(input_ids, attention_mask, capacity=capacity, dtype=self.dtype)
         states = self.text_model(**packed.inputs()).last_hidden_state
         tokens = packed.unpack(self.text_projection(states))
-        eos = (input_ids == self.config.text_config.eos_token_id).int().argmax(dim=1)
+        places = pooled_positions(text_config, input_ids)
         return BaseModelOutputWithPooling(
             last_hidden_state=tokens,  # (num_captions, sequence_length, projection_dim)
-            pooler_output=tokens[torch.arange(len(tokens), device=tokens.device), eos],
+            pooler_output=tokens[torch.arange(len(tokens), device=tokens.device), places],
         )
 
     def forward(
@@ -444,14 +543,20 @@ class GADMSFusionEncoder(nn.Module):
 
 
 class GADMSTokenHead(nn.Module):
-    """Masked-token prediction head: an MLP with one output for each vocabulary entry."""
+    """Masked-token prediction head: an MLP with one output for each vocabulary entry.
+
+    With `tie_word_embeddings`, the weight of its last layer is the token embedding, and its inner width that of the
+    text encoder.
+    """
 
     def __init__(self, config: GADMSConfig):
         super().__init__()
-        self.dense = nn.Linear(config.projection_dim, config.projection_dim)
-        self.activation_fn = ACT2FN[config.text_config.hidden_act]
-        self.layer_norm = nn.LayerNorm(config.projection_dim, eps=cast(float, config.text_config.layer_norm_eps))
-        self.decoder = nn.Linear(config.projection_dim, config.text_config.vocab_size)
+        text, _ = encoder_configs(config)
+        width = text.hidden_size if config.tie_word_embeddings else config.projection_dim
+        self.dense = nn.Linear(config.projection_dim, width)
+        self.activation_fn = ACT2FN[text.hidden_act]
+        self.layer_norm = nn.LayerNorm(width, eps=cast(float, text.layer_norm_eps))
+        self.decoder = nn.Linear(width, text.vocab_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.decoder(self.layer_norm(self.activation_fn(self.dense(hidden_states))))
@@ -466,6 +571,8 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
     Args:
         config ([`GADMSConfig`]): sizes, objective and every hyper-parameter of the method.
     """
+
+    _tied_weights_keys = {"token_head.decoder.weight": "gadms.text_model.embeddings.token_embedding.weight"}
 
     def __init__(self, config: GADMSConfig):
         super().__init__(config)
@@ -521,8 +628,7 @@ class GADMSForPreTraining(GADMSPreTrainedModel):
         scores = own_tokens = noise_mask = informative_mask = None
         captions, caption_attention = input_ids, attention_mask
         if masking:
-            eos_token_id = cast(int, config.text_config.eos_token_id)
-            own_tokens = caption_token_mask(input_ids, eos_token_id, attention_mask)
+            own_tokens = own_token_mask(encoder_configs(config)[0], input_ids, attention_mask)
             if config.token_score != "random":
                 scores = self.gadms.score_tokens(input_ids, attention_mask, image_embeds.detach())
             if config.noise_masking:
@@ -622,7 +728,7 @@ def check_image_size(pixel_values: torch.Tensor, image_size: tuple[int, int]) ->
         )
 
 
-def check_token_ids(input_ids: torch.Tensor, text_config: CLIPTextConfig) -> None:
+def check_token_ids(input_ids: torch.Tensor, text_config: TextConfig) -> None:
     """Check the length of captions and, on the CPU, that every token is in the vocabulary.
 
     The vocabulary check reads the ids. On an accelerator it would synchronise the device, and a graph that is being
@@ -630,7 +736,7 @@ def check_token_ids(input_ids: torch.Tensor, text_config: CLIPTextConfig) -> Non
 
     Args:
         input_ids (`torch.LongTensor` of shape `(num_captions, sequence_length)`)
-        text_config ([`~transformers.CLIPTextConfig`])
+        text_config: configuration of the text encoder.
 
     Raises:
         ValueError: naming the length or the ids at fault.
@@ -656,28 +762,84 @@ def _unit_length(embeds: torch.Tensor) -> torch.Tensor:
     return nn.functional.normalize(embeds.to(at_least_float32), dim=-1)
 
 
+def _with_mask_token(config: Any, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
+    """Settings of a text encoder whose vocabulary has one token more, and the true ids of EOS and padding."""
+    # OpenAI's configurations contain obsolete keys, which `GADMSConfig` would refuse. The precision is not copied
+    # either: half-precision weights are loaded into a float32 model.
+    settings = declared_settings(config) | {"model_type": config.model_type, "vocab_size": config.vocab_size + 1}
+    if isinstance(config, CLIPTextConfig) and config.eos_token_id == 2:
+        settings["eos_token_id"] = config.vocab_size - 1  # the last token of CLIP's vocabulary
+    if reads_padding(config) and tokenizer is not None:
+        settings |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        begins = tokenizer("person")["input_ids"][0] == tokenizer.bos_token_id
+        settings["bos_token_id"] = tokenizer.bos_token_id if begins else None
+    return settings
+
+
+def _at_image_size(config: Any, image_size: tuple[int, int]) -> dict[str, Any]:
+    """Settings of an image encoder for rectangular images. NaFlex becomes SigLIP, as all images have one size."""
+    settings = declared_settings(config) | {"model_type": config.model_type, "image_size": tuple(image_size)}
+    if settings.pop("num_patches", None) is not None:
+        settings["model_type"] = SiglipVisionConfig.model_type
+    return settings
+
+
+def _embedding_width(source: Any) -> int:
+    if reads_padding(source.config.text_config):
+        return source.config.vision_config.hidden_size
+    return source.visual_projection.out_features
+
+
+def _converted_weights(source: Any, grid: tuple[int, int]) -> dict[str, torch.Tensor]:
+    """The weights of a transformers dual encoder under the names of [`GADMSModel`], for a grid of patches."""
+    state = source.state_dict()
+    state.pop("logit_bias", None)
+    token_key = "text_model.embeddings.token_embedding.weight"
+    state[token_key] = append_mean_row(state[token_key])
+    for name in [name for name in state if name.startswith("text_model.head.")]:
+        state[name.replace("text_model.head", "text_projection")] = state.pop(name)
+    position_key = "vision_model.embeddings.position_embedding.weight"
+    is_naflex = isinstance(source, Siglip2Model)
+    state[position_key] = resize_patch_positions(
+        state[position_key], grid, class_token=not isinstance(source, (SiglipModel, Siglip2Model)), antialias=is_naflex
+    )
+    if is_naflex:
+        # NaFlex multiplies flattened patches, of (row, column, channel), where SigLIP convolves.
+        patch_key, side = "vision_model.embeddings.patch_embedding.weight", source.config.vision_config.patch_size
+        state[patch_key] = state[patch_key].unflatten(1, (side, side, -1)).permute(0, 3, 1, 2)
+    return state
+
+
 def append_mean_row(embedding: torch.Tensor) -> torch.Tensor:
     """Append the mean of a token embedding's rows: (vocab_size + 1, hidden_size)."""
     return torch.cat([embedding, embedding.mean(dim=0, keepdim=True)])
 
 
 def resize_patch_positions(
-    positions: torch.Tensor, grid: tuple[int, int], source_grid: tuple[int, int] | None = None
+    positions: torch.Tensor,
+    grid: tuple[int, int],
+    source_grid: tuple[int, int] | None = None,
+    *,
+    class_token: bool = True,
+    antialias: bool = False,
 ) -> torch.Tensor:
     """Interpolate the position embeddings of a patch grid to another grid; the class token's is kept.
 
     Args:
-        positions (`torch.FloatTensor` of shape `(1 + num_patches, hidden_size)`)
+        positions (`torch.FloatTensor` of shape `(class_token + num_patches, hidden_size)`)
         grid (`tuple[int, int]`): rows and columns of patches.
         source_grid (`tuple[int, int]`, *optional*): grid of `positions`; a square by default.
+        class_token (`bool`, *optional*, defaults to `True`): whether the first position is a class token's.
+        antialias (`bool`, *optional*, defaults to `False`):
+            Interpolate as SigLIP 2 NaFlex, bilinearly with antialiasing, instead of as CLIP and SigLIP, bicubically.
 
     Returns:
-        `torch.FloatTensor` of shape `(1 + grid[0] * grid[1], hidden_size)`.
+        `torch.FloatTensor` of shape `(class_token + grid[0] * grid[1], hidden_size)`.
 
     Raises:
         ValueError: if the positions do not fill `source_grid`, or do not form a square when it is not given.
     """
-    class_position, patches = positions[:1], positions[1:]
+    class_position, patches = positions[:class_token], positions[class_token:]
     if source_grid is None:
         side = math.isqrt(len(patches))
         if side * side != len(patches):
@@ -688,7 +850,8 @@ def resize_patch_positions(
     if grid == source_grid:
         return positions
     patches = patches.T.reshape(1, -1, *source_grid).float()
-    patches = nn.functional.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
+    mode = "bilinear" if antialias else "bicubic"
+    patches = nn.functional.interpolate(patches, size=grid, mode=mode, align_corners=False, antialias=antialias)
     patches = patches.flatten(2)[0].T.to(positions.dtype)
     return torch.cat([class_position, patches])
 

@@ -1,15 +1,60 @@
-"""Packing of captions: several short captions share a row, which avoids most of the work on padding."""
+"""Padding and packing of captions: several short captions share a row, which avoids most of the work on padding."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
-from transformers import CLIPTextConfig
+
+from .configuration_gadms import TextConfig, reads_padding
 
 
-def supports_packing(text_config: CLIPTextConfig) -> bool:
-    """Whether the attention implementation accepts arbitrary masks; flash attention does not."""
-    return text_config._attn_implementation in ("sdpa", "eager")
+def text_encoder_inputs(
+    text_config: TextConfig, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+) -> dict[str, torch.Tensor | None]:
+    """Captions as the text encoder reads them, however the caller has padded them.
+
+    Args:
+        text_config: configuration of the text encoder.
+        input_ids (`torch.LongTensor` of shape `(num_captions, sequence_length)`): padded at the end.
+        attention_mask (`torch.LongTensor` of shape `(num_captions, sequence_length)`, *optional*): 0 for padding.
+
+    Returns:
+        `dict`: arguments of the encoder. For SigLIP `input_ids` of shape `(num_captions, max_position_embeddings)`,
+        with the padding token at all padding, and no mask: see [`reads_padding`].
+    """
+    if not reads_padding(text_config):
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+    padding = cast(int, text_config.pad_token_id)
+    if attention_mask is not None:
+        input_ids = input_ids.masked_fill(attention_mask == 0, padding)
+    missing = text_config.max_position_embeddings - input_ids.shape[1]
+    return {"input_ids": nn.functional.pad(input_ids, (0, missing), value=padding)}
+
+
+def pooled_positions(text_config: TextConfig, input_ids: torch.Tensor) -> torch.Tensor:
+    """The position at which the text encoder embeds each caption.
+
+    Args:
+        text_config: configuration of the text encoder.
+        input_ids (`torch.LongTensor` of shape `(num_captions, sequence_length)`): as the encoder reads them.
+
+    Returns:
+        `torch.LongTensor` of shape `(num_captions,)`: the first EOS, or for SigLIP the last position.
+    """
+    if reads_padding(text_config):
+        return input_ids.new_full((len(input_ids),), input_ids.shape[1] - 1)
+    is_eos: torch.Tensor = input_ids == cast(int, text_config.eos_token_id)
+    return is_eos.int().argmax(dim=1)
+
+
+def supports_packing(text_config: TextConfig) -> bool:
+    """Whether captions can share a row.
+
+    The attention implementation must accept arbitrary masks, which flash attention does not. An encoder that reads
+    padding has none to save: each caption fills a row.
+    """
+    return text_config._attn_implementation in ("sdpa", "eager") and not reads_padding(text_config)
 
 
 @dataclass

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
-from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPTextModel
 
+from .configuration_gadms import TextConfig, starts_with_bos
 from .masking_gadms import caption_token_mask
+from .packing_gadms import pooled_positions, text_encoder_inputs
 
 
 CLIP_ATTENTION = attrgetter("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
@@ -50,13 +51,14 @@ def pooling_operator(lengths: torch.Tensor, sequence_length: int, scales: Sequen
     """Multi-scale pooling (MSP, eq. 1) along the token axis, as one matrix for each caption.
 
     For each scale c, adjacent windows of c tokens are averaged and interpolated linearly back to the full length.
-    The results of all scales are averaged. Each caption is pooled over its own length, from BOS to EOS, so the result
-    does not depend on padding. Not stated in the paper, chosen here: windows do not overlap, an incomplete last window
-    averages its tokens, and interpolation aligns window centres (`torch.nn.functional.interpolate` with
-    `align_corners=False`).
+    The results of all scales are averaged. Each caption is pooled over the tokens that its embedding reads, from BOS
+    to EOS for CLIP, so the result does not depend on padding. Not stated in the paper, chosen here: windows do not
+    overlap, an incomplete last window averages its tokens, and interpolation aligns window centres
+    (`torch.nn.functional.interpolate` with `align_corners=False`).
 
     Args:
-        lengths (`torch.LongTensor` of shape `(batch_size,)`): number of tokens from BOS to EOS, both included.
+        lengths (`torch.LongTensor` of shape `(batch_size,)`): number of tokens up to the one at which the caption is
+            embedded, which is included.
         sequence_length (`int`): padded length.
         scales (`Sequence[int]`): window lengths c, in tokens.
 
@@ -165,7 +167,7 @@ def frozen_float32(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def gradient_attention_scores(
-    text_model: CLIPTextModel,
+    text_model: PreTrainedModel,
     text_projection: nn.Module,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
@@ -184,12 +186,17 @@ def gradient_attention_scores(
         S_a = W / sum W                                  eq. 3
         S   = ReLU(mean over layers of S_g * S_a)        eq. 4
 
+    For SigLIP, which the paper does not cover, EOS stands for the position at which the caption is embedded, the last
+    one of the encoder. MSP and W extend over all positions up to it, padding included. This is what EOS is to CLIP:
+    the position that the similarity reads, with all the tokens that it attends to. Elsewhere g would be zero in the
+    last layer. Padding takes a share of the attention, as BOS does in CLIP, and has no score.
+
     One `autograd.grad` call computes the gradients of all layers. Everything runs in float32 with the model's own
     heads, outside autocast, and does not change parameter gradients. It works under `no_grad` and `inference_mode`, in
     training and evaluation mode, and with gradient checkpointing.
 
     Args:
-        text_model ([`~transformers.CLIPTextModel`]): the text encoder.
+        text_model ([`~transformers.PreTrainedModel`]): the text encoder, of CLIP or SigLIP.
         text_projection (`torch.nn.Module`): projection of its pooled state to the shared embedding space.
         input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`)
         attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*)
@@ -202,7 +209,8 @@ def gradient_attention_scores(
         `torch.FloatTensor` of shape `(batch_size, sequence_length)`: in [0, 1] within each caption, zero at special
         tokens and padding.
     """
-    layers = cast(list[CLIPEncoderLayer], list(text_model.encoder.layers[-num_layers:]))
+    text_config = cast(TextConfig, text_model.config)
+    layers = list(cast(Any, text_model).encoder.layers[-num_layers:])
     num_heads = layers[0].self_attn.num_heads
     with (
         scoring_mode(text_model),
@@ -212,28 +220,27 @@ def gradient_attention_scores(
         # Autograd refuses tensors created in inference mode, but accepts their clones.
         input_ids, image_embeds = input_ids.clone(), image_embeds.detach().clone()
         attention_mask = None if attention_mask is None else attention_mask.clone()
-        outputs = functional_call(
-            text_model, frozen_float32(text_model), kwargs={"input_ids": input_ids, "attention_mask": attention_mask}
-        )
+        inputs = text_encoder_inputs(text_config, input_ids, attention_mask)
+        outputs = functional_call(text_model, frozen_float32(text_model), kwargs=inputs)
         text_embeds = functional_call(text_projection, frozen_float32(text_projection), outputs.pooler_output)
         similarity = nn.functional.cosine_similarity(text_embeds, image_embeds.to(text_embeds.dtype), dim=-1)
         # Captions are independent, so the gradient of the sum contains the gradient of each caption.
         gradients = torch.autograd.grad(similarity.sum(), [record.output for record in records])
 
         with torch.no_grad():
-            eos_token_id = cast(int, text_model.config.eos_token_id)  # `GADMSConfig` refuses lists
-            own_tokens = caption_token_mask(input_ids, eos_token_id, attention_mask)
-            eos = (input_ids == eos_token_id).int().argmax(dim=1)
-            up_to_eos = torch.arange(input_ids.shape[1], device=input_ids.device) <= eos[:, None]
-            return scores_of_attention(
+            captions = cast(torch.Tensor, inputs["input_ids"])  # as the encoder reads them
+            own_tokens = own_token_mask(text_config, input_ids, attention_mask)
+            embedded_at = pooled_positions(text_config, captions)
+            scores = scores_of_attention(
                 records,
                 gradients,
-                embedded_at=eos,
-                visible=up_to_eos,
-                own_tokens=own_tokens,
+                embedded_at=embedded_at,
+                visible=torch.arange(captions.shape[1], device=captions.device) <= embedded_at[:, None],
+                own_tokens=nn.functional.pad(own_tokens, (0, captions.shape[1] - own_tokens.shape[1])),
                 num_heads=num_heads,
                 scales=scales,
             )
+            return scores[:, : input_ids.shape[1]]
 
 
 def scores_of_attention(
@@ -279,6 +286,14 @@ def scores_of_attention(
     return scale_within_caption(scores, own_tokens)
 
 
+def own_token_mask(
+    text_config: TextConfig, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+) -> torch.Tensor:
+    """[`caption_token_mask`] for the captions of a text encoder."""
+    eos_token_id = cast(int, text_config.eos_token_id)  # `GADMSConfig` refuses lists
+    return caption_token_mask(input_ids, eos_token_id, attention_mask, starts_with_bos=starts_with_bos(text_config))
+
+
 def _attention_row(query: torch.Tensor, keys: torch.Tensor, visible: torch.Tensor, num_heads: int) -> torch.Tensor:
     """Attention of one query over the tokens, averaged over heads: (batch_size, sequence_length)."""
     query = query.unflatten(-1, (num_heads, -1))  # (batch_size, num_heads, head_dim)
@@ -288,7 +303,7 @@ def _attention_row(query: torch.Tensor, keys: torch.Tensor, visible: torch.Tenso
 
 
 def token_image_cosine_scores(
-    text_model: CLIPTextModel,
+    text_model: PreTrainedModel,
     text_projection: nn.Module,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
@@ -302,11 +317,12 @@ def token_image_cosine_scores(
         `torch.FloatTensor` of shape `(batch_size, sequence_length)`: in [0, 1] within each caption, zero at special
         tokens and padding.
     """
+    text_config = cast(TextConfig, text_model.config)
     with scoring_mode(text_model), torch.no_grad(), torch.autocast(input_ids.device.type, enabled=False):
-        outputs = functional_call(
-            text_model, frozen_float32(text_model), kwargs={"input_ids": input_ids, "attention_mask": attention_mask}
-        )
-        tokens = functional_call(text_projection, frozen_float32(text_projection), outputs.last_hidden_state)
+        inputs = text_encoder_inputs(text_config, input_ids, attention_mask)
+        states = functional_call(text_model, frozen_float32(text_model), kwargs=inputs).last_hidden_state
+        states = states[:, : input_ids.shape[1]]
+        tokens = functional_call(text_projection, frozen_float32(text_projection), states)
         cosine = nn.functional.cosine_similarity(tokens, image_embeds.to(tokens.dtype)[:, None], dim=-1)
-    own_tokens = caption_token_mask(input_ids, cast(int, text_model.config.eos_token_id), attention_mask)
+    own_tokens = own_token_mask(text_config, input_ids, attention_mask)
     return scale_within_caption(cosine, own_tokens)

@@ -116,7 +116,7 @@ def use_run_file(path: Path, overrides: list[str]) -> None:
     run = load_run_config(path, [*overrides, "training.use_cpu=true", "training.bf16=false"])
     CaptionDraw(run.data.captions_per_image, run.data.short_queries)
     assert all(isinstance(name, str) for name in run.data.columns.captions)
-    if not run.model.from_pretrained and not run.model.from_clip:
+    if not run.model.from_pretrained and not run.model.dual_encoder:
         config = GADMSConfig(**run.model.config)
         sizes = [value for part in (config, config.text_config, config.vision_config)
                  for value in part.to_dict().values() if isinstance(value, int)]  # fmt: skip

@@ -1,6 +1,6 @@
-"""Convert CLIP checkpoints to GA-DMS model folders.
+"""Convert checkpoints of CLIP, MetaCLIP 2, SigLIP and SigLIP 2 to GA-DMS model folders.
 
-Input: a folder or Hub repository of transformers' CLIP, or a weight file (.pt, .pth, .ckpt, .safetensors, ...) of
+Input: a folder or Hub repository of transformers, or a weight file (.pt, .pth, .ckpt, .safetensors, ...) of
 OpenAI's CLIP, of open_clip or of research code built on it. Output: a folder with weights in float32, configuration,
 code and processor.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoTokenizer, CLIPConfig, CLIPModel, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from ..configuration_gadms import GADMSConfig, declared_settings, encoder_configs
@@ -51,6 +51,8 @@ from .tokenizer import MASK_FROM_END, fit_tokenizer, openai_tokenizer
 PERSON_SIZE = (384, 128)
 """(height, width) in pixels for models converted from square images, as in the paper."""
 OPENAI_TOKENS = 49_408
+_OTHER_FAMILIES = ("metaclip_2", "siglip", "siglip2")
+"""Models of transformers, by `model_type`, that [`GADMSModel.from_dual_encoder`] converts as well as CLIP."""
 ACTIVATIONS = ("quick_gelu", "gelu")
 _MAX_NAMED = 5
 """Missing tensors that an error names."""
@@ -216,13 +218,20 @@ def _from_transformers(
     model_type = PreTrainedConfig.get_config_dict(source, **options)[0].get("model_type")
     if model_type == "gadms":
         raise ValueError("it is a GA-DMS model already: there is nothing to convert")
-    if model_type != "clip":
+    if model_type not in ("clip", *_OTHER_FAMILIES):
         found = f"a model of type {model_type!r}" if model_type else "no config.json with a model_type"
         advice = "; load it with transformers" if model_type else ""
-        raise ValueError(f"it contains {found}; only CLIP models and weight files are converted{advice}")
+        raise ValueError(
+            f"it contains {found}; only models of CLIP, MetaCLIP 2, SigLIP and SigLIP 2, and weight files, are "
+            f"converted{advice}"
+        )
     for name, value in vars(given).items():
         if value is not None:
             raise ValueError(f"{name} is only used for weight files; this model's own files contain it")
+    if model_type != "clip":
+        if tokenizer:
+            raise ValueError("tokenizer is only used for CLIP and weight files; this model's own one is taken")
+        return _from_other_family(source, image_size or PERSON_SIZE, options)
     clip, unexpected = _load_clip(source, options)
     config: Any = clip.config
     state = {name: _as_float32(name, tensor) for name, tensor in clip.state_dict().items()}
@@ -251,6 +260,44 @@ def _from_transformers(
     changes = [mask_note, *_cast_note(clip.state_dict()), *_resize_note((side, side), grid), image_note]
     ignored = {name: CONSTANT if name.endswith("position_ids") else UNKNOWN_PART for name in unexpected}
     return _Converted("transformers", model, fitted, len(state), ignored, changes, processing)
+
+
+def _from_other_family(source: str, image_size: tuple[int, int], options: dict[str, Any]) -> _Converted:
+    loaded: Any = AutoModel.from_pretrained(source, output_loading_info=True, **options)
+    original, loading = loaded
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(f"it lacks {len(missing)} weights of {type(original).__name__}, such as {missing[0]}")
+    config, state = original.config, original.state_dict()
+    grid = patch_grid("image_size", image_size, config.vision_config.patch_size)
+    vision, is_naflex = config.vision_config, config.model_type == "siglip2"
+    side = math.isqrt(vision.num_patches) if is_naflex else vision.image_size // vision.patch_size
+    processor = GADMSProcessor.from_dual_encoder(source, image_size=image_size, **options)
+    last_of_text = "text_projection.weight" if config.model_type == "metaclip_2" else "text_model.head.weight"
+    # Loads the model a second time, so that there is only one conversion of it.
+    model = GADMSModel.from_dual_encoder(
+        source,
+        image_size=image_size,
+        tokenizer=processor.tokenizer,
+        checkpoint_kwargs=options,
+        temperature=_temperature(state["logit_scale"]),
+        score_layers=min(8, config.text_config.num_hidden_layers),
+        masked_token_prediction=False,
+        fusion_num_attention_heads=default_fusion_heads(len(state[last_of_text])),
+    )
+    ignored = dict.fromkeys(sorted(loading["unexpected_keys"]), UNKNOWN_PART)
+    if "logit_bias" in state:
+        ignored["logit_bias"] = "a bias of all similarities, which changes no ranking"
+    _, image_note = _image_settings(source, options)
+    mask_note = f"mask token: appended as {model.config.mask_token_id}, with the mean of all token embeddings"
+    how = "bilinear interpolation with antialiasing" if is_naflex else "bicubic interpolation"
+    changes = [mask_note, *_cast_note(state), *_resize_note((side, side), grid, how), image_note]
+    if processor.clean_text:
+        changes.append(f"captions: cleaned as in its training ({processor.clean_text})")
+    images = processor.image_processor
+    processing: dict[str, Any] = {name: getattr(images, name) for name in ("resample", "image_mean", "image_std")}
+    processing["clean_text"] = processor.clean_text
+    used = len(state) - ("logit_bias" in state)
+    return _Converted("transformers", model, processor.tokenizer, used, ignored, changes, processing)
 
 
 def _image_settings(source: str, options: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -477,9 +524,7 @@ def _cast_note(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     return [f"precision: {count} tensors of {', '.join(others)} were cast to float32"] if others else []
 
 
-def _resize_note(source_grid: tuple[int, int], grid: tuple[int, int]) -> list[str]:
+def _resize_note(source_grid: tuple[int, int], grid: tuple[int, int], how: str = "bicubic interpolation") -> list[str]:
     if grid == source_grid:
         return []
-    return [
-        f"positions: resized from {format_size(source_grid)} to {format_size(grid)} patches by bicubic interpolation"
-    ]
+    return [f"positions: resized from {format_size(source_grid)} to {format_size(grid)} patches by {how}"]

@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
-from ..configuration_gadms import GADMSConfig, encoder_configs
+from ..configuration_gadms import GADMSConfig, encoder_configs, reads_padding
 from ..processing_gadms import GADMSProcessor
 from .adapter_folders import find_adapter
 from .families import find_families
@@ -180,6 +180,8 @@ def find_mismatch(processor: GADMSProcessor, config: GADMSConfig) -> str | None:
     last = processor.tokenize("person")["input_ids"][-1]
     if last != text.eos_token_id:
         return f"its tokenizer ends captions with token {last}, its model reads them at token {text.eos_token_id}"
+    if reads_padding(text) and tokenizer.pad_token_id != text.pad_token_id:
+        return f"its tokenizer pads captions with token {tokenizer.pad_token_id}, its model with {text.pad_token_id}"
     if tokenizer.model_max_length > cast(int, text.max_position_embeddings):
         return (
             f"its tokenizer cuts captions at {tokenizer.model_max_length} tokens (model_max_length), its model reads "

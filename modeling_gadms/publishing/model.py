@@ -31,7 +31,7 @@ _CONFIGURATIONS = (
     _PROCESSOR_CONFIG,
     *("added_tokens.json", "preprocessor_config.json", "special_tokens_map.json", "tokenizer_config.json"),
 )
-_VOCABULARY = ("merges.txt", "tokenizer.json", "vocab.json")
+_VOCABULARY = ("merges.txt", "spiece.model", "tokenizer.json", "vocab.json")
 _PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 _LOADING_NOTES = ("_name_or_path", "name_or_path", "is_local", "local_files_only")
 """Keys in which transformers records from where and how a configuration was loaded."""

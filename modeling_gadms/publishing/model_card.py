@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from ..configuration_gadms import GADMSConfig, check_keys, encoder_configs
+from ..configuration_gadms import GADMSConfig, check_keys, encoder_configs, reads_padding
 from ..metrics.person_retrieval.ranking import METRIC_NAMES
 from ..training.history import TrainingHistory, TrainingStage
 from ..training.settings import check_types, read_settings
@@ -17,6 +17,12 @@ from .card_metrics import DIRECTIONS, Measurement, model_index
 
 
 _TEMPLATE = Path(__file__).with_name("model_card.md")
+_BACKBONES = {
+    f"{prefix}_{kind}_model": name
+    for prefix, name in (("clip", "CLIP"), ("metaclip_2", "MetaCLIP 2"), ("siglip", "SigLIP"), ("siglip2", "SigLIP 2"))
+    for kind in ("text", "vision")
+}
+"""Names of the encoders' kinds, by `model_type`. SigLIP 2 of a fixed resolution has SigLIP's."""
 _TAGS = ("person-retrieval", "text-based-person-search", "image-text-retrieval", "gadms")
 _TRAINING_SETTINGS = tuple(
     "num_train_epochs max_steps global_train_batch_size per_device_train_batch_size gradient_accumulation_steps "
@@ -152,6 +158,8 @@ def render_card(facts: CardFacts) -> ModelCard:
         facts=facts,
         text=text,
         vision=vision,
+        backbones=" and ".join(dict.fromkeys(_BACKBONES[config.model_type] for config in (text, vision))),
+        text_is_siglip=reads_padding(text),
         auto_class=facts.adapter.auto_class if facts.adapter else "AutoModel",
         stages=[_stage_text(stage, is_first=number == 0) for number, stage in enumerate(stages)],
         settings=_settings(stages),

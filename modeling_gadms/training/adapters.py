@@ -92,7 +92,7 @@ def add_adapter(model: GADMSForPreTraining, arguments: AdapterArguments, base: s
 
     Raises:
         ImportError: if peft is not installed.
-        ValueError: if modules would stay random.
+        ValueError: if modules would stay random, or the token head shares the token embeddings.
         OSError: if the base is missing.
     """
     peft = require_peft()
@@ -106,6 +106,11 @@ def add_adapter(model: GADMSForPreTraining, arguments: AdapterArguments, base: s
         if random := [name for name in whole if name != "classifier" and name not in known]:
             raise ValueError(f"{base} has no {random[0]}: it would stay random; set adapter.train_new_modules=true")
         whole = [name for name in whole if name == "classifier"]
+    if "token_head" in whole and model.config.tie_word_embeddings:
+        raise ValueError(
+            "the token head shares the token embeddings, which an adapter does not train: set "
+            "model.tie_word_embeddings=false for a head of its own, or adapter.train_new_modules=false"
+        )
     config = peft.LoraConfig(
         r=arguments.rank,
         lora_alpha=2 * arguments.rank if arguments.alpha is None else arguments.alpha,

@@ -123,7 +123,7 @@ def _checked(record: Any) -> Iterator[dict[str, Any]]:
 def _stage(record: dict[str, Any], folder: Path) -> TrainingStage:
     config = record["config"]
     model, data = config.get("model", {}), config.get("data", {})
-    start = model.get("from_pretrained") or model.get("from_clip")
+    start = model.get("from_pretrained") or model.get("from_dual_encoder") or model.get("from_clip")
     arguments = data.get("dataset_args") or {}
     return TrainingStage(
         dataset=dataset_name(str(data.get("dataset")), arguments, folder),

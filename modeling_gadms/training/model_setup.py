@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, CLIPConfig
 
 from ..configuration_gadms import GADMSConfig
 from ..encoders.adapter_folders import ADAPTER_CONFIG
@@ -23,20 +22,23 @@ def build_model_and_processor(
     """Load a model to train, or create one with random weights.
 
     Args:
-        arguments ([`ModelArguments`]): a GA-DMS checkpoint, a CLIP checkpoint or neither.
+        arguments ([`ModelArguments`]): a GA-DMS checkpoint, a dual encoder of transformers or neither.
         captions (`Iterable[str]`): training captions, read only to learn a vocabulary for random weights.
 
     Returns:
         [`GADMSForPreTraining`] and its [`GADMSProcessor`].
 
     Raises:
-        ValueError: if two sources are given, an image size is given without `from_clip`, or a checkpoint is an
+        ValueError: if two sources are given, an image size is given without `from_dual_encoder`, or a checkpoint is an
             adapter, lacks weights of the encoders, does not fit its configuration or has another model's tokenizer.
     """
-    if arguments.from_pretrained and arguments.from_clip:
-        raise ValueError("section `model` sets both from_pretrained and from_clip; keep one")
-    if arguments.image_size and not arguments.from_clip:
-        raise ValueError("model.image_size goes with model.from_clip; otherwise set model.vision_config.image_size")
+    source = arguments.dual_encoder
+    if arguments.from_pretrained and source:
+        raise ValueError("section `model` sets both from_pretrained and a dual encoder to start from; keep one")
+    if arguments.image_size and not source:
+        raise ValueError(
+            "model.image_size goes with model.from_dual_encoder; otherwise set model.vision_config.image_size"
+        )
 
     if arguments.from_pretrained:
         if Path(arguments.from_pretrained, ADAPTER_CONFIG).is_file():
@@ -48,25 +50,21 @@ def build_model_and_processor(
         fields = {"num_identities": 0} | arguments.config
         config = GADMSConfig.from_pretrained(arguments.from_pretrained, **fields)
         model = _load(arguments.from_pretrained, config)
-        tokenizer = AutoTokenizer.from_pretrained(arguments.from_pretrained)
-        processor = GADMSProcessor.from_tokenizer(tokenizer, image_size=config.image_size)
+        processor = GADMSProcessor.from_pretrained(arguments.from_pretrained)
         if mismatch := find_mismatch(processor, config):
             raise ValueError(f"{arguments.from_pretrained}: {mismatch}; save the model's own tokenizer there")
         return model, processor
 
-    if arguments.from_clip:
-        kind = AutoConfig.from_pretrained(arguments.from_clip).model_type
-        if kind != CLIPConfig.model_type:
-            raise ValueError(f"{arguments.from_clip} is a model of type {kind!r}; training starts from CLIP or GA-DMS")
+    if source:
         image_size = arguments.image_size or (384, 128)
-        model = GADMSForPreTraining.from_clip(arguments.from_clip, image_size=image_size, **arguments.config)
-        processor = GADMSProcessor.from_clip(arguments.from_clip, image_size=image_size)
+        model = GADMSForPreTraining.from_dual_encoder(source, image_size=image_size, **arguments.config)
+        processor = GADMSProcessor.from_dual_encoder(source, image_size=image_size)
         if mismatch := find_mismatch(processor, model.config):
-            # Both have a mask token by now, which a checkpoint of CLIP has not.
+            # Both have a mask token by now, which the checkpoint has not.
             raise ValueError(
-                f"{arguments.from_clip}: {mismatch}, both with the mask token. Give CLIP's own tokenizer; cut an "
-                "embedding that was padded with `clip.text_model.resize_token_embeddings(len(tokenizer))`, and save "
-                "CLIP again"
+                f"{source}: {mismatch}, both with the mask token. Give the model's own tokenizer; cut an embedding "
+                "that was padded with `model.text_model.resize_token_embeddings(len(tokenizer))`, and save the model "
+                "again"
             )
         return model, processor
 

@@ -29,9 +29,11 @@ class ModelArguments:
 
     Args:
         from_pretrained (`str`, *optional*): GA-DMS folder or Hub id to start from.
-        from_clip (`str`, *optional*):
-            CLIP folder or Hub id to start from. With neither, training starts from random weights.
-        image_size (`list[int]`, *optional*): (height, width) with `from_clip`; otherwise set `vision_config`.
+        from_dual_encoder (`str`, *optional*):
+            Folder or Hub id of a CLIP, MetaCLIP 2, SigLIP or SigLIP 2 of transformers to start from. With neither,
+            training starts from random weights.
+        from_clip (`str`, *optional*): older name of `from_dual_encoder`.
+        image_size (`list[int]`, *optional*): (height, width) with `from_dual_encoder`; otherwise set `vision_config`.
         vocab_size (`int`, *optional*, defaults to 2048):
             With random weights, the size of the byte-pair vocabulary learned from the training captions.
         identity_classifier (`bool`, *optional*, defaults to `False`):
@@ -41,11 +43,21 @@ class ModelArguments:
     """
 
     from_pretrained: str | None = None
+    from_dual_encoder: str | None = None
     from_clip: str | None = None
     image_size: tuple[int, int] | None = None
     vocab_size: int = 2048
     identity_classifier: bool = False
     config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.from_dual_encoder and self.from_clip:
+            raise ValueError("model.from_clip is the older name of model.from_dual_encoder: set one of them")
+
+    @property
+    def dual_encoder(self) -> str | None:
+        """The dual encoder to start from, under either name."""
+        return self.from_dual_encoder or self.from_clip
 
 
 @dataclass(frozen=True)
@@ -131,11 +143,11 @@ class RunConfig:
             self._check_base()
 
     def _check_base(self) -> None:
-        if self.model.from_clip:
+        if source := self.model.dual_encoder:
+            key = "from_dual_encoder" if self.model.from_dual_encoder else "from_clip"
             raise ValueError(
-                "an adapter is trained on a GA-DMS model: convert the CLIP checkpoint first, with "
-                f"`gadms convert {self.model.from_clip} FOLDER`, and set model.from_pretrained=FOLDER instead of "
-                "model.from_clip"
+                "an adapter is trained on a GA-DMS model: convert the checkpoint first, with "
+                f"`gadms convert {source} FOLDER`, and set model.from_pretrained=FOLDER instead of model.{key}"
             )
         if not self.model.from_pretrained:
             raise ValueError(

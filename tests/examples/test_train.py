@@ -1,5 +1,6 @@
 """`examples/train.py` as users run it: plain, through `accelerate launch`, for fine-tuning, and with mistakes."""
 
+import argparse
 import json
 import os
 import runpy
@@ -17,7 +18,9 @@ from transformers import AutoModel, AutoProcessor
 
 from dataset_scripts.synthetic_persons import load_synthetic_persons
 from modeling_gadms import GADMSModel, GADMSProcessor
+from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.training.run_config import load_run_config
+from tests.dual_encoders import save_dual_encoder
 from tests.waiting import PATIENCE_SECONDS
 
 
@@ -387,8 +390,8 @@ MISTAKES = {
     "data.crop_padding=-1": "crop_padding = -1 must not be negative",
     "training.learning_rate=fast": "`learning_rate` in section `training`",
     "model.from_pretrained=/nowhere": "/nowhere",
-    "model.from_clip=/nowhere": "from_clip takes `text_config` from the CLIP checkpoint",
-    "model.image_size=[384, 128]": "model.image_size goes with model.from_clip",
+    "model.from_clip=/nowhere": "from_dual_encoder takes `text_config` from the checkpoint",
+    "model.image_size=[384, 128]": "model.image_size goes with model.from_dual_encoder",
     "data.dataset=/nowhere": "/nowhere",
     "data.dataset_args.seed=1": "takes no arguments",
     "data.train_split=trian": "has no split `trian`; it has train, validation, test",
@@ -468,3 +471,40 @@ def test_help_shows_a_line_that_works(train, capsys, monkeypatch):
     assert exit_info.value.code == 0
     assert "accelerate launch examples/train.py --config examples/configs/demo.yaml" in capsys.readouterr().out
     assert (TRAIN.parent / "configs" / "demo.yaml").exists()
+
+
+# Other backbones
+
+
+@pytest.mark.parametrize("family", ["CLIP", "MetaCLIP 2", "SigLIP", "SigLIP 2", "SigLIP 2 NaFlex"])
+def test_a_training_starts_from_a_checkpoint_of_each_family(folder, tmp_path, family):
+    """In this process: two steps with masks and token prediction, evaluated, saved, and then continued."""
+    settings = yaml.safe_load((folder / "run.yaml").read_text())
+    settings["model"] = {
+        "from_dual_encoder": str(save_dual_encoder(family, tmp_path / "checkpoint")),
+        "image_size": [48, 16],
+        "score_layers": 1,
+        "fusion_num_hidden_layers": 1,
+        "fusion_num_attention_heads": 2,
+        "fusion_intermediate_size": 16,
+    }
+    settings["training"] |= {"output_dir": str(tmp_path / "out"), "max_steps": 2, "logging_steps": 1}
+    train = runpy.run_path(str(TRAIN))["main"]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    train(argparse.Namespace(config=str(tmp_path / "run.yaml"), resume=False, overrides=[]))
+    logged = [entry for entry in history(tmp_path / "out") if "mtp_loss" in entry]
+    assert len(logged) == 2 and all(entry["loss"] > entry["mtp_loss"] * 0.4 > 0 for entry in logged)
+    trained, processor = load_model_and_processor(tmp_path / "out" / "model")
+    image_size = (48, 16)
+    before = GADMSModel.from_dual_encoder(tmp_path / "checkpoint", image_size=image_size, score_layers=1)
+    still = [name for name, weight in trained.state_dict().items() if torch.equal(weight, before.state_dict()[name])]
+    # The bias of keys cancels in a softmax, and the temperature is fixed.
+    assert not [name for name in still if "logit_scale" not in name and "k_proj.bias" not in name]
+    again = settings | {"model": {"from_pretrained": str(tmp_path / "out" / "model")}}
+    again["training"] |= {"output_dir": str(tmp_path / "more"), "max_steps": 1, "eval_strategy": "no",
+                          "save_strategy": "no", "load_best_model_at_end": False}  # fmt: skip
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(again))
+    train(argparse.Namespace(config=str(tmp_path / "run.yaml"), resume=False, overrides=[]))
+    _, its_processor = load_model_and_processor(tmp_path / "more" / "model")
+    assert its_processor.clean_text == processor.clean_text
+    assert its_processor.image_processor.image_mean == processor.image_processor.image_mean

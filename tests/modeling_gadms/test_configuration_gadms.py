@@ -55,7 +55,7 @@ def test_every_field_is_documented_with_its_default():
         name, separator, default = line.strip().partition(", defaults to ")
         if separator:
             documented[name.split()[0]] = default.removesuffix(":").removesuffix(")").strip("`").strip('"')
-    undocumented_default = {"text_config", "vision_config"}
+    undocumented_default = {"text_config", "vision_config", "tie_word_embeddings"}
     declared = set(GADMSConfig.__annotations__) - {"model_type", "sub_configs_defaults"}
     assert set(documented) == declared - undocumented_default
     for name, default in documented.items():
@@ -115,6 +115,7 @@ def everything_changed() -> GADMSConfig:
         fusion_num_hidden_layers=2,
         fusion_num_attention_heads=4,
         fusion_intermediate_size=64,
+        tie_word_embeddings=True,
         initializer_factor=0.5,
     )
 

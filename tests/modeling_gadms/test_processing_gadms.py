@@ -8,6 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from transformers import CLIPConfig
 
 from modeling_gadms import GADMSProcessor
 from modeling_gadms.masking_gadms import caption_token_mask
@@ -78,6 +79,7 @@ def test_other_colour_modes_are_converted(processor, mode):
 
 def test_default_rectangle_is_384_by_128(tmp_path):
     train_tokenizer(["a man"], vocab_size=600, max_length=24).save_pretrained(tmp_path)
+    CLIPConfig().save_pretrained(tmp_path)
     processor = GADMSProcessor.from_clip(tmp_path)
     assert processor.image_size == (384, 128)
     assert processor(images=noise_image(50, 50))["pixel_values"].shape == (1, 3, 384, 128)
@@ -209,6 +211,7 @@ def test_the_mask_token_follows_the_vocabulary(tmp_path):
     size = len(tokenizer)
     assert tokenizer.mask_token_id is None and tokenizer.eos_token_id == size - 1
     tokenizer.save_pretrained(tmp_path)
+    CLIPConfig().save_pretrained(tmp_path)
     processor = GADMSProcessor.from_clip(tmp_path, image_size=(32, 16))
     assert processor.tokenizer.mask_token_id == size and len(processor.tokenizer) == size + 1
     again = GADMSProcessor.from_tokenizer(processor.tokenizer, image_size=(64, 32))

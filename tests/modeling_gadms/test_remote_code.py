@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 import modeling_gadms
-from modeling_gadms import GADMSModel
+from modeling_gadms import GADMSForPreTraining, GADMSModel, GADMSProcessor
+from tests.dual_encoders import save_dual_encoder
 from tests.modeling_gadms.without_package import run_without_package
 
 
@@ -127,6 +128,26 @@ training_model.save_pretrained(AGAIN)
 processor.save_pretrained(AGAIN)
 """
 
+SIGLIP = """
+siglip = AutoModelForPreTraining.from_pretrained(SIGLIP_FOLDER, trust_remote_code=True).eval()
+assert siglip.token_head.decoder.weight is siglip.gadms.text_model.embeddings.token_embedding.weight
+siglip_inputs = AutoProcessor.from_pretrained(SIGLIP_FOLDER, trust_remote_code=True)(images=images, text=descriptions)
+with torch.inference_mode():
+    outputs = siglip.gadms(**siglip_inputs)
+torch.save({"image": outputs.image_embeds, "text": outputs.text_embeds}, SIGLIP_RESULT)
+siglip.save_pretrained(SIGLIP_AGAIN)
+"""
+
+
+@pytest.fixture
+def siglip_folder(tmp_path) -> Path:
+    """GA-DMS on SigLIP 2, with a token head that shares the embeddings."""
+    checkpoint, folder = save_dual_encoder("SigLIP 2", tmp_path / "siglip2"), tmp_path / "siglip"
+    settings = {"score_layers": 1, "fusion_num_attention_heads": 2, "tie_word_embeddings": True}
+    GADMSForPreTraining.from_dual_encoder(checkpoint, image_size=(32, 16), **settings).save_pretrained(folder)
+    GADMSProcessor.from_dual_encoder(checkpoint, image_size=(32, 16)).save_pretrained(folder)
+    return folder
+
 
 @pytest.fixture
 def folder(tmp_path, tiny_model, processor) -> Path:
@@ -147,11 +168,18 @@ def test_a_retrieval_model_alone_ships_its_code(tmp_path, tiny_model):
     assert {path.name for path in tmp_path.glob("*.py")} == SHIPPED - {"processing_gadms.py"}
 
 
-def test_a_folder_runs_where_the_package_is_absent(tmp_path, folder, processor):
+def test_a_folder_runs_where_the_package_is_absent(tmp_path, folder, siglip_folder, processor):
     """Not before it is trusted; then equal to here; and once more after being saved from there."""
     again = tmp_path / "again"
     run_without_package(
-        tmp_path, UNTRUSTED + EMBED + SAVE_AGAIN, FOLDER=folder, RESULT=tmp_path / "first.pt", AGAIN=again
+        tmp_path,
+        UNTRUSTED + EMBED + SAVE_AGAIN + SIGLIP,
+        FOLDER=folder,
+        RESULT=tmp_path / "first.pt",
+        AGAIN=again,
+        SIGLIP_FOLDER=siglip_folder,
+        SIGLIP_RESULT=tmp_path / "siglip.pt",
+        SIGLIP_AGAIN=tmp_path / "siglip_again",
     )
     assert {path.name for path in again.glob("*.py")} == SHIPPED
     run_without_package(tmp_path, EMBED, FOLDER=again, RESULT=tmp_path / "second.pt")
@@ -167,5 +195,12 @@ def test_a_folder_runs_where_the_package_is_absent(tmp_path, folder, processor):
         torch.testing.assert_close(there["image"], outputs.image_embeds)
         torch.testing.assert_close(there["text"], outputs.text_embeds)
         torch.testing.assert_close(there["scores"], scores, rtol=0, atol=1e-5)
+    for saved in (siglip_folder, tmp_path / "siglip_again"):
+        siglip, there = GADMSModel.from_pretrained(saved).eval(), torch.load(tmp_path / "siglip.pt")
+        texts = ["a man in a red coat", "a woman"]
+        with torch.inference_mode():
+            outputs = siglip(**GADMSProcessor.from_pretrained(siglip_folder)(images=images, text=texts))
+        torch.testing.assert_close(there["image"], outputs.image_embeds)
+        torch.testing.assert_close(there["text"], outputs.text_embeds)
     # What was saved there loads here, by the package's own classes.
     assert torch.equal(GADMSModel.from_pretrained(again).visual_projection.weight, model.visual_projection.weight)

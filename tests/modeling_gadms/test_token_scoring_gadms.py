@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, SiglipTextConfig, SiglipTextModel
 
 from modeling_gadms.token_scoring_gadms import (
     gradient_attention_scores,
@@ -22,6 +22,7 @@ from modeling_gadms.token_scoring_gadms import (
 
 PAD, BOS, EOS, MASK = 0, 37, 38, 39
 VOCAB_SIZE, WIDTH, NUM_HEADS, NUM_LAYERS, PROJECTION = 40, 24, 4, 4, 12
+POSITIONS = 20
 RAGGED = ([5, 9, 2, 14, 7, 7, 30, 21, 16, 1, 28, 12, 3, 36], [11, 3], [6], [25, 8, 19, 4, 33, 10, 2, 17, 22])
 
 
@@ -43,16 +44,24 @@ def affine(weights: dict[str, torch.Tensor], name: str, x: torch.Tensor) -> torc
     return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
 
 
+def is_siglip(weights: dict[str, torch.Tensor]) -> bool:
+    """Whether the weights are SigLIP's, whose projection has a bias."""
+    return "text_projection.bias" in weights
+
+
 def layer_norm(weights: dict[str, torch.Tensor], name: str, x: torch.Tensor) -> torch.Tensor:
     centred = x - x.mean(dim=-1, keepdim=True)
-    deviation = (centred.pow(2).mean(dim=-1, keepdim=True) + 1e-5).sqrt()
+    deviation = (centred.pow(2).mean(dim=-1, keepdim=True) + (1e-6 if is_siglip(weights) else 1e-5)).sqrt()
     return centred / deviation * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
 
 def encode(
     weights: dict[str, torch.Tensor], caption: list[int], num_heads: int
 ) -> tuple[torch.Tensor, torch.Tensor, list[Layer]]:
-    """The caption's embedding, all its final states, and each layer's attention; `caption` is BOS..EOS, unpadded."""
+    """The caption's embedding, all its final states, and each layer's attention.
+
+    `caption` is all that the encoder reads: BOS..EOS for CLIP, and with its padding for SigLIP.
+    """
     length = len(caption)
     x = (
         weights["embeddings.token_embedding.weight"][caption]
@@ -70,16 +79,19 @@ def encode(
         for head in range(num_heads):
             part = slice(head * head_dim, (head + 1) * head_dim)
             logits = query[:, part] @ key[:, part].T / head_dim**0.5
-            hidden = torch.ones(length, length, dtype=torch.bool).triu(1)  # a token does not see later ones
+            hidden = torch.ones(length, length, dtype=torch.bool).triu(1)  # CLIP's tokens do not see later ones
+            hidden &= not is_siglip(weights)
             maps.append(logits.masked_fill(hidden, float("-inf")).softmax(dim=1))
             heads.append(maps[-1] @ value[:, part])
         output = torch.cat(heads, dim=1)
         layers.append(Layer(query, key, value, torch.stack(maps), output))
         x = x + affine(weights, f"{prefix}.self_attn.out_proj", output)
         inner = affine(weights, f"{prefix}.mlp.fc1", layer_norm(weights, f"{prefix}.layer_norm2", x))
-        x = x + affine(weights, f"{prefix}.mlp.fc2", inner * torch.sigmoid(1.702 * inner))  # QuickGELU
+        quick_gelu = inner * torch.sigmoid(1.702 * inner)
+        activated = F.gelu(inner, approximate="tanh") if is_siglip(weights) else quick_gelu
+        x = x + affine(weights, f"{prefix}.mlp.fc2", activated)
     x = layer_norm(weights, "final_layer_norm", x)
-    projected = x @ weights["text_projection.weight"].T
+    projected = x @ weights["text_projection.weight"].T + weights.get("text_projection.bias", 0)
     return projected[-1], projected, layers
 
 
@@ -109,19 +121,20 @@ def literal_scores(
     num_heads: int = NUM_HEADS,
     divide_by_importance: bool = False,
     scaled: bool = True,
+    own: slice = slice(1, -1),
 ) -> torch.Tensor:
-    """GASS of one caption's own tokens (those between BOS and EOS)."""
+    """GASS of one caption's own tokens (by default those between BOS and EOS)."""
     embedding, _, layers = encode(weights, caption, num_heads)
     similarity = embedding @ image / (embedding.norm() * image.norm())
-    total = torch.zeros(len(caption) - 2, dtype=similarity.dtype)
+    total = torch.zeros(len(caption[own]), dtype=similarity.dtype)
     for layer in layers[-num_layers:]:
         (gradient,) = torch.autograd.grad(similarity, layer.output, retain_graph=True)
         g = gradient[-1]
         raw = literal_pooling(layer.key, scales) @ literal_pooling(layer.query, scales)[-1]
-        w = min_max(raw[1:-1])  # eq. 1
-        s_g = (g[None, :] * w[:, None] * layer.value[1:-1]).sum(dim=1)  # eq. 2
+        w = min_max(raw[own])  # eq. 1
+        s_g = (g[None, :] * w[:, None] * layer.value[own]).sum(dim=1)  # eq. 2
         row = layer.attention.mean(dim=0)[-1]
-        s_a = row[1:-1] / (w.sum() if divide_by_importance else row.sum())  # eq. 3
+        s_a = row[own] / (w.sum() if divide_by_importance else row.sum())  # eq. 3
         total = total + s_g * s_a
     scores = F.relu(total / num_layers).detach()  # eq. 4
     return min_max(scores) if scaled else scores
@@ -133,24 +146,27 @@ def literal_scores(
 class Tower(nn.Module):
     """A text encoder whose every weight, bias and norm is random."""
 
-    def __init__(self, seed: int = 0, attention: str = "sdpa", **fields):
+    def __init__(self, seed: int = 0, attention: str = "sdpa", siglip: bool = False, **fields):
         super().__init__()
-        config = CLIPTextConfig(
+        config_class, model_class = (SiglipTextConfig, SiglipTextModel) if siglip else (CLIPTextConfig, CLIPTextModel)
+        config = config_class(
             **{
                 "vocab_size": VOCAB_SIZE,
                 "hidden_size": WIDTH,
                 "intermediate_size": 32,
                 "num_hidden_layers": NUM_LAYERS,
                 "num_attention_heads": NUM_HEADS,
-                "max_position_embeddings": 20,
+                "max_position_embeddings": POSITIONS,
                 "bos_token_id": BOS,
                 "eos_token_id": EOS,
                 "pad_token_id": PAD,
             }
             | fields
         )
-        self.text_model = CLIPTextModel._from_config(config, attn_implementation=attention)
-        self.text_projection = nn.Linear(WIDTH, PROJECTION, bias=False)
+        self.text_model = model_class._from_config(config, attn_implementation=attention)
+        self.text_projection = nn.Linear(WIDTH, PROJECTION, bias=siglip)
+        if siglip:
+            self.text_model.head = nn.Identity()
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
@@ -673,6 +689,133 @@ def test_scaling_by_hand():
     assert scale_within_caption(values, own).tolist() == expected
 
 
+# SigLIP: no BOS, attention in both directions and to padding, a caption embedded at the last position.
+
+
+class SiglipTower(Tower):
+    """A tower of SigLIP, whose captions have no BOS."""
+
+    def __init__(self, *arguments, **fields):
+        super().__init__(*arguments, siglip=True, **{"bos_token_id": None} | fields)
+
+
+def siglip_row(caption, pad: int = PAD) -> list[int]:
+    """All that SigLIP reads of a caption."""
+    return [*caption, EOS] + [pad] * (POSITIONS - len(caption) - 1)
+
+
+def siglip_batch(captions, pad: int = PAD, length: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """`input_ids` and `attention_mask`, padded to the longest caption or to a length."""
+    length = length or max(map(len, captions)) + 1
+    input_ids = torch.tensor([siglip_row(caption, pad)[:length] for caption in captions])
+    attention_mask = torch.tensor([[1] * (len(row) + 1) + [0] * (length - len(row) - 1) for row in captions])
+    return input_ids, attention_mask
+
+
+def literal_siglip_batch(tower, captions, images, length, pad: int = PAD, num_layers=3, scales=(1, 2)):
+    weights, expected = tower.raw_weights(), torch.zeros(len(captions), length, dtype=torch.float64)
+    for row, (caption, image) in enumerate(zip(captions, images.double(), strict=True)):
+        expected[row, : len(caption)] = literal_scores(
+            weights, siglip_row(caption, pad), image, num_layers=num_layers, scales=scales, own=slice(0, len(caption))
+        )
+    return expected
+
+
+def test_oracle_encodes_as_siglip():
+    tower = SiglipTower().double()
+    row = siglip_row(RAGGED[0])
+    embedding, projected, _ = encode(tower.raw_weights(), row, NUM_HEADS)
+    outputs = tower.text_model(torch.tensor([row]))
+    torch.testing.assert_close(embedding, tower.text_projection(outputs.pooler_output)[0])
+    torch.testing.assert_close(projected, tower.text_projection(outputs.last_hidden_state)[0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    captions=st.lists(st.lists(st.integers(1, 36), min_size=1, max_size=12), min_size=1, max_size=4),
+    seed=st.integers(0, 1000),
+    attention=st.sampled_from(["sdpa", "eager"]),
+    pad=st.sampled_from([PAD, EOS]),
+    scales=st.sampled_from([(1,), (1, 2), (2, 3)]),
+    padded_by_caller=st.sampled_from(["to the longest, with a mask", "wrongly, with a mask", "fully, without a mask"]),
+)
+def test_gass_of_siglip_equals_the_equations_on_any_captions(captions, seed, attention, pad, scales, padded_by_caller):
+    """However the caller has padded: the encoder reads 20 tokens, with the true padding token."""
+    tower = SiglipTower(seed, attention, pad_token_id=pad).double()
+    images = random_images(len(captions), seed).double()
+    if padded_by_caller == "fully, without a mask":
+        input_ids, attention_mask = siglip_batch(captions, pad, POSITIONS)[0], None
+    else:
+        input_ids, attention_mask = siglip_batch(captions, pad if "longest" in padded_by_caller else BOS)
+    scores = tower.scores(input_ids, attention_mask, images, scales=scales)
+    expected = literal_siglip_batch(tower, captions, images, input_ids.shape[1], pad, scales=scales)
+    assert_literal(scores, expected)
+
+
+@pytest.mark.parametrize("index", [0, NUM_LAYERS - 1])
+def test_gradient_of_siglip_is_the_slope_of_the_similarity_where_the_caption_is_embedded(index):
+    tower, image = SiglipTower().double(), random_images(1)[0].double()
+    input_ids = torch.tensor([siglip_row(RAGGED[1])])
+    embedding, _, layers = encode(tower.raw_weights(), input_ids[0].tolist(), NUM_HEADS)
+    (gradient,) = torch.autograd.grad(F.cosine_similarity(embedding, image, dim=0), layers[index].output)
+    channel, step = 5, 1e-5
+
+    def moved(amount: float) -> torch.Tensor:
+        def add(module, arguments):
+            shifted = arguments[0].clone()
+            shifted[0, -1, channel] += amount
+            return (shifted,)
+
+        handle = tower.text_model.encoder.layers[index].self_attn.out_proj.register_forward_pre_hook(add)
+        with torch.no_grad():
+            embedding = tower.text_projection(tower.text_model(input_ids).pooler_output)[0]
+        handle.remove()
+        return F.cosine_similarity(embedding, image, dim=0)
+
+    slope = (moved(step) - moved(-step)) / (2 * step)
+    torch.testing.assert_close(gradient[-1, channel], slope, rtol=1e-6, atol=1e-9)
+    if index == NUM_LAYERS - 1:  # what the definition says: nothing is read anywhere else
+        assert not gradient[:-1].any()
+
+
+@pytest.mark.parametrize("siglip", [False, True])
+def test_gass_ranks_tokens_by_the_change_of_similarity_without_them(siglip):
+    """Leave one token out of the last layer's attention, with one head: the change is what g * v * W predicts."""
+    correlations = []
+    for seed in range(6):
+        tower = (SiglipTower if siglip else Tower)(seed, num_attention_heads=1).double()
+        weights, image = tower.raw_weights(), random_images(1, seed)[0].double()
+        caption = RAGGED[0]
+        row, own = (siglip_row(caption), range(len(caption))) if siglip else ([BOS, *caption, EOS], range(1, 15))
+        embedding, _, layers = encode(weights, row, 1)
+        similarity = F.cosine_similarity(embedding, image, dim=0)
+        (gradient,) = torch.autograd.grad(similarity, layers[-1].output)
+        shares = layers[-1].attention[0, -1]
+        predicted = torch.stack([shares[token] * (gradient[-1] @ layers[-1].value[token]) for token in own])
+
+        def without(token: int, tower=tower, layer=layers[-1], shares=shares, row=row) -> torch.Tensor:
+            def leave_out(module, arguments):
+                changed = arguments[0].clone()
+                changed[0, -1] -= shares[token] * layer.value[token]
+                return (changed,)
+
+            handle = tower.text_model.encoder.layers[-1].self_attn.out_proj.register_forward_pre_hook(leave_out)
+            with torch.no_grad():
+                left = tower.text_projection(tower.text_model(torch.tensor([row])).pooler_output)[0]
+            handle.remove()
+            return left
+
+        change = torch.stack([similarity - F.cosine_similarity(without(token), image, dim=0) for token in own])
+        correlations.append(torch.corrcoef(torch.stack([predicted, change]).detach())[0, 1])
+    assert min(correlations) > 0.95
+
+
+def test_siglip_captions_with_bos_do_not_score_it():
+    tower, images = SiglipTower(3, bos_token_id=BOS), random_images(1)
+    scores = tower.scores(*siglip_batch([[BOS, 4, 9, 12]]), images)[0]
+    assert scores[0] == scores[4] == 0 and scores[1:4].any()
+
+
 @attentions
 def test_cosine_scores_by_a_loop(attention):
     tower, images = Tower(26, attention), random_images(len(RAGGED))
@@ -684,6 +827,17 @@ def test_cosine_scores_by_a_loop(attention):
         similarities = [F.cosine_similarity(token, image, dim=0) for token in projected[1:-1].detach()]
         expected[row, 1 : len(caption) + 1] = min_max(torch.stack(similarities))
     assert scores.dtype == torch.float32
+    assert_literal(scores, expected)
+
+
+def test_cosine_scores_of_siglip_by_a_loop():
+    tower, images = SiglipTower(26), random_images(len(RAGGED))
+    scores = token_image_cosine_scores(tower.text_model, tower.text_projection, *siglip_batch(RAGGED), images)
+    expected = torch.zeros(scores.shape, dtype=torch.float64)
+    for row, (caption, image) in enumerate(zip(RAGGED, images.double(), strict=True)):
+        _, projected, _ = encode(tower.raw_weights(), siglip_row(caption), NUM_HEADS)
+        similarities = [F.cosine_similarity(token, image, dim=0) for token in projected[: len(caption)].detach()]
+        expected[row, : len(caption)] = min_max(torch.stack(similarities))
     assert_literal(scores, expected)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoProcessor, CLIPConfig, CLIPModel, CLIPTokenizer, SiglipConfig
+from transformers import AutoProcessor, BertConfig, CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
 
 from modeling_gadms import GADMSModel, GADMSProcessor
@@ -112,12 +112,11 @@ def test_an_image_size_that_patches_do_not_divide_is_refused(tmp_path, clip_fold
 
 
 def test_another_kind_of_model_is_refused(tmp_path, model_folder):
-    SiglipConfig().save_pretrained(tmp_path / "siglip")
+    BertConfig().save_pretrained(tmp_path / "bert")
     with pytest.raises(
-        ValueError,
-        match="siglip: it contains a model of type 'siglip'; only CLIP models .* converted; load it with transformers",
+        ValueError, match="bert: it contains a model of type 'bert'; only models of CLIP, .* converted; load it"
     ):
-        convert(tmp_path / "siglip", tmp_path / "ours")
+        convert(tmp_path / "bert", tmp_path / "ours")
     with pytest.raises(ValueError, match="it is a GA-DMS model already: there is nothing to convert"):
         convert(model_folder, tmp_path / "ours")
     with pytest.raises(ValueError, match="no config.json with a model_type"):

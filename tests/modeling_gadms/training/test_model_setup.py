@@ -107,7 +107,7 @@ def test_a_clip_checkpoint_is_taken_at_384_by_128_by_default(tmp_path):
 )
 def test_what_a_clip_checkpoint_decides_cannot_be_set(key, value):
     arguments = ModelArguments(from_clip="no/download", config={key: value})
-    with pytest.raises(ValueError, match=f"from_clip takes `{key}` from the CLIP checkpoint"):
+    with pytest.raises(ValueError, match=f"from_dual_encoder takes `{key}` from the checkpoint"):
         build_model_and_processor(arguments, [])
 
 
@@ -217,11 +217,11 @@ def test_fields_that_replace_a_checkpoints_are_checked(checkpoint, fields, messa
 
 
 def test_two_sources_are_refused():
-    with pytest.raises(ValueError, match="both from_pretrained and from_clip"):
+    with pytest.raises(ValueError, match="both from_pretrained and a dual encoder"):
         build_model_and_processor(ModelArguments(from_pretrained="a", from_clip="b"), [])
 
 
 @pytest.mark.parametrize("source", [{}, {"from_pretrained": "a"}])
 def test_an_image_size_without_clip_is_refused(source):
-    with pytest.raises(ValueError, match="model.image_size goes with model.from_clip"):
+    with pytest.raises(ValueError, match="model.image_size goes with model.from_dual_encoder"):
         build_model_and_processor(ModelArguments(image_size=[32, 16], **source), [])
