@@ -46,7 +46,8 @@ def image_relevance(model: GADMSModel, processor: GADMSProcessor, image: Image.I
 
         relevance_i = ReLU(sum over channels of g * w_i * v_i),  w_i = cosine of q at the class token and k_i,
 
-    where w is scaled to [0, 1] over the patches. Other threads can use the model at the same time.
+    where w is scaled to [0, 1] over the patches. With `image_pooling="patches"`, the embedding is a sum over patches:
+    their relevance is the ReLU of their parts of the similarity. Other threads can use the model at the same time.
 
     Args:
         model ([`GADMSModel`]): a PyTorch model, since gradients are needed.
@@ -65,6 +66,8 @@ def image_relevance(model: GADMSModel, processor: GADMSProcessor, image: Image.I
     caption = check_query(processor, caption)
     text_embeds = encode_captions(model, processor, [caption], progress=False).to(model.device)
     pixels = processor(images=[image], return_tensors="pt")["pixel_values"].to(model.device)
+    if model.patch_pooling is not None:
+        return _pooled_relevance(model, pixels, text_embeds[0])
     model = copy_sharing_weights(model)
     vision, projection = model.vision_model, model.visual_projection
     layer = cast(CLIPEncoderLayer, vision.encoder.layers[-1])
@@ -81,9 +84,24 @@ def image_relevance(model: GADMSModel, processor: GADMSProcessor, image: Image.I
         with torch.no_grad():
             weights = torch.cosine_similarity(record.query[0, :1], record.key[0, 1:], dim=-1)  # (num_patches,)
             relevance = torch.relu(_min_max_scaled(weights) * (record.value[0, 1:] @ gradient[0, 0])).float()
-            highest = relevance.max()
-            scores = relevance / highest if highest > 0 else relevance
-    return ImageRelevance(scores.reshape(model.config.patch_grid).cpu(), similarity.item())
+    return _image_relevance(model, relevance, similarity.item())
+
+
+@torch.no_grad()
+def _pooled_relevance(model: GADMSModel, pixels: torch.Tensor, text_embed: torch.Tensor) -> ImageRelevance:
+    patch_pooling = cast(torch.nn.Linear, model.patch_pooling)
+    outputs = model.get_image_features(pixels)
+    weights = patch_pooling.weight.unflatten(1, (-1, model.config.projection_dim))  # (projection_dim, patches, width)
+    patches = outputs["last_hidden_state"][0, 1:]  # without the class token
+    parts = torch.einsum("opw,pw,o->p", weights.float(), patches.float(), text_embed.float())
+    parts = parts / outputs["pooler_output"][0].float().norm()
+    return _image_relevance(model, torch.relu(parts), parts.sum().item())
+
+
+def _image_relevance(model: GADMSModel, relevance: torch.Tensor, similarity: float) -> ImageRelevance:
+    highest = relevance.max()
+    scores = relevance / highest if highest > 0 else relevance
+    return ImageRelevance(scores.reshape(model.config.patch_grid).cpu(), similarity)
 
 
 def draw_heat_map(image: Image.Image, scores: torch.Tensor) -> Image.Image:
