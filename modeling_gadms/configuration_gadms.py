@@ -43,6 +43,7 @@ IMAGE_ENCODERS: dict[str, VisionConfig] = {
 
 TOKEN_SCORES = ("gass", "cosine", "random", "none")
 ALIGNMENTS = ("sdm", "itc")
+IMAGE_POOLINGS = ("encoder", "patches")
 
 _LARGE_VOCABULARY = 65_536
 """Above this number of tokens, the token head shares the token embeddings by default."""
@@ -93,6 +94,11 @@ class GADMSConfig(PreTrainedConfig):
         projection_dim (`int`, *optional*, defaults to 512):
             Width of the shared embedding space, and of the multimodal interaction encoder. With SigLIP's image
             encoder, which has no projection, it must be the width of that encoder.
+        image_pooling (`str`, *optional*, defaults to `"encoder"`):
+            What the embedding of an image is made of. `"encoder"`: what the image encoder pools, CLIP's class token or
+            SigLIP's attention head, as in the paper. `"patches"`: a linear map of all patch tokens, with weights of
+            its own for each position, in the manner of part-based person re-identification (PCB, Sun et al., ECCV
+            2018). From random weights, it learns in fewer steps which garment has a colour.
         mask_token_id (`int`, *optional*, defaults to 49408):
             Id of the mask token. Research checkpoints reuse 49405.
         token_score (`str`, *optional*, defaults to `"gass"`):
@@ -157,6 +163,7 @@ class GADMSConfig(PreTrainedConfig):
     text_config: dict | PreTrainedConfig | None = None
     vision_config: dict | PreTrainedConfig | None = None
     projection_dim: int = 512
+    image_pooling: str = "encoder"
     mask_token_id: int = 49408
 
     token_score: str = "gass"
@@ -262,7 +269,8 @@ class GADMSConfig(PreTrainedConfig):
                 f"projection_dim = {self.projection_dim} must be a multiple of fusion_num_attention_heads = "
                 f"{self.fusion_num_attention_heads}"
             )
-        for name, choices in (("token_score", TOKEN_SCORES), ("alignment", ALIGNMENTS)):
+        choices_of = {"token_score": TOKEN_SCORES, "alignment": ALIGNMENTS, "image_pooling": IMAGE_POOLINGS}
+        for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} = {getattr(self, name)!r} must be one of {', '.join(choices)}")
         num_layers = self.text_config.num_hidden_layers
@@ -291,6 +299,11 @@ class GADMSConfig(PreTrainedConfig):
                 f"patches would not cover the image{_nearest_sizes(height, width, patch_size)}"
             )
         if isinstance(self.vision_config, SiglipVisionConfig):
+            if self.image_pooling != "encoder":
+                raise ValueError(
+                    f"image_pooling = {self.image_pooling!r} would leave the head of SigLIP's image encoder unused: "
+                    "take 'encoder', or an image encoder of CLIP"
+                )
             if not self.vision_config.vision_use_head:
                 raise ValueError(
                     "vision_config.vision_use_head = False leaves SigLIP's image encoder without embedding"

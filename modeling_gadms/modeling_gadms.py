@@ -51,6 +51,7 @@ from .token_scoring_gadms import gradient_attention_scores, own_token_mask, toke
 # The configuration chooses the objective, so that the paper's ablations run through the same code. Any checkpoint can
 # take any branch.
 # trf-ignore: TRF041 token_score, noise_masking, masked_token_prediction, num_identities, learn_temperature
+# trf-ignore: TRF041 image_pooling
 
 Model = TypeVar("Model", bound="GADMSPreTrainedModel")
 
@@ -201,7 +202,8 @@ class GADMSPreTrainedModel(CLIPPreTrainedModel):
                 The model's tokenizer, with or without the mask token. Only SigLIP's configuration needs it, which does
                 not name the ids of padding and EOS; by default it is loaded from the same place.
             checkpoint_kwargs (`dict`, *optional*): passed to `AutoModel.from_pretrained` (`revision`, `token`, ...).
-            config_kwargs: fields of [`GADMSConfig`], except the two encoders, `projection_dim` and `mask_token_id`.
+            config_kwargs: fields of [`GADMSConfig`], except those that the checkpoint determines: the two encoders,
+                `projection_dim`, `image_pooling` and `mask_token_id`.
 
         Returns:
             An instance of the class it is called on: [`GADMSModel`], or [`GADMSForPreTraining`], whose additional
@@ -211,7 +213,7 @@ class GADMSPreTrainedModel(CLIPPreTrainedModel):
             ValueError: for a model of another family, an unknown key, a key that the checkpoint determines, or an
                 image size that is not a multiple of the patch size.
         """
-        for key in ("text_config", "vision_config", "projection_dim", "mask_token_id"):
+        for key in ("text_config", "vision_config", "projection_dim", "image_pooling", "mask_token_id"):
             if key in config_kwargs:
                 raise ValueError(f"from_dual_encoder takes `{key}` from the checkpoint; remove this argument")
         options = checkpoint_kwargs or {}
@@ -268,6 +270,8 @@ class GADMSPreTrainedModel(CLIPPreTrainedModel):
         elif isinstance(module, GADMSModel):
             if isinstance(module.visual_projection, nn.Linear):
                 init.normal_(module.visual_projection.weight, std=self.config.vision_config.hidden_size**-0.5 * factor)
+            if module.patch_pooling is not None:
+                init.normal_(module.patch_pooling.weight, std=module.patch_pooling.in_features**-0.5 * factor)
             init.normal_(module.text_projection.weight, std=self.config.text_config.hidden_size**-0.5 * factor)
             init.constant_(module.logit_scale, math.log(1 / self.config.temperature))
         elif isinstance(module, GADMSForPreTraining) and module.classifier is not None:
@@ -372,6 +376,11 @@ class GADMSModel(GADMSPreTrainedModel):
         else:
             self.vision_model = GADMSVisionModel._from_config(vision)
             self.visual_projection = nn.Linear(vision.hidden_size, config.projection_dim, bias=False)
+        self.patch_pooling: nn.Linear | None = None
+        if config.image_pooling == "patches":
+            self.patch_pooling = nn.Linear(
+                math.prod(config.patch_grid) * config.projection_dim, config.projection_dim, bias=False
+            )
         self.logit_scale = nn.Parameter(
             torch.tensor(math.log(1 / config.temperature)), requires_grad=config.learn_temperature
         )
@@ -401,7 +410,9 @@ class GADMSModel(GADMSPreTrainedModel):
         """
         outputs = self.vision_model(pixel_values)
         outputs.last_hidden_state = self.visual_projection(outputs.last_hidden_state)
-        if not isinstance(encoder_configs(self.config)[1], SiglipVisionConfig):  # whose head has pooled already
+        if self.patch_pooling is not None:
+            outputs.pooler_output = self.patch_pooling(outputs.last_hidden_state[:, 1:].flatten(1))
+        elif not isinstance(encoder_configs(self.config)[1], SiglipVisionConfig):  # whose head has pooled already
             outputs.pooler_output = outputs.last_hidden_state[:, 0]
         return outputs
 

@@ -125,6 +125,8 @@ def _check_compatible(source: str | Path, config: GADMSConfig, parts: Checkpoint
             problems.append(f"its {name} has hidden_act = {encoder.hidden_act}, not quick_gelu")
         if encoder.layer_norm_eps != 1e-5:
             problems.append(f"its {name} has layer_norm_eps = {encoder.layer_norm_eps}, not 1e-5")
+    if config.image_pooling != "encoder":
+        problems.append(f"its images are embedded by image_pooling = {config.image_pooling}, not by the class token")
     if problems:
         raise ValueError(f"{source}: OpenAI's code would compute different embeddings: {'; '.join(problems)}")
 

@@ -48,7 +48,8 @@ def image_relevance(
         relevance_i = ReLU(sum over channels of g * w_i * v_i),  w_i = cosine of q at the class token and k_i,
 
     where w is scaled to [0, 1] over the patches. SigLIP has no class token: there the attention is that of the pooling
-    head, with its probe in place of the class token. Other threads can use the model at the same time.
+    head, with its probe in place of the class token. A GA-DMS model with `image_pooling="patches"` adds up its patches:
+    there, relevance is the ReLU of a patch's part of the similarity. Other threads can use the model at the same time.
 
     Args:
         model ([`GADMSModel`] or a model of transformers): a PyTorch model, since gradients are needed.
@@ -69,6 +70,9 @@ def image_relevance(
     text_embeds = encode_captions(model, processor, [caption], progress=False).to(model.device)
     inputs = processor(images=[image]).to(model.device)
     rows, columns = _patch_grid(inputs, model.config.vision_config.patch_size)
+    if getattr(model, "patch_pooling", None) is not None:
+        parts = _pooled_parts(model, inputs["pixel_values"], text_embeds[0])
+        return ImageRelevance(_scaled_to_highest(torch.relu(parts)).reshape(rows, columns).cpu(), parts.sum().item())
     features = Features(copy_sharing_weights(model), "image")
     with (
         scoring_mode(features.encoder, "eager"),
@@ -84,9 +88,17 @@ def image_relevance(
             keys, values = (each[0, first : first + rows * columns] for each in (record.key, record.value))
             weights = torch.cosine_similarity(record.query[0, :1], keys, dim=-1)  # (num_patches,)
             relevance = torch.relu(_min_max_scaled(weights) * (values @ gradient[0, 0])).float()
-            highest = relevance.max()
-            scores = relevance / highest if highest > 0 else relevance
-    return ImageRelevance(scores.reshape(rows, columns).cpu(), similarity.item())
+    return ImageRelevance(_scaled_to_highest(relevance).reshape(rows, columns).cpu(), similarity.item())
+
+
+@torch.no_grad()
+def _pooled_parts(model: Any, pixels: torch.Tensor, text_embed: torch.Tensor) -> torch.Tensor:
+    """The part of each patch in the similarity, of shape `(num_patches,)`; they add up to it."""
+    outputs = model.get_image_features(pixels)
+    patches = outputs["last_hidden_state"][0, 1:]  # without the class token
+    weights = model.patch_pooling.weight.unflatten(1, patches.shape)  # (projection_dim, num_patches, projection_dim)
+    parts = torch.einsum("opw,pw,o->p", weights.float(), patches.float(), text_embed.float())
+    return parts / outputs["pooler_output"][0].float().norm()
 
 
 def _patch_grid(inputs: Any, patch_size: int) -> tuple[int, int]:
@@ -115,6 +127,11 @@ def draw_heat_map(image: Image.Image, scores: torch.Tensor) -> Image.Image:
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
     blended = pixels + (colour - pixels) * (_OPACITY * np.sqrt(score))
     return Image.fromarray(blended.round().clip(0, 255).astype(np.uint8))
+
+
+def _scaled_to_highest(relevance: torch.Tensor) -> torch.Tensor:
+    highest = relevance.max()
+    return relevance / highest if highest > 0 else relevance
 
 
 def _min_max_scaled(values: torch.Tensor) -> torch.Tensor:

@@ -94,6 +94,7 @@ def everything_changed() -> GADMSConfig:
         },
         vision_config={"image_size": (64, 32), "hidden_size": 48, "num_attention_heads": 4},
         projection_dim=32,
+        image_pooling="patches",
         mask_token_id=99,
         token_score="cosine",
         score_layers=3,

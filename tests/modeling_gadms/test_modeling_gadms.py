@@ -76,6 +76,27 @@ def test_every_image_token_passes_the_norm_and_the_projection(model):
     torch.testing.assert_close(features.last_hidden_state, states @ projection.T)
 
 
+def test_patches_are_pooled_with_weights_of_their_position(tmp_path, tiny_model):
+    model = randomised(tiny_model(image_pooling="patches"))
+    assert model.gadms.patch_pooling.weight.shape == (16, 4 * 2 * 16)
+    assert tiny_model(image_pooling="patches").gadms.patch_pooling.weight.std().item() == pytest.approx(
+        128**-0.5, rel=0.1
+    )
+    features = model.gadms.eval().get_image_features(pixels(2))
+    expected = torch.zeros(2, 16)
+    for place in range(8):
+        own = model.gadms.patch_pooling.weight[:, place * 16 : (place + 1) * 16]
+        expected += features.last_hidden_state[:, 1 + place] @ own.T
+    torch.testing.assert_close(features.pooler_output, expected)
+
+    model.save_pretrained(tmp_path)
+    loaded = GADMSModel.from_pretrained(tmp_path)
+    assert loaded.config.image_pooling == "patches"
+    torch.testing.assert_close(loaded.eval().get_image_features(pixels(2)).pooler_output, features.pooler_output)
+    with pytest.raises(ValueError, match="from_dual_encoder takes `image_pooling` from the checkpoint"):
+        GADMSModel.from_dual_encoder(tmp_path, image_pooling="patches")
+
+
 def test_patches_are_read_row_by_row_from_an_image_that_is_higher_than_wide(model):
     """Patch (row, column) stands at position 1 + row * columns + column."""
     embeddings = model.gadms.vision_model.embeddings

@@ -301,6 +301,11 @@ def test_half_precision_is_written_as_float32_and_the_report_says_so(tmp_path, s
         ),
         ({"vision_config": {"num_attention_heads": 4}}, "openai", "its image encoder has 4 attention heads"),
         ({"fusion_num_attention_heads": 4}, "research", "its fusion encoder has 4 attention heads"),
+        (
+            {"image_pooling": "patches"},
+            "openai",
+            "its images are embedded by image_pooling = patches, not by the class",
+        ),
         ({"text_config": {"hidden_act": "gelu"}}, "openai", "its text encoder has hidden_act = gelu, not quick_gelu"),
         ({"vision_config": {"hidden_act": "gelu"}}, "research", "its image encoder has hidden_act = gelu"),
         (

@@ -76,6 +76,26 @@ def test_scores_are_the_equations_step_by_step(model, processor, picture):
     assert 0 < int((found.scores > 0).sum()) < 8, "nothing is tested where all are alike"
 
 
+def test_pooled_patches_have_the_parts_of_the_similarity(tiny_model, processor, picture):
+    """The embedding of an image without one patch token, for each of them: the sum over patches is exact."""
+    model = tiny_model(image_pooling="patches").gadms.eval()
+    found = image_relevance(model, processor, picture, CAPTION)
+    text = encode_captions(model, processor, [CAPTION], progress=False)[0]
+    image = encode_images(model, processor, [picture], progress=False)[0]
+    assert found.similarity == pytest.approx(float(text @ image), abs=1e-5)
+    with torch.no_grad():
+        tokens = model.get_image_features(processor(images=[picture], return_tensors="pt")["pixel_values"])
+        whole = model.patch_pooling(tokens.last_hidden_state[0, 1:].flatten())
+        parts = torch.zeros(8)
+        for place in range(8):
+            without = tokens.last_hidden_state[0, 1:].clone()
+            without[place] = 0.0
+            parts[place] = (whole - model.patch_pooling(without.flatten())) @ text
+    expected = parts.clamp(min=0.0).reshape(4, 2)
+    assert 0 < int((expected > 0).sum()) < 8
+    torch.testing.assert_close(found.scores, expected / expected.max(), atol=1e-4, rtol=1e-4)
+
+
 def test_the_only_patch_that_is_not_empty_has_all_relevance(model, processor):
     """A layer that only copies: the class token attends to all, and values are of one patch alone."""
     layer = model.vision_model.encoder.layers[-1]
