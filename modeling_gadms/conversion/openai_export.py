@@ -112,6 +112,11 @@ def _load(source: str | Path) -> tuple[GADMSModel | GADMSForPreTraining, list[st
 def _check_compatible(source: str | Path, config: GADMSConfig, parts: CheckpointParts) -> None:
     """Refuse settings that weight files do not contain and the other code assumes."""
     text, vision = encoder_configs(config)
+    if not (isinstance(text, CLIPTextConfig) and isinstance(vision, CLIPVisionConfig)):
+        raise ValueError(
+            f"{source}: OpenAI's layout is that of CLIP, and its encoders are of type {text.model_type} and "
+            f"{vision.model_type}; export it to ONNX, or give its folder"
+        )
     problems = []
     encoders: list[tuple[str, CLIPTextConfig | CLIPVisionConfig]] = [("text encoder", text), ("image encoder", vision)]
     widths = [(name, encoder.hidden_size, encoder.num_attention_heads) for name, encoder in encoders]

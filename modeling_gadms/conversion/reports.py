@@ -6,9 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
-
-from ..configuration_gadms import GADMSConfig, encoder_configs
+from ..configuration_gadms import GADMSConfig, TextConfig, VisionConfig, encoder_configs
 
 
 _MAX_MODULES, _MAX_LETTERS = 6, 80
@@ -96,7 +94,7 @@ class ExportReport:
         return "\n".join(lines)
 
 
-def _sizes(config: CLIPTextConfig | CLIPVisionConfig) -> str:
+def _sizes(config: TextConfig | VisionConfig) -> str:
     return (
         f"{config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} heads, "
         f"feed-forward {config.intermediate_size}"

@@ -48,8 +48,9 @@ def image_relevance(
         relevance_i = ReLU(sum over channels of g * w_i * v_i),  w_i = cosine of q at the class token and k_i,
 
     where w is scaled to [0, 1] over the patches. SigLIP has no class token: there the attention is that of the pooling
-    head, with its probe in place of the class token. A GA-DMS model with `image_pooling="patches"` adds up its patches:
-    there, relevance is the ReLU of a patch's part of the similarity. Other threads can use the model at the same time.
+    head, with its probe in place of the class token. A GA-DMS model with `image_pooling="patches"` adds up its
+    patches: there, relevance is the ReLU of a patch's part of the similarity. Other threads can use the model at the
+    same time.
 
     Args:
         model ([`GADMSModel`] or a model of transformers): a PyTorch model, since gradients are needed.

@@ -115,7 +115,7 @@ def train_one_step(folder: Path, person: Path) -> None:
     arguments = (
         ModelArguments(from_pretrained=str(folder), config=fields)
         if is_own
-        else ModelArguments(from_clip=str(folder), image_size=(32, 16), config=fields)
+        else ModelArguments(from_dual_encoder=str(folder), image_size=(32, 16), config=fields)
     )
     model, processor = build_model_and_processor(arguments, [])
     inputs = processor(images=[Image.open(person)] * 2, text=[CAPTION, "a woman with a bag"])

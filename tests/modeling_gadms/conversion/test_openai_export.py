@@ -11,6 +11,7 @@ from modeling_gadms import GADMSConfig, GADMSForPreTraining, GADMSModel, GADMSPr
 from modeling_gadms.conversion.converter import convert
 from modeling_gadms.conversion.openai_export import export_checkpoint
 from modeling_gadms.training.tokenizer import train_tokenizer
+from tests.dual_encoders import save_dual_encoder
 from tests.modeling_gadms.conversion.openai_clip import (
     Clip,
     ResearchModel,
@@ -357,3 +358,10 @@ def test_mistaken_arguments_are_named(tmp_path, saved):
         export_checkpoint(tmp_path / "other", tmp_path / "out.pth", layout="openai")
     with pytest.raises(OSError):
         export_checkpoint(tmp_path / "nothing", tmp_path / "out.pth", layout="openai")
+
+
+def test_encoders_that_are_not_clips_are_refused(tmp_path):
+    save_dual_encoder("SigLIP 2", tmp_path / "siglip")
+    GADMSModel.from_dual_encoder(tmp_path / "siglip", image_size=(32, 16)).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="are of type siglip_text_model and siglip_vision_model; export it to ONNX"):
+        export_checkpoint(tmp_path / "model", tmp_path / "out.pth")
