@@ -9,16 +9,16 @@ from typing import Any, cast
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING, AutoConfig, PreTrainedConfig
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, logging
 
 from ..configuration_gadms import GADMSConfig, encoder_configs, reads_padding
 from ..processing_gadms import GADMSProcessor
-from .adapter_folders import find_adapter
+from .adapter_folders import ADAPTER_CONFIG, find_adapter
 from .families import find_families
 from .onnx_model import MANIFEST, RUNTIMES, OnnxModel
 from .open_clip_model import is_open_clip, load_open_clip
 from .processors import RetrievalProcessor, load_dual_encoder_processor, with_image_fit
-from .weight_files import check_weights, has_safetensors
+from .weight_files import cached_commit, check_weights, has_safetensors
 
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -80,6 +80,7 @@ def load_model_and_processor(
             adapter.merge_into(model)
             model.name_or_path = str(name)
         processor = _load_processor(processor_folder, name, config)
+    model.config._commit_hash = cached_commit(name, ADAPTER_CONFIG if adapter else CONFIG_NAME)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return model, with_image_fit(processor, image_fit)
 

@@ -8,13 +8,13 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from PIL import Image
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .families import Family, ImageFit
 from .processors import DualEncoderProcessor
+from .weight_files import cached_commit
 
 
 CONFIG = "open_clip_config.json"
@@ -150,7 +150,7 @@ class OpenClipModel(nn.Module):
             # the weights, such as the activation and the number of heads.
             text_config=SimpleNamespace(hidden_act=json.dumps([shared, text], sort_keys=True)),
             vision_config=SimpleNamespace(hidden_act=json.dumps([shared, vision], sort_keys=True)),
-            _commit_hash=_commit(source),
+            _commit_hash=cached_commit(source.removeprefix(_HUB), CONFIG) if source.startswith(_HUB) else None,
         )
 
     @property
@@ -180,14 +180,6 @@ class OpenClipModel(nn.Module):
     def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
         """Embed images. `pooler_output` has shape `(num_images, embed_dim)`."""
         return BaseModelOutputWithPooling(pooler_output=self.model.encode_image(pixel_values))
-
-
-def _commit(source: str) -> str | None:
-    """Commit of the repository of the Hub that a model was loaded from."""
-    if not source.startswith(_HUB):
-        return None
-    cached = try_to_load_from_cache(source.removeprefix(_HUB), CONFIG)
-    return Path(cached).parent.name if isinstance(cached, str) else None
 
 
 class OpenClipProcessor(DualEncoderProcessor):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.utils import (
@@ -92,6 +93,17 @@ def check_layer_count(name: str | Path, num_layers: int, num_stored: float) -> N
 def has_safetensors(name: str | Path, revision: str | None = None) -> bool:
     """Whether the weights of a model are in safetensors."""
     return any(_find(name, revision, file) for file in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
+
+
+def cached_commit(name: str | Path, file: str) -> str | None:
+    """Commit of the repository of the Hub that a file was loaded from, which transformers does not keep.
+
+    Args:
+        name (`str` or `Path`): Hub name; `None` is returned for a folder.
+        file (`str`): a file of the repository that was loaded.
+    """
+    cached = None if Path(name).is_dir() else try_to_load_from_cache(str(name), file)
+    return Path(cached).parent.name if isinstance(cached, str) else None
 
 
 def stored_shapes(

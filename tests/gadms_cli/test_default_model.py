@@ -38,7 +38,7 @@ def test_a_video_is_indexed_and_searched_with_the_model_of_the_hub(hub, client, 
 
     folder = save_dual_encoder("SigLIP 2", tmp_path / "model")
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    hub.commit(DEFAULT_MODEL, files, repo_type="model")
+    commit = hub.commit(DEFAULT_MODEL, files, repo_type="model")
     indexed = client.ask(GADMS, *index)
     assert indexed["exit_code"] == 0, indexed["stderr"]
     assert f"Model: {DEFAULT_MODEL}, because it understands many languages" in indexed["stderr"]
@@ -62,7 +62,7 @@ def test_a_video_is_indexed_and_searched_with_the_model_of_the_hub(hub, client, 
     assert more["exit_code"] == again["exit_code"] == 0
     assert f"Model: {DEFAULT_MODEL}, which built the gallery" in again["stderr"]
     model = json.loads(client.ask(GADMS, "gallery", "info", gallery, "--json")["stdout"])["model"]
-    assert (model["name"], model["family"]) == (DEFAULT_MODEL, "SigLIP 2")
+    assert (model["name"], model["family"], model["revision"]) == (DEFAULT_MODEL, "SigLIP 2", commit)
 
 
 def test_without_the_hub_one_line_says_what_to_do(tmp_path, person_folder):

@@ -362,6 +362,8 @@ def test_mistaken_arguments_are_named(tmp_path, saved):
 
 def test_encoders_that_are_not_clips_are_refused(tmp_path):
     save_dual_encoder("SigLIP 2", tmp_path / "siglip")
-    GADMSModel.from_dual_encoder(tmp_path / "siglip", image_size=(32, 16)).save_pretrained(tmp_path / "model")
+    fields = {"score_layers": 1, "fusion_num_attention_heads": 2}
+    model = GADMSModel.from_dual_encoder(tmp_path / "siglip", image_size=(32, 16), **fields)
+    model.save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match="are of type siglip_text_model and siglip_vision_model; export it to ONNX"):
         export_checkpoint(tmp_path / "model", tmp_path / "out.pth")

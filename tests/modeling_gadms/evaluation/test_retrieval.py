@@ -40,7 +40,7 @@ class FakeProcessor:
 class FakeModel(torch.nn.Module):
     """Embeds persons as rows of two matrices."""
 
-    device = torch.device("cpu")
+    device, dtype = torch.device("cpu"), torch.float32
 
     def __init__(self, image_embeds, text_embeds):
         super().__init__()
