@@ -366,4 +366,4 @@ def test_encoders_that_are_not_clips_are_refused(tmp_path):
     model = GADMSModel.from_dual_encoder(tmp_path / "siglip", image_size=(32, 16), **fields)
     model.save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match="are of type siglip_text_model and siglip_vision_model; export it to ONNX"):
-        export_checkpoint(tmp_path / "model", tmp_path / "out.pth")
+        export_checkpoint(tmp_path / "model", tmp_path / "out.pth", layout="openai")

@@ -112,6 +112,13 @@ def test_a_caption_without_statements_is_its_own_query():
     assert draw_query("A tall man.", np.random.default_rng(0)) == ("A tall man.", (frozenset({"tall", "man"}),))
 
 
+def test_a_caption_of_a_pose_alone_fits_no_other_image():
+    query = draw_query("Walking away.", np.random.default_rng(0))
+    assert query.text == "Walking away."
+    images = encode_statements([stated(["A man in a red coat."]), stated(["Walking away."])])
+    assert not fitting_images(encode_statements([query.statements]), images).any()
+
+
 def test_queries_fit_the_images_that_state_all_of_them():
     """Drawn captions against sets of words in plain Python, and against the attributes that they were drawn from."""
     sampler = PersonSampler(0, "train")
