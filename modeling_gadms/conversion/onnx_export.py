@@ -200,7 +200,8 @@ def _quantise(source: Path, target: Path, metadata: dict[str, str]) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     nodes = onnx.load(str(source), load_external_data=False).graph.node
-    last = [node.name for node in nodes if node.op_type in ("MatMul", "Gemm")][-1]
+    # The projection stays in float32. ALIGN's convolutional image encoder has no products of matrices at all.
+    last = [node.name for node in nodes if node.op_type in ("MatMul", "Gemm")][-1:]
     with tempfile.TemporaryDirectory(dir=target.parent) as place, _quiet():
         written = Path(place) / target.name
         quantize_dynamic(
@@ -208,7 +209,7 @@ def _quantise(source: Path, target: Path, metadata: dict[str, str]) -> None:
             written,
             op_types_to_quantize=["MatMul"],
             # The quantiser replaces a Gemm by a MatMul of this name.
-            nodes_to_exclude=[last, f"{last}_MatMul"],
+            nodes_to_exclude=[*last, *(f"{name}_MatMul" for name in last)],
             weight_type=QuantType.QInt8,
             per_channel=True,
             reduce_range=True,
