@@ -39,6 +39,8 @@ class RunSettings:
         opt_out (`str`, *optional*): file of URLs and domains that must not be used.
         thumbnail_height (`int`, *optional*, defaults to 128): height in pixels of the thumbnails of rejected persons,
             for review; 0 for none.
+        max_failed_shards (`int`, *optional*, defaults to 10): shards of a stage that may be set aside, after three
+            failed attempts each, before the run stops. A run without them ends with exit code 3.
 
     Raises:
         ValueError: for a value out of its range.
@@ -50,13 +52,19 @@ class RunSettings:
     images_per_shard: int = 500
     opt_out: str | None = None
     thumbnail_height: int = 128
+    max_failed_shards: int = 10
 
     def __post_init__(self) -> None:
         if not self.output.strip():
             raise ValueError("`output` is empty: name the folder of the run")
         if self.engine not in get_args(Engine):
             raise ValueError(f"`engine` must be one of {', '.join(get_args(Engine))}, not {self.engine!r}")
-        for name, least in (("workers", 1), ("images_per_shard", 1), ("thumbnail_height", 0)):
+        for name, least in (
+            ("workers", 1),
+            ("images_per_shard", 1),
+            ("thumbnail_height", 0),
+            ("max_failed_shards", 0),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"`{name}` must be {least} or more, not {getattr(self, name)}")
 

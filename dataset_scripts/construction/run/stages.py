@@ -3,7 +3,8 @@
 Between the stages the persons of all shards are compared to find duplicates.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +80,11 @@ class PersonStage:
             count_rows(table, self._units()),
         )
 
+    def discard(self, number: int) -> None:
+        """Remove what an attempt left of a shard that is set aside."""
+        for name in (persons_file(number), rejects_file(self.name, number)):
+            (self.folder.root / name).unlink(missing_ok=True)
+
     def _units(self) -> list[tuple[str, str]]:
         """Units of the counts: images up to and including the detector, then persons."""
         names = [*_SOURCE_STEPS, *(block.name for block in self.blocks)]
@@ -129,6 +135,11 @@ class CaptionStage:
         )
         for column in self.columns:
             journal_path(journal_folder(self.folder.root), number, column).unlink(missing_ok=True)
+
+    def discard(self, number: int) -> None:
+        """Remove what an attempt left of a shard that is set aside, but for the journals of its captions."""
+        for name in (data_file(number, self.shards), rejects_file(self.name, number)):
+            (self.folder.root / name).unlink(missing_ok=True)
 
     def _persons(self, number: int) -> Path:
         return self.folder.root / persons_file(number)
@@ -278,8 +289,22 @@ def _check_passage(table: pa.Table, sources: Sequence[str], blocks: Sequence[Blo
             raise LostRowsError(f"shard {number}: row {row_id} went through {names}, rejected by {rejected_by}")
 
 
-def stage_counts(folder: StageFolder, shards: int, known: Mapping[int, Marker]) -> list[tuple[BlockCounts, ...]]:
-    """Block counts of all shards of a stage.
+def read_markers(folder: StageFolder, numbers: Iterable[int]) -> dict[int, Marker]:
+    """Read the markers of the finished ones of some shards. The files of several shards are verified at a time.
+
+    Raises:
+        RunFolderError: see `StageFolder.read_marker`.
+    """
+    numbers = list(numbers)
+    with ThreadPoolExecutor() as pool:  # to compute a digest releases the interpreter's lock
+        markers = pool.map(folder.read_marker, numbers)
+        return {number: marker for number, marker in zip(numbers, markers, strict=True) if marker}
+
+
+def stage_counts(
+    folder: StageFolder, numbers: Sequence[int], known: Mapping[int, Marker]
+) -> list[tuple[BlockCounts, ...]]:
+    """Block counts of finished shards of a stage.
 
     `known` are markers that were read before: reading a marker reads all files of its shard.
 
@@ -287,7 +312,7 @@ def stage_counts(folder: StageFolder, shards: int, known: Mapping[int, Marker]) 
         LostRowsError: if a shard has no marker.
         RunFolderError: see `StageFolder.read_marker`.
     """
-    markers = [known.get(number) or folder.read_marker(number) for number in range(shards)]
-    if missing := [number for number, marker in enumerate(markers) if marker is None]:
+    markers = {**known, **read_markers(folder, [number for number in numbers if number not in known])}
+    if missing := [number for number in numbers if number not in markers]:
         raise LostRowsError(f"stage {folder.stage} ended without shards {missing[:10]}")
-    return [marker.counts for marker in markers if marker]
+    return [markers[number].counts for number in numbers]

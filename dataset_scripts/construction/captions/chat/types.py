@@ -7,6 +7,8 @@ from enum import StrEnum
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from ...blocks import OutageError, SettingsError
+
 
 _SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 _KINDS = ("openai", "transformers")
@@ -38,11 +40,11 @@ OUTAGE_PROBLEMS = frozenset(
 """Problems that an outage of the server can cause, whatever the request."""
 
 
-class ChatConfigurationError(RuntimeError):
+class ChatConfigurationError(SettingsError):
     """No request can succeed with these settings, or the server does not match them."""
 
 
-class ChatOutageError(RuntimeError):
+class ChatOutageError(OutageError):
     """The server has stopped answering."""
 
 
