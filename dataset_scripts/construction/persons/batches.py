@@ -1,5 +1,6 @@
 """Run a model batch by batch, with the work before and after it in threads beside it."""
 
+import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,13 +9,16 @@ from typing import Any, TypeVar, overload
 
 from PIL import Image
 
-from modeling_gadms.media.images import load_image
+from modeling_gadms.media.images import MAX_PIXELS, load_image
 
 
 ROWS_PER_CALL = 1024
 """Rows of a call of a block whose model makes batches of its own: many of them, so that the model seldom waits for the
 first one. Their encoded images are in memory twice."""
-Item, Prepared, Outputs, Result = TypeVar("Item"), TypeVar("Prepared"), TypeVar("Outputs"), TypeVar("Result")
+Item = TypeVar("Item")
+Prepared = TypeVar("Prepared")
+Outputs = TypeVar("Outputs")
+Result = TypeVar("Result")
 
 
 class StoredImages(Sequence[Image.Image]):
@@ -39,6 +43,14 @@ class StoredImages(Sequence[Image.Image]):
             return StoredImages(self._contents[index])
         return load_image(self._contents[index])
 
+    def pixels(self) -> Iterator[int]:
+        """Pixels that iterating adds to memory at each image, by the headers of the files."""
+        for content, equal in groupby(self._contents):
+            with Image.open(io.BytesIO(content)) as image:
+                yield image.width * image.height
+            for _ in islice(equal, 1, None):
+                yield 0
+
     def __iter__(self) -> Iterator[Image.Image]:
         for content, equal in groupby(self._contents):
             image = load_image(content)
@@ -50,6 +62,20 @@ def in_batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     """Consecutive slices of at most `size` items."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def in_decoded_batches(images: Sequence[Image.Image], size: int) -> Iterator[slice]:
+    """Slices of at most `size` images and, unless it is one image, `MAX_PIXELS` pixels, for a model that needs all
+    images of a batch decoded."""
+    pixels = images.pixels() if isinstance(images, StoredImages) else [0] * len(images)
+    start = total = 0
+    for number, more in enumerate(pixels):
+        total += more
+        if number > start and (number - start == size or total > MAX_PIXELS):
+            yield slice(start, number)
+            start, total = number, more
+    if images:
+        yield slice(start, len(images))
 
 
 def noting_sizes(images: Iterable[Image.Image], sizes: list[tuple[int, int]]) -> Iterator[Image.Image]:

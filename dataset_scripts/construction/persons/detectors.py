@@ -17,7 +17,7 @@ from modeling_gadms.media.detection import (
     intersection_area,
 )
 
-from .batches import in_batches, noting_sizes, overlapped
+from .batches import in_batches, in_decoded_batches, noting_sizes, overlapped
 from .pretrained import (
     GPU_BATCH,
     Imported,
@@ -199,7 +199,7 @@ class UltralyticsDetector:
         self._person_labels = _person_labels(self._model.names, self.identity)
 
     def __call__(self, images: Sequence[Image.Image]) -> list[list[PersonBox]]:
-        batches = in_batches(images, self._batch_size)
+        batches = (images[part] for part in in_decoded_batches(images, self._batch_size))
         return overlapped(batches, _decoded, self._predict, self._boxes, self._threads)
 
     def _predict(self, images: list[Image.Image]) -> list[tuple[Any, tuple[int, int]]]:
@@ -235,7 +235,7 @@ class ImportedDetector(Imported):
         self._min_confidence = settings.min_confidence
 
     def __call__(self, images: Sequence[Image.Image]) -> list[list[PersonBox]]:
-        batches = in_batches(images, self._batch_size)
+        batches = (images[part] for part in in_decoded_batches(images, self._batch_size))
         return overlapped(batches, _decoded, self._run, self._boxes, self._threads)
 
     def _run(self, images: list[Image.Image]) -> list[tuple[list[PersonBox], tuple[int, int]]]:

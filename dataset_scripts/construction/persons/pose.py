@@ -11,7 +11,7 @@ from PIL import Image
 
 from modeling_gadms.media.detection import PersonBox
 
-from .batches import in_batches, noting_sizes, overlapped
+from .batches import in_batches, in_decoded_batches, noting_sizes, overlapped
 from .pretrained import (
     GPU_BATCH,
     Imported,
@@ -251,7 +251,7 @@ class ImportedPoseEstimator(Imported):
         self._batch_size, self._threads = batch_size or GPU_BATCH, threads
 
     def __call__(self, images: Sequence[Image.Image], boxes: Sequence[PersonBox]) -> list[Pose]:
-        batches = zip(in_batches(images, self._batch_size), in_batches(boxes, self._batch_size), strict=True)
+        batches = ((images[part], boxes[part]) for part in in_decoded_batches(images, self._batch_size))
         return overlapped(batches, _decoded, self._run, self._poses, self._threads)
 
     def _run(self, batch: tuple[list[Image.Image], list[PersonBox]]) -> list[tuple[Pose, tuple[int, int]]]:

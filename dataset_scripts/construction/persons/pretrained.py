@@ -126,8 +126,8 @@ def load_pretrained(model_class: Any, name: str, revision: str | None, device: s
     on whether torchvision is installed.
 
     Returns:
-        The network, and the identity of the model: `name@commit` for the Hub, or the name of the folder with a digest of
-        its files.
+        The network, and the identity of its model: `name@commit` for the Hub, or the name of the folder with a digest
+        of its files.
 
     Raises:
         OSError: if there is no model of that name.

@@ -148,17 +148,20 @@ def _give_up(stage: Stage, failed: Mapping[int, Failure], log: FailureLog, why: 
     raise BlockError(f"{len(failed)} shards of stage {stage.name} failed, {why}. Shard {last.number}: {last.reason}")
 
 
-def run_local(stage: Stage, numbers: Sequence[int], *, workers: int = 1, progress: bool = True) -> Generator[Attempt]:
+def run_local(
+    stage: Stage, numbers: Sequence[int], is_retry: bool = False, *, workers: int = 1, progress: bool = True
+) -> Generator[Attempt]:
     """Run shards on this machine with `datasets.map`; each worker process takes whole shards.
 
     With one worker the shards run in-process, with a progress bar per block. A worker that dies is replaced. Worker
-    processes exit when this process ends, for any reason, and when the iterator is closed.
+    processes exit when this process ends, for any reason, and when the iterator is closed. Retries (`is_retry`) are no
+    different.
 
     Yields:
         `tuple[int, Exception | None]`: each shard with its error, as they end. A `BlockError` is a failed attempt at
         this shard, as is a worker that died with it; any other error is one of loading, which every shard would meet.
     """
-    if workers == 1 or len(numbers) <= 1:
+    if workers == 1:
         with _one_thread(), _progress_bars(progress):
             is_prepared = False
             for number in numbers:

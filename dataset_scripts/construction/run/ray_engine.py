@@ -205,8 +205,8 @@ def find_lacking(wanted: Sequence[Demand], nodes: Sequence[Mapping[str, float]])
                 )
                 return (
                     f"the cluster has {has} on {len(nodes)} nodes, and no room for copy {copy + 1} of {demand.copies} "
-                    f"of `{demand.name}`, which needs {demand.num_cpus:g} CPUs and {demand.num_gpus:g} GPUs of a node, "
-                    "beside the other blocks"
+                    f"of `{demand.name}`, which needs {demand.num_cpus:g} CPUs and {demand.num_gpus:g} GPUs of a "
+                    "node, beside the other blocks"
                 )
             if demand.is_actor:
                 free[place] = left
