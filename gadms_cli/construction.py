@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .user_errors import user_errors
+from .user_errors import LEFT_OUT, user_errors
 
 
 @user_errors(RuntimeError)
@@ -25,7 +25,11 @@ def build_webperson(
     \b
     gadms build-webperson --config examples/configs/build_webperson.yaml sources.crawl.path=images run.output=webperson
     gadms build-webperson --config examples/configs/build_webperson.yaml --engine ray --push my_name/webperson
+
+    Exit codes: 0, complete; 2, something is to be mended first, such as a setting or a source; 3, done but for shards
+    that failed three times and were set aside; 75, something was away, such as a captioner: run it again.
     """
+    from dataset_scripts.construction.failures import FAILURES
     from dataset_scripts.construction.pipeline_report import format_report
     from dataset_scripts.construction.run.config import load_build_config
     from dataset_scripts.construction.run.pipeline import REVIEW_FILE
@@ -42,6 +46,21 @@ def build_webperson(
     typer.echo(format_report(report.counts))
     typer.echo(f"Rejected rows with their reasons: {report.root / 'work' / 'rejects'}")
     typer.echo(f"Contact sheet of kept and dropped persons: {report.root / REVIEW_FILE}")
+    if report.set_aside:
+        for failure in report.set_aside:
+            typer.echo(
+                f"Set aside: shard {failure.number} of stage {failure.stage}, after {failure.attempts} attempts. "
+                f"{failure.reason}",
+                err=True,
+            )
+        typer.echo(
+            f"The data set in {report.root} is not complete ({report.persons:,} persons)"
+            f"{', and is not pushed' if push else ''}. To try a shard again, remove its file in "
+            f"{report.root / FAILURES} and run this again; once captions have begun, the missing persons change which "
+            "are duplicates, so that it needs another output folder",
+            err=True,
+        )
+        raise typer.Exit(LEFT_OUT)
     if not settings.captioners:
         typer.echo(
             f"{report.persons:,} persons in {report.root}. Add section `captioners` and run again to caption them"

@@ -10,6 +10,8 @@ from modeling_gadms.encoders.atomic_files import write_atomically
 from .shards import RunFolderError
 
 
+FAILURES = Path("work", "failures")
+"""Where a run's folder has a folder of failures for each stage."""
 ATTEMPTS = 3
 """Attempts at a shard before it is set aside."""
 
@@ -45,7 +47,7 @@ class FailureLog:
 
     @property
     def folder(self) -> Path:
-        return self.root / "work" / "failures" / self.stage
+        return self.root / FAILURES / self.stage
 
     def path(self, number: int) -> Path:
         return self.folder / f"{number:05d}.json"

@@ -294,7 +294,10 @@ def test_rays_own_settings_stay_as_they_are(ray_cluster, tmp_path):
 # ---------------------------------------------------------------------------------------------------------------------
 # What goes wrong.
 # ---------------------------------------------------------------------------------------------------------------------
-@ways()
+FAILED = "block `failing` failed on rows r0 to r2"
+
+
+@ways("local", "ray actors")
 def test_a_shard_that_fails_is_tried_three_times_and_set_aside_and_the_others_are_finished(way, tmp_path):
     block = Failing("call", tmp_path / "log", has_model=way.has_model, shards=(1, 2))
     stage = CountingStage(tmp_path, (3, 1, 2, 2), (block,))
@@ -311,11 +314,10 @@ def test_a_shard_that_fails_is_tried_three_times_and_set_aside_and_the_others_ar
     assert not (tmp_path / "work" / "failures").exists()
 
 
-@ways("local", "ray actors")
-def test_a_shard_that_passes_at_last_leaves_no_trace_of_its_failures(way, tmp_path):
+def test_a_shard_that_passes_at_last_leaves_no_trace_of_its_failures(tmp_path):
     block = Failing("call", tmp_path / "log", shards=(1,), times=2)
     stage = CountingStage(tmp_path, (3, 1), (block,))
-    assert way.run(stage, range(2)) == []
+    assert in_process(stage, range(2)) == []
     assert (block.failures(), stage.finished()) == ([1, 1], [0, 1])
     assert not (tmp_path / "work" / "failures").exists()
 
@@ -365,19 +367,20 @@ def test_too_many_failures_end_the_run_and_are_forgotten(tmp_path, sizes, shards
     assert stage.finished() == [number for number in range(len(sizes)) if shards and number not in shards]
 
 
-@ways("local", "workers", "ray actors")
 @pytest.mark.parametrize(
-    ("how", "error", "told"),
+    ("way", "how", "error", "told"),
     [
-        ("prepare", ImportError, "no model called nothing"),
-        ("prepare oddly", SettingsError, "TwoWordsError: heads and tails"),
-        ("settings", SettingsError, "block `failing` failed on rows r0 to r2: ChatConfigurationError: no such model"),
-        ("outage", OutageError, "block `failing` failed on rows r0 to r2: ChatOutageError: the server is gone"),
+        (WAYS[0], "prepare", ImportError, "no model called nothing"),
+        (WAYS[0], "settings", SettingsError, f"{FAILED}: ChatConfigurationError: no such model"),
+        (WAYS[1], "prepare oddly", SettingsError, "TwoWordsError: heads and tails"),
+        (WAYS[2], "prepare", ImportError, "no model called nothing"),
+        (WAYS[2], "prepare oddly", SettingsError, "TwoWordsError: heads and tails"),
+        (WAYS[2], "outage", OutageError, f"{FAILED}: ChatOutageError: the server is gone"),
     ],
+    indirect=["way"],
+    ids=str,
 )
 def test_what_every_shard_would_meet_ends_the_run_at_once(way, tmp_path, how, error, told):
-    if (way.name, how) == ("local", "prepare oddly"):
-        pytest.skip("in one process an error is as it is")
     block = Failing(how, tmp_path / "log")
     stage = CountingStage(tmp_path, (3,), (block,))
     with pytest.raises(error) as raised:
@@ -425,10 +428,7 @@ def test_a_network_is_not_put_on_the_cpu_in_place_of_a_reserved_gpu(ray_cluster,
 def test_more_than_the_cluster_has_is_refused_before_anything_waits(ray_cluster, tmp_path):
     stage = CountingStage(tmp_path, (1,), (Device("detect"), Device("pose")))
     for resources, told in [
-        (
-            {"detect": Resources(num_gpus=1, concurrency=3)},
-            "2 GPUs on 1 nodes, and no room for copy 3 of 3",
-        ),
+        ({"detect": Resources(num_gpus=1, concurrency=3)}, "2 GPUs on 1 nodes, and no room for copy 3 of 3"),
         ({"detect": Resources(num_gpus=4)}, "no room for copy 1 of 1 of `detect`, which needs 0 CPUs and 4 GPUs"),
         ({"detect": Resources(num_gpus=2), "pose": Resources(num_gpus=0.1)}, "copy 1 of 1 of `pose`"),
         ({"detect": Resources(num_cpus=1, concurrency=2)}, "copy 1 of 1 of `(read|write)`, which needs 1 CPUs"),
