@@ -441,7 +441,7 @@ def test_more_than_the_cluster_has_is_refused_before_anything_waits(ray_cluster,
 @pytest.mark.parametrize(
     ("wanted", "gpus", "fits"),
     [
-        ({"a": (2, 0.4), "b": (1, 0.2)}, [1], True),  # as build_webperson.yaml has it
+        ({"a": (2, 0.4), "b": (1, 0.2)}, [1], True),
         ({"a": (2, 0.6)}, [1], False),
         ({"a": (2, 0.6)}, [2], True),
         ({"a": (3, 0.6)}, [2], False),  # 1.8 in all, but no two on one
