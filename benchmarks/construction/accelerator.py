@@ -36,7 +36,7 @@ def write_network(folder: Path) -> None:
         hidden_sizes=[8, 8, 16, 16],
         depths=[1, 1, 1, 1],
         layer_type="basic",
-        out_features=["stage2", "stage3", "stage4"],
+        out_features=["stage2", "stage3", "stage4"],  # type: ignore[call-arg]
     )
     config = RTDetrV2Config(
         backbone_config=backbone,
@@ -110,7 +110,7 @@ def main(arguments: argparse.Namespace) -> None:
         start = time.perf_counter()
         step = BATCH if name == "in turn" else arguments.images  # a call of one batch has nothing beside it
         for number in range(0, arguments.images, step):
-            detector(StoredImages(files[number : number + step]))  # type: ignore[arg-type]
+            detector(StoredImages(files[number : number + step]))
         shares[name] = round(network.model.busy / (time.perf_counter() - start), 3)
     print(
         json.dumps(

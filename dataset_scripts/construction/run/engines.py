@@ -80,8 +80,6 @@ class Resources:
 
 Attempt = tuple[int, Exception | None]
 """Number of a shard, and why it failed; `None` if it is finished."""
-
-
 Engine = Callable[[Stage, Sequence[int], bool], Generator[Attempt]]
 """Runs shards; the last argument tells whether they have failed before."""
 
@@ -115,6 +113,11 @@ def run_shards(
     """
     set_aside = {failure.number: failure for failure in log.all() if failure.is_set_aside}
     failed: dict[int, Failure] = {}
+    if len(set_aside) > max_failed:
+        raise BlockError(
+            f"{len(set_aside)} shards of stage {stage.name} are set aside, more than `run.max_failed_shards` "
+            f"({max_failed}): remove {log.folder} to try them again"
+        )
     pending = [number for number in numbers if number not in set_aside]
     is_retry = False
     with tqdm(total=len(pending), desc=stage.name, unit="shard", disable=not progress) as bar:
@@ -154,8 +157,8 @@ def run_local(
     """Run shards on this machine with `datasets.map`; each worker process takes whole shards.
 
     With one worker the shards run in-process, with a progress bar per block. A worker that dies is replaced. Worker
-    processes exit when this process ends, for any reason, and when the iterator is closed. Retries (`is_retry`) are no
-    different.
+    processes exit when this process ends, for any reason, and when the iterator is closed. Retries (`is_retry`) have
+    one worker, and so the memory of all.
 
     Yields:
         `tuple[int, Exception | None]`: each shard with its error, as they end. A `BlockError` is a failed attempt at
@@ -176,7 +179,7 @@ def run_local(
                     error = raised
                 yield number, error
         return
-    yield from _run_in_workers(stage, numbers, min(workers, len(numbers)))
+    yield from _run_in_workers(stage, numbers, 1 if is_retry else min(workers, len(numbers)))
 
 
 def _run_in_workers(stage: Stage, numbers: Sequence[int], workers: int) -> Generator[Attempt]:
@@ -196,7 +199,12 @@ def _run_in_workers(stage: Stage, numbers: Sequence[int], workers: int) -> Gener
                 with _quiet_children():
                     while waiting and idle:
                         pool, number = idle.pop(), waiting.popleft()
-                        busy[pool.submit(_run_in_worker, number)] = pool, number
+                        try:
+                            future = pool.submit(_run_in_worker, number)
+                        except BrokenProcessPool:  # its process was killed while it was idle
+                            pool = start()
+                            future = pool.submit(_run_in_worker, number)
+                        busy[future] = pool, number
                 for future in wait(busy, return_when=FIRST_COMPLETED).done:
                     pool, number = busy.pop(future)
                     error: BaseException | None = future.exception()

@@ -309,6 +309,8 @@ def test_a_shard_that_fails_is_tried_three_times_and_set_aside_and_the_others_ar
     assert sorted(block.failures()) == [1, 1, 1, 2, 2, 2]
     assert way.run(stage, [1, 2]) == [first, second]  # as long as the record is there
     assert len(block.failures()) == 6
+    with pytest.raises(BlockError, match=r"2 shards .* are set aside, more than .* \(1\): remove .*counting to try"):
+        way.run(stage, [1, 2], max_failed=1)
     for failure in (first, second):
         FailureLog(tmp_path, stage.name).forget(failure.number)
     assert not (tmp_path / "work" / "failures").exists()
