@@ -1,12 +1,14 @@
 """Both engines do the same to the same rows, and what goes wrong in them reaches the user as it is."""
 
 import io
+import logging
 import os
 import pickle
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -42,6 +44,7 @@ from dataset_scripts.construction.persons.criteria import CriteriaSettings
 from dataset_scripts.construction.persons.detectors import DetectorSettings
 from dataset_scripts.construction.persons.pose import PoseSettings
 from dataset_scripts.construction.persons.quality import QualitySettings
+from dataset_scripts.construction.run import ray_engine
 from dataset_scripts.construction.run.config import BuildConfig, RunSettings
 from dataset_scripts.construction.run.engines import Resources, run_local
 from dataset_scripts.construction.run.pipeline import build_webperson
@@ -576,6 +579,47 @@ def test_an_error_in_reading_or_writing_travels_too(tmp_path):
     assert "shard 7 cannot be read: IndexError" in str(pickle.loads(unread[FAILURE]))
     (unwritten,) = _write(stage, stage.read(0)).to_pylist()
     assert "shard 0 cannot be finished: FileNotFoundError" in str(pickle.loads(unwritten[FAILURE]))
+
+
+class StuckPlan:
+    """A data set of Ray that gives no row, after Ray has told of so many lost processes."""
+
+    def __init__(self, losses: int):
+        self.losses, self.released = losses, threading.Event()
+
+    def iter_rows(self):
+        logger = logging.getLogger("ray.data._internal.execution.streaming_executor_state")
+        for _ in range(self.losses):
+            logger.error("An exception was raised from a task.", exc_info=MemoryError("too little\nof it"))
+        self.released.wait(PATIENCE_SECONDS)
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    ("losses", "remaining", "error", "told"),
+    [
+        (
+            0,
+            [{"CPU": 2.0}],
+            OutageError,
+            "has 2 CPUs and 0 GPUs .* no room for .*, because nodes were lost: run",
+        ),
+        (101, [{"CPU": 2.0, "GPU": 1.0}], SettingsError, "101 processes died before .*: MemoryError: too little$"),
+    ],
+)
+def test_nothing_waits_for_ever_for_nodes_or_processes_that_die(
+    monkeypatch, tmp_path, capfd, losses, remaining, error, told
+):
+    plan, nodes = StuckPlan(losses), [[{"CPU": 2.0, "GPU": 1.0}], remaining]
+    monkeypatch.setattr(ray_engine, "_start_ray", lambda: None)
+    monkeypatch.setattr(ray_engine, "_plan", lambda *_: plan)
+    monkeypatch.setattr(ray_engine, "_nodes", lambda: nodes.pop(0) if len(nodes) > 1 else nodes[0])
+    monkeypatch.setattr(ray_engine, "_LOOK_SECONDS", 0.01)
+    stage = CountingStage(tmp_path, (1,), (Device("detect"),))
+    with pytest.raises(error, match=told):
+        run(partial(run_ray, resources={"detect": Resources(num_gpus=1)}), stage, [0])
+    plan.released.set()
+    assert capfd.readouterr() == ("", "")  # no traceback of each
 
 
 class Grouped(Twins):
