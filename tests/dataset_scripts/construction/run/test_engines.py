@@ -68,6 +68,7 @@ from tests.waiting import PATIENCE_SECONDS, wait_for
 # One worker of several runs them all, so that Ray is started once.
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parents[1]
+PATHS = [str(HERE), str(HERE.parents[2])]  # the helpers, and this checkout
 IMAGES = 48
 
 
@@ -478,7 +479,7 @@ def process(tmp_path):
     def start(engine: str, seconds: float) -> subprocess.Popen:
         return subprocess.Popen(
             [sys.executable, HERE / "engine_stages.py", engine, tmp_path, str(seconds)],
-            env=os.environ | {"PYTHONPATH": str(HERE), "GADMS_TEST": mark, "OMP_NUM_THREADS": "1"},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(PATHS), "GADMS_TEST": mark, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -598,12 +599,7 @@ class StuckPlan:
 @pytest.mark.parametrize(
     ("losses", "remaining", "error", "told"),
     [
-        (
-            0,
-            [{"CPU": 2.0}],
-            OutageError,
-            "has 2 CPUs and 0 GPUs .* no room for .*, because nodes were lost: run",
-        ),
+        (0, [{"CPU": 2.0}], OutageError, "has 2 CPUs and 0 GPUs .* no room for .*, because nodes were lost: run"),
         (101, [{"CPU": 2.0, "GPU": 1.0}], SettingsError, "101 processes died before .*: MemoryError: too little$"),
     ],
 )
