@@ -3,14 +3,11 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow.parquet as pq
 import yaml
 
-from modeling_gadms.encoders.atomic_files import atomic_file, write_atomically
 from modeling_gadms.training.data import DatasetColumns
 
 from ...publishing.dataset import CARD, REPORT, REPORT_FIGURE
@@ -18,6 +15,7 @@ from ...publishing.dataset_card import ConstructionFacts, DatasetFacts, render_d
 from ...publishing.parquet_shards import WrittenSplit
 from ..captions.caption import public_name
 from ..pipeline_report import BlockCounts, draw_report, format_report
+from ..storage import Location, atomic_file, matching, read_footer, write_atomically
 from .config import BuildConfig
 
 
@@ -28,7 +26,7 @@ _LICENCE_NOTES = (
 )
 
 
-def write_report(root: Path, counts: Sequence[BlockCounts]) -> None:
+def write_report(root: Location, counts: Sequence[BlockCounts]) -> None:
     """Write `report.json` and `report.png` into a run's folder."""
     write_atomically(root / REPORT, json.dumps([asdict(block) for block in counts], indent=1) + "\n")
     with atomic_file(root / REPORT_FIGURE) as part:
@@ -37,15 +35,15 @@ def write_report(root: Path, counts: Sequence[BlockCounts]) -> None:
 
 def write_card(config: BuildConfig, counts: Sequence[BlockCounts]) -> None:
     """Write `README.md` of a run whose data files exist: the card, with the metadata that `load_dataset` reads."""
-    files = tuple(sorted((config.root / "data").glob("train-*.parquet")))
-    footers = [pq.read_metadata(file) for file in files]
+    files = tuple(matching(config.root / "data", "train-*.parquet"))
+    footers = [read_footer(file) for file in files]
     rows = sum(footer.num_rows for footer in footers)
     num_bytes = sum(footer.row_group(n).total_byte_size for footer in footers for n in range(footer.num_row_groups))
     facts = DatasetFacts(
         repo_id=config.root.resolve().name,
         license=config.card.license or "other",
         columns=DatasetColumns(captions=tuple(config.captioners)),
-        features=datasets.Features.from_arrow_schema(pq.read_schema(files[0])),
+        features=datasets.Features.from_arrow_schema(footers[0].schema.to_arrow_schema()),
         written={"train": WrittenSplit(rows, num_bytes, files)},
         captions=rows * len(config.captioners),
         settings=replace(

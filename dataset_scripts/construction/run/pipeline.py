@@ -11,12 +11,8 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
-import pyarrow.parquet as pq
 from tqdm.auto import tqdm
-
-from modeling_gadms.encoders.atomic_files import atomic_file, file_digest, write_atomically
 
 from ..blocks import Block
 from ..captions.caption import AskCaptioner, Attempt, DrawTemplate, VerifyCaption, load_templates
@@ -35,6 +31,7 @@ from ..sources.fetch import fetch_images
 from ..sources.opt_out import DropOptedOut
 from ..sources.opt_out_list import OptOutList
 from ..sources.planning import Plan, SourceSettings, plan_shards
+from ..storage import Location, atomic_file, file_digest, location, read_footer, write_atomically
 from .card import write_card, write_report
 from .config import BuildConfig
 from .engines import Resources, run_local
@@ -54,19 +51,19 @@ class BuildReport:
     """Result of a run.
 
     Attributes:
-        root (`Path`): folder of the run, which `load_dataset` can load.
+        root (`Path` or `RemotePath`): folder of the run, which `load_dataset` can load.
         counts (`tuple[BlockCounts, ...]`): counts per block, over all shards.
         persons (`int`): persons in the data set; without captioners, persons ready to be captioned.
     """
 
-    root: Path
+    root: Location
     counts: tuple[BlockCounts, ...]
     persons: int
 
 
 def person_blocks(config: BuildConfig) -> list[Block]:
     """Blocks of the stage `persons`. Cheap filters come before expensive models."""
-    opt_out = [DropOptedOut(Path(config.run.opt_out))] if config.run.opt_out else []
+    opt_out = [DropOptedOut(location(config.run.opt_out))] if config.run.opt_out else []
     blocks: list[Block] = [
         *opt_out,
         DecodeImages(),
@@ -131,7 +128,7 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
         if not (config.root / REVIEW_FILE).is_file():
             write_review(config.root)
         if not config.captioners:
-            duplicates = pq.read_metadata(config.root / DUPLICATES_FILE).num_rows
+            duplicates = read_footer(config.root / DUPLICATES_FILE).num_rows
             remaining = counts[-1].kept - duplicates
             dropped = {DUPLICATE: duplicates} if duplicates else {}
             counts.append(BlockCounts(DropDuplicates.name, PERSONS, counts[-1].kept, remaining, dropped))
@@ -151,7 +148,7 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
         return report
 
 
-def write_review(root: Path) -> None:
+def write_review(root: Location) -> None:
     """Write `work/review.png`: persons kept and dropped, with the reasons."""
     with atomic_file(root / REVIEW_FILE) as part:
         draw_review(root).save(part)
@@ -163,7 +160,7 @@ def _person_stage(plan: Plan, config: BuildConfig) -> PersonStage:
         plan.digest,
         config.run.images_per_shard,
         config.run.thumbnail_height,
-        file_digest(Path(config.run.opt_out)) if config.run.opt_out else None,
+        file_digest(location(config.run.opt_out)) if config.run.opt_out else None,
         *(asdict(section) for section in (config.detector, config.pose, config.criteria, config.crop, config.quality)),
     )
     folder = StageFolder(config.root, "persons", settings)
@@ -231,7 +228,7 @@ def _fetched(source: SourceSettings, config: BuildConfig) -> SourceSettings:
     return replace(source, kind="tars", path=str(folder))
 
 
-def _check_plan(plan: Plan, root: Path) -> None:
+def _check_plan(plan: Plan, root: Location) -> None:
     path = root / "work" / "plan.json"
     now = {"digest": plan.digest, "shards": len(plan.shards)}
     if not path.is_file():
@@ -271,7 +268,7 @@ def _with_batch_sizes(blocks: list[Block], config: BuildConfig) -> list[Block]:
 
 def _published(counts: Sequence[BlockCounts], config: BuildConfig, shards: int) -> int:
     """Rows of the published files, which must be those that the account leaves."""
-    rows = sum(pq.read_metadata(config.root / data_file(number, shards)).num_rows for number in range(shards))
+    rows = sum(read_footer(config.root / data_file(number, shards)).num_rows for number in range(shards))
     compared = next(place for place, block in enumerate(counts) if block.block == DropDuplicates.name)
     remaining = counts[compared - 1].kept - sum(sum(block.dropped.values()) for block in counts[compared:])
     if rows != remaining or counts[compared - 1].kept != counts[compared].seen:
