@@ -22,6 +22,8 @@ def build_webperson(
 ) -> None:
     """Build a data set of captioned persons from images. Run it again to resume an interrupted run.
 
+    Paths of sources and of the output may be URLs, such as s3://bucket/folder (pip install "gadms[s3]"), gs:// and hf://.
+
     \b
     gadms build-webperson --config examples/configs/build_webperson.yaml sources.crawl.path=images run.output=webperson
     gadms build-webperson --config examples/configs/build_webperson.yaml --engine ray --push my_name/webperson
@@ -53,4 +55,6 @@ def build_webperson(
         pushed = publish_dataset(str(report.root), push, private=private).pushed
         typer.echo(f"Pushed: {pushed.url if pushed else push}")
     else:
-        typer.echo(f'Load it: datasets.load_dataset("{report.root.resolve()}", split="train")')
+        place = report.root.resolve()
+        call = f'"{place}"' if isinstance(place, Path) else f'"webperson", data_dir="{place}"'
+        typer.echo(f'Load it: datasets.load_dataset({call}, split="train")')

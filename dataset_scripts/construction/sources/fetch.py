@@ -101,7 +101,7 @@ def _table_files(table: Location) -> list[Location]:
     """
     if isinstance(table, Path):
         return []
-    files = [table] if table.is_file() else matching(table, "*.parquet")
+    files: list[Location] = [table] if table.is_file() else matching(table, "*.parquet")
     if not files:
         raise FileNotFoundError(
             f"{table} is not a table of URLs: name a Parquet or CSV file, or a folder of Parquet files"

@@ -42,7 +42,9 @@ class ObjectStore:
         self.app = DomainDispatcherApplication(create_backend_app)
         self.fault: Fault = lambda number, method, path: None
         self.asked: list[tuple[str, str]] = []
-        self.server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=_Handler, passthrough_errors=True)
+        self.server = make_server(
+            "127.0.0.1", 0, self, threaded=True, request_handler=_Handler, passthrough_errors=True
+        )
         self.url = f"http://127.0.0.1:{self.server.port}"
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
