@@ -32,9 +32,10 @@ from ..sources.opt_out import DropOptedOut
 from ..sources.opt_out_list import OptOutList
 from ..sources.planning import Plan, SourceSettings, plan_shards
 from ..storage import Location, atomic_file, file_digest, location, read_footer, write_atomically
-from .card import write_card, write_report
+from .card import CardFacts, write_card, write_report
 from .config import BuildConfig
 from .engines import Resources, run_local
+from .facts import RunFacts, without_secrets
 from .ray_engine import run_ray
 from .review import draw_review
 from .stages import CaptionStage, LostRowsError, PersonStage, data_file, journal_folder, persons_file, stage_counts
@@ -144,7 +145,8 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
         if captioned or not (config.root / "README.md").is_file():
             write_review(config.root)
         write_report(config.root, report.counts)
-        write_card(config, report.counts)
+        write_card(config.root, CardFacts.of(config), report.counts)
+        _facts(config, {stage.name: stage.folder.fingerprint for stage in (persons, captions)}).write(config.root)
         return report
 
 
@@ -183,6 +185,22 @@ def _caption_stage(plan: Plan, config: BuildConfig, persons: str) -> CaptionStag
     folder = StageFolder(config.root, "captions", settings)
     columns, blocks = tuple(config.captioners), tuple(caption_blocks(config))
     return CaptionStage(folder, len(plan.shards), columns, blocks, config.run.thumbnail_height)
+
+
+def _facts(config: BuildConfig, fingerprints: dict[str, str]) -> RunFacts:
+    sections = ("detector", "pose", "criteria", "crop", "quality", "duplicates", "captions", "rules", "match", "card")
+    settings = {
+        "format": FORMAT,
+        "opt_out": file_digest(location(config.run.opt_out)) if config.run.opt_out else None,
+        **{name: without_secrets(asdict(getattr(config, name))) for name in sections},
+        "templates": fingerprint(asdict(load_templates(config.captions))),
+        "prompt": prompt_hash(config.captions.max_words),
+        "captioners": {
+            name: without_secrets(_without_transport(asdict(captioner)))
+            for name, captioner in config.captioners.items()
+        },
+    }
+    return RunFacts(settings, fingerprints, CardFacts.of(config))
 
 
 def _without_transport(captioner: dict) -> dict:
