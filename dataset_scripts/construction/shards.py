@@ -9,8 +9,8 @@ In an object store a marker is put only if there is none, where the store offers
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -133,34 +133,25 @@ def remove_leftovers(root: Location) -> None:
             part.unlink(missing_ok=True)  # it may have been removed with its folder
 
 
-@contextmanager
-def lock_folder(root: Location) -> Iterator[None]:
+def lock_folder(root: Location) -> AbstractContextManager[object]:
     """Lock a run's folder, created if missing, for this process until the end of a `with` block.
 
     The lock of a killed process ends with it; in an object store after a minute, see [`RemoteLock`].
 
     Raises:
-        RunFolderError: if another process holds the lock, or has taken it over.
+        RunFolderError: if another process holds the lock.
     """
     in_use = f"another run is using {root}: wait for it, or name another output folder"
-    if isinstance(root, Path):
-        (root / "work").mkdir(parents=True, exist_ok=True)
-        try:
-            held = FileLock(root / "work" / ".lock").acquire(timeout=0)
-        except Timeout as error:
-            raise RunFolderError(in_use) from error
-        with held:
-            yield
-        return
-    lock = RemoteLock(root / "work" / ".lock")
-    if not lock.acquire():
-        raise RunFolderError(f"{in_use} ({lock.owner()})")
+    if isinstance(root, RemotePath):
+        lock = RemoteLock(root / "work" / ".lock")
+        if not lock.acquire():
+            raise RunFolderError(f"{in_use} ({lock.owner()})")
+        return lock
+    (root / "work").mkdir(parents=True, exist_ok=True)
     try:
-        yield
-    finally:
-        lock.release()
-    if lock.is_lost:
-        raise RunFolderError(f"another run has taken over {root}, because this one did not reach the store in time")
+        return FileLock(root / "work" / ".lock").acquire(timeout=0)
+    except Timeout as error:
+        raise RunFolderError(in_use) from error
 
 
 def fingerprint(*parts: object) -> str:

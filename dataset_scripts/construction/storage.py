@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import fsspec
 import fsspec.core
@@ -330,16 +330,22 @@ class RemoteLock:
         """The machine and process that hold the lock."""
         return json.loads(self._read() or b"{}").get("owner", "unknown")
 
-    def release(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Raises OSError: if another run has taken the lock over, unless another error is on its way."""
         self._end.set()
         self._thread.join()
         if not self.is_lost:
             self._path.unlink(missing_ok=True)
+        elif kind is None:
+            raise OSError(f"another run has taken over {self._path}, as this one did not reach the store for long")
 
     def _renew(self) -> None:
         while not self._end.wait(self._seconds):
             try:
-                if self._read() != self._content():
+                if self._read() not in (self._content(), None):
                     self.is_lost = True
                     return
                 self._beat += 1

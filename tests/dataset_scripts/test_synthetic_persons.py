@@ -57,7 +57,7 @@ def test_the_splits_have_the_columns_and_sizes_asked_for(persons):
 def test_load_dataset_draws_the_same_rows_by_bare_name(persons, tmp_path):
     loaded = datasets.load_dataset("synthetic_persons", cache_dir=str(tmp_path), caption_noise=0.3, **SMALL)
     assert digest(loaded) == digest(persons)
-    with pytest.raises(ValueError, match="num_persons"):
+    with pytest.raises(TypeError, match="num_persons"):
         datasets.load_dataset("synthetic_persons", cache_dir=str(tmp_path), num_persons=3)
 
 

@@ -204,9 +204,7 @@ def _write(
     )
     captioned = persons[-1].kept - sum(sum(block.dropped.values()) for block in captions)
     if (merged.seen, merged.kept) != (captioned, sum(kept)):
-        raise LostRowsError(
-            f"{root}: {captioned} captioned persons by the counts of the parts, but {merged.seen} read"
-        )
+        raise LostRowsError(f"{root}: the parts count {captioned} captioned persons, but {merged.seen} were read")
     if found.uncaptioned:
         merged = replace(merged, noted={UNCAPTIONED: len(found.uncaptioned)})
     return (*persons, *captions, merged), merged.kept
@@ -221,11 +219,13 @@ def _card(parts: Sequence[_Part]) -> CardFacts:
 def _joined(rows: Sequence[int], rows_per_file: int) -> Iterator[list[int]]:
     """Numbers of the shards of each file."""
     members: list[int] = []
+    joined = 0
     for number, count in enumerate(rows):
         members.append(number)
-        if sum(rows[member] for member in members) >= rows_per_file:
+        joined += count
+        if joined >= rows_per_file:
             yield members
-            members = []
+            members, joined = [], 0
     if members:
         yield members
 

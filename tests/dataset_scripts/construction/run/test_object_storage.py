@@ -153,7 +153,8 @@ def test_a_run_that_the_store_ended_goes_on_and_shows_only_finished_shards(store
     assert stored(store, tmp_path, "ended/run") == quiet
 
 
-def test_a_finished_run_in_a_bucket_is_loaded_and_streamed(store, sources, chat, tmp_path):
+def test_a_finished_run_in_a_bucket_is_loaded_and_streamed(store, sources, chat, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # `datasets` then reads no bucket, either
     build_webperson(configured("s3://bucket/loaded/run", sources), progress=False)
     arguments = {"data_dir": "s3://bucket/loaded/run", "split": "train", "cache_dir": str(tmp_path / "cache")}
     loaded = datasets.load_dataset("webperson", **arguments)
