@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
@@ -128,12 +128,10 @@ class RemotePath:
         """The files of this folder itself, not of those below, that match."""
         return [self / name for name in self.files(deep=False) if PurePosixPath(name).match(pattern)]
 
-    def unlink(self, missing_ok: bool = False) -> None:
-        try:
+    def unlink(self, missing_ok: bool = True) -> None:
+        """Remove the file. It may be missing in any case: S3 does not tell."""
+        with suppress(FileNotFoundError):
             self._call("remove", lambda fs, path: fs.rm_file(path))
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
 
     def download(self, target: Path) -> None:
         """Copy this file to a local path."""
@@ -328,7 +326,7 @@ class RemoteLock:
 
     def owner(self) -> str:
         """The machine and process that hold the lock."""
-        return json.loads(self._read() or b"{}").get("owner", "unknown")
+        return json.loads(self._read() or b"{}").get("owner", "it has ended by now")
 
     def __enter__(self) -> Self:
         return self
@@ -345,7 +343,7 @@ class RemoteLock:
     def _renew(self) -> None:
         while not self._end.wait(self._seconds):
             try:
-                if self._read() not in (self._content(), None):
+                if (found := self._read()) is not None and json.loads(found)["owner"] != self._owner:
                     self.is_lost = True
                     return
                 self._beat += 1

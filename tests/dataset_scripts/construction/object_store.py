@@ -13,8 +13,8 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 KEYS = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 Fault = Callable[[int, str, str], str | float | None]
-"""From the number, method and path of a request to `"503"`, `"reset"`, `"lost"` (done, but the reply is lost), seconds
-to wait, or nothing."""
+"""From the number, method and path of a request to `"403"`, `"503"`, `"reset"`, `"lost"` (done, but the reply is
+lost), seconds to wait, or nothing."""
 
 
 class _Reset(Exception):
@@ -57,8 +57,8 @@ class ObjectStore:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         if fault == "reset":
             raise _Reset
-        if fault == "503":
-            start_response("503 Service Unavailable", [("Content-Length", "0")])
+        if fault in ("403", "503"):
+            start_response(f"{fault} Refused", [("Content-Length", "0")])
             return [b""]
         reply = self.app(environ, start_response)
         if fault == "lost":
