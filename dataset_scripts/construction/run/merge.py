@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm.auto import tqdm
@@ -196,7 +197,9 @@ def _write(
         seen = sum(len(published[member]) for member in members)
         dropped = {DUPLICATE: seen - rows.num_rows} if seen > rows.num_rows else {}
         counts = BlockCounts(MERGED, PERSONS, seen, rows.num_rows, dropped)
-        folder.finish(number, {names[number]: rows.combine_chunks()}, (counts,))
+        # Reading has renamed the items of lists: the schema of the features has the names of the run.
+        rows = rows.cast(datasets.Features.from_arrow_schema(rows.schema).arrow_schema).combine_chunks()
+        folder.finish(number, {names[number]: rows}, (counts,))
     (merged,) = sum_counts(marker.counts for number in range(len(files)) if (marker := folder.read_marker(number)))
     persons, captions = (
         sum_counts(marker.counts for part in parts for marker in part.markers[stage])

@@ -51,7 +51,7 @@ def sources(tmp_path_factory, store) -> dict[str, SourceSettings]:
     (folder / "b").mkdir()
     (folder / "b" / "person7.jpg").write_bytes(jpeg(7, (60, 150)))
     (folder / "a.jpg").write_bytes(b"no picture")
-    (folder / "person3.jpg").write_bytes(jpeg(2, (60, 150)))  # a duplicate
+    (folder / "person3.jpg").write_bytes(jpeg(2, (60, 150)))  # a copy
     (folder / "notes.txt").write_text("no image")
     (root / "crawl").mkdir()
     for name in ("x", "y"):
@@ -163,4 +163,4 @@ def test_a_finished_run_in_a_bucket_is_loaded_and_streamed(store, sources, chat,
     tables = [pq.read_table(io.BytesIO(files[name])) for name in sorted(files)]
     expected = [path for table in tables for path in table["image_path"].to_pylist()]
     assert loaded["image_path"][:] == [row["image_path"] for row in streamed] == expected
-    assert len(expected) == 9 and loaded[0]["image"].size == streamed[0]["image"].size
+    assert len(expected) == 10 and loaded[0]["image"].size == streamed[0]["image"].size
