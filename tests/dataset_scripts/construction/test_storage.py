@@ -1,7 +1,9 @@
 """Files in an object store: whole or absent, read again after errors that pass, and refused in one line."""
 
 import importlib.util
+import os
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from dataset_scripts.construction.storage import (
     write_atomically,
 )
 from modeling_gadms.training import retry
+from tests.hub_server import HubServer
 
 
 needs_s3fs = pytest.mark.skipif(importlib.util.find_spec("s3fs") is None, reason="the extra s3 is not installed")
@@ -197,3 +200,31 @@ def test_paths_stay_paths():
     assert location("runs/a") == Path("runs/a") and location(Path("a")) == Path("a")
     assert location("file:///data/a") == Path("/data/a")
     assert location("s3://bucket/a/") == RemotePath("s3://bucket/a") == RemotePath("s3://bucket") / "a"
+
+
+HUB_READER = """
+from dataset_scripts.construction.storage import local_copies, location, matching
+
+root = location("hf://datasets/me/images")
+assert root.files() == {"a/1.jpg": 3, "a/b/2.jpg": 3, "README.md": 1}, root.files()
+assert (root / "a").is_dir() and (root / "a" / "1.jpg").read_bytes() == b"one"
+with local_copies(root / "a" / "b" / "2.jpg") as (copy,):
+    assert copy.read_bytes() == b"two"
+assert [found.name for found in matching(root / "a", "*.jpg")] == ["1.jpg"]
+assert not location("hf://datasets/me/nothing").exists()
+try:
+    location("hf://datasets/me/nothing/a").read_bytes()
+except FileNotFoundError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_repository_on_the_hub_is_read(tmp_path):
+    """In a process of its own, because the Hub's client reads the address of the Hub when it is imported."""
+    with HubServer() as hub:
+        hub.commit("me/images", {"a/1.jpg": b"one", "a/b/2.jpg": b"two", "README.md": b"#"})
+        command, environment = [sys.executable, "-c", HUB_READER], os.environ | hub.environment(tmp_path)
+        read = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    expected = "cannot read hf://datasets/me/nothing/a: there is no such bucket, folder or file"
+    assert (read.stdout.strip(), read.returncode) == (expected, 0), read.stderr
