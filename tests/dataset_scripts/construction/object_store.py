@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import boto3
+import fsspec
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -80,7 +81,9 @@ class ObjectStore:
 
 @contextmanager
 def serving() -> Iterator[ObjectStore]:
-    """A running store with an empty bucket named `bucket`."""
+    """A running store with a bucket named `bucket`."""
+    if "s3" in fsspec.registry:  # clients of an earlier store in this process
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
     store = ObjectStore()
     thread = threading.Thread(target=store.server.serve_forever, daemon=True)
     thread.start()

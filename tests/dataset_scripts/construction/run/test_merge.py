@@ -24,6 +24,7 @@ from dataset_scripts.construction.run.merge import DifferentPartsError, merge_we
 from dataset_scripts.construction.run.pipeline import build_webperson
 from dataset_scripts.construction.shards import RunFolderError
 from dataset_scripts.construction.sources.planning import SourceSettings
+from dataset_scripts.publishing.dataset import publish_dataset
 from dataset_scripts.publishing.dataset_card import DatasetCardSettings
 from gadms_cli.app import app
 from modeling_gadms.media.images import load_image, to_jpeg
@@ -111,6 +112,8 @@ def test_a_release_has_one_card_and_loads(merged, whole, tmp_path):
     }
     loaded = datasets.load_dataset(str(merged.root), split="train", cache_dir=str(tmp_path))
     assert [row["row_id"] for row in loaded] == [row["row_id"] for row in published_rows(whole)]
+    publish_dataset(str(merged.root), "me/persons", dry_run=tmp_path / "out", progress=False)
+    assert contents(tmp_path / "out" / "data") == contents(whole / "data")
 
 
 def test_merging_again_writes_nothing_and_another_merge_is_refused(merged, parts):

@@ -20,6 +20,7 @@ from dataset_scripts.construction.run.config import BuildConfig
 from dataset_scripts.construction.run.pipeline import build_webperson
 from dataset_scripts.construction.shards import RunFolderError
 from dataset_scripts.construction.sources.planning import SourceSettings
+from dataset_scripts.publishing.dataset import publish_dataset
 from modeling_gadms.training import retry
 
 
@@ -163,4 +164,7 @@ def test_a_finished_run_in_a_bucket_is_loaded_and_streamed(store, sources, chat,
     tables = [pq.read_table(io.BytesIO(files[name])) for name in sorted(files)]
     expected = [path for table in tables for path in table["image_path"].to_pylist()]
     assert loaded["image_path"][:] == [row["image_path"] for row in streamed] == expected
+    publish_dataset("s3://bucket/loaded/run", "me/persons", dry_run=tmp_path / "out", progress=False)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out" / "data").iterdir()} == files
+    assert 'load_dataset("me/persons", split="train")' in (tmp_path / "out" / "README.md").read_text()
     assert len(expected) == 10 and loaded[0]["image"].size == streamed[0]["image"].size
