@@ -51,8 +51,9 @@ _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "
 class RemotePath:
     """A file or folder in an object store. Pickles as its URL.
 
-    Methods raise `FileNotFoundError`, `PermissionError` or another `OSError` that names the URL, `ImportError` if the
-    package of the protocol is missing, and `ValueError` if there is no such protocol.
+    Methods raise `FileNotFoundError`, `PermissionError`, `ConnectionError` (after the last attempt) or another `OSError`
+    that names the URL, `ImportError` if the package of the protocol is missing, and `ValueError` if there is no such
+    protocol.
     """
 
     url: str
@@ -206,7 +207,8 @@ class RemotePath:
                 raise PermissionError(
                     f"no permission to {what} {self.url} ({reason}): check the credentials in the environment"
                 ) from error
-            raise OSError(f"cannot {what} {self.url} ({reason})") from error
+            kind = ConnectionError if _may_pass(error) else OSError
+            raise kind(f"cannot {what} {self.url} ({reason})") from error
 
 
 Location = Path | RemotePath

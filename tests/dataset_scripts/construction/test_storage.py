@@ -142,7 +142,7 @@ def test_calls_are_repeated_a_bounded_number_of_times(store, bucket, fault):
         return
     store.fault = lambda number, method, path: fault
     store.asked.clear()
-    with pytest.raises(OSError, match=rf"^cannot read {bucket}/a \(OSError: .*\)$"):
+    with pytest.raises(ConnectionError, match=rf"^cannot read {bucket}/a \(OSError: .*\)$"):
         (bucket / "a").read_bytes()
     assert len(store.asked) == retry.ATTEMPTS
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import re
 import tarfile
 import threading
 from dataclasses import replace
@@ -11,9 +12,11 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from object_store import KEYS, ObjectStore, serving
 from row_tables import ScriptedChat, answer_with, build_config, jpeg, write_persons
 from run_folders import contents
+from typer.testing import CliRunner
 
 import dataset_scripts  # noqa: F401, makes the name `webperson` known
 from dataset_scripts.construction.run.config import BuildConfig
@@ -21,6 +24,7 @@ from dataset_scripts.construction.run.pipeline import build_webperson
 from dataset_scripts.construction.shards import RunFolderError
 from dataset_scripts.construction.sources.planning import SourceSettings
 from dataset_scripts.publishing.dataset import publish_dataset
+from gadms_cli.app import app
 from modeling_gadms.training import retry
 
 
@@ -152,6 +156,30 @@ def test_a_run_that_the_store_ended_goes_on_and_shows_only_finished_shards(store
     store.fault = lambda number, method, path: None
     build_webperson(config, progress=False)
     assert stored(store, tmp_path, "ended/run") == quiet
+
+
+def test_the_command_refuses_what_it_cannot_reach_in_one_line(store, sources, tmp_path):
+    settings = {
+        "run": {"output": "s3://bucket/refused"},
+        "sources": {"street": {"kind": "folder", "path": "s3://bucket/street"}},
+        "detector": {"kind": "whole_image"},
+    }
+    (tmp_path / "build.yaml").write_text(yaml.safe_dump(settings))
+
+    def refusal(*overrides: str) -> str:
+        result = CliRunner().invoke(app, ["build-webperson", "--config", str(tmp_path / "build.yaml"), *overrides])
+        assert result.exit_code == 2, result.output
+        return result.stderr.strip()
+
+    nobucket = "cannot write s3://nobucket/run/work/.lock: there is no such bucket, folder or file"
+    assert refusal("run.output=s3://nobucket/run") == f"Error: {nobucket}"
+    missing = refusal("sources.street.path=s3://bucket/nothing")
+    assert missing == "Error: the source s3://bucket/nothing does not exist"
+    assert refusal("sources.street.path=s3://bucket/crawl").endswith("is empty: it contains no image file")
+    assert "s3://bucket/street/a.jpg is not a folder" in refusal("sources.street.path=s3://bucket/street/a.jpg")
+    assert "nope://a/b cannot be opened: Protocol not known: nope" in refusal("run.output=nope://a/b")
+    store.fault = lambda number, method, path: "403"
+    assert re.match(r"Error: no permission to write s3://bucket/refused/work/.lock \(.*\): check [^\n]*$", refusal())
 
 
 def test_a_finished_run_in_a_bucket_is_loaded_and_streamed(store, sources, chat, tmp_path, monkeypatch):
