@@ -51,9 +51,9 @@ _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "
 class RemotePath:
     """A file or folder in an object store. Pickles as its URL.
 
-    Methods raise `FileNotFoundError`, `PermissionError`, `ConnectionError` (after the last attempt) or another `OSError`
-    that names the URL, `ImportError` if the package of the protocol is missing, and `ValueError` if there is no such
-    protocol.
+    Methods raise `FileNotFoundError`, `PermissionError`, `ConnectionError` (after the last attempt) or another
+    `OSError` that names the URL, `ImportError` if the package of the protocol is missing, and `ValueError` if there is
+    no such protocol.
     """
 
     url: str
