@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import re
+import sys
 import tarfile
 import threading
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -22,6 +24,9 @@ import dataset_scripts  # noqa: F401, makes the name `webperson` known
 from dataset_scripts.construction.run.config import BuildConfig
 from dataset_scripts.construction.run.pipeline import build_webperson
 from dataset_scripts.construction.shards import RunFolderError
+from dataset_scripts.construction.sources.fetch import fetch_images
+from dataset_scripts.construction.sources.fetch_settings import FetchSettings
+from dataset_scripts.construction.sources.opt_out_list import OptOutList
 from dataset_scripts.construction.sources.planning import SourceSettings
 from dataset_scripts.publishing.dataset import publish_dataset
 from gadms_cli.app import app
@@ -156,6 +161,26 @@ def test_a_run_that_the_store_ended_goes_on_and_shows_only_finished_shards(store
     store.fault = lambda number, method, path: None
     build_webperson(config, progress=False)
     assert stored(store, tmp_path, "ended/run") == quiet
+
+
+def test_a_table_of_urls_in_a_bucket_is_fetched_into_a_bucket(store, tmp_path):
+    """Of URLs that are not requested, so that nothing is downloaded."""
+    table, opted_out = tmp_path / "table.parquet", tmp_path / "opt_out.txt"
+    pq.write_table(pa.table({"id": range(3), "url": ["ftp://a.example/1", "", "http://b.example/2"]}), table)
+    opted_out.write_text("b.example\n")
+    for file in (table, opted_out):
+        store.client.upload_file(str(file), "bucket", f"fetch/{file.name}")
+    settings = FetchSettings(python=sys.executable, rows_per_tar=2)
+    quiet = fetch_images(table, tmp_path / "fetched", settings, OptOutList.load(opted_out))
+    listed = OptOutList.load("s3://bucket/fetch/opt_out.txt")
+    assert fetch_images("s3://bucket/fetch/table.parquet", "s3://bucket/fetch/tars", settings, listed) == quiet
+    assert (quiet.seen, sum(quiet.failed.values())) == (3, 3)
+    assert stored(store, tmp_path, "fetch/tars") == contents(tmp_path / "fetched")
+    store.asked.clear()
+    assert fetch_images("s3://bucket/fetch/table.parquet", "s3://bucket/fetch/tars", settings, listed) == quiet
+    assert {path for method, path in store.asked if method == "PUT"} == {"/bucket/fetch/tars/work/.lock"}
+    with pytest.raises(RunFolderError, match="s3://bucket/fetch/tars was started with another rows_per_tar"):
+        fetch_images(table, "s3://bucket/fetch/tars", replace(settings, rows_per_tar=3), listed)
 
 
 def test_the_command_refuses_what_it_cannot_reach_in_one_line(store, sources, tmp_path):
