@@ -202,7 +202,7 @@ def test_the_command_refuses_what_it_cannot_reach_in_one_line(store, sources, tm
     assert missing == "Error: the source s3://bucket/nothing does not exist"
     assert refusal("sources.street.path=s3://bucket/crawl").endswith("is empty: it contains no image file")
     assert "s3://bucket/street/a.jpg is not a folder" in refusal("sources.street.path=s3://bucket/street/a.jpg")
-    assert "nope://a/b cannot be opened: Protocol not known: nope" in refusal("run.output=nope://a/b")
+    assert "nope://a/b/work/.lock cannot be opened: Protocol not known: nope" in refusal("run.output=nope://a/b")
     store.fault = lambda number, method, path: "403"
     assert re.match(r"Error: no permission to write s3://bucket/refused/work/.lock \(.*\): check [^\n]*$", refusal())
 
