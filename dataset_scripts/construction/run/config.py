@@ -21,6 +21,7 @@ from ..persons.pose import PoseSettings
 from ..persons.quality import QualitySettings
 from ..sources.fetch_settings import FetchSettings
 from ..sources.planning import SourceSettings
+from ..storage import Location, location
 from .engines import Resources
 
 
@@ -32,11 +33,11 @@ class RunSettings:
     """Section `run`.
 
     Args:
-        output (`str`): output folder of the run.
+        output (`str`): output folder of the run, or a URL such as `s3://bucket/folder`.
         engine (`str`, *optional*, defaults to `"local"`): `"local"` (`datasets`) or `"ray"` (Ray Data).
         workers (`int`, *optional*, defaults to 1): processes of the local engine; each takes whole shards.
         images_per_shard (`int`, *optional*, defaults to 500): images that are held in memory and finished together.
-        opt_out (`str`, *optional*): file of URLs and domains that must not be used.
+        opt_out (`str`, *optional*): file, or its URL, of URLs and domains that must not be used.
         thumbnail_height (`int`, *optional*, defaults to 128): height in pixels of the thumbnails of rejected persons,
             for review; 0 for none.
         max_failed_shards (`int`, *optional*, defaults to 10): shards of a stage that may be set aside, after three
@@ -97,8 +98,8 @@ class BuildConfig:
     resources: Mapping[str, Resources] = field(default_factory=dict)
 
     @property
-    def root(self) -> Path:
-        return Path(self.run.output)
+    def root(self) -> Location:
+        return location(self.run.output)
 
 
 _SECTIONS: dict[str, Any] = {field.name: field.type for field in fields(BuildConfig) if not get_args(field.type)}

@@ -13,12 +13,8 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 
-import pyarrow.parquet as pq
 from tqdm.auto import tqdm
-
-from modeling_gadms.encoders.atomic_files import atomic_file, file_digest, write_atomically
 
 from ..blocks import Block
 from ..captions.caption import AskCaptioner, Attempt, DrawTemplate, VerifyCaption, load_templates
@@ -38,9 +34,11 @@ from ..sources.fetch import fetch_images
 from ..sources.opt_out import DropOptedOut
 from ..sources.opt_out_list import OptOutList
 from ..sources.planning import Plan, SourceSettings, plan_shards
-from .card import write_card, write_report
+from ..storage import Location, atomic_file, file_digest, location, read_footer, write_atomically
+from .card import CardFacts, write_card, write_report
 from .config import BuildConfig
 from .engines import Engine, Resources, run_local, run_shards
+from .facts import RunFacts, without_secrets
 from .ray_engine import run_ray
 from .review import draw_review
 from .stages import (
@@ -66,14 +64,14 @@ class BuildReport:
     """Result of a run.
 
     Attributes:
-        root (`Path`): folder of the run, which `load_dataset` can load.
+        root (`Path` or `RemotePath`): folder of the run, which `load_dataset` can load.
         counts (`tuple[BlockCounts, ...]`): counts per block, over all shards.
         persons (`int`): persons in the data set; without captioners, persons ready to be captioned.
         set_aside (`tuple[Failure, ...]`): shards that failed too often, which are left out. The data set is then not
             complete.
     """
 
-    root: Path
+    root: Location
     counts: tuple[BlockCounts, ...]
     persons: int
     set_aside: tuple[Failure, ...] = ()
@@ -81,7 +79,7 @@ class BuildReport:
 
 def person_blocks(config: BuildConfig) -> list[Block]:
     """Blocks of the stage `persons`. Cheap filters come before expensive models."""
-    opt_out = [DropOptedOut(Path(config.run.opt_out))] if config.run.opt_out else []
+    opt_out = [DropOptedOut(location(config.run.opt_out))] if config.run.opt_out else []
     blocks: list[Block] = [
         *opt_out,
         DecodeImages(),
@@ -150,7 +148,7 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
         if not (config.root / REVIEW_FILE).is_file():
             write_review(config.root)
         if not config.captioners:
-            duplicates = pq.read_metadata(config.root / DUPLICATES_FILE).num_rows
+            duplicates = read_footer(config.root / DUPLICATES_FILE).num_rows
             remaining = counts[-1].kept - duplicates
             dropped = {DUPLICATE: duplicates} if duplicates else {}
             counts.append(BlockCounts(DropDuplicates.name, PERSONS, counts[-1].kept, remaining, dropped))
@@ -176,11 +174,12 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
         if captioned or not (config.root / "README.md").is_file():
             write_review(config.root)
         write_report(config.root, report.counts)
-        write_card(config, report.counts)
+        write_card(config.root, CardFacts.of(config), report.counts)
+        _facts(config, {stage.name: stage.folder.fingerprint for stage in (persons, captions)}).write(config.root)
         return report
 
 
-def write_review(root: Path) -> None:
+def write_review(root: Location) -> None:
     """Write `work/review.png`: persons kept and dropped, with the reasons."""
     with atomic_file(root / REVIEW_FILE) as part:
         draw_review(root).save(part)
@@ -192,7 +191,7 @@ def _person_stage(plan: Plan, config: BuildConfig) -> PersonStage:
         plan.digest,
         config.run.images_per_shard,
         config.run.thumbnail_height,
-        file_digest(Path(config.run.opt_out)) if config.run.opt_out else None,
+        file_digest(location(config.run.opt_out)) if config.run.opt_out else None,
         *(asdict(section) for section in (config.detector, config.pose, config.criteria, config.crop, config.quality)),
     )
     folder = StageFolder(config.root, "persons", settings)
@@ -215,6 +214,22 @@ def _caption_stage(plan: Plan, config: BuildConfig, persons: str) -> CaptionStag
     folder = StageFolder(config.root, "captions", settings)
     columns, blocks = tuple(config.captioners), tuple(caption_blocks(config))
     return CaptionStage(folder, len(plan.shards), columns, blocks, config.run.thumbnail_height)
+
+
+def _facts(config: BuildConfig, fingerprints: dict[str, str]) -> RunFacts:
+    sections = ("detector", "pose", "criteria", "crop", "quality", "duplicates", "captions", "rules", "match", "card")
+    settings = {
+        "format": FORMAT,
+        "opt_out": file_digest(location(config.run.opt_out)) if config.run.opt_out else None,
+        **{name: without_secrets(asdict(getattr(config, name))) for name in sections},
+        "templates": fingerprint(asdict(load_templates(config.captions))),
+        "prompt": prompt_hash(config.captions.max_words),
+        "captioners": {
+            name: without_secrets(_without_transport(asdict(captioner)))
+            for name, captioner in config.captioners.items()
+        },
+    }
+    return RunFacts(settings, fingerprints, CardFacts.of(config))
 
 
 def _without_transport(captioner: dict) -> dict:
@@ -285,7 +300,7 @@ def _fetched(source: SourceSettings, config: BuildConfig) -> SourceSettings:
     return replace(source, kind="tars", path=str(folder))
 
 
-def _check_plan(plan: Plan, root: Path) -> None:
+def _check_plan(plan: Plan, root: Location) -> None:
     path = root / "work" / "plan.json"
     now = {"digest": plan.digest, "shards": len(plan.shards)}
     if not path.is_file():
@@ -331,7 +346,7 @@ def _with_batch_sizes(blocks: list[Block], config: BuildConfig) -> list[Block]:
 
 def _published(config: BuildConfig, numbers: Sequence[int], shards: int) -> int:
     """Rows of the published files."""
-    return sum(pq.read_metadata(config.root / data_file(number, shards)).num_rows for number in numbers)
+    return sum(read_footer(config.root / data_file(number, shards)).num_rows for number in numbers)
 
 
 def _check_rows(
@@ -342,7 +357,7 @@ def _check_rows(
     uncaptioned: Sequence[Failure],
 ) -> None:
     """Check that the published rows are those that the counts leave: all persons, but those of shards set aside."""
-    lost = sum(pq.read_metadata(config.root / persons_file(failure.number)).num_rows for failure in uncaptioned)
+    lost = sum(read_footer(config.root / persons_file(failure.number)).num_rows for failure in uncaptioned)
     remaining = persons[-1].kept - lost - sum(sum(block.dropped.values()) for block in captions)
     if rows != remaining or captions[0].seen != persons[-1].kept - lost:
         raise LostRowsError(f"{config.root}: {remaining} persons remain by the counts, but {rows} rows are published")

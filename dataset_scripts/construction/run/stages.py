@@ -3,6 +3,7 @@
 Between the stages the persons of all shards are compared to find duplicates.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,19 +12,19 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import ImageFilter
 
 from modeling_gadms.media.detection import crop_window
 from modeling_gadms.media.images import UnreadableImageError, load_image, to_jpeg
 
-from ..blocks import ROW_SCHEMA, TRAIL, Block, in_order, join
+from ..blocks import ROW_SCHEMA, TRAIL, Block, in_order, join, stable_id
 from ..captions.caption import journal_path
 from ..persons.detect import BOX, DetectPersons, stored_box
 from ..persons.estimate_pose import KEYPOINTS
 from ..pipeline_report import IMAGES, PERSONS, BlockCounts, count_rows
 from ..shards import Marker, StageFolder
 from ..sources.planning import SOURCE_SCHEMA, Shard, read_shard
+from ..storage import Location, read_footer, read_table
 
 
 REJECT_SCHEMA = pa.schema(
@@ -104,7 +105,7 @@ class CaptionStage:
     name: str = "captions"
 
     def read(self, number: int) -> pa.Table:
-        table = pq.read_table(self._persons(number))
+        table = read_table(self._persons(number))
         rows = table.num_rows
         start = {
             "shard": pa.array([number] * rows, pa.int32()),
@@ -117,7 +118,7 @@ class CaptionStage:
 
     def finish(self, number: int, table: pa.Table) -> None:
         table = in_order(table)
-        expected = pq.read_metadata(self._persons(number)).num_rows
+        expected = read_footer(self._persons(number)).num_rows
         if table["position"].to_pylist() != list(range(expected)):
             raise LostRowsError(f"shard {number}: {expected} persons were read, but {table.num_rows} rows remain")
         _check_passage(table, (), self.blocks, number)
@@ -141,7 +142,7 @@ class CaptionStage:
         for name in (data_file(number, self.shards), rejects_file(self.name, number)):
             (self.folder.root / name).unlink(missing_ok=True)
 
-    def _persons(self, number: int) -> Path:
+    def _persons(self, number: int) -> Location:
         return self.folder.root / persons_file(number)
 
 
@@ -155,9 +156,15 @@ def rejects_file(stage: str, number: int) -> str:
     return f"work/rejects/{stage}-{number:05d}.parquet"
 
 
-def journal_folder(root: Path) -> Path:
-    """Folder of the journals of unfinished shards."""
-    return root / "work" / "journal"
+def journal_folder(root: Location) -> Path:
+    """Folder of the journals of unfinished shards.
+
+    Journals are appended to, which object stores do not offer: those of such a run are in the user's cache folder.
+    """
+    if isinstance(root, Path):
+        return root / "work" / "journal"
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches / "gadms" / "journals" / stable_id(str(root))
 
 
 def data_file(number: int, shards: int) -> str:
