@@ -225,7 +225,7 @@ SCENE = any_of(
     # "Her hair is tucked behind her ear."
     r"\bbehind (?:him|her|them)(?= ?[.,;]|$| (?:and|is|are|stands?|while)\b)",
     r"\bbehind the (?:man|woman|person|boy|girl|individual|pedestrian|male|female|model|subject)\b",
-    r"\bsurrounded by\b|\bset (?:against|amid|among|(?:in|on) (?:an?|the))\b|\bin the (?:distance|snow|rain|sun|dark|shade|open)\b",
+    r"\bsurrounded by\b|\bset (?:against|amid|among|(?:in|on) (?:an?|the))\b|\bin the (?:distance|snow|rain|sun|dark|shade|open)(?= ?[.,;]|$| (?:and|with|on|by)\b)",
     r"\bon (?:either|both) sides? of the (?!jacket|coat|shirt|bag|skirt|dress|head|face|hem|trousers|pants)"
     r"|\bto (?:his|her|their|the) (?:left|right) (?:is|are|stands?|there)\b|\bparked\b|\blines? the (?:kerb|curb|street|road|path|walls?|room)\b",
     rf"\b{_NEAR} (?:the |an? |some |his |her |its |rows? of |fields? of |two |many |several )+(?:[\w-]+ ){{0,3}}?"

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from dataset_scripts.construction.captions import rules as caption_rules
-from dataset_scripts.construction.captions.rules import CaptionProblem, CaptionRules, clean_caption, find_problem
+from dataset_scripts.construction.captions.cleaning import clean_caption
+from dataset_scripts.construction.captions.rules import CaptionProblem, CaptionRules, find_problem
 from dataset_scripts.synthetic_persons import PersonSampler
 
 
