@@ -106,7 +106,11 @@ def format_report(counts: Sequence[BlockCounts]) -> str:
         for row in rows
     ]
     if any(block.noted for block in counts):
-        lines += ["", "~ noted, not dropped: a failed caption is requested again while attempts remain"]
+        lines += [
+            "",
+            "~ noted, not dropped: a failed caption is requested again while attempts remain, and what was removed from a "
+            "caption is named",
+        ]
     return "\n".join(lines)
 
 

@@ -13,9 +13,15 @@ from .rules import CaptionProblem, CaptionRules, find_problem, has_problem
 from .words import CARRIED, GARMENT
 
 
-OPENING = "an opening"
-CUTTABLE = (CaptionProblem.SCENE, CaptionProblem.ABSENT, CaptionProblem.UNSEEN, CaptionProblem.PICTURE)
-"""Problems that a clause of its own may have, without which the rest is a caption."""
+OPENING = "opening"
+CUTTABLE = {
+    CaptionProblem.SCENE: "scene",
+    CaptionProblem.ABSENT: "absence",
+    CaptionProblem.UNSEEN: "unseen",
+    CaptionProblem.PICTURE: "picture",
+}
+"""Problems that a clause of its own may have, without which the rest is a caption, and the names under which the
+pipeline report counts what was removed."""
 
 _LABEL = re.compile(r"^(?:image |new |final )?(?:caption|description)\s*:\s*", re.IGNORECASE)
 _QUOTES = (('"', '"'), ("“", "”"), ("'", "'"), ("‘", "’"))
@@ -76,7 +82,7 @@ def review_reply(reply: str, rules: CaptionRules) -> Review:
     """Clean a captioner's reply and check what remains.
 
     >>> review_reply("The image shows a man in a red coat and blue jeans. No bag is present.", CaptionRules())
-    Review(caption='A man in a red coat and blue jeans.', problem=None, removed=('an opening', 'tells what is absent'))
+    Review(caption='A man in a red coat and blue jeans.', problem=None, removed=('opening', 'absence'))
 
     Raises:
         ImportError: if the extra `construction` is not installed.
@@ -129,7 +135,7 @@ def _without_faulty_clauses(caption: str, rules: CaptionRules) -> tuple[str, tup
         if rest:
             kept.append(rest)
         if rest != sentence:
-            kinds |= dict.fromkeys(problem.value for problem in problems)
+            kinds |= dict.fromkeys(CUTTABLE[problem] for problem in problems)
     return " ".join(kept), tuple(kinds)
 
 

@@ -23,12 +23,12 @@ _REACH = 6
 
 @dataclass(frozen=True)
 class Mention:
-    """A person who is mentioned: the head noun, its determiner (empty for none), and the word before that."""
+    """A person who is mentioned: the head noun, and its determiner, empty for none."""
 
     noun: str
     determiner: str
-    before: str
-    position: int  # of the noun among the tokens
+    start: int  # the first token, and the noun's
+    end: int
 
 
 class Caption:
@@ -69,7 +69,7 @@ class Caption:
     @functools.cached_property
     def mentions(self) -> list[Mention]:
         return [
-            Mention(token, *_determiner(self.tokens, position), position)
+            _mention(self.tokens, position)
             for position, token in enumerate(self.tokens)
             if token in words.ONE_PERSON | words.PERSONS and is_head(self.tokens, position)
         ]
@@ -113,13 +113,13 @@ def is_head(tokens: Sequence[str], position: int) -> bool:
     return not token.endswith(("'s", "s'")) and not names((following,), words.MODIFIED)
 
 
-def _determiner(tokens: Sequence[str], position: int) -> tuple[str, str]:
+def _mention(tokens: Sequence[str], position: int) -> Mention:
     for start in range(position - 1, max(position - _REACH, -1), -1):
         if tokens[start] in words.DETERMINERS:
-            return tokens[start], tokens[start - 1] if start else ""
+            return Mention(tokens[position], tokens[start], start, position)
         if tokens[start] in words.FUNCTION or not tokens[start][0].isalnum():
             break
-    return "", tokens[position - 1] if position else ""
+    return Mention(tokens[position], "", position, position)
 
 
 def _without_depictions(sentence: str) -> str:

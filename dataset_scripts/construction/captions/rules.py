@@ -16,8 +16,12 @@ from enum import StrEnum
 from typing import Any
 
 from . import faults, words
-from .phrases import WORD, Caption, is_head, names, sentences_of
+from .phrases import WORD, Caption, Mention, is_head, names, sentences_of
 from .words import is_foreign_letter
+
+
+RULES_VERSION = 2
+"""Part of the fingerprint of captions; raised when other captions pass with the same settings."""
 
 
 class CaptionProblem(StrEnum):
@@ -215,15 +219,23 @@ def _guesses_a_role(text: Caption, rules: CaptionRules) -> bool:
 
 def _describes_several(text: Caption, rules: CaptionRules) -> bool:
     spoken = set(text.tokens)
-    later = text.mentions[1:]
     return bool(
         faults.TOGETHER.search(text.content)
         or text.heads(words.RELATIVE)
         or (spoken & words.HE and spoken & words.SHE)
         or any(mention.noun in words.PERSONS for mention in text.mentions)
-        # "The person is a woman" is no second one, "next to a woman" is.
-        or any(mention.determiner in words.ANOTHER and mention.before not in words.EQUATES for mention in later)
+        or any(
+            mention.determiner in words.ANOTHER and not _is_same_person(text, first, mention)
+            for first, mention in itertools.pairwise(text.mentions)
+        )
     )
+
+
+def _is_same_person(text: Caption, first: Mention, second: Mention) -> bool:
+    """"The person is a woman" and "this person, a woman" mention one person, "next to a woman" does not."""
+    before = text.tokens[second.start - 1]
+    in_apposition = before == "," and second.start - 2 == first.end and first.determiner in ("this", "the")
+    return before in words.EQUATES or in_apposition
 
 
 def _describes_an_artefact(text: Caption, rules: CaptionRules) -> bool:

@@ -2,7 +2,7 @@
 
     fetch -> read -> decode -> detect -> box -> pose -> keypoints -> crop -> quality -> signature    (shard by shard)
     compare all persons                                                                              (all shards)
-    duplicates -> template -> caption -> verify -> match, repeated for failed captions -> publish    (shard by shard)
+    duplicates -> template -> caption -> verify -> match -> judge, repeated for failures -> publish  (shard by shard)
 
 To resume a run, run it again: finished shards are skipped.
 """
@@ -20,8 +20,10 @@ from modeling_gadms.encoders.atomic_files import atomic_file, file_digest, write
 
 from ..blocks import Block
 from ..captions.caption import AskCaptioner, Attempt, DrawTemplate, VerifyCaption, load_templates
+from ..captions.judge import JudgeCaption
 from ..captions.match import MatchCaption
-from ..captions.prompts import prompt_hash
+from ..captions.prompts import judge_prompt_hash, prompt_hash
+from ..captions.rules import RULES_VERSION
 from ..persons.criteria import BoxCriteria, PoseCriteria
 from ..persons.crop import CropPersons
 from ..persons.decode import DecodeImages
@@ -94,6 +96,8 @@ def caption_blocks(config: BuildConfig) -> list[Block]:
             ]
             if config.match.model:
                 blocks.append(MatchCaption(attempt, config.match))
+            if config.judge.enabled:
+                blocks.append(JudgeCaption(attempt, config.judge, captioner, journal_folder(config.root)))
     return _with_batch_sizes(blocks, config)
 
 
@@ -181,7 +185,9 @@ def _caption_stage(plan: Plan, config: BuildConfig, persons: str) -> CaptionStag
         asdict(config.captions),
         prompt_hash(config.captions.max_words),
         asdict(config.rules),
+        RULES_VERSION,
         asdict(config.match),
+        [asdict(config.judge), judge_prompt_hash()] if config.judge.enabled else None,
     )
     folder = StageFolder(config.root, "captions", settings)
     columns, blocks = tuple(config.captioners), tuple(caption_blocks(config))
