@@ -44,15 +44,21 @@ _OPENING = re.compile(
     + "|".join(
         (
             rf"(?:in|on) (?:the|this|an?) {_KINDS}{_PICTURE},? (?:{_SEES} )?",
-            rf"(?:(?:this|here|it)(?: is|'s|’s) )?(?:(?:the|this|an?) )?{_KINDS}{_PICTURE} {_SHOWING} ",
+            rf"(?:(?:this|here|it)(?: is| appears to be| seems to be|'s|’s) )?(?:(?:the|this|an?) )?{_KINDS}{_PICTURE} {_SHOWING} ",
             rf"(?:(?:the|this|an?) )?{_KINDS}{_PICTURE} {_SHOWS} ",
             rf"(?:pictured|depicted|shown|seen|featured|captured)(?: here| above)?(?: in (?:the|this) {_KINDS}{_PICTURE})?,? is ",
+            rf"the (?:main )?(?:subject|focus|person|individual|figure)(?: shown)? (?:of|in) (?:the|this) {_KINDS}{_PICTURE} is ",
             r"(?:here,? )?(?:we|you) (?:can )?see ",
             r"here (?:is|we have) ",
         )
     )
     + r")(?=(?:an?|the|this|one|his|her|young|old|elderly|middle-aged|adult|male|female|man|woman|boy|girl|person|someone"
     r"|lady)\b)",
+    re.IGNORECASE,
+)
+_IN_THE_PICTURE = re.compile(
+    rf"(^(?:the|this|an?) (?:[\w-]+ ){{1,3}})(?:shown |pictured |seen |depicted )?(?:in|of) (?:the|this) {_KINDS}{_PICTURE},? "
+    r"(?=is|wears|has|stands|walks|holds|carries|wearing|with)",
     re.IGNORECASE,
 )
 _CLAUSE_END = re.compile(r"[,;](?= )")
@@ -101,13 +107,18 @@ def review_reply(reply: str, rules: CaptionRules) -> Review:
 def clean_caption(text: str) -> str:
     """Remove a leading label ("Caption:", "Description:") and enclosing quotes, and collapse white space.
 
-    The words of the caption stay unchanged.
+    The words of the caption stay unchanged; after a label, it gets a capital.
 
     >>> clean_caption('Caption: "A man in a  red coat."')
     'A man in a red coat.'
     """
     text = _unquoted(" ".join(text.split()))
-    return _unquoted(_LABEL.sub("", text, count=1))
+    label = _LABEL.match(text)
+    return _capitalized(_unquoted(text[label.end() :])) if label else text
+
+
+def _capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def without_opening(caption: str) -> str:
@@ -115,12 +126,12 @@ def without_opening(caption: str) -> str:
 
     >>> without_opening("In this picture we can see a girl in a blue dress.")
     'A girl in a blue dress.'
+    >>> without_opening("The girl in the photo wears a blue dress.")
+    'The girl wears a blue dress.'
     """
-    opening = _OPENING.match(caption)
-    if not opening:
-        return caption
-    rest = caption[opening.end() :]
-    return rest[0].upper() + rest[1:]
+    if opening := _OPENING.match(caption):
+        return _capitalized(caption[opening.end() :])
+    return _IN_THE_PICTURE.sub(r"\1", caption, count=1)
 
 
 def _without_faulty_clauses(caption: str, rules: CaptionRules) -> tuple[str, tuple[str, ...]]:

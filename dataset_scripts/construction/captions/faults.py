@@ -31,12 +31,19 @@ HEDGE = any_of(
     r"\b(?:almost certainly|certainly|surely|definitely|probable|plausibl[ey]|imagin(?:e|es|ed|ing)|believed|must be"
     r"|i guess|looks to be)\b",
     rf"\b(?:{_COLORS}) or (?:\w+ )?(?:{_COLORS})\b|\b(?:{_GARMENTS})s? or (?:an? )?(?:\w+ )?(?:{_GARMENTS})\b",
-    r"\beither \w+(?: \w+)? or\b",
+    r"\beither \w+(?: \w+)? or\b|\bor (?:rather|so|similar|maybe|perhaps)\b|\bof (?:some|a certain) (?:kind|sort|type)\b",
+    r"\b(?:kind|sort) of (?:like|a)\b|\bmore or less\b|\bunsure\b|\bambiguous\b|\bestimat\w+\b|\bin all likelihood\b"
+    r"|\bone (?:would|can gather|gathers|assumes|imagines)\b|\bpass for\b|\bjudging (?:by|from)\b",
     r"\bnot (?:entirely |completely |quite |fully )?(?:sure|certain)\b|\bhard to say\b|\bor something\b",
 )
 
 _PICTURE = r"(?:frame|view|shot|sight|picture|image|photo|photograph)"
 UNSEEN = any_of(
+    r"\b(?:hides?|hiding|conceal\w*|obscur\w*|obstruct\w*|hidden(?! (?:pocket|zip|button|placket|closure|heel|seam)))\b",
+    r"\b(?:partially|partly|barely|hardly|scarcely|only just|half) (?:visible|seen|shown|in view)\b|\bfrom (?:sight|view)\b",
+    r"\bonly (?:the|his|her|their|one|part)\b[^.,;]* (?:is|are) (?:shown|visible|seen|in view)\b|\ba mystery\b",
+    r"\b(?:cropped|cut) (?:out|off)\b|\b(?:covered|masked) by (?:a|the) (?:blur|bar|watermark|mosaic)\b|\bpixelated\b",
+    r"\b(?:picture|image|photo|frame|shot|view) (?:ends|stops|cuts|is cut)\b",
     r"(?:\bnot|n't|\bcannot) (?:be )?(?:\w+ly )?(?:visible|seen|shown|discernible|identifiable|distinguishable"
     r"|discerned|determined|identified|made out|specified|mentioned|provided|applicable|available|apparent|depicted"
     r"|clear)\b|\b(?:cannot|can't|can not) (?:\w+ )?(?:tell|see)\b",
@@ -75,7 +82,8 @@ PROTECTED = any_of(
     r"|who|wearing)\b)",
     r"\b(?:caucasian|hispanic|latin[oax]|latinx|african[- ]american|ethnicity|ethnically|racial|racially|biracial"
     r"|mixed[- ]race|multiracial|negro|mestizo)s?\b|\b(?:person|people|man|woman|girl|boy) of colou?r\b",
-    r"\b(?:dark|light|fair|pale|brown|black|white|olive|tan|tanned|darker|lighter)[- ]skin(?:ned)?\b(?!-| (?:bag|boots"
+    r"\b(?:dark|light|fair|pale|brown|black|white|olive|tan|tanned|darker|lighter|yellow|red|golden"
+    r"|bronze|bronzed|ebony|ivory|chocolate|swarthy|tawny)[- ]skin(?:ned)?\b(?!-| (?:bag|boots"
     r"|jacket|coat|leather|shoes|tight))|\bcomplexion\b|\bskin[- ](?:tone|colou?r)\b(?!ed)|\bskin is\b",
     # Garments such as a hijab or a turban may be named, the faith behind them may not.
     rf"\b{_FAITHS}\b(?! (?:print|style|pattern))|\b(?:jewish|christian)\b(?! (?:dior|louboutin|lacroix|siriano))",
@@ -86,6 +94,10 @@ PROTECTED = any_of(
     rf"\b(?:sick|ill|injured|blind|deaf|depressed) {_ADJECTIVES}{_PERSONS}|\bpatients?\b(?! (?:gown|robe|chart))",
     r"\b(?:is|looks|be|are) (?:sick|ill|injured|blind|deaf|depressed)\b(?!-)|\b(?:has|with|from) cancer\b",
     r"\b(?:gay|lesbian|homosexual|heterosexual|bisexual|transgender|transsexual|queer|non-binary|nonbinary|lgbtq?)\b",
+    r"\b(?:almond-shaped|slanted|slanting|monolid) eyes\b|\bafro-(?:american|caribbean)\b",
+    # Social status.
+    rf"\b(?:rich|poor|wealthy|homeless|affluent|needy|impoverished|lower-class|upper-class|working-class|educated"
+    rf"|uneducated) {_ADJECTIVES}{_PERSONS}(?!'|-)",
     r"\b(?:immigrant|refugee|migrant|nationality|citizen|republican|democrat|communist|nazi)s?\b",
 )
 PROTECTED_AGE = any_of(
@@ -93,6 +105,8 @@ PROTECTED_AGE = any_of(
     r"\b(?:mid|early|late|his|her|their)[- ]+(?:(?:mid|early|late|to)[- ]+)*"
     r"(?:teens|twenties|thirties|forties|fifties|sixties|seventies|eighties|\d0'?s)\b",
     r"\bin (?:the )?(?:twenties|thirties|forties|fifties|sixties|seventies|\d0'?s)\b|\bic[1-9]\b",
+    r"\b(?:of|aged?|about|around|nearly|almost|roughly|approximately|over|under) (?:about |around |roughly )?(?:twelve"
+    r"|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty)\b",
 )
 """An age in years, which looks do not tell. "Young", "middle-aged" and "elderly" are accepted: templates ask for them."""
 
@@ -108,11 +122,11 @@ PICTURE = any_of(
 
 ABSENT = any_of(
     r"\bno (?!one\b)(?=[a-z])|\bnot an?\b|\bnone\b|\bnothing\b|\bneither\b|\bnor\b|\bwithout(?! (?:an? |any )?(?:\w+ )?"
-    r"(?:hood|collar|sleeve|belt|heel|lace|strap|button|zip|lapel|pocket|brim|back|lining|tread|pattern|print|logo)s?\b)",
+    r"(?:hood|collar|sleeve|belt|heel|lace|strap|button|zip|lapel|pocket|brim|back|lining|tread)s?\b)",
     r"\b(?:isn't|aren't|doesn't|don't|hasn't|haven't|is not|are not|does not|do not|has not|not) (?:\w+ly )?"
     r"(?:have|has|be|being|wear|wearing|carry|carrying|hold|holding|show|any|in possession|present|accompanied)\b",
     r"\b(?:lacks?|lacking|absent|absence|devoid|free of|free from|minus|forgo|forgoes|forgoing|omits?|omitting)\b",
-    r"\bempty[- ]handed\b|\bhands?(?:[- ]| is | are )(?:free|empty)\b|\bempty hands\b|\bunaccompanied\b",
+    r"\b(?:hat|bag|glove|tie|shoe|jewel|phone|helmet)less\b|\bempty[- ]handed\b|\bhands?(?:[- ]| is | are )(?:free|empty)\b|\bempty hands\b|\bunaccompanied\b",
 )
 """What is not there. A search engine's encoder reads "no bag" as a bag."""
 
@@ -124,7 +138,7 @@ TOGETHER = any_of(
     r"\b(?:a|the|young|old|elderly|married|this) couple\b(?! of)|\btwins?\b(?! (?:set|buttons|pockets|straps))",
     rf"\bone (?:in|wearing|with|is|has)\b.*\bthe other\b(?! {_OTHER_THINGS})|\bthe other (?:person|man|woman|boy|girl)\b",
     r"\beach other\b|\barm in arm\b|\bhand in hand\b|\baccompanied by\b|\bpart of a (?:crowd|group)\b|\bone another\b",
-    r"\bboth of them\b|\bthey both\b|\bothers\b(?! in)|\bseveral people\b|\bfamily\b|\bsomeone else\b|\bwith someone\b",
+    r"\bboth of them\b|\bthey both\b|\bothers\b(?! in)|\bfamily\b(?! of)|\bsomeone else\b|\bwith someone\b",
     r"\b(?:child|son|daughter|wife|husband|friend|woman|man|girl|boy|baby|person)'s (?:hand|arm|shoulder)\b",
 )
 """Several persons, without a noun for the second."""
@@ -167,23 +181,45 @@ FLATTERY = any_of(
     r"\bflatter\w*\b|\bflaunt\w*\b|\b(?:hug\w*|accentuat\w+|emphasi[sz]\w+|show\w* off|reveal\w*|highlight\w*|enhanc\w+)"
     r" (?:her|his|the)(?: \w+){0,2} (?:figure|body|curves?|legs|thighs|physique|waist|hips|muscles|bust|silhouette"
     r"|shape|skin|midriff|cleavage|frame|form)\b|\b(?:legs|body|figure|curves) (?:is|are) shown off\b",
+    r"\b(?:bulging|rippling|chisell?ed|ripped muscles|toned|glistening|radiant|dazzling|glamorous|amazing|fabulous"
+    r"|magnificent|wonderful|exquisite|marvell?ous|irresistible|desirable|bombshell|babe|hunk|hottie)\b",
+    r"\b(?:fat|skinny|chubby|overweight|plump|scrawny|flabby) (?:\w+ )?(?:wom[ae]n|m[ae]n|girl|boy|lady|guy|person|kid)\b",
     r"\b(?:perfect|toned|slender|endless|great|nice|killer|sculpted|chisell?ed|ripped) (?:legs|body|figure|physique"
     r"|abs|jaw\w*|torso|skin|curves|features)\b",
 )
 """Praise or blame of looks, and words that make an object of the person."""
 
+_EMOTIONS = (
+    "happy happily sad sadly angry angrily excited excitedly cheerful cheerfully joyful joyfully joyous melancholic "
+    "melancholy nervous nervously agitated worried worriedly upset anxious anxiously lonely bored proud proudly confident "
+    "confidently carefree friendly unfriendly kind-hearted rebellious dangerous aggressive menacing mysterious shy shyly "
+    "scared afraid frightened fearful annoyed frustrated irritated depressed gloomy pensive pensively thoughtful "
+    "thoughtfully contemplative serene serenely peaceful tranquil energetic enthusiastic eager determined intimidating "
+    "approachable optimistic pessimistic hopeful hopeless stressed relieved charismatic intelligent trustworthy arrogant "
+    "humble grumpy grouchy moody sullen surprised astonished amazed shocked startled delighted thrilled elated ecstatic "
+    "jubilant gleeful overjoyed pleased satisfied disappointed discouraged embarrassed ashamed guilty jealous envious "
+    "disgusted confused puzzled bewildered curious suspicious exhausted weary tired sleepy stern-looking furious enraged "
+    "hostile calmly lonesome heartbroken miserable tense uneasy restless impatient self-conscious self-assured "
+    "self-confident purposeful dreamy wistful nostalgic adventurous bold brave fierce timid outgoing introverted ambitious "
+    "hardworking lazy stubborn polite rude generous wise innocent naive mischievous sophisticated professional-looking"
+)
+_ABSTRACT = (
+    "happiness unhappiness sadness anger excitement joy melancholy anxiety pride confidence self-confidence assurance "
+    "self-assurance purpose determination exhaustion fatigue rebellion authority professionalism sophistication energy "
+    "enthusiasm curiosity boredom delight contentment mood vibe attitude aura emotion emotions demeanor demeanour "
+    "personality charisma charm poise swagger spirit spirits serenity tranquility warmth mystery"
+)
 FEELING = any_of(
-    r"\b(?:happy|happily|happiness|unhappy|sad|sadly|sadness|angry|angrily|anger|excited|excitement|cheerful|cheerfully"
-    r"|joy|joyful|joyfully|joyous|melancholic|melancholy|nervous|agitated|worried|upset|anxious|anxiety|lonely|bored"
-    r"|proud|proudly|pride|confident|confidently|confidence|carefree|friendly|unfriendly|kind-hearted|rebellious"
-    r"|dangerous|aggressive|menacing|mysterious|shy|scared|afraid|annoyed|frustrated|depressed|gloomy|pensive|pensively"
-    r"|thoughtful|thoughtfully|contemplative|content(?= (?:and|with|in|smile|expression|look))|serene|serenely"
-    r"|energetic|enthusiastic|eager|determined|intimidating|approachable|optimistic|hopeful|stressed|relieved|charismatic"
-    r"|intelligent|trustworthy|arrogant|humble)\b(?!-(?!looking))",
-    r"\b(?:exud|radiat|convey|evok|emanat)\w*\b|\b(?:mood|vibe|attitude|aura|emotion|emotional|demeanou?r|personality"
-    r"|charisma|charm|poise|swagger|spirit|flair)s?\b|\b(?:a|an) (?:\w+ ){0,2}(?:sense|air|feeling) of\b",
-    r"\b(?:feels?|feeling|enjoys?|enjoying|thinks?|wants?|wishes|hopes|loves|likes|wonders|decides)\b(?! (?:fabric))",
-    r"\blost in thought\b|\bdeep in thought\b|\bin a hurry\b|\bdaydreaming\b|\bhaving fun\b|\bin (?:good|high) spirits\b",
+    # "A happy-face print" is no feeling, "angry-looking" is one.
+    rf"\b(?:{_EMOTIONS.replace(' ', '|')}|{_ABSTRACT.replace(' ', '|')}|emotional)\b(?!-(?!looking))",
+    # She looks somewhere, or looks like something: how somebody looks is a judgement.
+    r"\b(?:he|she|man|woman|boy|girl|person|lady|guy|and|jeans|who) looks? (?!at|to|down|up|left|right|back|over|away|into"
+    r"|straight|ahead|forward|directly|towards?|through|out|off|sideways|around|from|for|on|in|across|behind|past|upwards?"
+    r"|downwards?|slightly)\w+",
+    r"\b(?:exud|radiat|convey|evok|emanat)\w*\b|\b(?:a|an) (?:\w+ ){0,2}(?:sense|air|feeling|look) of\b",
+    r"\b(?:feels?|feeling|enjoys?|enjoying|thinks?|wants?|wishes|hopes|loves|likes|wonders|decides|dreams?|dreaming"
+    r"|remembers|misses|needs|worries|longs)\b",
+    r"\b(?:lost|deep) in thought\b|\bin a hurry\b|\bdaydreaming\b|\bhaving fun\b|\blong day\b|\bcontent(?= (?:and|with|smile))",
 )
 """Feelings and character, which a picture does not tell. Smiling is seen and accepted."""
 
@@ -212,7 +248,7 @@ _PLACES = (
     r"|train|counter|archway|fountain|rail|railing|escalator|elevator|lift|machine|table|desk|sofa|couch|bed|curtain"
     r"|bookshel(?:f|ve)|background|backdrop|scene|setting|desert|snow|rain|sun|sunlight|sunshine"
     r"|crowd|lavender|stadium|arena|track|playground|yard|courtyard|square|plaza|balcony|terrace|roof"
-    r"|harbou?r|dock|pier|farm|barn|factory|warehouse|garage|workshop|festival|party|event|wedding|ceremony|runway"
+    r"|armchair|fireplace|shelter|cliff|balcony|harbou?r|marina|dock|pier|farm|barn|factory|warehouse|garage|workshop|festival|party|event|wedding|ceremony|runway"
     r"|catwalk|red carpet|booth|stall|mirror|graffiti|neon|countryside|landscape|scenery|valley|cliff|waterfall)"
 )
 _AFTER_A_PLACE = (
@@ -225,7 +261,7 @@ SCENE = any_of(
     # "Her hair is tucked behind her ear."
     r"\bbehind (?:him|her|them)(?= ?[.,;]|$| (?:and|is|are|stands?|while)\b)",
     r"\bbehind the (?:man|woman|person|boy|girl|individual|pedestrian|male|female|model|subject)\b",
-    r"\bsurrounded by\b|\bset (?:against|amid|among|(?:in|on) (?:an?|the))\b|\bin the (?:distance|snow|rain|sun|dark|shade|open)(?= ?[.,;]|$| (?:and|with|on|by)\b)",
+    r"\bsurrounded by\b|\bthe edge of (?:a|the) (?!shirt|coat|hood|skirt|sleeve|dress|jacket)|\bstretching out\b|\boverlooking\b|\bset (?:against|amid|among|(?:in|on) (?:an?|the))\b|\bin the (?:distance|snow|rain|sun|dark|shade|open)(?= ?[.,;]|$| (?:and|with|on|by)\b)",
     r"\bon (?:either|both) sides? of the (?!jacket|coat|shirt|bag|skirt|dress|head|face|hem|trousers|pants)"
     r"|\bto (?:his|her|their|the) (?:left|right) (?:is|are|stands?|there)\b|\bparked\b|\blines? the (?:kerb|curb|street|road|path|walls?|room)\b",
     rf"\b{_NEAR} (?:the |an? |some |his |her |its |rows? of |fields? of |two |many |several )+(?:[\w-]+ ){{0,3}}?"
@@ -233,6 +269,7 @@ SCENE = any_of(
     rf"\b(?:among|amid|amidst|amongst|beneath|against) (?:[\w-]+ ){{0,3}}?{_PLACES}{_AFTER_A_PLACE}",
     r"\b(?:sunny|cloudy|overcast|rainy|snowy|foggy|misty|windy|stormy) (?:day|weather|sky|afternoon|morning|evening"
     r"|night|street|scene|light)\b|\bit is (?:\w+ly )?(?:snowing|raining|sunny|cloudy|night|dark|daytime|winter|summer)\b",
+    r"\b(?:snowflakes?|raindrops?|falling leaves|fallen leaves|puddles?|clouds?|street lamps?|streetlights?)\b",
     r"\b(?:rain|snow|sunlight|sunshine|sun|light|shadows?|lights?|mist|fog) (?:is |are )?(?:pours?|pouring|falls?|falling"
     r"|shines?|shining|streams?|streaming|filters?|filtering|casts?|casting)\b",
     r"\b(?:night ?time|daytime|daylight|dusk|dawn|sunset|sunrise|golden hour|at night|afternoon|twilight|midday)\b"

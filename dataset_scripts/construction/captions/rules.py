@@ -218,11 +218,11 @@ def _guesses_a_role(text: Caption, rules: CaptionRules) -> bool:
 
 
 def _describes_several(text: Caption, rules: CaptionRules) -> bool:
-    spoken = set(text.tokens)
+    spoken = {token for position, token in enumerate(text.tokens) if is_head(text.tokens, position)}
     return bool(
         faults.TOGETHER.search(text.content)
         or text.heads(words.RELATIVE)
-        or (spoken & words.HE and spoken & words.SHE)
+        or (spoken & words.MALE and spoken & words.FEMALE)
         or any(mention.noun in words.PERSONS for mention in text.mentions)
         or any(
             mention.determiner in words.ANOTHER and not _is_same_person(text, first, mention)
@@ -251,11 +251,25 @@ def _describes_an_artefact(text: Caption, rules: CaptionRules) -> bool:
 
 
 def _describes_scene(text: Caption, rules: CaptionRules) -> bool:
-    if faults.SCENE.search(text.content):
+    if faults.SCENE.search(text.content) or _is_placed(text.tokens):
         return True
     about_person = words.PERSON | words.GARMENT | words.CARRIED
     sentences = [WORD.findall(sentence) for sentence in sentences_of(text.content)]
     return any(names(sentence, words.SCENERY) and not names(sentence, about_person) for sentence in sentences)
+
+
+def _is_placed(tokens: Sequence[str]) -> bool:
+    """Whether the person is beside or under something that is not worn or carried: "under a glass shelter"."""
+    for position, token in enumerate(tokens[:-1]):
+        if token in words.BESIDE and tokens[position + 1] in words.ARTICLES:
+            phrase = list(itertools.takewhile(_is_in_a_phrase, tokens[position + 2 : position + 8]))
+            if phrase and not names(phrase, words.OWN):
+                return True
+    return False
+
+
+def _is_in_a_phrase(token: str) -> bool:
+    return token[0].isalnum() and token not in words.FUNCTION
 
 
 def _said(pattern: re.Pattern[str]) -> Callable[[Caption, CaptionRules], bool]:

@@ -66,6 +66,7 @@ TALK = any_of(
     r"\bplease\b|\blet me\b|\bfeel free\b|\bhope (?:this|that|it)\b|\bwould like\b",
     r"\bi(?:'ve|'ll|'d)? (?:see|can|have|will|would|notice|observe|do|don't|hope|describe|followed|did|used|left)\b",
     r"\bword (?:limit|count)\b|\b\d+ words\b|\battached (?:image|picture|photo)\b|\b(?:the|given) structure\b",
+    r"(?:^|[.!?] )(?:step|part|point|item|fact|result|image)(?: \d+)?:|\bwould you like\b|\bif (?:needed|you)\b",
     r"\bnote that\b|(?:^|[.!?] )(?:overall|in summary|in conclusion|to summari[sz]e|end of)\b|\bas instructed\b",
     r"\b(?:shop|tap|click|swipe|buy|order) (?:the|here|now|on|for|up)\b|\blink\b|(?:^|[.!?] )\d+[.)] [a-z]| [-•] \w+:",
 )
@@ -157,16 +158,18 @@ COLOR = word_set(
 )
 ONE_PERSON = word_set(
     "man woman person boy girl lady gentleman guy male female pedestrian individual adult child kid toddler baby infant",
-    "teenager teen youngster passerby passer-by cyclist biker rider runner jogger walker hiker skater skateboarder",
+    "teenager teen youngster passerby passer-by cyclist biker rider runner jogger hiker skater skateboarder",
     "motorcyclist skier swimmer golfer schoolgirl schoolboy bride groom blonde brunette",
 )
 PERSONS = word_set(
     "men women persons people boys girls ladies gentlemen guys males females pedestrians individuals adults children",
-    "kids toddlers babies teenagers teens youngsters passersby cyclists bikers riders walkers hikers",
+    "kids toddlers babies teenagers teens youngsters passersby cyclists bikers riders hikers",
     "skaters skateboarders motorcyclists skiers swimmers golfers schoolgirls schoolboys",
 )
+MALE = word_set("man men boy boys gentleman gentlemen guy guys male males groom schoolboy he him his himself")
+FEMALE = word_set("woman women girl girls lady ladies female females bride schoolgirl she her hers herself")
 RELATIVE = word_set(
-    "wife husband spouse friend colleague coworker companion boyfriend girlfriend fiancé bridesmaid mother father mom",
+    "partner opponent rival defender stranger neighbour neighbor wife husband spouse friend colleague coworker companion boyfriend girlfriend fiancé bridesmaid mother father mom",
     "mum mummy dad daddy parent daughter son sister brother sibling twin grandmother grandfather grandma grandpa",
     "grandson granddaughter grandchild aunt uncle teammate classmate bystander onlooker spectator",
 )
@@ -189,14 +192,35 @@ ROLE = word_set(
 """What a person is, which their looks do not tell. The clothes may be named: "a police-style jacket"."""
 ROLE_VERBS = word_set("models guards judges cooks pilots stewards kings queens")
 """Plurals that are mostly something else: "she models a dress", "shin guards"."""
-HE, SHE = word_set("he him his himself"), word_set("she her hers herself")
 ANOTHER = word_set("a an another one some two three four five six several many other")
+ARTICLES = word_set("a an the some two three several many")
 EQUATES = word_set("is was are as like than")
 DETERMINERS = word_set("a an the this that one another some two three four five six several many both other his her their")
 MODIFIED = (GARMENT | CARRIED | COLOR | ONE_PERSON | PERSONS | ROLE | word_set(
     "style look cut fit print motif theme costume aeroplane airplane plane car train ship kit collar pocket badge logo",
 )) - word_set("wear tie slide model")  # verbs, too: "the woman wears", "the man ties his shoe"
 """A noun before one of these is no head: "boy shorts", "doctor bag", "baby blue", "boy rider"."""
+BODY = word_set(
+    "head face hair forehead brow eye ear nose mouth lip chin cheek neck nape throat shoulder chest torso back waist hip",
+    "stomach belly arm forearm elbow wrist hand finger thumb leg thigh knee shin calf calves ankle foot feet toe heel",
+    "body beard ponytail braid bun fringe bangs blade side left right skin",
+)
+PART = word_set(
+    "hem collar cuff front top bottom edge zip zipper button buttonhole lining sole seam tip neckline center centre",
+    "middle end length angle strap handle loop lapel pocket sleeve buckle brim hood lace stripe base level knot clip line",
+    "panel pleat slit opening layer fabric tongue toecap crown rim lens frame temple lobe crook bridge spine pace slant",
+)
+GROUND = word_set(
+    "street road sidewalk pavement path track trail stair step floor ground bench chair stool crosswalk crossing grass",
+    "lawn curb kerb lane way camera viewer lens distance",
+)
+"""Where a person walks, sits or looks: no scenery by itself."""
+OWN = GARMENT | CARRIED | COLOR | BODY | PART | GROUND | ONE_PERSON | PERSONS
+"""What may follow a preposition of place without describing a scene: "under an open shirt", "at the ankles"."""
+BESIDE = word_set(
+    "beside behind beneath under underneath near inside outside at past through against overlooking among amid amidst",
+    "amongst between along toward towards beyond opposite facing",
+)
 CARRIER = GARMENT | CARRIED | word_set(
     "tattoo print back chest sleeve shoulder arm front pocket fabric man woman boy girl person male female adult she he"
 )
@@ -213,6 +237,8 @@ _SHOWN = (
     rf"(?P<keeps>\b(?:printed|embroidered|decorated|patterned|painted|emblazoned|themed) with){_UP_TO_A_BOUNDARY}",
     rf"(?P<keeps>\b(?:shirt|t-shirt|tee|sweater|jumper|sweatshirt|hoodie|jacket|top|tie|dress|bag|it|back|which|that)"
     rf" (?:shows|depicts|displays|features|bears|pictures))\b{_UP_TO_A_BOUNDARY}",
+    # "on which two musicians are drawn"
+    r"(?P<keeps>\bon which) [^.,;:]*? (?:is|are) (?:drawn|printed|shown|depicted|painted|embroidered|written)\b",
     # "with a band on it", "with hula dancers all over it", but not "with a baby on the back"
     r"(?P<keeps>\bwith)(?: (?!baby|child|toddler|infant|his|her)[^\s.,;:]+){1,12}? (?:all over it|on it|across it"
     r"|(?:on|across|over) (?:the|its) (?:front|back|chest|sleeves?|side))\b",
