@@ -77,8 +77,8 @@ class CaptionRules:
             is above the limit in the prompt, which captioners exceed slightly.
         min_latin_share (`float`, *optional*, defaults to 0.95): share of letters in Latin script. Below 1 because of
             prints on shirts.
-        min_function_share (`float`, *optional*, defaults to 0.2): share of words that are common in English
-            descriptions ("a", "with", "and", "wears"). Valid captions have 0.2 to 0.55; most other languages, keyword
+        min_function_share (`float`, *optional*, defaults to 0.15): share of words that are common in English
+            descriptions ("a", "with", "and", "wears"). Valid captions have 0.17 to 0.55; most other languages, keyword
             lists and noise have less than 0.1.
         min_english (`float`, *optional*, defaults to 0.5): probability of English according to py3langid. Valid
             captions have 0.9 or more.
@@ -93,7 +93,7 @@ class CaptionRules:
     min_words: int = 8
     max_words: int = 80
     min_latin_share: float = 0.95
-    min_function_share: float = 0.2
+    min_function_share: float = 0.15
     min_english: float = 0.5
     max_repeated_words: int = 7
     max_cycles: int = 2
@@ -113,6 +113,8 @@ class CaptionRules:
 
 _DANGLING = re.compile(r"\b(?:a|an|the|and|or|of|his|is|are|wears|wearing|very)[.!?][\"')]*$")
 _ENDED = re.compile(r"[^\s.…][.!?][\"'”’)]*$")
+_REACH = 5
+"""Words from a garment to what is depicted on it, such as "a sweater with a little green palm tree"."""
 _REPEATED_GARMENTS = 3
 """Mentions of one garment with its colour ("grey coat") that are too many."""
 _CAPITALS = re.compile(r"\b[A-Z][a-zà-ÿ'-]+(?: [A-Z][a-zà-ÿ'-]+)*")
@@ -251,7 +253,7 @@ def _describes_an_artefact(text: Caption, rules: CaptionRules) -> bool:
 
 
 def _describes_scene(text: Caption, rules: CaptionRules) -> bool:
-    if faults.SCENE.search(text.content) or _is_placed(text.tokens):
+    if faults.SCENE.search(text.content) or _is_placed(text.tokens) or _names_a_place(text.tokens):
         return True
     about_person = words.PERSON | words.GARMENT | words.CARRIED
     sentences = [WORD.findall(sentence) for sentence in sentences_of(text.content)]
@@ -265,6 +267,19 @@ def _is_placed(tokens: Sequence[str]) -> bool:
             phrase = list(itertools.takewhile(_is_in_a_phrase, tokens[position + 2 : position + 8]))
             if phrase and not names(phrase, words.OWN):
                 return True
+    return False
+
+
+def _names_a_place(tokens: Sequence[str]) -> bool:
+    """Whether a noun of a place is a head, except a toy, or what is depicted ("a sweater with a palm tree")."""
+    for position, token in enumerate(tokens):
+        if not names((token,), words.PLACE) or not is_head(tokens, position) or tokens[position - 1] in words.TOY:
+            continue
+        before = tokens[max(position - _REACH, 0) : position]
+        joined = max((place for place, word in enumerate(before) if word in ("with", "of")), default=0)
+        is_depicted = joined and names(before[joined - 1 : joined], words.GARMENT | words.CARRIED)
+        if not is_depicted or tokens[position + 1 : position + 2] not in (["."], [","], ["and"], ["on"]):
+            return True
     return False
 
 

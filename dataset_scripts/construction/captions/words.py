@@ -215,6 +215,18 @@ GROUND = word_set(
     "lawn curb kerb lane way camera viewer lens distance",
 )
 """Where a person walks, sits or looks: no scenery by itself."""
+PLACE = word_set(
+    "building skyscraper house apartment tree bush shrub wall fence gate sky mountain hill cliff slope valley forest",
+    "woods meadow garden park playground beach shore sea ocean river lake pond waterfall desert city town village",
+    "downtown alley alleyway shop store storefront supermarket boutique mall restaurant cafe café market office kitchen",
+    "bedroom bathroom classroom gym library hospital museum airport church temple parking lobby corridor hallway",
+    "car cars van truck taxi vehicle bus motorboat boat ship tram traffic table sofa couch armchair fireplace refrigerator",
+    "fridge bookshelf bookshelves bookcase shelf shelves cabinet curtain window door doorway fountain billboard streetlight",
+    "lamppost escalator elevator staircase skyline horizon snowflake raindrop puddle cloud sunlight sunset sunrise",
+    "rooftop balcony terrace courtyard stadium arena runway catwalk swing scenery audience",
+)
+"""Nouns of a place or of what stands there. Words that clothes have, too, such as "platform", stand in `faults`."""
+TOY = word_set("toy model plush lego paper plastic matchbox miniature stuffed wooden")
 OWN = GARMENT | CARRIED | COLOR | BODY | PART | GROUND | ONE_PERSON | PERSONS
 """What may follow a preposition of place without describing a scene: "under an open shirt", "at the ankles"."""
 BESIDE = word_set(
