@@ -67,6 +67,7 @@ _FINITE = re.compile(
     r"\b(?:is|are|was|were|has|have|do|does|can|cannot|isn't|aren't|doesn't|don't|hasn't|can't|shows?|lines?|stands?"
     r"|appears?|fills?|adds?|falls?|pours?|shines?|provides?|creates?|suggests?)\b"
 )
+_VERB = re.compile(r"(?:is|are|was|has|wears|stands|sits|walks|poses|leans|holds|looks|appears|strolls|waits|runs|rides)\b")
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,8 @@ def _without_last_clauses(sentence: str, rules: CaptionRules) -> str:
         head, tail = sentence[:boundary], sentence[boundary + 1 :].strip()
         if not _problems(head, rules):
             # "..., shoes, and no bag" is the end of an enumeration, which would lack its "and".
-            is_clause = not tail.lower().startswith(("and ", "or ", "no ")) or bool(_FINITE.search(tail))
+            # "..., is lit by lamps" has the verb of the sentence.
+            is_clause = not _VERB.match(tail) and (not tail.lower().startswith(("and ", "or ", "no ")) or bool(_FINITE.search(tail)))
             return f"{head}." if is_clause and _is_dispensable(tail, rules) else sentence
     return sentence
 

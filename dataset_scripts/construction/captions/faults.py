@@ -138,10 +138,13 @@ TOGETHER = any_of(
     r"\b(?:a|the|young|old|elderly|married|this) couple\b(?! of)|\btwins?\b(?! (?:set|buttons|pockets|straps))",
     rf"\bone (?:in|wearing|with|is|has)\b.*\bthe other\b(?! {_OTHER_THINGS})|\bthe other (?:person|man|woman|boy|girl)\b",
     r"\beach other\b|\barm in arm\b|\bhand in hand\b|\baccompanied by\b|\bpart of a (?:crowd|group)\b|\bone another\b",
-    r"\bboth of them\b|\bthey both\b|\bothers\b(?! in)|\bfamily\b(?! of)|\bsomeone else\b|\bwith someone\b",
+    r"\bboth of them\b|\bthey both\b|\bfamily\b(?! of)|\bsomeone else\b",
     r"\b(?:child|son|daughter|wife|husband|friend|woman|man|girl|boy|baby|person)'s (?:hand|arm|shoulder)\b",
 )
 """Several persons, without a noun for the second."""
+
+ROLE = any_of(r"\b(?:security|prison|life)[ -]?guard\b(?!')|\b(?:works?|working|serves) as\b|\bby (?:profession|trade)\b")
+"""Roles that are no single word. The others are in `words`."""
 
 IDENTITY = any_of(
     r"\b(?:named|whose name|(?:his|her|their) name|identified as|known (?:\w+ )?as|nicknamed|called)\b",
@@ -268,7 +271,7 @@ SCENE = any_of(
     r"\b(?:rain|snow|sunlight|sunshine|sun|light|shadows?|lights?|mist|fog) (?:is |are )?(?:pours?|pouring|falls?|falling"
     r"|shines?|shining|streams?|streaming|filters?|filtering|casts?|casting)\b",
     r"\b(?:night ?time|daytime|daylight|dusk|dawn|sunset|sunrise|golden hour|at night|afternoon|twilight|midday)\b"
-    rf"(?! (?:{_COLORS})\b|-)"
+    rf"(?! (?:{_COLORS}|shades?|tones?|hues?|colou?rs?|print)\b|-)"
     r"|\b(?:natural|soft|warm|bright|dim|ambient|studio|harsh|dappled) (?:\w+ )?(?:light|lighting|sunlight|glow)\b"
     r"(?! (?:blue|green|grey|gray|brown|pink))",
     r"\blots? of (?:people|cars|trees)\b|\b(?:location|place|venue|time) is\b",

@@ -213,7 +213,7 @@ def _has_a_name(sentence: str) -> bool:
 
 
 def _guesses_a_role(text: Caption, rules: CaptionRules) -> bool:
-    return any(
+    return bool(faults.ROLE.search(text.content)) or any(
         token in words.ROLE or (token.removesuffix("s") in words.ROLE and token not in words.ROLE_VERBS)
         for token in text.heads(words.ROLE)
     )
@@ -227,7 +227,8 @@ def _describes_several(text: Caption, rules: CaptionRules) -> bool:
         or (spoken & words.MALE and spoken & words.FEMALE)
         or any(mention.noun in words.PERSONS for mention in text.mentions)
         or any(
-            mention.determiner in words.ANOTHER and not _is_same_person(text, first, mention)
+            (mention.determiner in words.ANOTHER or mention.noun in words.SOMEBODY)
+            and not _is_same_person(text, first, mention)
             for first, mention in itertools.pairwise(text.mentions)
         )
     )
@@ -278,7 +279,7 @@ def _names_a_place(tokens: Sequence[str]) -> bool:
         before = tokens[max(position - _REACH, 0) : position]
         joined = max((place for place, word in enumerate(before) if word in ("with", "of")), default=0)
         is_depicted = joined and names(before[joined - 1 : joined], words.GARMENT | words.CARRIED)
-        if not is_depicted or tokens[position + 1 : position + 2] not in (["."], [","], ["and"], ["on"]):
+        if not is_depicted or names(tokens[position + 1 : position + 2], words.BESIDE | words.AROUND):
             return True
     return False
 

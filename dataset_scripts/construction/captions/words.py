@@ -159,7 +159,7 @@ COLOR = word_set(
 ONE_PERSON = word_set(
     "man woman person boy girl lady gentleman guy male female pedestrian individual adult child kid toddler baby infant",
     "teenager teen youngster passerby passer-by cyclist biker rider runner jogger hiker skater skateboarder",
-    "motorcyclist skier swimmer golfer schoolgirl schoolboy bride groom blonde brunette",
+    "motorcyclist skier swimmer golfer schoolgirl schoolboy bride groom blonde brunette someone somebody",
 )
 PERSONS = word_set(
     "men women persons people boys girls ladies gentlemen guys males females pedestrians individuals adults children",
@@ -180,7 +180,7 @@ ROLE = word_set(
     "businesswoman businessperson executive manager entrepreneur banker accountant secretary receptionist clerk",
     "engineer architect technician mechanic electrician plumber carpenter builder welder labourer laborer worker",
     "employee foreman farmer gardener fisherman firefighter fireman policeman policewoman officer cop detective",
-    "sheriff guard bodyguard soldier sailor marine veteran pilot stewardess steward flight-attendant conductor driver",
+    "sheriff bodyguard soldier sailor marine veteran pilot stewardess steward flight-attendant conductor driver",
     "courier postman mailman janitor cleaner maid butler waiter waitress barista bartender barman chef cook baker",
     "butcher cashier vendor salesman saleswoman shopkeeper hairdresser barber photographer cameraman journalist",
     "reporter presenter actor actress singer musician guitarist drummer rapper dancer ballerina performer entertainer",
@@ -190,14 +190,15 @@ ROLE = word_set(
     "shopper protester activist",
 )
 """What a person is, which their looks do not tell. The clothes may be named: "a police-style jacket"."""
-ROLE_VERBS = word_set("models guards judges cooks pilots stewards kings queens")
-"""Plurals that are mostly something else: "she models a dress", "shin guards"."""
+ROLE_VERBS = word_set("models judges cooks pilots stewards kings queens")
+"""Plurals that are mostly something else: "she models a dress"."""
 ANOTHER = word_set("a an another one some two three four five six several many other")
 ARTICLES = word_set("a an the some two three several many")
+SOMEBODY = word_set("someone somebody")
 EQUATES = word_set("is was are as like than")
 DETERMINERS = word_set("a an the this that one another some two three four five six several many both other his her their")
 MODIFIED = (GARMENT | CARRIED | COLOR | ONE_PERSON | PERSONS | ROLE | word_set(
-    "style look cut fit print motif theme costume aeroplane airplane plane car train ship kit collar pocket badge logo",
+    "style look cut fit print motif theme pattern shade tone hue color colour gear costume aeroplane airplane plane car train ship kit collar pocket badge logo",
 )) - word_set("wear tie slide model")  # verbs, too: "the woman wears", "the man ties his shoe"
 """A noun before one of these is no head: "boy shorts", "doctor bag", "baby blue", "boy rider"."""
 BODY = word_set(
@@ -222,7 +223,7 @@ PLACE = word_set(
     "bedroom bathroom classroom gym library hospital museum airport church temple parking lobby corridor hallway",
     "car cars van truck taxi vehicle bus motorboat boat ship tram traffic table sofa couch armchair fireplace refrigerator",
     "fridge bookshelf bookshelves bookcase shelf shelves cabinet curtain window door doorway fountain billboard streetlight",
-    "lamppost escalator elevator staircase skyline horizon snowflake raindrop puddle cloud sunlight sunset sunrise",
+    "lamppost escalator elevator staircase skyline horizon snowflake raindrop puddle cloud sunlight",
     "rooftop balcony terrace courtyard stadium arena runway catwalk swing scenery audience",
 )
 """Nouns of a place or of what stands there. Words that clothes have, too, such as "platform", stand in `faults`."""
@@ -233,6 +234,7 @@ BESIDE = word_set(
     "beside behind beneath under underneath near inside outside at past through against overlooking among amid amidst",
     "amongst between along toward towards beyond opposite facing",
 )
+AROUND = word_set("in around to from parked visible stretching rising")
 CARRIER = GARMENT | CARRIED | word_set(
     "tattoo print back chest sleeve shoulder arm front pocket fabric man woman boy girl person male female adult she he"
 )
@@ -252,7 +254,7 @@ _SHOWN = (
     # "on which two musicians are drawn"
     r"(?P<keeps>\bon which) [^.,;:]*? (?:is|are) (?:drawn|printed|shown|depicted|painted|embroidered|written)\b",
     # "with a band on it", "with hula dancers all over it", but not "with a baby on the back"
-    r"(?P<keeps>\bwith)(?: (?!baby|child|toddler|infant|his|her)[^\s.,;:]+){1,12}? (?:all over it|on it|across it"
+    r"(?P<keeps>\bwith)(?: (?!baby|child|toddler|infant|his|her)[^\s.,;:]+){1,12}? (?:all over (?:it|them)|on (?:it|them)|across it"
     r"|(?:on|across|over) (?:the|its) (?:front|back|chest|sleeves?|side))\b",
     # "white dots on a blue background"
     r"(?P<keeps>\b(?:dot|stripe|flower|print|pattern|letter|lettering|check|star|logo|spot|line|leave|floral)s?)"
