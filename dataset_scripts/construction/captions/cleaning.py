@@ -27,16 +27,19 @@ _LABEL = re.compile(r"^(?:image |new |final )?(?:caption|description)\s*:\s*", r
 _QUOTES = (('"', '"'), ("“", "”"), ("'", "'"), ("‘", "’"))
 
 _KINDS = (
-    r"(?:(?:full|half|whole|upper|body|length|full-body|full-length|half-length|half-body|waist-up|three-quarter|candid|studio|street"
-    r"|street-style|fashion|close-up|low-angle|high-angle|eye-level|overhead|side|side-view|rear|back|front|frontal|wide"
-    r"|medium|vertical|cropped|blurry|blurred|grainy|clear|sharp|detailed|single|cctv|surveillance|security|camera|given"
+    r"(?:(?:full|half|whole|upper|body|length|full-body|full-length|half-length|half-body|waist-up|three-quarter"
+    r"|candid|studio|street"
+    r"|street-style|fashion|close-up|low-angle|high-angle|eye-level|overhead|side|side-view|rear|back|front|frontal"
+    r"|wide"
+    r"|medium|vertical|cropped|blurry|blurred|grainy|clear|sharp|detailed|single|cctv|surveillance|security|camera"
+    r"|given"
     r"|provided|attached|above|following|black-and-white|color|colour|professional|outdoor|indoor|low-resolution|stock"
     r"|posed|simple|vintage|digital|small|tall|centered) )*"
 )
-_PICTURE = (
-    r"(?:images?|picture|photo|photograph|portrait|shot|snapshot|view|close-up|closeup|footage|still|frame|headshot|scene)"
+_PICTURE = r"(?:image|picture|photo|photograph|portrait|shot|snapshot|view|close-?up|footage|still|frame|headshot)"
+_SHOWS = (
+    r"(?:shows|depicts|features|captures|presents|displays|portrays|contains|is of|showcases|focuses on|illustrates)"
 )
-_SHOWS = r"(?:shows|depicts|features|captures|presents|displays|portrays|contains|is of|showcases|focuses on|illustrates)"
 _SHOWING = r"(?:of|showing|depicting|featuring|capturing|portraying|presenting|with)"
 _SEES = r"(?:(?:we|you|one) (?:can |may )?(?:clearly )?(?:see|observe|notice)|there is|there's|is|appears)"
 _OPENING = re.compile(
@@ -44,30 +47,39 @@ _OPENING = re.compile(
     + "|".join(
         (
             rf"(?:in|on) (?:the|this|an?) {_KINDS}{_PICTURE},? (?:{_SEES} )?",
-            rf"(?:(?:this|here|it)(?: is| appears to be| seems to be|'s|’s) )?(?:(?:the|this|an?) )?{_KINDS}{_PICTURE} {_SHOWING} ",
+            rf"(?:(?:this|here|it)(?: is| appears to be| seems to be|'s|’s) )?(?:(?:the|this"
+            rf"|an?) )?{_KINDS}{_PICTURE} {_SHOWING} ",
             rf"(?:(?:the|this|an?) )?{_KINDS}{_PICTURE} {_SHOWS} ",
-            rf"(?:pictured|depicted|shown|seen|featured|captured)(?: here| above)?(?: in (?:the|this) {_KINDS}{_PICTURE})?,? is ",
-            rf"the (?:main )?(?:subject|focus|person|individual|figure)(?: shown)? (?:of|in) (?:the|this) {_KINDS}{_PICTURE} is ",
+            rf"(?:pictured|depicted|shown|seen|featured|captured)(?: here| above)?(?: in (?:the"
+            rf"|this) {_KINDS}{_PICTURE})?,? is ",
+            rf"the (?:main )?(?:subject|focus|person|individual|figure)(?: shown)? (?:of|in) (?:the"
+            rf"|this) {_KINDS}{_PICTURE} is ",
             r"(?:here,? )?(?:we|you) (?:can )?see ",
             r"here (?:is|we have) ",
         )
     )
-    + r")(?=(?:an?|the|this|one|his|her|young|old|elderly|middle-aged|adult|male|female|man|woman|boy|girl|person|someone"
+    + r")(?=(?:an?|the|this|one|his|her|young|old|elderly|middle-aged|adult|male|female|man|woman|boy|girl|person"
+    r"|someone"
     r"|lady)\b)",
     re.IGNORECASE,
 )
 _IN_THE_PICTURE = re.compile(
-    rf"(^(?:the|this|an?) (?:[\w-]+ ){{1,3}})(?:shown |pictured |seen |depicted )?(?:in|of) (?:the|this) {_KINDS}{_PICTURE},? "
+    rf"(^(?:the|this|an?) (?:[\w-]+ ){{1,3}})(?:shown |pictured |seen |depicted )?(?:in|of) (?:the"
+    rf"|this) {_KINDS}{_PICTURE},? "
     r"(?=is|wears|has|stands|walks|holds|carries|wearing|with)",
     re.IGNORECASE,
 )
 _CLAUSE_END = re.compile(r"[,;](?= )")
-_POSITIVE = re.compile(r"\bbut (?:with|wears?|has|holds?|carries)\b|\bexcept\b|\binstead\b|\bonly\b|\band (?:wears|holds|carries)\b")
+_POSITIVE = re.compile(
+    r"\bbut (?:with|wears?|has|holds?|carries)\b|\bexcept\b|\binstead\b|\bonly\b|\band (?:wears|holds|carries)\b"
+)
 _FINITE = re.compile(
     r"\b(?:is|are|was|were|has|have|do|does|can|cannot|isn't|aren't|doesn't|don't|hasn't|can't|shows?|lines?|stands?"
     r"|appears?|fills?|adds?|falls?|pours?|shines?|provides?|creates?|suggests?)\b"
 )
-_VERB = re.compile(r"(?:is|are|was|has|wears|stands|sits|walks|poses|leans|holds|looks|appears|strolls|waits|runs|rides)\b")
+_VERB = re.compile(
+    r"(?:is|are|was|has|wears|stands|sits|walks|poses|leans|holds|looks|appears|strolls|waits|runs|rides)\b"
+)
 
 
 @dataclass(frozen=True)
@@ -158,7 +170,9 @@ def _without_last_clauses(sentence: str, rules: CaptionRules) -> str:
         if not _problems(head, rules):
             # "..., shoes, and no bag" is the end of an enumeration, which would lack its "and".
             # "..., is lit by lamps" has the verb of the sentence.
-            is_clause = not _VERB.match(tail) and (not tail.lower().startswith(("and ", "or ", "no ")) or bool(_FINITE.search(tail)))
+            is_clause = not _VERB.match(tail) and (
+                not tail.lower().startswith(("and ", "or ", "no ")) or bool(_FINITE.search(tail))
+            )
             return f"{head}." if is_clause and _is_dispensable(tail, rules) else sentence
     return sentence
 

@@ -4,8 +4,6 @@ All patterns expect `Caption.content` or `Caption.said`: lower case, without quo
 list of its kind; the labelled captions of the tests show what it catches, and what it refuses by mistake.
 """
 
-import re
-
 from .words import COLOR, GARMENT, any_of, word_set
 
 
@@ -31,7 +29,8 @@ HEDGE = any_of(
     r"\b(?:almost certainly|certainly|surely|definitely|probable|plausibl[ey]|imagin(?:e|es|ed|ing)|believed|must be"
     r"|i guess|looks to be)\b",
     rf"\b(?:{_COLORS}) or (?:\w+ )?(?:{_COLORS})\b|\b(?:{_GARMENTS})s? or (?:an? )?(?:\w+ )?(?:{_GARMENTS})\b",
-    r"\beither \w+(?: \w+)? or\b|\bor (?:rather|so|similar|maybe|perhaps)\b|\bof (?:some|a certain) (?:kind|sort|type)\b",
+    r"\beither \w+(?: \w+)? or\b|\bor (?:rather|so|similar|maybe|perhaps)\b|\bof (?:some|a certain) (?:kind|sort"
+    r"|type)\b",
     r"\b(?:kind|sort) of (?:like|a)\b|\bmore or less\b|\bunsure\b|\bambiguous\b|\bestimat\w+\b|\bin all likelihood\b"
     r"|\bone (?:would|can gather|gathers|assumes|imagines)\b|\bpass for\b|\bjudging (?:by|from)\b",
     r"\bnot (?:entirely |completely |quite |fully )?(?:sure|certain)\b|\bhard to say\b|\bor something\b",
@@ -39,8 +38,10 @@ HEDGE = any_of(
 
 _PICTURE = r"(?:frame|view|shot|sight|picture|image|photo|photograph)"
 UNSEEN = any_of(
-    r"\b(?:hides?|hiding|conceal\w*|obscur\w*|obstruct\w*|hidden(?! (?:pocket|zip|button|placket|closure|heel|seam)))\b",
-    r"\b(?:partially|partly|barely|hardly|scarcely|only just|half) (?:visible|seen|shown|in view)\b|\bfrom (?:sight|view)\b",
+    r"\b(?:hides?|hiding|conceal\w*|obscur\w*|obstruct\w*|hidden(?! (?:pocket|zip|button|placket|closure|heel"
+    r"|seam)))\b",
+    r"\b(?:partially|partly|barely|hardly|scarcely|only just|half) (?:visible|seen|shown|in view)\b|\bfrom (?:sight"
+    r"|view)\b",
     r"\bonly (?:the|his|her|their|one|part)\b[^.,;]* (?:is|are) (?:shown|visible|seen|in view)\b|\ba mystery\b",
     r"\b(?:cropped|cut) (?:out|off)\b|\b(?:covered|masked) by (?:a|the) (?:blur|bar|watermark|mosaic)\b|\bpixelated\b",
     r"\b(?:picture|image|photo|frame|shot|view) (?:ends|stops|cuts|is cut)\b",
@@ -106,13 +107,15 @@ PROTECTED_AGE = any_of(
     r"(?:teens|twenties|thirties|forties|fifties|sixties|seventies|eighties|\d0'?s)\b",
     r"\bin (?:the )?(?:twenties|thirties|forties|fifties|sixties|seventies|\d0'?s)\b|\bic[1-9]\b",
     r"\b(?:of|aged?|about|around|nearly|almost|roughly|approximately|over|under) (?:about |around |roughly )?(?:twelve"
-    r"|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty)\b",
+    r"|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy"
+    r"|eighty)\b",
 )
-"""An age in years, which looks do not tell. "Young", "middle-aged" and "elderly" are accepted: templates ask for them."""
+"""An age in years, which looks do not tell. "Young" and "elderly" are accepted: templates ask for them."""
 
 PICTURE = any_of(
     # "The picture on his shirt" and "a framed picture" describe things.
-    r"\b(?:this|the|in an?) (?:[\w-]+ ){0,2}(?:image|picture|photo|photograph|footage|snapshot)\b(?! (?:on|of|frame)\b)(?!-)",
+    r"\b(?:this|the|in an?) (?:[\w-]+ ){0,2}(?:image|picture|photo|photograph|footage|snapshot)\b(?! (?:on|of"
+    r"|frame)\b)(?!-)",
     r"\b(?:this|the) (?:shot|frame|portrait|composition|close-up)\b|\bin (?:frame|shot|full view)\b",
     r"^(?:an? |the )?(?:[\w-]+ ){0,4}(?:image|photo|photograph|shot|snapshot|portrait|footage|close-up|view) of\b",
     r"\b(?:pictured|photographed|captured|depicted|portrayed|shot) (?:in|from|at|against|here|with|by|mid)\b",
@@ -121,12 +124,14 @@ PICTURE = any_of(
 """The caption speaks of the picture instead of the person."""
 
 ABSENT = any_of(
-    r"\bno (?!one\b)(?=[a-z])|\bnot an?\b|\bnone\b|\bnothing\b|\bneither\b|\bnor\b|\bwithout(?! (?:an? |any )?(?:\w+ )?"
+    r"\bno (?!one\b)(?=[a-z])|\bnot an?\b|\bnone\b|\bnothing\b|\bneither\b|\bnor\b|\bwithout(?! (?:an? "
+    r"|any )?(?:\w+ )?"
     r"(?:hood|collar|sleeve|belt|heel|lace|strap|button|zip|lapel|pocket|brim|back|lining|tread)s?\b)",
     r"\b(?:isn't|aren't|doesn't|don't|hasn't|haven't|is not|are not|does not|do not|has not|not) (?:\w+ly )?"
     r"(?:have|has|be|being|wear|wearing|carry|carrying|hold|holding|show|any|in possession|present|accompanied)\b",
     r"\b(?:lacks?|lacking|absent|absence|devoid|free of|free from|minus|forgo|forgoes|forgoing|omits?|omitting)\b",
-    r"\b(?:hat|bag|glove|tie|shoe|jewel|phone|helmet)less\b|\bempty[- ]handed\b|\bhands?(?:[- ]| is | are )(?:free|empty)\b|\bempty hands\b|\bunaccompanied\b",
+    r"\b(?:hat|bag|glove|tie|shoe|jewel|phone|helmet)less\b|\bempty[- ]handed\b|\bhands?(?:[- ]| is | are )(?:free"
+    r"|empty)\b|\bempty hands\b|\bunaccompanied\b",
 )
 """What is not there. A search engine's encoder reads "no bag" as a bag."""
 
@@ -136,57 +141,74 @@ TOGETHER = any_of(
     r"(?:people|persons|men|women|boys|girls|children|kids|models|friends|students|players|supporters|males|females"
     r"|teenagers|adults|pedestrians)\b",
     r"\b(?:a|the|young|old|elderly|married|this) couple\b(?! of)|\btwins?\b(?! (?:set|buttons|pockets|straps))",
-    rf"\bone (?:in|wearing|with|is|has)\b.*\bthe other\b(?! {_OTHER_THINGS})|\bthe other (?:person|man|woman|boy|girl)\b",
+    rf"\bone (?:in|wearing|with|is|has)\b.*\bthe other\b(?! {_OTHER_THINGS})|\bthe other (?:person|man|woman|boy"
+    rf"|girl)\b",
     r"\beach other\b|\barm in arm\b|\bhand in hand\b|\baccompanied by\b|\bpart of a (?:crowd|group)\b|\bone another\b",
     r"\bboth of them\b|\bthey both\b|\bfamily\b(?! of)|\bsomeone else\b",
     r"\b(?:child|son|daughter|wife|husband|friend|woman|man|girl|boy|baby|person)'s (?:hand|arm|shoulder)\b",
 )
 """Several persons, without a noun for the second."""
 
-ROLE = any_of(r"\b(?:security|prison|life)[ -]?guard\b(?!')|\b(?:works?|working|serves) as\b|\bby (?:profession|trade)\b")
+ROLE = any_of(
+    r"\b(?:security|prison|life)[ -]?guard\b(?!')|\b(?:works?|working|serves) as\b|\bby (?:profession|trade)\b"
+)
 """Roles that are no single word. The others are in `words`."""
 
 IDENTITY = any_of(
     r"\b(?:named|whose name|(?:his|her|their) name|identified as|known (?:\w+ )?as|nicknamed|called)\b",
-    r"\b(?:famous|well-known|celebrity|renowned|world-famous|iconic|legendary|notable|superstar|movie star|pop star)\b",
+    r"\b(?:famous|well-known|celebrity|renowned|world-famous|iconic|legendary|notable|superstar|movie star"
+    r"|pop star)\b",
     r"\bresembl(?:es?|ing|ance)\b|\bremind(?:s|ing)? (?:me|one|us) of\b|\breminiscent of\b|\blook-?a-?like\b"
     r"|\bimpersonat(?:or|ing|es)\b|\bdoppelg|\bbelieved to be\b|\bsuspect\b|\bmr\.?\b|\bmrs\.?\b|\bms\.",
 )
 """Who the person is, or is like. Names without such a word are found by `rules` through their capitals."""
 GIVEN_NAMES = word_set(
     "james john robert michael william david richard joseph thomas charles christopher daniel matthew anthony donald",
-    "steven paul andrew joshua kenneth kevin brian george edward ronald timothy jason jeffrey ryan jacob gary nicholas",
+    "steven paul andrew joshua kenneth kevin brian george edward ronald timothy jason jeffrey ryan jacob gary",
+    "nicholas",
     "eric jonathan stephen larry justin scott brandon benjamin samuel frank gregory raymond alexander patrick jack",
     "dennis jerry tyler aaron jose adam henry nathan peter kyle walter ethan jeremy harold keith christian roger noah",
-    "gerald carl terry sean austin arthur lawrence jesse dylan bryan joe jordan billy bruce albert willie gabriel logan",
-    "alan juan wayne elijah randy roy vincent ralph eugene russell bobby mason philip louis harry oscar leo lucas liam",
+    "gerald carl terry sean austin arthur lawrence jesse dylan bryan joe jordan billy bruce albert willie gabriel",
+    "logan",
+    "alan juan wayne elijah randy roy vincent ralph eugene russell bobby mason philip louis harry oscar leo lucas",
+    "liam",
     "mary patricia jennifer linda elizabeth barbara susan jessica sarah karen lisa nancy betty sandra margaret ashley",
     "kimberly emily donna michelle carol amanda melissa deborah stephanie rebecca sharon laura cynthia amy kathleen",
-    "angela shirley brenda emma anna pamela nicole samantha katherine christine helen debra rachel carolyn janet maria",
-    "catherine heather diane olivia julie joyce victoria ruth virginia lauren kelly christina joan evelyn judith andrea",
-    "hannah megan cheryl jacqueline martha madison teresa gloria sara janice ann kathryn sophia frances jean alice judy",
-    "isabella julia denise natalie charlotte marie diana beverly sofia mia chloe zoe lily ella ava taylor gisele naomi",
-    "claudia heidi cindy bella beyonce rihanna madonna adele shakira cher ronaldo messi neymar obama trump einstein elvis",
-    "mohammed ahmed ali omar hassan fatima aisha yusuf wei li ming hiroshi yuki sakura raj priya carlos miguel luis ana",
+    "angela shirley brenda emma anna pamela nicole samantha katherine christine helen debra rachel carolyn janet",
+    "maria",
+    "catherine heather diane olivia julie joyce victoria ruth virginia lauren kelly christina joan evelyn judith",
+    "andrea",
+    "hannah megan cheryl jacqueline martha madison teresa gloria sara janice ann kathryn sophia frances jean alice",
+    "judy",
+    "isabella julia denise natalie charlotte marie diana beverly sofia mia chloe zoe lily ella ava taylor gisele",
+    "naomi",
+    "claudia heidi cindy bella beyonce rihanna madonna adele shakira cher ronaldo messi neymar obama trump einstein",
+    "elvis",
+    "mohammed ahmed ali omar hassan fatima aisha yusuf wei li ming hiroshi yuki sakura raj priya carlos miguel luis",
+    "ana",
 )
 """A caption that begins with one of these names somebody; at other places capitals tell."""
 
 FLATTERY = any_of(
     r"\b(?:beautiful|beautifully|gorgeous|stunning|stunningly|attractive|attractively|handsome|lovely|cute|adorable"
-    r"|charming|breathtaking|captivating|flawless|ravishing|good[- ]looking|best-looking|pretty(?= (?:\w+ )?(?:woman|girl"
+    r"|charming|breathtaking|captivating|flawless|ravishing|good[- ]looking|best-looking|pretty(?= (?:\w+ )?(?:woman"
+    r"|girl"
     r"|lady|face|smile|dress|boy|eyes|hair|young|little|in))|ugly|hideous|unattractive|homely|beauty(?! (?:bag|case))"
     r"|dreamy|angelic|graceful beauty|eye-catching (?:woman|man|girl|boy))\b",
     r"\b(?:sexy|sexually|sexual|seductive|seductively|sensual|sensually|sultry|alluring|provocative|provocatively"
     r"|erotic|curvy|curvaceous|voluptuous|busty|shapely|buxom|hunky|titillating|flirtatious|tempting|scantily)\b",
     r"\b(?:hourglass|figure[- ]hugging|body[- ]hugging|curve[- ]hugging|cleavage|bosom|buttocks|butt|ample bust"
     r"|breasts?(?! pocket)|bust|nipples?|crotch|bottom cheeks)\b|\b(?:her|his) curves\b|\bevery curve\b",
-    r"\b(?:is|looks?) (?:very |so |really |super |pretty )?(?:hot|pretty|sexy)\b|\bhot (?:woman|girl|man|guy|lady|babe)\b",
-    r"\bflatter\w*\b|\bflaunt\w*\b|\b(?:hug\w*|accentuat\w+|emphasi[sz]\w+|show\w* off|reveal\w*|highlight\w*|enhanc\w+)"
+    r"\b(?:is|looks?) (?:very |so |really |super |pretty )?(?:hot|pretty|sexy)\b|\bhot (?:woman|girl|man|guy|lady"
+    r"|babe)\b",
+    r"\bflatter\w*\b|\bflaunt\w*\b|\b(?:hug\w*|accentuat\w+|emphasi[sz]\w+|show\w* off|reveal\w*|highlight\w*"
+    r"|enhanc\w+)"
     r" (?:her|his|the)(?: \w+){0,2} (?:figure|body|curves?|legs|thighs|physique|waist|hips|muscles|bust|silhouette"
     r"|shape|skin|midriff|cleavage|frame|form)\b|\b(?:legs|body|figure|curves) (?:is|are) shown off\b",
     r"\b(?:bulging|rippling|chisell?ed|ripped muscles|toned|glistening|radiant|dazzling|glamorous|amazing|fabulous"
     r"|magnificent|wonderful|exquisite|marvell?ous|irresistible|desirable|bombshell|babe|hunk|hottie)\b",
-    r"\b(?:fat|skinny|chubby|overweight|plump|scrawny|flabby) (?:\w+ )?(?:wom[ae]n|m[ae]n|girl|boy|lady|guy|person|kid)\b",
+    r"\b(?:fat|skinny|chubby|overweight|plump|scrawny|flabby) (?:\w+ )?(?:wom[ae]n|m[ae]n|girl|boy|lady|guy|person"
+    r"|kid)\b",
     r"\b(?:perfect|toned|slender|endless|great|nice|killer|sculpted|chisell?ed|ripped) (?:legs|body|figure|physique"
     r"|abs|jaw\w*|torso|skin|curves|features)\b",
 )
@@ -194,14 +216,20 @@ FLATTERY = any_of(
 
 _EMOTIONS = (
     "happy happily sad sadly angry angrily excited excitedly cheerful cheerfully joyful joyfully joyous melancholic "
-    "melancholy nervous nervously agitated worried worriedly upset anxious anxiously lonely bored proud proudly confident "
-    "confidently carefree friendly unfriendly kind-hearted rebellious dangerous aggressive menacing mysterious shy shyly "
+    "melancholy nervous nervously agitated worried worriedly upset anxious anxiously lonely bored proud proudly "
+    "confident "
+    "confidently carefree friendly unfriendly kind-hearted rebellious dangerous aggressive menacing mysterious shy "
+    "shyly "
     "scared afraid frightened fearful annoyed frustrated irritated depressed gloomy pensive pensively thoughtful "
-    "thoughtfully contemplative serene serenely peaceful tranquil energetic enthusiastic eager determined intimidating "
-    "approachable optimistic pessimistic hopeful hopeless stressed relieved charismatic intelligent trustworthy arrogant "
-    "humble grumpy grouchy moody sullen surprised astonished amazed shocked startled delighted thrilled elated ecstatic "
+    "thoughtfully contemplative serene serenely peaceful tranquil energetic enthusiastic eager determined "
+    "intimidating "
+    "approachable optimistic pessimistic hopeful hopeless stressed relieved charismatic intelligent trustworthy "
+    "arrogant "
+    "humble grumpy grouchy moody sullen surprised astonished amazed shocked startled delighted thrilled elated "
+    "ecstatic "
     "jubilant gleeful overjoyed pleased satisfied disappointed discouraged embarrassed ashamed guilty jealous envious "
-    "disgusted confused puzzled bewildered curious suspicious exhausted weary tired sleepy stern-looking furious enraged "
+    "disgusted confused puzzled bewildered curious suspicious exhausted weary tired sleepy stern-looking furious "
+    "enraged "
     "hostile calmly lonesome heartbroken miserable tense uneasy restless impatient self-conscious self-assured "
     "self-confident purposeful dreamy wistful nostalgic timid outgoing introverted ambitious "
     "hardworking lazy stubborn polite rude wise innocent naive mischievous"
@@ -216,13 +244,16 @@ FEELING = any_of(
     # "A happy-face print" is no feeling, "angry-looking" is one.
     rf"\b(?:{_EMOTIONS.replace(' ', '|')}|{_ABSTRACT.replace(' ', '|')}|emotional)\b(?!-(?!looking))",
     # She looks somewhere, or looks like something: how somebody looks is a judgement.
-    r"\b(?:he|she|man|woman|boy|girl|person|lady|guy|and|jeans|who) looks? (?!at|to|down|up|left|right|back|over|away|into"
-    r"|straight|ahead|forward|directly|towards?|through|out|off|sideways|around|from|for|on|in|across|behind|past|upwards?"
+    r"\b(?:he|she|man|woman|boy|girl|person|lady|guy|and|jeans|who) looks? (?!at|to|down|up|left|right|back|over|away"
+    r"|into"
+    r"|straight|ahead|forward|directly|towards?|through|out|off|sideways|around|from|for|on|in|across|behind|past"
+    r"|upwards?"
     r"|downwards?|slightly)\w+",
     r"\b(?:exud|radiat|convey|evok|emanat)\w*\b|\b(?:a|an) (?:\w+ ){0,2}(?:sense|air|feeling|look) of\b",
     r"\b(?:feels?|feeling|enjoys?|enjoying|thinks?|wants?|wishes|hopes|loves|likes|wonders|decides|dreams?|dreaming"
     r"|remembers|misses|needs|worries|longs)\b",
-    r"\b(?:lost|deep) in thought\b|\bin a hurry\b|\bdaydreaming\b|\bhaving fun\b|\blong day\b|\bcontent(?= (?:and|with|smile))",
+    r"\b(?:lost|deep) in thought\b|\bin a hurry\b|\bdaydreaming\b|\bhaving fun\b|\blong day\b|\bcontent(?= (?:and"
+    r"|with|smile))",
 )
 """Feelings and character, which a picture does not tell. Smiling is seen and accepted."""
 
@@ -233,7 +264,8 @@ ARTEFACT = any_of(
 )
 LIKENESS = word_set(
     "cartoon anime manga drawing painting sketch illustration illustrated rendering render poster doll puppet robot",
-    "android avatar character dummy figurine cgi emoji mascot silhouette hologram mural engraving watercolor watercolour",
+    "android avatar character dummy figurine cgi emoji mascot silhouette hologram mural engraving watercolor",
+    "watercolour",
     "caricature animated toy plush lego 3d billboard",
 )
 """A picture or a likeness of a person, where it comes before the person and the clothes."""
@@ -245,8 +277,10 @@ _NEAR = (
 _PLACES = (
     r"(?:station|platform|field|pitch|court|room|bar|hall|gallery|terminal|site|loft|studio|stage|school|pool|bridge"
     r"|parking lot|car park|train|counter|archway|rail|railing|lift|machine|desk|bed|background|backdrop|scene|setting"
-    r"|snow|rain|sun|sunshine|crowd|lavender|yard|square|plaza|roof|shelter|dock|pier|harbou?r|marina|farm|barn|factory"
-    r"|warehouse|garage|workshop|festival|party|event|wedding|ceremony|carpet|booth|stall|mirror|graffiti|neon|countryside"
+    r"|snow|rain|sun|sunshine|crowd|lavender|yard|square|plaza|roof|shelter|dock|pier|harbou?r|marina|farm|barn"
+    r"|factory"
+    r"|warehouse|garage|workshop|festival|party|event|wedding|ceremony|carpet|booth|stall|mirror|graffiti|neon"
+    r"|countryside"
     r"|landscape)"
 )
 _AFTER_A_PLACE = (
@@ -259,23 +293,29 @@ SCENE = any_of(
     # "Her hair is tucked behind her ear."
     r"\bbehind (?:him|her|them)(?= ?[.,;]|$| (?:and|is|are|stands?|while)\b)",
     r"\bbehind the (?:man|woman|person|boy|girl|individual|pedestrian|male|female|model|subject)\b",
-    r"\bsurrounded by\b|\bthe edge of (?:a|the) (?!shirt|coat|hood|skirt|sleeve|dress|jacket)|\bstretching out\b|\b(?:nearby|overlooking)\b|\breflect(?:s|ing) the\b|\bset (?:against|amid|among|(?:in|on) (?:an?|the))\b|\bin the (?:distance|snow|rain|sun|dark|shade|open)(?= ?[.,;]|$| (?:and|with|on|by)\b)",
+    r"\bsurrounded by\b|\bthe edge of (?:a|the) (?!shirt|coat|hood|skirt|sleeve|dress|jacket)|\bstretching out\b"
+    r"|\b(?:nearby|overlooking)\b|\breflect(?:s|ing) the\b|\bset (?:against|amid|among|(?:in|on) (?:an?|the))\b"
+    r"|\bin the (?:distance|snow|rain|sun|dark|shade|open)(?= ?[.,;]|$| (?:and|with|on|by)\b)",
     r"\bon (?:either|both) sides? of the (?!jacket|coat|shirt|bag|skirt|dress|head|face|hem|trousers|pants)"
-    r"|\bto (?:his|her|their|the) (?:left|right) (?:is|are|stands?|there)\b|\bparked\b|\blines? the (?:kerb|curb|street|road|path|walls?|room)\b",
+    r"|\bto (?:his|her|their|the) (?:left|right) (?:is|are|stands?|there)\b|\bparked\b|\blines? the (?:kerb|curb"
+    r"|street|road|path|walls?|room)\b",
     rf"\b{_NEAR} (?:the |an? |some |his |her |its |rows? of |fields? of |two |many |several )+(?:[\w-]+ ){{0,3}}?"
     rf"{_PLACES}{_AFTER_A_PLACE}",
     rf"\b(?:among|amid|amidst|amongst|beneath|against) (?:[\w-]+ ){{0,3}}?{_PLACES}{_AFTER_A_PLACE}",
     r"\b(?:sunny|cloudy|overcast|rainy|snowy|foggy|misty|windy|stormy) (?:day|weather|sky|afternoon|morning|evening"
-    r"|night|street|scene|light)\b|\bit is (?:\w+ly )?(?:snowing|raining|sunny|cloudy|night|dark|daytime|winter|summer)\b",
+    r"|night|street|scene|light)\b|\bit is (?:\w+ly )?(?:snowing|raining|sunny|cloudy|night|dark|daytime|winter"
+    r"|summer)\b",
     r"\b(?:snowflakes?|raindrops?|falling leaves|fallen leaves|puddles?|clouds?|street lamps?|streetlights?)\b",
-    r"\b(?:rain|snow|sunlight|sunshine|sun|light|shadows?|lights?|mist|fog) (?:is |are )?(?:pours?|pouring|falls?|falling"
+    r"\b(?:rain|snow|sunlight|sunshine|sun|light|shadows?|lights?|mist|fog) (?:is |are )?(?:pours?|pouring|falls?"
+    r"|falling"
     r"|shines?|shining|streams?|streaming|filters?|filtering|casts?|casting)\b",
     r"\b(?:night ?time|daytime|daylight|dusk|dawn|sunset|sunrise|golden hour|at night|afternoon|twilight|midday)\b"
     rf"(?! (?:{_COLORS}|shades?|tones?|hues?|colou?rs?|print)\b|-)"
     r"|\b(?:natural|soft|warm|bright|dim|ambient|studio|harsh|dappled) (?:\w+ )?(?:light|lighting|sunlight|glow)\b"
     r"(?! (?:blue|green|grey|gray|brown|pink))",
     r"\blots? of (?:people|cars|trees)\b|\b(?:location|place|venue|time) is\b",
-    r"(?:^|[.;,] ?)(?:the|a) (?:\w+ )?(?:room|street|floor|wall|ground|scene|setting|environment|place|area|sky|sun) (?:has"
+    r"(?:^|[.;,] ?)(?:the|a) (?:\w+ )?(?:room|street|floor|wall|ground|scene|setting|environment|place|area|sky"
+    r"|sun) (?:has"
     r"|is|are|shows|features|appears|looks|behind|around)\b",
 )
 """Place, background, weather and light. Where somebody walks or sits ("down the street", "on a bench") is accepted."""

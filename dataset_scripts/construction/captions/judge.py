@@ -19,7 +19,7 @@ from . import words
 from .caption import Attempt, AttemptBlock, captioner_of, journal_path
 from .chat.journal import JournalledChat
 from .chat.types import ChatReply, ChatRequest, ChatSettings
-from .phrases import Caption, is_head, names
+from .phrases import Caption, names
 from .prompts import judge_request
 
 
@@ -193,7 +193,10 @@ def _colors_after(tokens: list[str], position: int) -> list[str]:
     if tokens[position + 1 : position + 2] not in (["is"], ["are"]):
         return []
     end = position + 2
-    while end < len(tokens) and tokens[end] in words.COLOR | _SHADES:
+    while end < len(tokens) and (
+        tokens[end] in words.COLOR | _SHADES
+        or (tokens[end] == "and" and names(tokens[end + 1 : end + 2], words.COLOR))
+    ):
         end += 1
     return tokens[position + 2 : end] if names(tokens[position + 2 : end], words.COLOR) else []
 

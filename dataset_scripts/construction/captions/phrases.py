@@ -127,7 +127,7 @@ def _without_depictions(sentence: str) -> str:
 
     def masked(match: re.Match[str]) -> str:
         carriers = WORD.findall(match.string[: match.start()].casefold())
-        return match["keeps"] + " \"\"" if names(carriers, words.CARRIER) else match[0]
+        return match["keeps"] + ' ""' if names(carriers, words.CARRIER) else match[0]
 
     for pattern in words.DEPICTIONS:
         sentence = pattern.sub(masked, sentence)

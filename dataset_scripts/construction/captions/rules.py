@@ -121,7 +121,8 @@ _CAPITALS = re.compile(r"\b[A-Z][a-zà-ÿ'-]+(?: [A-Z][a-zà-ÿ'-]+)*")
 _COMMON = words.FUNCTION | words.GARMENT | words.PERSON | words.COLOR | words.ROLE | words.RELATIVE | words.CARRIED
 _BEFORE_A_NAME = words.word_set("is was be like as resembling suspect mr mrs ms dr star")
 _AFTER_A_NAME = re.compile(
-    r" ?[.,;]|$| (?:wears?|wearing|is|stands?|holds?|walks?|poses?|sits|carries|looks|smiles|pairs|waves|has|in|and|who"
+    r" ?[.,;]|$| (?:wears?|wearing|is|stands?|holds?|walks?|poses?|sits|carries|looks|smiles|pairs|waves|has|in|and"
+    r"|who"
     r"|with|dressed|appears)\b"
 )
 _PERSONAL = re.compile(r" (?:wears|walks|poses|pairs|is wearing|is dressed|smiles)\b")
@@ -235,7 +236,7 @@ def _describes_several(text: Caption, rules: CaptionRules) -> bool:
 
 
 def _is_same_person(text: Caption, first: Mention, second: Mention) -> bool:
-    """"The person is a woman" and "this person, a woman" mention one person, "next to a woman" does not."""
+    """ "The person is a woman" and "this person, a woman" mention one person, "next to a woman" does not."""
     before = text.tokens[second.start - 1]
     in_apposition = before == "," and second.start - 2 == first.end and first.determiner in ("this", "the")
     return before in words.EQUATES or in_apposition

@@ -136,28 +136,34 @@ GARMENT = word_set(
     "bikini swimsuit trunks swimwear pajamas pyjamas underwear bra lingerie anorak fleece outerwear bomber",
     "turtleneck button-down button-up t-shirts bottoms veil turban bandana windcheater shirtdress minidress corset",
     "crop-top singlet pinafore bathrobe jeggings footwear wear workwear sleeves collar garb apparel puffer peacoat",
-    "tuxedo shirtwaist denims shirting scrubs cassock clog pump oxford brogue derby espadrille plimsoll slide stiletto",
-    "wedge overshirt roll-neck polo-neck legwarmer sash earmuff knit tutu onesie dungaree legging pyjama pajama jogger",
+    "tuxedo shirtwaist denims shirting scrubs cassock clog pump oxford brogue derby espadrille plimsoll slide",
+    "stiletto",
+    "wedge overshirt roll-neck polo-neck legwarmer sash earmuff knit tutu onesie dungaree legging pyjama pajama",
+    "jogger",
     "half-zip crew-neck bodywarmer warmer knitwear overall moccasin galosh ushanka fedora beret visor balaclava",
 )
 CARRIED = word_set(
     "bag backpack rucksack knapsack handbag purse suitcase briefcase satchel tote clutch holdall pouch luggage wallet",
     "umbrella parasol phone smartphone laptop tablet camera box bottle bucket ball book newspaper magazine folder",
     "notebook clipboard tray basket crate towel mug cup drink coffee skateboard scooter bicycle bike motorcycle",
-    "cane stick crutch pole stroller pram pushchair trolley cart case balloon bouquet toy teddy doll sword wand racket",
+    "cane stick crutch pole stroller pram pushchair trolley cart case balloon bouquet toy teddy doll sword wand",
+    "racket",
     "bat guitar board mat rope leash poster sign flag fan card badge lanyard glasses sunglasses goggles spectacles",
-    "watch bracelet bangle necklace earring ring chain pendant brooch headphone headphones earphone earbud headset mask",
+    "watch bracelet bangle necklace earring ring chain pendant brooch headphone headphones earphone earbud headset",
+    "mask",
     "jewellery jewelry accessory ribbon headband hairband helmet pen key tool toolbox broom shopper seat carrier",
 )
 """Things that are carried or worn besides clothes."""
 COLOR = word_set(
-    "black white grey gray red blue green yellow orange brown pink purple violet beige cream ivory tan khaki navy teal",
+    "black white grey gray red blue green yellow orange brown pink purple violet beige cream ivory tan khaki navy",
+    "teal",
     "turquoise cyan maroon burgundy crimson scarlet gold golden silver bronze copper mint lilac lavender magenta",
     "charcoal mustard olive rose rust coral peach indigo cobalt aqua camel taupe ochre emerald sage wine plum",
     "chocolate champagne stone sand ecru",
 )
 ONE_PERSON = word_set(
-    "man woman person boy girl lady gentleman guy male female pedestrian individual adult child kid toddler baby infant",
+    "man woman person boy girl lady gentleman guy male female pedestrian individual adult child kid toddler baby",
+    "infant",
     "teenager teen youngster passerby passer-by cyclist biker rider runner jogger hiker skater skateboarder",
     "motorcyclist skier swimmer golfer schoolgirl schoolboy bride groom blonde brunette someone somebody",
 )
@@ -169,13 +175,15 @@ PERSONS = word_set(
 MALE = word_set("man men boy boys gentleman gentlemen guy guys male males groom schoolboy he him his himself")
 FEMALE = word_set("woman women girl girls lady ladies female females bride schoolgirl she her hers herself")
 RELATIVE = word_set(
-    "partner opponent rival defender stranger neighbour neighbor wife husband spouse friend colleague coworker companion boyfriend girlfriend fiancé bridesmaid mother father mom",
+    "partner opponent rival defender stranger neighbour neighbor wife husband spouse friend colleague coworker",
+    "companion boyfriend girlfriend fiancé bridesmaid mother father mom",
     "mum mummy dad daddy parent daughter son sister brother sibling twin grandmother grandfather grandma grandpa",
     "grandson granddaughter grandchild aunt uncle teammate classmate bystander onlooker spectator",
 )
 """Nouns that need a second person."""
 ROLE = word_set(
-    "doctor surgeon physician dentist nurse paramedic medic pharmacist scientist researcher professor teacher lecturer",
+    "doctor surgeon physician dentist nurse paramedic medic pharmacist scientist researcher professor teacher",
+    "lecturer",
     "student pupil lawyer attorney judge solicitor politician president minister senator diplomat businessman",
     "businesswoman businessperson executive manager entrepreneur banker accountant secretary receptionist clerk",
     "engineer architect technician mechanic electrician plumber carpenter builder welder labourer laborer worker",
@@ -196,33 +204,51 @@ ANOTHER = word_set("a an another one some two three four five six several many o
 ARTICLES = word_set("a an the some two three several many")
 SOMEBODY = word_set("someone somebody")
 EQUATES = word_set("is was are as like than")
-DETERMINERS = word_set("a an the this that one another some two three four five six several many both other his her their")
-MODIFIED = (GARMENT | CARRIED | COLOR | ONE_PERSON | PERSONS | ROLE | word_set(
-    "style look cut fit print motif theme pattern shade tone hue color colour gear costume aeroplane airplane plane car train ship kit collar pocket badge logo",
-)) - word_set("wear tie slide model")  # verbs, too: "the woman wears", "the man ties his shoe"
+DETERMINERS = word_set(
+    "a an the this that one another some two three four five six several many both other his her their"
+)
+MODIFIED = (
+    GARMENT
+    | CARRIED
+    | COLOR
+    | ONE_PERSON
+    | PERSONS
+    | ROLE
+    | word_set(
+        "style look cut fit print motif theme pattern shade tone hue color colour gear costume aeroplane airplane "
+        "plane car train ship kit collar pocket badge logo"
+    )
+) - word_set("wear tie slide model")  # verbs, too: "the woman wears", "the man ties his shoe"
 """A noun before one of these is no head: "boy shorts", "doctor bag", "baby blue", "boy rider"."""
 BODY = word_set(
-    "head face hair forehead brow eye ear nose mouth lip chin cheek neck nape throat shoulder chest torso back waist hip",
+    "head face hair forehead brow eye ear nose mouth lip chin cheek neck nape throat shoulder chest torso back waist",
+    "hip",
     "stomach belly arm forearm elbow wrist hand finger thumb leg thigh knee shin calf calves ankle foot feet toe heel",
     "body beard ponytail braid bun fringe bangs blade side left right skin",
 )
 PART = word_set(
     "hem collar cuff front top bottom edge zip zipper button buttonhole lining sole seam tip neckline center centre",
-    "middle end length angle strap handle loop lapel pocket sleeve buckle brim hood lace stripe base level knot clip line",
-    "panel pleat slit opening layer fabric tongue toecap crown rim lens frame temple lobe crook bridge spine pace slant",
+    "middle end length angle strap handle loop lapel pocket sleeve buckle brim hood lace stripe base level knot clip",
+    "line",
+    "panel pleat slit opening layer fabric tongue toecap crown rim lens frame temple lobe crook bridge spine pace",
+    "slant",
 )
 GROUND = word_set(
-    "street road sidewalk pavement path track trail stair step floor ground bench chair stool crosswalk crossing grass",
+    "street road sidewalk pavement path track trail stair step floor ground bench chair stool crosswalk crossing",
+    "grass",
     "lawn curb kerb lane way camera viewer lens distance",
 )
 """Where a person walks, sits or looks: no scenery by itself."""
 PLACE = word_set(
     "building skyscraper house apartment tree bush shrub wall fence gate sky mountain hill cliff slope valley forest",
     "woods meadow garden park playground beach shore sea ocean river lake pond waterfall desert city town village",
-    "downtown alley alleyway shop store storefront supermarket boutique mall restaurant cafe café market office kitchen",
+    "downtown alley alleyway shop store storefront supermarket boutique mall restaurant cafe café market office",
+    "kitchen",
     "bedroom bathroom classroom gym library hospital museum airport church temple parking lobby corridor hallway",
-    "car cars van truck taxi vehicle bus motorboat boat ship tram traffic table sofa couch armchair fireplace refrigerator",
-    "fridge bookshelf bookshelves bookcase shelf shelves cabinet curtain window door doorway fountain billboard streetlight",
+    "car cars van truck taxi vehicle bus motorboat boat ship tram traffic table sofa couch armchair fireplace",
+    "refrigerator",
+    "fridge bookshelf bookshelves bookcase shelf shelves cabinet curtain window door doorway fountain billboard",
+    "streetlight",
     "lamppost escalator elevator staircase skyline horizon snowflake raindrop puddle cloud sunlight",
     "rooftop balcony terrace courtyard stadium arena runway catwalk swing scenery audience",
 )
@@ -235,11 +261,18 @@ BESIDE = word_set(
     "amongst between along toward towards beyond opposite facing",
 )
 AROUND = word_set("in around to from parked visible stretching rising")
-CARRIER = GARMENT | CARRIED | word_set(
-    "tattoo print back chest sleeve shoulder arm front pocket fabric man woman boy girl person male female adult she he"
+CARRIER = (
+    GARMENT
+    | CARRIED
+    | word_set(
+        "tattoo print back chest sleeve shoulder arm front pocket fabric man woman boy girl person male female adult "
+        "she he"
+    )
 )
 """What can bear a picture or a text."""
-_UP_TO_A_BOUNDARY = r"[^.,;:]*?(?=[.,;:]|$| and (?:he|she|it|wears?|wearing|has|holds?|carries|is|a pair)\b| along with\b)"
+_UP_TO_A_BOUNDARY = (
+    r"[^.,;:]*?(?=[.,;:]|$| and (?:he|she|it|wears?|wearing|has|holds?|carries|is|a pair)\b| along with\b)"
+)
 _DEPICTION = (
     r"(?:print|picture|image|photo|photograph|drawing|cartoon|portrait|painting|illustration|graphic|pattern|motif"
     r"|design|silhouette|statue|scene|sticker|patch|patche|tattoo|emblem|embroidery|badge|face|outline|map)"
@@ -254,7 +287,8 @@ _SHOWN = (
     # "on which two musicians are drawn"
     r"(?P<keeps>\bon which) [^.,;:]*? (?:is|are) (?:drawn|printed|shown|depicted|painted|embroidered|written)\b",
     # "with a band on it", "with hula dancers all over it", but not "with a baby on the back"
-    r"(?P<keeps>\bwith)(?: (?!baby|child|toddler|infant|his|her)[^\s.,;:]+){1,12}? (?:all over (?:it|them)|on (?:it|them)|across it"
+    r"(?P<keeps>\bwith)(?: (?!baby|child|toddler|infant|his|her)[^\s.,;:]+){1,12}? (?:all over (?:it|them)|on (?:it"
+    r"|them)|across it"
     r"|(?:on|across|over) (?:the|its) (?:front|back|chest|sleeves?|side))\b",
     # "white dots on a blue background"
     r"(?P<keeps>\b(?:dot|stripe|flower|print|pattern|letter|lettering|check|star|logo|spot|line|leave|floral)s?)"

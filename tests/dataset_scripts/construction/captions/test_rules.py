@@ -84,7 +84,7 @@ A woman in white and a dark skin-colored shawl holds a folder against her chest 
 A white male-cut shirt, dark blue jeans and grey trainers are worn by a woman with a short bob.
 The jacket he is wearing is black and the bag he walks with is white, and the trousers he has on are grey.
 The shoes she has are white, the trousers she is wearing are grey, and the coat she came in is long.
-A grey bag appears under the arm of the man, who wears a blue quilted jacket with grey trousers and walks towards the left.
+A grey bag appears under the arm of the man, who wears a blue quilted jacket and grey trousers and walks to the left.
 """.splitlines()
 
 GOOD_ENDINGS = "He wears a blue shirt, grey trousers and white shoes"

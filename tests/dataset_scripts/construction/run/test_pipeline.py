@@ -15,6 +15,7 @@ from run_folders import contents, published_rows, rejected_rows
 from dataset_scripts.construction.blocks import BlockError
 from dataset_scripts.construction.captions.caption import CaptionSettings
 from dataset_scripts.construction.captions.chat.types import ChatConfigurationError, ChatProblem, ChatReply
+from dataset_scripts.construction.captions.judge import JudgeSettings
 from dataset_scripts.construction.captions.match import MatchSettings
 from dataset_scripts.construction.captions.rules import CaptionRules
 from dataset_scripts.construction.captions.templates import SHIPPED
@@ -288,6 +289,7 @@ CAPTION_SETTINGS = {
     "captions": CaptionSettings(seed=1),
     "rules": CaptionRules(min_words=6),
     "match": MatchSettings(min_similarity=0.1),
+    "judge": JudgeSettings(enabled=True),
 }
 
 
