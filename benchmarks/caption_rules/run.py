@@ -10,7 +10,7 @@ RESULTS.md.
 
 The first 474 captions were written before the rules. Those in the styles "catalogue" and "report", and three in ten
 of the others, drawn by kind with seed 21, were held back: the rules were written on the development set, and the
-held-back set was measured once. Then three further sets were written, one after the other and each in other styles;
+held-back set was measured once. Then four further sets were written, one after the other and each in other styles;
 each was measured before the rules were changed for it. `FIRST` holds these first measurements. One later error on the
 held-back set, the word "bold" taken for a feeling, was mended.
 """
@@ -33,6 +33,7 @@ FIRST = {
     "second": {"faulty": 84, "caught": 59, "good": 51, "refused": 3},
     "third": {"faulty": 86, "caught": 79, "good": 56, "refused": 2},
     "fourth": {"faulty": 64, "caught": 61, "good": 41, "refused": 3},
+    "fifth": {"faulty": 44, "caught": 44, "good": 46, "refused": 2},
 }
 """What the rules of the time made of each set when it was new. One label of the third set was corrected since, and
 cleaned captions that were right but not listed were added to the second, third and fourth: 3, 4 and 1. The held-back
@@ -141,9 +142,8 @@ def report(results: dict[str, Any]) -> str:
         [
             "## Caption rules",
             "Claim: the rules refuse or clean faulty captions and let good ones pass. Captions written in the manner "
-            "of multimodal captioners, in five sets. The rules were written on the development set; each other set "
-            "was "
-            "measured when it was new (first measurement), and only the second to fourth were looked at for later "
+            "of multimodal captioners, in six sets. The rules were written on the development set; each other set was "
+            "measured when it was new (first measurement), and only the second to fifth were looked at for later "
             "changes.",
             table(
                 ["set", "faults caught, first", "good refused, first", "faults caught, now", "good refused, now"], sets
@@ -153,10 +153,8 @@ def report(results: dict[str, Any]) -> str:
             "By reason of the refusal, all sets, now. Precision is the share of faulty captions:",
             table(["reason", "refused", "precision"], reasons),
             "What falls short: one author wrote the captions and the rules, so other captioners will do worse than "
-            "the "
-            "last two columns. Their measure is the first measurement, in which 3 of 4 new sets had more than 2 % of "
-            "good "
-            "captions refused. No reply of a real captioner is among them.",
+            "the last two columns. Their measure is the first measurement, in which 4 of 5 new sets had more than 2 % "
+            "of good captions refused. No reply of a real captioner is among them.",
             provenance(results),
         ]
     )

@@ -28,13 +28,10 @@ _QUOTES = (('"', '"'), ("“", "”"), ("'", "'"), ("‘", "’"))
 
 _KINDS = (
     r"(?:(?:full|half|whole|upper|body|length|full-body|full-length|half-length|half-body|waist-up|three-quarter"
-    r"|candid|studio|street"
-    r"|street-style|fashion|close-up|low-angle|high-angle|eye-level|overhead|side|side-view|rear|back|front|frontal"
-    r"|wide"
-    r"|medium|vertical|cropped|blurry|blurred|grainy|clear|sharp|detailed|single|cctv|surveillance|security|camera"
-    r"|given"
-    r"|provided|attached|above|following|black-and-white|color|colour|professional|outdoor|indoor|low-resolution|stock"
-    r"|posed|simple|vintage|digital|small|tall|centered) )*"
+    r"|candid|studio|street|street-style|fashion|close-up|low-angle|high-angle|eye-level|overhead|side|side-view|rear"
+    r"|back|front|frontal|wide|medium|vertical|cropped|blurry|blurred|grainy|clear|sharp|detailed|single|cctv"
+    r"|surveillance|security|camera|given|provided|attached|above|following|black-and-white|color|colour|professional"
+    r"|outdoor|indoor|low-resolution|stock|posed|simple|vintage|digital|small|tall|centered) )*"
 )
 _PICTURE = r"(?:image|picture|photo|photograph|portrait|shot|snapshot|view|close-?up|footage|still|frame|headshot)"
 _SHOWS = (
@@ -59,8 +56,7 @@ _OPENING = re.compile(
         )
     )
     + r")(?=(?:an?|the|this|one|his|her|young|old|elderly|middle-aged|adult|male|female|man|woman|boy|girl|person"
-    r"|someone"
-    r"|lady)\b)",
+    r"|someone|lady)\b)",
     re.IGNORECASE,
 )
 _IN_THE_PICTURE = re.compile(

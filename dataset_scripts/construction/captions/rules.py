@@ -122,8 +122,7 @@ _COMMON = words.FUNCTION | words.GARMENT | words.PERSON | words.COLOR | words.RO
 _BEFORE_A_NAME = words.word_set("is was be like as resembling suspect mr mrs ms dr star")
 _AFTER_A_NAME = re.compile(
     r" ?[.,;]|$| (?:wears?|wearing|is|stands?|holds?|walks?|poses?|sits|carries|looks|smiles|pairs|waves|has|in|and"
-    r"|who"
-    r"|with|dressed|appears)\b"
+    r"|who|with|dressed|appears)\b"
 )
 _PERSONAL = re.compile(r" (?:wears|walks|poses|pairs|is wearing|is dressed|smiles)\b")
 
@@ -236,7 +235,7 @@ def _describes_several(text: Caption, rules: CaptionRules) -> bool:
 
 
 def _is_same_person(text: Caption, first: Mention, second: Mention) -> bool:
-    """ "The person is a woman" and "this person, a woman" mention one person, "next to a woman" does not."""
+    """Whether two mentions are of one person: "the person is a woman", "this person, a woman"."""
     before = text.tokens[second.start - 1]
     in_apposition = before == "," and second.start - 2 == first.end and first.determiner in ("this", "the")
     return before in words.EQUATES or in_apposition
@@ -307,8 +306,8 @@ _CHECKS: dict[CaptionProblem, Callable[[Caption, CaptionRules], bool]] = {
     CaptionProblem.CUT_OFF: _is_cut_off,
     CaptionProblem.GARBLED: _said(words.GARBLED),
     CaptionProblem.REPEATS: _repeats,
-    CaptionProblem.HEDGES: _said(faults.HEDGE),
-    CaptionProblem.UNSEEN: _said(faults.UNSEEN),
+    CaptionProblem.HEDGES: _content(faults.HEDGE),
+    CaptionProblem.UNSEEN: _content(faults.UNSEEN),
     CaptionProblem.ABSENT: _content(faults.ABSENT),
     CaptionProblem.PROTECTED: _names_a_protected_trait,
     CaptionProblem.IDENTITY: _names_somebody,
