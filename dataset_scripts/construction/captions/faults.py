@@ -120,9 +120,9 @@ PICTURE = any_of(
     r"\b(?:this|the) (?:shot|frame|portrait|composition|close-up)\b|\bin (?:frame|shot|full view)\b",
     r"^(?:an? |the )?(?:[\w-]+ ){0,4}(?:image|photo|photograph|shot|snapshot|portrait|footage|close-up|view) of\b",
     r"\b(?:pictured|photographed|captured|depicted|portrayed|shot) (?:in|from|at|against|here|with|by|mid)\b",
-    r"\b(?:we|you) (?:can )?see\b",
+    r"\b(?:we|you) (?:can )?see\b|\b(?:i|my|me|mine|our)\b",
 )
-"""The caption speaks of the picture instead of the person."""
+"""The caption speaks of the picture, or for its writer, instead of the person."""
 
 ABSENT = any_of(
     r"\bno (?!one\b)(?=[a-z])|\bnot an?\b|\bnone\b|\bnothing\b|\bneither\b|\bnor\b|\bwithout(?! (?:an? "
