@@ -113,7 +113,8 @@ def format_report(counts: Sequence[BlockCounts]) -> str:
         for row in rows
     ]
     if any(block.noted for block in counts):
-        lines += ["", "~ noted, not dropped: a failed caption is requested again while attempts remain"]
+        meaning = "a failed caption is requested again while attempts remain; removed: parts of a caption"
+        lines += ["", f"~ noted, not dropped: {meaning}"]
     return "\n".join(lines)
 
 

@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 from ..blocks import Batch, Block, Outcome, rows_of, stable_id
 from .chat.clients import build_chat
 from .chat.journal import JournalledChat
-from .chat.types import ChatSettings
+from .chat.types import ChatModel, ChatSettings
+from .cleaning import review_reply
 from .prompts import caption_request, prompt_hash
-from .rules import CaptionRules, clean_caption, find_problem
+from .rules import CaptionRules
 from .templates import TemplateSet, draw_template
 
 
@@ -59,15 +60,27 @@ class Attempt:
     def slot(self) -> int:
         return int(self.column.removeprefix("caption"))
 
-    def outcome(self, columns: Batch, failures: Sequence[tuple[str, str] | None]) -> Outcome:
-        """Outcome for rows whose caption failed, with reason and detail, or not: only the last attempt rejects."""
+    def outcome(
+        self, columns: Batch, failures: Sequence[tuple[str, str] | None], remarks: Sequence[str | None] | None = None
+    ) -> Outcome:
+        """Outcome for rows whose caption failed, with reason and detail, or not: only the last attempt rejects.
+
+        `remarks` are notes on captions that did not fail.
+        """
+        remarks = remarks or [None] * len(failures)
         if self.number < self.of:
-            return Outcome(columns, notes=[failure and failure[0] for failure in failures])
-        return Outcome(columns, verdicts=[(False, *failure) if failure else True for failure in failures])
+            notes = [failure[0] if failure else remark for failure, remark in zip(failures, remarks, strict=True)]
+            return Outcome(columns, notes=notes)
+        return Outcome(columns, [(False, *failure) if failure else True for failure in failures], remarks)
 
 
 _shared_chat = cache(build_chat)
 """One model per process, for all attempts: a local captioner fills the memory of a GPU."""
+
+
+def captioner_of(settings: ChatSettings) -> ChatModel:
+    """The captioner of this process with these settings, which all blocks share."""
+    return _shared_chat(settings)
 
 
 class AttemptBlock(Block):
@@ -154,7 +167,7 @@ class AskCaptioner(AttemptBlock):
 
 
 class VerifyCaption(AttemptBlock):
-    """Takes a reply as the caption if it breaks no rule."""
+    """Takes a reply as the caption if, cleaned, it breaks no rule. What was removed is noted, by kind."""
 
     step = "verify"
 
@@ -170,14 +183,14 @@ class VerifyCaption(AttemptBlock):
         return answered if waiting is None else pc.and_(answered, waiting)
 
     def __call__(self, batch: Batch) -> Outcome:
-        captions: list[str | None] = []
-        failures: list[tuple[str, str] | None] = []
-        for reply in batch[f"reply{self.attempt.slot}"]:
-            caption = clean_caption(reply)
-            problem = find_problem(caption, self.rules)
-            captions.append(None if problem else caption)
-            failures.append((problem.value, reply) if problem else None)
-        return self.attempt.outcome({self.attempt.column: captions}, failures)
+        reviews = [review_reply(reply, self.rules) for reply in batch[f"reply{self.attempt.slot}"]]
+        captions = [None if review.problem else review.caption for review in reviews]
+        failures = [
+            (review.problem.value, reply) if review.problem else None
+            for review, reply in zip(reviews, batch[f"reply{self.attempt.slot}"], strict=True)
+        ]
+        remarks = [f"removed: {' + '.join(review.removed)}" if review.removed else None for review in reviews]
+        return self.attempt.outcome({self.attempt.column: captions}, failures, remarks)
 
 
 def load_templates(settings: CaptionSettings) -> TemplateSet:

@@ -11,6 +11,7 @@ from modeling_gadms.training.settings import apply_overrides, check_types, field
 from ...publishing.dataset_card import DatasetCardSettings
 from ..captions.caption import CaptionSettings
 from ..captions.chat.types import ChatSettings
+from ..captions.judge import JudgeSettings
 from ..captions.match import MatchSettings
 from ..captions.rules import CaptionRules
 from ..persons.criteria import CriteriaSettings
@@ -94,6 +95,7 @@ class BuildConfig:
     captions: CaptionSettings = field(default_factory=CaptionSettings)
     rules: CaptionRules = field(default_factory=CaptionRules)
     match: MatchSettings = field(default_factory=MatchSettings)
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
     card: DatasetCardSettings = field(default_factory=DatasetCardSettings)
     resources: Mapping[str, Resources] = field(default_factory=dict)
 

@@ -2,7 +2,7 @@
 
     fetch -> read -> decode -> detect -> box -> pose -> keypoints -> crop -> quality -> signature    (shard by shard)
     compare all persons                                                                              (all shards)
-    duplicates -> template -> caption -> verify -> match, repeated for failed captions -> publish    (shard by shard)
+    duplicates -> template -> caption -> verify -> match -> judge, repeated for failures -> publish  (shard by shard)
 
 To resume a run, run it again: finished shards are skipped.
 """
@@ -18,8 +18,10 @@ from tqdm.auto import tqdm
 
 from ..blocks import Block
 from ..captions.caption import AskCaptioner, Attempt, DrawTemplate, VerifyCaption, load_templates
+from ..captions.judge import JudgeCaption
 from ..captions.match import MatchCaption
-from ..captions.prompts import prompt_hash
+from ..captions.prompts import judge_prompt_hash, prompt_hash
+from ..captions.rules import RULES_VERSION
 from ..failures import Failure, FailureLog
 from ..persons.criteria import BoxCriteria, PoseCriteria
 from ..persons.crop import CropPersons
@@ -107,6 +109,8 @@ def caption_blocks(config: BuildConfig) -> list[Block]:
             ]
             if config.match.model:
                 blocks.append(MatchCaption(attempt, config.match))
+            if config.judge.enabled:
+                blocks.append(JudgeCaption(attempt, config.judge, captioner, journal_folder(config.root)))
     return _with_batch_sizes(blocks, config)
 
 
@@ -209,7 +213,9 @@ def _caption_stage(plan: Plan, config: BuildConfig, persons: str) -> CaptionStag
         asdict(config.captions),
         prompt_hash(config.captions.max_words),
         asdict(config.rules),
+        RULES_VERSION,
         asdict(config.match),
+        [asdict(config.judge), judge_prompt_hash()] if config.judge.enabled else None,
     )
     folder = StageFolder(config.root, "captions", settings)
     columns, blocks = tuple(config.captioners), tuple(caption_blocks(config))

@@ -117,6 +117,14 @@ def test_a_second_attempt_asks_only_for_what_failed_and_with_another_template(ca
     assert texts[rows["template1"][1]] == template_in(chat.asked[3])
 
 
+def test_what_is_removed_from_a_caption_is_noted_by_kind_in_any_attempt(captioned):
+    wordy = f"The image shows {GOOD[0].lower()}{GOOD[1:]} The background is blurred."
+    for attempts in (1, 2):
+        rows = captioned(ScriptedChat(lambda request, number: wordy), 1, attempts=attempts)
+        assert rows["caption1"] == [GOOD] and rows["rejected_by"] == [None]
+        assert rows["trail"][0][-1] == {"block": "verify 1", "note": "removed: opening + scene"}
+
+
 def test_rows_that_have_their_caption_pass_a_second_attempt_uncounted(tmp_path, monkeypatch):
     answer_with(monkeypatch, ScriptedChat(lambda request, number: HEDGED if number == 1 else GOOD))
     table = run_blocks(blocks_of(tmp_path), new_rows(3, crops(3)))

@@ -19,6 +19,7 @@ from dataset_scripts.construction.captions.chat.types import (
     ChatProblem,
     ChatReply,
 )
+from dataset_scripts.construction.captions.judge import JudgeSettings
 from dataset_scripts.construction.captions.match import MatchSettings
 from dataset_scripts.construction.captions.rules import CaptionRules
 from dataset_scripts.construction.captions.templates import SHIPPED
@@ -293,6 +294,7 @@ CAPTION_SETTINGS = {
     "captions": CaptionSettings(seed=1),
     "rules": CaptionRules(min_words=6),
     "match": MatchSettings(min_similarity=0.1),
+    "judge": JudgeSettings(enabled=True),
 }
 
 
