@@ -105,7 +105,7 @@ WRITTEN = (
     "Above the waist is [colored top] with [closure], below it [colored bottom], and the person wearing them has "
     "[hair] and is [action].",
     "A [gender] in [colored bottom] and [colored top] is seen [view], [action], with [hair] and [colored bag].",
-    "[headwear], [eyewear] and [colored scarf] frame the face of the [gender]. Below, the outfit is [colored "
+    "[headwear], [eyewear] and [colored scarf] frame the head of the [gender]. Below, the outfit is [colored "
     "outerwear], [colored bottom] and [colored shoes].",
     "The [gender] has [hair] and is [action]. The clothes are [colored top] with [pattern] and [colored bottom], "
     "with [accessory].",
@@ -336,7 +336,7 @@ FRAMES = (
     "around the neck <the> wears [colored scarf], and below it [colored outerwear] and [colored bottom].",
     "at the waist <the> wears [colored belt], between [colored top] and [colored bottom].",
     "<the> combines [colored top] with [colored bottom] and [colored shoes], and <has>.",
-    "<the> pairs [colored top] with [colored bottom], and <has>.",
+    "<the> wears [colored top] together with [colored bottom], and <has>.",
     "<the> wears [colored outerwear] over [colored inner top], and <has>.",
     "the outfit of <the> is <outfit>.",
     "the outfit of <the>, who is <does>, consists of <outfit>.",

@@ -94,6 +94,8 @@ def caption_blocks(config: BuildConfig) -> list[Block]:
             ]
             if config.match.model:
                 blocks.append(MatchCaption(attempt, config.match))
+    if asking := [block for block in blocks if isinstance(block, AskCaptioner) and block.attempt.number == 1]:
+        asking[0].companions = asking[1:]
     return _with_batch_sizes(blocks, config)
 
 
@@ -191,6 +193,7 @@ def _caption_stage(plan: Plan, config: BuildConfig, persons: str) -> CaptionStag
 def _without_transport(captioner: dict) -> dict:
     """The settings of a captioner that affect its replies: address and rate limits may change in a resumed run."""
     transport = {"base_url", "api_key_env", "concurrency", "requests_per_minute", "timeout_seconds", "max_retries"}
+    transport |= {"python", "tensor_parallel_size", "gpu_memory_utilization"}
     return {name: value for name, value in captioner.items() if name not in transport}
 
 
