@@ -99,7 +99,7 @@ WRITTEN = (
     "While [action], a [gender] has [accessory]. The clothes are [colored outerwear] with [collar type], [colored "
     "bottom] and [colored shoes].",
     "This [gender] with [hair] wears [colored top or dress] over [colored legwear], with [colored shoes] and "
-    "[colored bag] completing the look.",
+    "[colored bag] completing the outfit.",
     "A [gender] is noticed for [colored top] with [pattern], has on [colored bottom] and [colored shoes], and wears "
     "[headwear].",
     "Above the waist is [colored top] with [closure], below it [colored bottom], and the person wearing them has "

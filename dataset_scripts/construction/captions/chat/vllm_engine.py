@@ -82,9 +82,9 @@ class VllmChat:
         started = self._read()
         if "missing" in started:
             raise ChatConfigurationError(
-                f"Captioners of kind vllm need vLLM, which {python} does not have ({started['missing']}): install it in "
-                "an environment of its own (python -m venv .venv-vllm; .venv-vllm/bin/pip install vllm) and name its "
-                "Python in the setting python"
+                f"Captioners of kind vllm need vLLM, which {python} does not have ({started['missing']}): install it "
+                "in an environment of its own (python -m venv .venv-vllm; .venv-vllm/bin/pip install vllm) and name "
+                "its Python in the setting python"
             )
         if "ready" not in started:
             what = started.get("error", "its process ended")

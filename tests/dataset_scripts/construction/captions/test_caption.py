@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import pickle
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,10 +28,11 @@ from dataset_scripts.construction.captions.caption import (
     public_name,
 )
 from dataset_scripts.construction.captions.chat.clients import build_chat
-from dataset_scripts.construction.captions.chat.types import ChatProblem, ChatReply, ChatSettings
+from dataset_scripts.construction.captions.chat.types import ChatProblem, ChatReply, ChatSettings, ChatStoppedError
 from dataset_scripts.construction.captions.prompts import prompt_hash
 from dataset_scripts.construction.captions.rules import CaptionRules
 from dataset_scripts.construction.captions.templates import Template, TemplateError, TemplateSet
+from tests.waiting import PATIENCE_SECONDS
 
 
 CHAT = ChatSettings("openai", "scripted", base_url="http://127.0.0.1:9/v1")
@@ -70,6 +72,15 @@ def captioned(tmp_path, monkeypatch):
         return table.to_pydict()
 
     return run
+
+
+def run_blocks_together(blocks: list[Block], table: pa.Table) -> pa.Table:
+    """As the local engine: all blocks are prepared before the first runs."""
+    for block in blocks:
+        block.prepare()
+    for block in blocks:
+        table = run_shard(block, table)
+    return table
 
 
 def is_of(number: int):
@@ -256,6 +267,68 @@ def test_one_model_is_loaded_for_all_attempts(tmp_path):
     for block in blocks:
         block.prepare()
     assert len(blocks) == 3 and len({id(block._chat) for block in blocks}) == 1
+
+
+class Meeting(ScriptedChat):
+    """Answers the first request for one caption only once one for the other has come."""
+
+    is_concurrent = True
+
+    def __init__(self):
+        super().__init__()
+        self.met = threading.Barrier(2)
+        self.threads: list[int] = []
+
+    def complete(self, requests, on_reply=None):
+        self.threads.append(threading.get_ident())
+        self.met.wait(PATIENCE_SECONDS)
+        return super().complete(requests, on_reply)
+
+
+def two_columns(folder: Path) -> list[Block]:
+    first, second = (blocks_of(folder, 1, f"caption{slot}") for slot in (1, 2))
+    first[1].companions = [second[1]]
+    return [*first, *second]
+
+
+def test_both_captions_are_in_flight_together_and_asked_for_once(tmp_path, monkeypatch):
+    chat = answer_with(monkeypatch, Meeting())
+    rows = in_order(run_blocks_together(two_columns(tmp_path / "together"), new_rows(3, crops(3))))
+    assert len(chat.asked) == 6 and len(set(chat.threads)) == 2
+    answer_with(monkeypatch, ScriptedChat())
+    assert rows.equals(in_order(run_blocks(two_columns(tmp_path / "alone"), new_rows(3, crops(3)))))
+
+
+def test_a_chat_for_one_call_at_a_time_is_not_called_together(tmp_path, monkeypatch):
+    chat = answer_with(monkeypatch, ScriptedChat())
+    run_blocks_together(two_columns(tmp_path), new_rows(3, crops(3)))
+    assert len({request.seed for request in chat.asked[:3]} & {request.seed for request in chat.asked[3:]}) == 0
+    assert len(chat.asked) == 6
+
+
+def test_an_error_of_one_caption_stops_the_other(tmp_path, monkeypatch):
+    started, failed = threading.Event(), threading.Event()
+
+    class Failing(ScriptedChat):
+        is_concurrent = True
+
+        def complete(self, requests, on_reply=None):
+            if threading.current_thread() is threading.main_thread():
+                assert started.wait(PATIENCE_SECONDS)
+                raise RuntimeError("no such model")
+            started.set()
+            assert failed.wait(PATIENCE_SECONDS)
+            return super().complete(requests, on_reply)
+
+    chat = answer_with(monkeypatch, Failing())
+    blocks = two_columns(tmp_path)
+    with pytest.raises(BlockError, match="no such model"):
+        run_blocks_together(blocks, new_rows(3, crops(3)))
+    failed.set()
+    (started_ask,) = blocks[4]._started.values()
+    with pytest.raises(ChatStoppedError):
+        started_ask.result(PATIENCE_SECONDS)
+    assert len(chat.asked) == 1 and not journal_path(tmp_path, 0, "caption2").read_text()
 
 
 def test_no_row_asks_nothing(captioned):
