@@ -166,10 +166,11 @@ class OpenAIChat:
 
     async def _send(self, request: ChatRequest) -> ChatReply:
         settings = self._settings
+        messages: Any = chat_messages(request)
         try:
             response = await self._client.chat.completions.with_raw_response.create(
                 model=settings.model,
-                messages=chat_messages(request),
+                messages=messages,
                 # Not `max_completion_tokens`, which some servers silently ignore.
                 max_tokens=settings.max_tokens,
                 temperature=settings.temperature,
