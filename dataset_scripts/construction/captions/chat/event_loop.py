@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 _SECONDS_TO_END = 5
 _Result = TypeVar("_Result")
+_lock = threading.Lock()
 
 
 def start(work: Coroutine[Any, Any, _Result]) -> Future[_Result]:
@@ -18,8 +19,14 @@ def start(work: Coroutine[Any, Any, _Result]) -> Future[_Result]:
     return asyncio.run_coroutine_threadsafe(work, event_loop())
 
 
-@functools.cache
 def event_loop() -> asyncio.AbstractEventLoop:
+    """The loop, started at the first call."""
+    with _lock:  # two captioners start at a time
+        return _started_loop()
+
+
+@functools.cache
+def _started_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="chat", daemon=True)
     thread.start()

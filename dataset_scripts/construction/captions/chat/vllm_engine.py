@@ -1,6 +1,7 @@
 """Chat client for vLLM without a server: its engine runs in a process, which may be of another environment."""
 
 import atexit
+import contextlib
 import json
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from .types import (
 
 _SCRIPT = Path(__file__).with_name("vllm_process.py")
 _LOG_CHARACTERS = 2000
+_SECONDS_TO_END = 10
 
 
 class VllmChat:
@@ -122,9 +124,15 @@ class VllmChat:
         return [replies[index] for index in range(len(requests))]
 
     def close(self) -> None:
-        """End the process of the engine."""
+        """End the process of the engine, also in the middle of a batch."""
         if self._process.stdin is not None:
-            self._process.stdin.close()
+            with contextlib.suppress(OSError):  # it has ended already
+                self._process.stdin.close()
+        try:
+            self._process.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def _call(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         with self._lock:
@@ -148,6 +156,7 @@ class VllmChat:
         return json.loads(line) if line else {}
 
     def _end_of_log(self) -> str:
+        self.close()  # its traceback comes last
         self._log.seek(0)
         return self._log.read()[-_LOG_CHARACTERS:].strip()
 
