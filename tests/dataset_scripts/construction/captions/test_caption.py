@@ -4,6 +4,7 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import pickle
 import threading
 from pathlib import Path
@@ -14,6 +15,7 @@ from row_tables import GOOD, ScriptedChat, answer_with, column, jpeg, new_rows, 
 from scripted_replies import caption as written
 from scripted_replies import refused
 from scripted_server import MODEL, scripted_server
+from scripted_server import __file__ as scripted_server_file
 
 from dataset_scripts.construction.blocks import Block, BlockError, in_order, run_shard
 from dataset_scripts.construction.captions import caption
@@ -422,6 +424,30 @@ def test_a_server_is_asked_and_asked_again(tmp_path, monkeypatch):
     images = [entry["image_sha256"] for entry in server.log]
     assert images[3:] == images[:2] and len({entry["seed"] for entry in server.log}) == 5
     assert images[0] == hashlib.sha256(jpeg(0)).hexdigest()
+
+
+def test_vllm_and_a_server_are_asked_alike_and_failed_captions_again_as_a_batch(tmp_path, monkeypatch):
+    room = Path(scripted_server_file).parent
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(room / "vllm_stand_in"), str(room)]))
+    monkeypatch.setenv("VLLM_STAND_IN", json.dumps({"log": str(tmp_path / "log")}))
+    short = CaptionRules(max_words=22)
+    rows = {}
+    with scripted_server(written) as server:
+        kinds = {"openai": {"base_url": server.base_url}, "vllm": {}}
+        for kind, options in kinds.items():
+            monkeypatch.setattr(caption, "_shared_chat", functools.cache(build_chat))
+            blocks = blocks_of(tmp_path / kind, 3, chat=ChatSettings(kind, MODEL, **options))
+            for number in (2, 5, 8):
+                blocks[number] = VerifyCaption(blocks[number].attempt, short)
+            rows[kind] = in_order(run_blocks(blocks, new_rows(12, crops(12))))
+    assert rows["vllm"].equals(rows["openai"])
+    log = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    steps = [step for row in rows["vllm"]["trail"].to_pylist() for step in row]
+    asked = [sum(step["block"].startswith(f"caption 1{attempt}") for step in steps) for attempt in ("", ", attempt 3")]
+    calls = [entry["call"] for entry in log if "call" in entry]
+    assert len(calls) == 3 and calls[0] == 12 > calls[1] > 0 and sum(calls) == asked[0] and calls[2] == asked[1]
+    assert len([entry for entry in log if "pid" in entry]) == 1  # one engine for all attempts
 
 
 def test_the_rules_of_the_run_judge(tmp_path, monkeypatch):
