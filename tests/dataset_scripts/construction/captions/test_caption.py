@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from row_tables import GOOD, ScriptedChat, answer_with, column, jpeg, new_rows, run_blocks, trails
+from row_tables import GOOD, MeetingChat, ScriptedChat, answer_with, column, jpeg, new_rows, run_blocks, trails
 from scripted_replies import caption as written
 from scripted_replies import refused
 from scripted_server import MODEL, scripted_server
@@ -271,22 +271,6 @@ def test_one_model_is_loaded_for_all_attempts(tmp_path):
     assert len(blocks) == 3 and len({id(block._chat) for block in blocks}) == 1
 
 
-class Meeting(ScriptedChat):
-    """Answers the first request for one caption only once one for the other has come."""
-
-    is_concurrent = True
-
-    def __init__(self):
-        super().__init__()
-        self.met = threading.Barrier(2)
-        self.threads: list[int] = []
-
-    def complete(self, requests, on_reply=None):
-        self.threads.append(threading.get_ident())
-        self.met.wait(PATIENCE_SECONDS)
-        return super().complete(requests, on_reply)
-
-
 def two_columns(folder: Path) -> list[Block]:
     first, second = (blocks_of(folder, 1, f"caption{slot}") for slot in (1, 2))
     first[1].companions = [second[1]]
@@ -294,7 +278,7 @@ def two_columns(folder: Path) -> list[Block]:
 
 
 def test_both_captions_are_in_flight_together_and_asked_for_once(tmp_path, monkeypatch):
-    chat = answer_with(monkeypatch, Meeting())
+    chat = answer_with(monkeypatch, MeetingChat())
     rows = in_order(run_blocks_together(two_columns(tmp_path / "together"), new_rows(3, crops(3))))
     assert len(chat.asked) == 6 and len(set(chat.threads)) == 2
     answer_with(monkeypatch, ScriptedChat())
