@@ -122,9 +122,10 @@ class ChatSettings:
         device (`str`): device of kind `"transformers"`.
         dtype (`str`): data type of a model of kind `"transformers"` or `"vllm"`.
         python (`str`, *optional*): of kind `"vllm"`: Python of the environment that has vLLM; by default this one.
-        tensor_parallel_size (`int`), gpu_memory_utilization (`float`), max_model_len (`int`, *optional*): of kind
-            `"vllm"`: number of GPUs of the engine, the share of their memory that it takes, and the most tokens of a
-            prompt and its reply (by default what the model allows).
+        tensor_parallel_size (`int`): of kind `"vllm"`: number of GPUs of the engine.
+        gpu_memory_utilization (`float`): of kind `"vllm"`: share of the GPUs' memory that the engine takes.
+        max_model_len (`int`, *optional*): of kind `"vllm"`: most tokens of a prompt and its reply; by default what the
+            model allows.
 
     Raises:
         ValueError: names the field and its value.
