@@ -403,29 +403,37 @@ _SLOT = re.compile(r"\[[^\]]*\]")
 
 
 def write_templates() -> TemplateSet:
-    """The shipped set, from the grammar: always the same."""
+    """The shipped set, from the grammar: always the same.
+
+    Raises:
+        ValueError: if the frames have too few products within the limits.
+    """
     texts = [*WRITTEN]
     patterns: set[str] = set()
     sequences = {tuple(_SLOT.findall(text)) for text in texts}
     openings: Counter[str] = Counter()
+
+    def is_new(text: str, pattern: str) -> bool:
+        opening, sequence = opening_of(text), tuple(_SLOT.findall(text))
+        if pattern in patterns or sequence in sequences or openings[opening] == MAX_SAME_OPENING:
+            return False
+        if len(set(sequence)) < len(sequence):  # a slot that is asked for twice
+            return False
+        patterns.add(pattern)
+        sequences.add(sequence)
+        openings[opening] += 1
+        return True
+
     for frames, count in ((SHORT_FRAMES, 70), (FRAMES, 150), (LONG_FRAMES, 93)):
-        # Each frame gives one template in turn.
-        waiting = itertools.cycle(
-            [iter(sorted(_products(frame), key=lambda product: _hash(product[0]))) for frame in frames]
-        )
+        waiting = [iter(sorted(_products(frame), key=lambda product: _hash(product[0]))) for frame in frames]
         end = len(texts) + count
         while len(texts) < end:
-            for text, pattern in next(waiting):
-                opening, sequence = opening_of(text), tuple(_SLOT.findall(text))
-                has_repeated_slot = len(set(sequence)) < len(sequence)
-                is_known = pattern in patterns or sequence in sequences
-                if has_repeated_slot or is_known or openings[opening] == MAX_SAME_OPENING:
-                    continue
-                patterns.add(pattern)
-                sequences.add(sequence)
-                openings[opening] += 1
-                texts.append(text)
-                break
+            before = len(texts)
+            for products in waiting:
+                if len(texts) < end:
+                    texts += itertools.islice((text for text, pattern in products if is_new(text, pattern)), 1)
+            if len(texts) == before:
+                raise ValueError(f"the frames give {before} templates within the limits: add frames or parts")
     templates = (Template(f"g{number:03}", text) for number, text in enumerate(texts, start=1))
     return TemplateSet(VERSION, tuple(templates), ORIGIN)
 
