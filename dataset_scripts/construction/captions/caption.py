@@ -4,10 +4,13 @@ Rows that already have their caption skip the blocks of later attempts and are n
 last attempt is rejected with the last reason; earlier failures are counted as notes.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,11 +18,11 @@ import pyarrow.compute as pc
 from ..blocks import Batch, Block, Outcome, rows_of, stable_id
 from .chat.clients import build_chat
 from .chat.journal import JournalledChat
-from .chat.types import ChatModel, ChatSettings
+from .chat.types import ChatModel, ChatReply, ChatRequest, ChatSettings
 from .cleaning import review_reply
 from .prompts import caption_request, prompt_hash
 from .rules import CaptionRules
-from .templates import TemplateSet, draw_template
+from .templates import Template, TemplateSet, draw_template
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,9 @@ class AskCaptioner(AttemptBlock):
     step = "caption"
     batch_size = None  # a whole shard: requests overlap, and a batch waits for its slowest
     has_model = True
+    companions: Sequence["AskCaptioner"] = ()
+    """First attempts at other columns, started with this one where they share a process: while the last replies of one
+    captioner are awaited, the other is busy. The companion finds the replies in its journal."""
 
     def __init__(self, attempt: Attempt, settings: CaptionSettings, captioner: ChatSettings, journal: Path):
         super().__init__(attempt)
@@ -138,18 +144,28 @@ class AskCaptioner(AttemptBlock):
         self.adds = {f"{name}{slot}": pa.string() for name in names}
 
     def prepare(self) -> None:
-        self._templates = {template.id: template for template in load_templates(self.settings).templates}
+        self._template_set = load_templates(self.settings)
+        self._templates = {template.id: template for template in self._template_set.templates}
         self._chat = _shared_chat(self.captioner)
+        self._started: dict[Path, Future[list[ChatReply]]] = {}
+        self._stopped = threading.Event()
 
     def __call__(self, batch: Batch) -> Outcome:
+        for companion in self.companions:
+            companion.start(batch["shard"][0], batch["row_id"], batch["crop"])
         requests = [
-            caption_request(crop, self._templates[template], self.settings.max_words, self._seed(row_id))
+            self._request(row_id, crop, self._templates[template])
             for _, row_id, crop, template in rows_of(batch, self.reads)
         ]
-        # All rows of a batch are of one shard.
-        path = journal_path(self.journal, batch["shard"][0], self.attempt.column)
-        sampling = f"{self.captioner.max_tokens} {self.captioner.temperature} {self.captioner.top_p}"
-        replies = JournalledChat(self._chat, path, sampling, keeps_problems=True).complete(requests)
+        path = self._journal_of(batch["shard"][0])  # all rows of a batch are of one shard
+        if (started := self._started.pop(path, None)) is not None:
+            started.result()
+        try:
+            replies = self._ask(requests, path)
+        except BaseException:
+            for companion in self.companions:
+                companion.stop()
+            raise
         slot, rows = self.attempt.slot, len(requests)
         columns: Batch = {
             f"reply{slot}": [reply.text for reply in replies],
@@ -159,6 +175,35 @@ class AskCaptioner(AttemptBlock):
         }
         failures = [(reply.problem.value, reply.detail) if reply.problem else None for reply in replies]
         return self.attempt.outcome(columns, failures)
+
+    def start(self, shard: int, row_ids: Sequence[str], crops: Sequence[bytes]) -> None:
+        """Begin to request captions in a thread, if this block is prepared in this process and its chat allows it."""
+        path = self._journal_of(shard)
+        if not hasattr(self, "_chat") or not getattr(self._chat, "is_concurrent", False) or path in self._started:
+            return
+        slot, seed = self.attempt.slot, self.settings.seed
+        requests = [
+            self._request(row_id, crop, draw_template(self._template_set, row_id, slot, 0, seed))
+            for row_id, crop in zip(row_ids, crops, strict=True)
+        ]
+        self._started[path] = in_thread(self._ask, requests, path, self._stopped)
+
+    def stop(self) -> None:
+        """End what `start` began, with the next reply."""
+        if hasattr(self, "_chat"):
+            self._stopped.set()
+
+    def _ask(
+        self, requests: Sequence[ChatRequest], path: Path, stopped: threading.Event | None = None
+    ) -> list[ChatReply]:
+        sampling = f"{self.captioner.max_tokens} {self.captioner.temperature} {self.captioner.top_p}"
+        return JournalledChat(self._chat, path, sampling, keeps_problems=True, stopped=stopped).complete(requests)
+
+    def _journal_of(self, shard: int) -> Path:
+        return journal_path(self.journal, shard, self.attempt.column)
+
+    def _request(self, row_id: str, crop: bytes, template: Template) -> ChatRequest:
+        return caption_request(crop, template, self.settings.max_words, self._seed(row_id))
 
     def _seed(self, row_id: str) -> int:
         attempt = self.attempt
@@ -191,6 +236,20 @@ class VerifyCaption(AttemptBlock):
         ]
         remarks = [f"removed: {' + '.join(review.removed)}" if review.removed else None for review in reviews]
         return self.attempt.outcome({self.attempt.column: captions}, failures, remarks)
+
+
+def in_thread(work: Callable[..., list[ChatReply]], *arguments: Any) -> Future[list[ChatReply]]:
+    """Call a function in a thread that does not keep the program from ending, as those of an executor do."""
+    future: Future[list[ChatReply]] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(*arguments))
+        except BaseException as error:  # of any kind: it is raised where the result is awaited
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def load_templates(settings: CaptionSettings) -> TemplateSet:

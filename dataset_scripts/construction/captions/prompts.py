@@ -20,12 +20,15 @@ unsure, use a vague colour word such as "dark" or "light".
 
 How to write
 - Follow the template: the same order of facts and the same sentence structure. Replace every [placeholder] by what \
-you see, and adapt the words around it so that the English is right.
-- Where the picture does not show what a placeholder asks for, leave that part of the sentence out. Never keep a \
-bracket, and never write that something is missing, hidden or cannot be seen.
+you see, as a whole phrase with its article ("a dark red coat"), and adapt the words around it so that the English is \
+right.
+- A template may ask for more than the picture shows. Where the picture does not show what a placeholder asks for, \
+leave that part of the sentence out, with the words that join it to the rest: "with [held object] in [hand]" goes as \
+a whole. Never keep a bracket, and never write that something is missing, hidden or cannot be seen.
 - State only what you are sure of. Do not write "seems", "appears to be", "looks like", "possibly", "may" or the like.
 - Do not repeat yourself.
-- Use English, in one paragraph of complete sentences, and at most {max_words} words.
+- Use English, in one paragraph that ends with a full stop, and at most {max_words} words. Where the template is a \
+phrase without a verb, so is the caption.
 - Answer with the caption alone: no introduction, heading, list, quotation marks or remark.
 
 What never to do

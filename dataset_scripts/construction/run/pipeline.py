@@ -111,6 +111,8 @@ def caption_blocks(config: BuildConfig) -> list[Block]:
                 blocks.append(MatchCaption(attempt, config.match))
             if config.judge.enabled:
                 blocks.append(JudgeCaption(attempt, config.judge, captioner, journal_folder(config.root)))
+    if asking := [block for block in blocks if isinstance(block, AskCaptioner) and block.attempt.number == 1]:
+        asking[0].companions = asking[1:]
     return _with_batch_sizes(blocks, config)
 
 
@@ -241,6 +243,7 @@ def _facts(config: BuildConfig, fingerprints: dict[str, str]) -> RunFacts:
 def _without_transport(captioner: dict) -> dict:
     """The settings of a captioner that affect its replies: address and rate limits may change in a resumed run."""
     transport = {"base_url", "api_key_env", "concurrency", "requests_per_minute", "timeout_seconds", "max_retries"}
+    transport |= {"python", "tensor_parallel_size", "gpu_memory_utilization"}
     return {name: value for name, value in captioner.items() if name not in transport}
 
 

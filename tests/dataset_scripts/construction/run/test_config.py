@@ -56,6 +56,20 @@ def test_a_section_without_content_has_its_defaults(load):
     assert load(crop=None, captioners=None, resources=None) == load()
 
 
+def test_a_captioner_may_have_several_servers_or_none(load):
+    override = "captioners.caption1.base_url=[http://one/v1, http://two/v1]"
+    assert load(override, captioners={"caption1": SERVER}).captioners["caption1"].base_urls == (
+        "http://one/v1",
+        "http://two/v1",
+    )
+    # The overrides of the guide.
+    changes = ("kind=vllm", "base_url=null", "python=.venv-vllm/bin/python", "max_model_len=8192")
+    engine = load_build_config(EXAMPLE, [f"captioners.caption1.{change}" for change in changes]).captioners["caption1"]
+    assert (engine.kind, engine.base_urls, engine.max_model_len) == ("vllm", (), 8192)
+    with pytest.raises(ValueError, match=r"base_url.*caption1.*\[7\]"):
+        load("captioners.caption1.base_url=[7]", captioners={"caption1": SERVER})
+
+
 def test_a_source_is_named_by_its_key(load):
     assert load().sources["crawl"].name == "crawl"
 

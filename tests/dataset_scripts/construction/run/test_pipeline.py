@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from row_tables import GOOD, ScriptedChat, answer_with, build_config, jpeg, write_persons
+from row_tables import GOOD, MeetingChat, ScriptedChat, answer_with, build_config, jpeg, write_persons
 from run_folders import contents, published_rows, rejected_rows
 
 from dataset_scripts.construction.blocks import BlockError, OutageError
@@ -90,6 +90,15 @@ def test_a_caption_that_failed_is_asked_for_once_more(config, chat):
     assert (report.persons, len(chat.asked)) == (PERSONS, PERSONS + 2)
     noted = {block.block: block.noted for block in report.counts if block.noted}
     assert noted == {"caption 1": {"cut off": 2}}
+
+
+def test_both_captioners_of_a_shard_are_asked_at_a_time(config, monkeypatch):
+    chat = answer_with(monkeypatch, MeetingChat())
+    captioner = config.captioners["caption1"]
+    build(replace(config, captioners={"caption1": captioner, "caption2": replace(captioner, model="other")}))
+    assert len(chat.asked) == 2 * PERSONS and len(chat.threads) == 2 * 3  # shards
+    assert len({request.seed for request in chat.asked}) == 2 * PERSONS
+    assert [row["caption2"] for row in published_rows(config.root)] == [GOOD] * PERSONS
 
 
 def test_persons_that_repeat_an_earlier_one_of_any_shard_are_not_captioned(config, chat):
