@@ -29,7 +29,7 @@ def build_webperson(
     gadms build-webperson --config examples/configs/build_webperson.yaml --engine ray --push my_name/webperson
 
     Exit codes: 0, complete; 2, something is to be mended first, such as a setting or a source; 3, done but for shards
-    that failed three times and were set aside; 75, something was away, such as a captioner: run it again.
+    that failed three times and were set aside; 75, something was away, such as a captioner or a bucket: run it again.
     """
     from dataset_scripts.construction.failures import FAILURES
     from dataset_scripts.construction.pipeline_report import format_report

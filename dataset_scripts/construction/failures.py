@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from modeling_gadms.encoders.atomic_files import write_atomically
-
 from .shards import RunFolderError
+from .storage import Location, matching, write_atomically
 
 
-FAILURES = Path("work", "failures")
+FAILURES = "work/failures"
 """Where a run's folder has a folder of failures for each stage."""
 ATTEMPTS = 3
 """Attempts at a shard before it is set aside."""
@@ -42,14 +41,14 @@ class Failure:
 class FailureLog:
     """The failures of one stage of a run, one file a shard. Only the process that leads the run writes them."""
 
-    root: Path  # the run's folder
+    root: Location  # the run's folder
     stage: str
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Location:
         return self.root / FAILURES / self.stage
 
-    def path(self, number: int) -> Path:
+    def path(self, number: int) -> Location:
         return self.folder / f"{number:05d}.json"
 
     def read(self, number: int) -> Failure | None:
@@ -70,7 +69,6 @@ class FailureLog:
         """Count a failed attempt at a shard."""
         earlier = self.read(number)
         failure = Failure(self.stage, number, (earlier.attempts if earlier else 0) + 1, reason)
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path(number), json.dumps(asdict(failure), indent=1))
         return failure
 
@@ -80,12 +78,13 @@ class FailureLog:
         if not path.is_file():
             return
         path.unlink()
-        for folder in (self.folder, self.folder.parent):  # a run without failures leaves no trace of them
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        if isinstance(path, Path):  # an object store has no empty folders
+            for folder in path.parents[:2]:  # a run without failures leaves no trace of them
+                if not any(folder.iterdir()):
+                    folder.rmdir()
 
     def all(self) -> Iterator[Failure]:
         """Iterate over the failures of the stage, by number of the shard."""
-        for path in sorted(self.folder.glob("*.json")):
+        for path in matching(self.folder, "*.json"):
             if failure := self.read(int(path.stem)):
                 yield failure

@@ -30,6 +30,8 @@ import pyarrow.parquet as pq
 from modeling_gadms.encoders import atomic_files
 from modeling_gadms.training.retry import call_with_retries
 
+from .blocks import OutageError, SettingsError
+
 
 Result = TypeVar("Result")
 
@@ -47,11 +49,19 @@ _EXCLUSIVE = ("s3", "s3a", "gs", "gcs", "memory")  # protocols whose file system
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 
 
+class StoreOutageError(OutageError, ConnectionError):
+    """The store does not answer, or not as it should. It is no fault of a shard."""
+
+
+class StoreRefusalError(SettingsError, PermissionError):
+    """The store wants other credentials."""
+
+
 @dataclass(frozen=True)
 class RemotePath:
     """A file or folder in an object store. Pickles as its URL.
 
-    Methods raise `FileNotFoundError`, `PermissionError`, `ConnectionError` (after the last attempt) or another
+    Methods raise `FileNotFoundError`, [`StoreRefusalError`], [`StoreOutageError`] (after the last attempt) or another
     `OSError` that names the URL, `ImportError` if the package of the protocol is missing, and `ValueError` if there is
     no such protocol.
     """
@@ -204,10 +214,10 @@ class RemotePath:
         except Exception as error:  # of any library behind fsspec
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             if _is_refused(error):
-                raise PermissionError(
+                raise StoreRefusalError(
                     f"no permission to {what} {self.url} ({reason}): check the credentials in the environment"
                 ) from error
-            kind = ConnectionError if _may_pass(error) else OSError
+            kind = StoreOutageError if _may_pass(error) else OSError
             raise kind(f"cannot {what} {self.url} ({reason})") from error
 
 

@@ -91,10 +91,8 @@ def _public_settings(config: BuildConfig) -> dict[str, Any]:
 
     Paths on this machine are excluded, and so are the values of user-defined options, which may be secret.
     """
-    sections = {
-        name: asdict(getattr(config, name))
-        for name in ("detector", "pose", "criteria", "crop", "quality", "duplicates", "captions", "rules", "match")
-    }
+    names = ("detector", "pose", "criteria", "crop", "quality", "duplicates", "captions", "rules", "match", "judge")
+    sections = {name: asdict(getattr(config, name)) for name in names}
     plain: dict[str, Any] = json.loads(json.dumps(sections, default=str))
     for values in plain.values():
         for key in ("model", "weights", "graph", "templates"):

@@ -22,7 +22,7 @@ import datasets
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from ..blocks import Block, BlockError, SettingsError, run_batch, run_shard
+from ..blocks import Block, BlockError, OutageError, SettingsError, run_batch, run_shard
 from ..failures import Failure, FailureLog
 
 
@@ -230,17 +230,21 @@ def _run_local_shard(stage: Stage, number: int) -> None:
 
 
 def read_shard(stage: Stage, number: int) -> pa.Table:
-    """Read a shard; an error is one of the shard, a `BlockError`."""
+    """Read a shard; an error is one of the shard, a `BlockError`, unless it says that it is not."""
     try:
         return stage.read(number)
+    except (SettingsError, OutageError):
+        raise
     except Exception as error:
         raise BlockError(f"shard {number} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def finish_shard(stage: Stage, number: int, table: pa.Table) -> None:
-    """Finish a shard; an error is one of the shard, a `BlockError`."""
+    """Finish a shard; for errors see `read_shard`."""
     try:
         stage.finish(number, table)
+    except (SettingsError, OutageError):
+        raise
     except Exception as error:
         raise BlockError(f"shard {number} cannot be finished: {type(error).__name__}: {error}") from error
 

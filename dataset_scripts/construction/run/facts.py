@@ -51,6 +51,10 @@ class RunFacts:
             raise RunFolderError(f"{file} is damaged ({error}): run the pipeline again to write it") from error
 
 
-def without_secrets(section: Mapping[str, Any]) -> dict[str, Any]:
-    """A section of settings whose user-defined options, which may be secret, are replaced by their digest."""
-    return {name: fingerprint(value) if name == "options" and value else value for name, value in section.items()}
+def without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, nested, whose user-defined options, which may be secret, are replaced by their digest."""
+    public = {}
+    for name, value in settings.items():
+        nested = without_secrets(value) if isinstance(value, Mapping) else value
+        public[name] = fingerprint(value) if name == "options" and value else nested
+    return public

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -131,7 +132,7 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
         FileNotFoundError, ValueError: if a source is missing or empty.
         BlockError: if too many shards fail, or all.
         SettingsError, ImportError: if a model cannot be loaded, or a captioner accepts no request.
-        OutageError: if a captioner or the cluster is away: run again later.
+        OutageError: if a captioner, the cluster or an object store is away: run again later.
     """
     _check_resources(config)
     with lock_folder(config.root):
@@ -181,7 +182,10 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
             write_review(config.root)
         write_report(config.root, report.counts)
         write_card(config.root, CardFacts.of(config), report.counts)
-        _facts(config, {stage.name: stage.folder.fingerprint for stage in (persons, captions)}).write(config.root)
+        if not report.set_aside:  # only a complete run can be merged with others
+            settings = _person_settings(config) | _caption_settings(config) | {"card": asdict(config.card)}
+            fingerprints = {stage.name: stage.folder.fingerprint for stage in (persons, captions)}
+            RunFacts(without_secrets(settings), fingerprints, CardFacts.of(config)).write(config.root)
         return report
 
 
@@ -192,14 +196,8 @@ def write_review(root: Location) -> None:
 
 
 def _person_stage(plan: Plan, config: BuildConfig) -> PersonStage:
-    settings = fingerprint(
-        FORMAT,
-        plan.digest,
-        config.run.images_per_shard,
-        config.run.thumbnail_height,
-        file_digest(location(config.run.opt_out)) if config.run.opt_out else None,
-        *(asdict(section) for section in (config.detector, config.pose, config.criteria, config.crop, config.quality)),
-    )
+    run = config.run
+    settings = fingerprint(plan.digest, run.images_per_shard, run.thumbnail_height, _person_settings(config))
     folder = StageFolder(config.root, "persons", settings)
     return PersonStage(
         folder, plan.shards, tuple(person_blocks(config)), config.run.thumbnail_height, config.crop.blur_faces
@@ -207,37 +205,31 @@ def _person_stage(plan: Plan, config: BuildConfig) -> PersonStage:
 
 
 def _caption_stage(plan: Plan, config: BuildConfig, persons: str) -> CaptionStage:
-    settings = fingerprint(
-        persons,
-        asdict(config.duplicates),
-        {name: _without_transport(asdict(captioner)) for name, captioner in config.captioners.items()},
-        asdict(load_templates(config.captions)),
-        asdict(config.captions),
-        prompt_hash(config.captions.max_words),
-        asdict(config.rules),
-        RULES_VERSION,
-        asdict(config.match),
-        [asdict(config.judge), judge_prompt_hash()] if config.judge.enabled else None,
-    )
-    folder = StageFolder(config.root, "captions", settings)
+    folder = StageFolder(config.root, "captions", fingerprint(persons, _caption_settings(config)))
     columns, blocks = tuple(config.captioners), tuple(caption_blocks(config))
     return CaptionStage(folder, len(plan.shards), columns, blocks, config.run.thumbnail_height)
 
 
-def _facts(config: BuildConfig, fingerprints: dict[str, str]) -> RunFacts:
-    sections = ("detector", "pose", "criteria", "crop", "quality", "duplicates", "captions", "rules", "match", "card")
-    settings = {
+def _person_settings(config: BuildConfig) -> dict[str, Any]:
+    """Everything that persons depend on, apart from the sources."""
+    sections = ("detector", "pose", "criteria", "crop", "quality")
+    return {
         "format": FORMAT,
         "opt_out": file_digest(location(config.run.opt_out)) if config.run.opt_out else None,
-        **{name: without_secrets(asdict(getattr(config, name))) for name in sections},
+        **{name: asdict(getattr(config, name)) for name in sections},
+    }
+
+
+def _caption_settings(config: BuildConfig) -> dict[str, Any]:
+    """Everything that captions depend on, apart from the persons."""
+    return {
+        **{name: asdict(getattr(config, name)) for name in ("duplicates", "captions", "rules", "match")},
+        "captioners": {name: _without_transport(asdict(captioner)) for name, captioner in config.captioners.items()},
         "templates": fingerprint(asdict(load_templates(config.captions))),
         "prompt": prompt_hash(config.captions.max_words),
-        "captioners": {
-            name: without_secrets(_without_transport(asdict(captioner)))
-            for name, captioner in config.captioners.items()
-        },
+        "rules_version": RULES_VERSION,
+        "judge": asdict(config.judge) | {"prompt": judge_prompt_hash()} if config.judge.enabled else None,
     }
-    return RunFacts(settings, fingerprints, CardFacts.of(config))
 
 
 def _without_transport(captioner: dict) -> dict:
