@@ -41,7 +41,8 @@ def run_ray(
 
     A shard is one block of Ray. Blocks with a model run as actors, which load it once; the others run as tasks, which
     Ray fuses. All blocks of a caption column share an actor. The keys of `resources` are names of blocks, of caption
-    columns for all their blocks, and `read` and `write`. All machines must see the run's folder under the same path.
+    columns for all their blocks, and `read` and `write`. All machines must see the run's folder under the same path or
+    URL.
 
     When a process or a node is lost, its actors start again where there is room, and the shards in it have failed. An
     actor has shards waiting, which are lost with it. A retry (`is_retry`) gives it one at a time, so that only the

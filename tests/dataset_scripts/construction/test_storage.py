@@ -14,7 +14,10 @@ import pytest
 from object_store import KEYS, serving
 
 from dataset_scripts.construction import shards
+from dataset_scripts.construction.blocks import OutageError, SettingsError
+from dataset_scripts.construction.failures import FailureLog
 from dataset_scripts.construction.pipeline_report import BlockCounts
+from dataset_scripts.construction.run.engines import portable
 from dataset_scripts.construction.shards import RunFolderError, StageFolder, lock_folder, remove_leftovers
 from dataset_scripts.construction.storage import (
     RemoteLock,
@@ -162,6 +165,30 @@ def test_large_files_are_put_in_parts(store, bucket, tmp_path, monkeypatch):
         part.write_bytes(content)
     assert (bucket / "large").read_bytes() == content
     assert sum(method == "PUT" for method, _ in store.asked) == 4
+
+
+def test_failures_of_shards_are_counted_and_forgotten(folder, tmp_path):
+    for root in (folder, tmp_path / "disk"):
+        log = FailureLog(root, "persons")
+        assert list(log.all()) == [] and log.read(3) is None
+        assert [log.record(3, reason).attempts for reason in ("first", "second")] == [1, 2]
+        log.record(12, "third")
+        assert [(failure.number, failure.attempts, failure.reason) for failure in log.all()] == [
+            (3, 2, "second"),
+            (12, 1, "third"),
+        ]
+        for number in (3, 4, 12):
+            log.forget(number)
+        assert list(log.all()) == [] and not (root / "work" / "failures").exists()
+
+
+def test_errors_of_a_store_reach_other_processes(bucket, store):
+    for fault, kinds in (("503", (OutageError, ConnectionError)), ("403", (SettingsError, PermissionError))):
+        store.fault = lambda number, method, path, fault=fault: fault
+        with pytest.raises(OSError) as raised:
+            (bucket / "a").read_bytes()
+        error = portable(raised.value)
+        assert all(isinstance(error, kind) for kind in kinds) and str(bucket / "a") in str(error)
 
 
 @needs_s3fs

@@ -16,6 +16,7 @@ from run_folders import contents, published_rows
 from typer.testing import CliRunner
 
 from dataset_scripts.construction.captions.chat.types import ChatProblem, ChatReply
+from dataset_scripts.construction.captions.judge import JudgeSettings
 from dataset_scripts.construction.captions.rules import CaptionRules
 from dataset_scripts.construction.persons.duplicates import DuplicateSettings
 from dataset_scripts.construction.pipeline_report import format_report
@@ -141,8 +142,9 @@ def test_shards_are_joined_into_larger_files_by_the_command(parts, whole, tmp_pa
         ({"rules": CaptionRules(min_words=4)}, "rules.min_words is .* and 4"),
         ({"duplicates": DuplicateSettings(5)}, "duplicates.max_distance is 6 and 5"),
         ({"card": DatasetCardSettings("cc-by-4.0")}, "card.license is None and 'cc-by-4.0'"),
+        ({"judge": JudgeSettings(enabled=True)}, "judge.colors_only is None and False"),
     ],
-    ids=["rules", "duplicates", "card"],
+    ids=["rules", "duplicates", "card", "judge"],
 )
 def test_parts_of_different_settings_are_refused_by_the_setting(home, parts, tmp_path, change, message):
     other = build(configured(tmp_path / "other", home / "b", **change))

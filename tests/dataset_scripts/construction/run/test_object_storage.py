@@ -21,8 +21,12 @@ from run_folders import contents
 from typer.testing import CliRunner
 
 import dataset_scripts  # noqa: F401, makes the name `webperson` known
+from dataset_scripts.construction.blocks import OutageError, SettingsError
+from dataset_scripts.construction.failures import FailureLog
 from dataset_scripts.construction.run.config import BuildConfig
+from dataset_scripts.construction.run.merge import merge_webperson
 from dataset_scripts.construction.run.pipeline import build_webperson
+from dataset_scripts.construction.run.stages import CaptionStage
 from dataset_scripts.construction.shards import RunFolderError
 from dataset_scripts.construction.sources.fetch import fetch_images
 from dataset_scripts.construction.sources.fetch_settings import FetchSettings
@@ -158,9 +162,41 @@ def test_a_run_that_the_store_ended_goes_on_and_shows_only_finished_shards(store
     ):
         build_webperson(config, progress=False)
     assert sorted(store.objects("bucket", "ended/run/work/markers/")) == ["persons/00000.json", "persons/00001.json"]
+    # Also if it is a source that cannot be read, or a file of the run: no shard is to blame, and none is set aside.
+    for fault, name in (("503", "crawl/x.tar"), ("reset", "work/persons/00001.parquet")):
+        store.fault = lambda number, method, path, fault=fault, name=name: (
+            fault if method == "GET" and path.endswith(name) else None
+        )
+        with pytest.raises(OutageError, match=f"cannot read s3://bucket/.*{name}"):
+            build_webperson(config, progress=False)
+    store.fault = lambda number, method, path: "403" if "rejects/captions-00001" in path else None
+    with pytest.raises(SettingsError, match="no permission to write s3://.*/rejects/captions-00001.parquet"):
+        build_webperson(config, progress=False)
+    assert store.objects("bucket", "ended/run/work/failures/") == {}
     store.fault = lambda number, method, path: None
     build_webperson(config, progress=False)
     assert stored(store, tmp_path, "ended/run") == quiet
+
+
+def test_a_shard_that_is_set_aside_is_noted_in_the_bucket(store, sources, quiet, chat, tmp_path, monkeypatch):
+    config = configured("s3://bucket/aside/run", in_bucket(sources))
+    read = CaptionStage.read
+
+    def read_or_fail(stage: CaptionStage, number: int) -> pa.Table:
+        if number == 1:
+            raise ValueError("a bad sector")
+        return read(stage, number)
+
+    monkeypatch.setattr(CaptionStage, "read", read_or_fail)
+    (failure,) = build_webperson(config, progress=False).set_aside
+    assert (failure.number, failure.attempts) == (1, 3)
+    assert list(store.objects("bucket", "aside/run/work/failures/")) == ["captions/00001.json"]
+    with pytest.raises(RunFolderError, match="is not a finished run"):
+        merge_webperson([config.root, config.root], tmp_path / "merged", progress=False)
+    monkeypatch.setattr(CaptionStage, "read", read)
+    FailureLog(config.root, "captions").forget(1)
+    assert build_webperson(config, progress=False).set_aside == ()
+    assert stored(store, tmp_path, "aside/run") == quiet
 
 
 def test_a_table_of_urls_in_a_bucket_is_fetched_into_a_bucket(store, tmp_path):
@@ -191,9 +227,9 @@ def test_the_command_refuses_what_it_cannot_reach_in_one_line(store, sources, tm
     }
     (tmp_path / "build.yaml").write_text(yaml.safe_dump(settings))
 
-    def refusal(*overrides: str) -> str:
+    def refusal(*overrides: str, code: int = 2) -> str:
         result = CliRunner().invoke(app, ["build-webperson", "--config", str(tmp_path / "build.yaml"), *overrides])
-        assert result.exit_code == 2, result.output
+        assert result.exit_code == code, result.output
         return result.stderr.strip()
 
     nobucket = "cannot write s3://nobucket/run/work/.lock: there is no such bucket, folder or file"
@@ -205,6 +241,8 @@ def test_the_command_refuses_what_it_cannot_reach_in_one_line(store, sources, tm
     assert "nope://a/b/work/.lock cannot be opened: Protocol not known: nope" in refusal("run.output=nope://a/b")
     store.fault = lambda number, method, path: "403"
     assert re.match(r"Error: no permission to write s3://bucket/refused/work/.lock \(.*\): check [^\n]*$", refusal())
+    store.fault = lambda number, method, path: "503"
+    assert re.match(r"Error: cannot write s3://bucket/refused/work/.lock \([^\n]*\)$", refusal(code=75))
 
 
 def test_a_finished_run_in_a_bucket_is_loaded_and_streamed(store, sources, chat, tmp_path, monkeypatch):

@@ -511,6 +511,7 @@ def test_a_run_goes_on_without_a_shard_of_captions_and_takes_it_later(config, ch
     assert [(failure.stage, failure.number) for failure in report.set_aside] == [("captions", 2)]
     assert report.persons == len(published_rows(config.root)) < PERSONS
     assert BlockCounts("shards of captions", "shards", 3, 2, {"set aside": 1}) in report.counts
+    assert not (config.root / "work" / "run.json").exists(), "it could be merged"
     monkeypatch.undo()
     answer_with(monkeypatch, chat)
     FailureLog(config.root, "captions").forget(2)
