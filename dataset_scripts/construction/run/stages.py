@@ -134,8 +134,9 @@ class CaptionStage:
             },
             count_rows(table, [(block.name, PERSONS) for block in self.blocks]),
         )
-        for column in self.columns:
-            journal_path(journal_folder(self.folder.root), number, column).unlink(missing_ok=True)
+        journals = journal_folder(self.folder.root)
+        for journal in journals.glob(journal_path(journals, number, "*").name):  # of captions and of their judge
+            journal.unlink()
 
     def discard(self, number: int) -> None:
         """Remove what an attempt left of a shard that is set aside, but for the journals of its captions."""

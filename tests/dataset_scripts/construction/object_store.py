@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -77,6 +78,14 @@ class ObjectStore:
         names = [found["Key"] for page in listed for found in page.get("Contents", ())]
         read = self.client.get_object
         return {name.removeprefix(prefix): read(Bucket=bucket, Key=name)["Body"].read() for name in names}
+
+    def download(self, bucket: str, prefix: str, folder: Path) -> Path:
+        """Write the objects below a prefix into a folder."""
+        for name, content in self.objects(bucket, f"{prefix}/").items():
+            file = folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        return folder
 
 
 @contextmanager

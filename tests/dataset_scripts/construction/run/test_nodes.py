@@ -1,13 +1,19 @@
 """A run on a cluster of two nodes, one of which is killed, leaves the files of a quiet run on one machine."""
 
+import json
+import os
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import yaml
 from crash_detectors import write_frames
+from object_store import KEYS, ObjectStore, serving
 from run_folders import contents
 from scripted_replies import by_hash
 from scripted_server import MODEL, scripted_server
@@ -21,18 +27,25 @@ from dataset_scripts.construction.run.config import BuildConfig, RunSettings
 from dataset_scripts.construction.run.engines import Resources
 from dataset_scripts.construction.run.pipeline import build_webperson
 from dataset_scripts.construction.sources.planning import SourceSettings
-from tests.waiting import wait_for
+from dataset_scripts.construction.storage import Location, RemotePath, location
+from tests.waiting import PATIENCE_SECONDS, wait_for
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-HERE = Path(__file__).parents[1]
+HERE, ROOT = Path(__file__).parents[1], Path(__file__).parents[4]
 FRAMES, SHARDS = 240, 12
 NODE = {"num_cpus": 2, "num_gpus": 1}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator:
-    """Two nodes on this machine. Ray finds out in seconds that one is gone; by default it takes longer."""
+def store() -> Iterator[ObjectStore]:
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def cluster(store, tmp_path_factory) -> Iterator:
+    """Two nodes that reach the store. Ray finds out in seconds that one is gone; by default it takes longer."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -42,7 +55,10 @@ def cluster() -> Iterator:
         "health_check_failure_threshold": 5,
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(HERE))
+        for name, value in (KEYS | {"AWS_ENDPOINT_URL": store.url}).items():
+            patch.setenv(name, value)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("PYTHONPATH", f"{HERE}{os.pathsep}{ROOT}")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("OMP_NUM_THREADS", "1")
         cluster = Cluster(initialize_head=True, head_node_args=NODE | {"_system_config": health})
@@ -86,22 +102,23 @@ def run(config: BuildConfig, root: Path, engine: str) -> Path:
     return root
 
 
-def finished(root: Path) -> int:
+def finished(root: Location) -> int:
     """Finished shards, of both stages."""
-    return len(list((root / "work" / "markers").rglob("*.json")))
+    markers = root / "work" / "markers"
+    return len(markers.files() if isinstance(markers, RemotePath) else list(markers.rglob("*.json")))
 
 
-def run_and_kill(config: BuildConfig, root: Path, moments: list[int], kill: Callable[[], None]) -> int:
+def run_and_kill(work: Callable[[], object], root: Location, moments: list[int], kill: Callable[[], None]) -> int:
     """Run on the cluster, and kill a node each time that so many shards are finished. Returns how many were killed."""
     errors: list[BaseException] = []
 
-    def work() -> None:
+    def work_or_tell() -> None:
         try:
-            run(config, root, "ray")
+            work()
         except BaseException as error:
             errors.append(error)
 
-    worker = threading.Thread(target=work)
+    worker = threading.Thread(target=work_or_tell)
     worker.start()
     killed = 0
     for moment in moments:
@@ -133,7 +150,30 @@ def test_nodes_that_die_change_no_byte(cluster, config, quiet, tmp_path, deaths)
         root = tmp_path / f"after-{died}" / "webperson"
         # No more than two in a run: a shard that is lost with three nodes would be set aside.
         moments = sorted(rng.sample(range(2, 2 * SHARDS - 2), min(2, deaths - died))) if deaths > 1 else [3]
-        died += run_and_kill(config, root, moments, kill)
+        died += run_and_kill(lambda root=root: run(config, root, "ray"), root, moments, kill)
         assert contents(root) == quiet
     for node in nodes:
         cluster.remove_node(node)
+
+
+@pytest.mark.torture
+def test_the_command_from_bucket_to_bucket_on_a_cluster_of_which_a_node_dies(cluster, store, config, quiet, tmp_path):
+    node = cluster.add_node(**NODE)
+    cluster.wait_for_nodes()
+    for file in Path(config.sources["frames"].path).iterdir():
+        store.client.upload_file(str(file), "bucket", f"frames/{file.name}")
+    root = location("s3://bucket/run/webperson")
+    source = replace(config.sources["frames"], path="s3://bucket/frames")
+    config = replace(config, sources={"frames": source}, run=replace(config.run, output=str(root)))
+    (tmp_path / "build.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(asdict(config)))))
+    command = [sys.executable, "-m", "gadms_cli", "build-webperson", "--config", str(tmp_path / "build.yaml")]
+    environment = os.environ | {"RAY_ADDRESS": cluster.address}
+
+    def work() -> None:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    assert run_and_kill(work, root, [3], lambda: cluster.remove_node(node, allow_graceful=False)) == 1
+    assert contents(store.download("bucket", "run/webperson", tmp_path / "stored")) == quiet

@@ -110,11 +110,7 @@ def quiet(tmp_path_factory, sources) -> dict[str, str]:
 
 
 def stored(store: ObjectStore, tmp_path: Path, prefix: str) -> dict[str, str]:
-    for name, content in store.objects("bucket", f"{prefix}/").items():
-        file = tmp_path / "stored" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
-    return contents(tmp_path / "stored")
+    return contents(store.download("bucket", prefix, tmp_path / "stored"))
 
 
 def test_a_run_from_s3_to_s3_writes_the_bytes_of_a_run_on_disk(store, sources, quiet, chat, tmp_path):
