@@ -9,6 +9,7 @@ import yaml
 
 from dataset_scripts.construction.run import config as config_module
 from dataset_scripts.construction.run.config import BuildConfig, RunSettings, load_build_config
+from dataset_scripts.construction.run.engines import Resources
 from dataset_scripts.publishing.dataset_card import DatasetCardSettings
 
 
@@ -36,7 +37,7 @@ def test_the_example_loads_with_the_papers_thresholds():
     assert (config.criteria.min_aspect, config.criteria.max_aspect) == (2, 4)
     assert list(config.captioners) == ["caption1", "caption2"]
     assert config.captioners["caption1"].model == "Qwen/Qwen2.5-VL-7B-Instruct"
-    assert config.resources["detect"].num_gpus == 0.4
+    assert config.resources["detect"] == Resources(batch_size=64, num_cpus=2, num_gpus=0.7)
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLE.parent.glob("build_*.yaml")), ids=lambda path: path.name)
