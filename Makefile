@@ -14,7 +14,7 @@ COVER = $(if $(COVERAGE),--cov --cov-report=term --cov-fail-under=$(1))
 WORKERS := $(shell echo $$(($$(nproc 2>/dev/null || sysctl -n hw.ncpu) + 1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-video demo-web demo-build bench bench-construction fetch-env open-clip-env test test-fast test-again test-lowest torture lint format docs clean
+.PHONY: help demo demo-video demo-web demo-build bench bench-construction fetch-env open-clip-env vllm-env test test-fast test-again test-lowest torture lint format docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,14 @@ bench-construction: $(VENV)/.installed-benchmark  ## speed and memory of buildin
 open-clip-env: .venv-open-clip/.installed  ## open_clip, beside the environment of the tests
 
 fetch-env: .venv-fetch/.installed  ## the environment of img2dataset, which fetches tables of URLs
+
+# vLLM wants other versions of torch and transformers.
+.venv-vllm/.installed:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --disable-pip-version-check --quiet "vllm>=0.33"
+	@touch $@
+
+vllm-env: .venv-vllm/.installed  ## the environment of vLLM, for captioners of kind vllm: needs a GPU
 
 # The browser that tests look at the web demo with.
 $(VENV)/.chromium: | $(BIN)/python

@@ -18,7 +18,7 @@ import datasets.load
 
 BUILDERS = {
     name: f"{__package__}.{name}"
-    for name in ("webperson", "cuhk_pedes", "icfg_pedes", "rstpreid", "synthetic_garments")
+    for name in ("webperson", "cuhk_pedes", "icfg_pedes", "rstpreid", "synthetic_garments", "synthetic_persons")
 }
 """Registered names and the modules of their builders."""
 TESTED = "4.7.0 and 5.2.0"

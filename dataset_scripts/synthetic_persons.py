@@ -1,9 +1,10 @@
 """Drawn persons with exact captions and optional caption noise: a data set that needs no download.
 
 ```python
-from dataset_scripts.synthetic_persons import load_synthetic_persons
+import dataset_scripts  # registers the name
+from datasets import load_dataset
 
-persons = load_synthetic_persons(num_train_persons=2000, image_size=(96, 32), caption_noise=0.2, num_proc=2)
+persons = load_dataset("synthetic_persons", num_train_persons=2000, image_size=(96, 32), caption_noise=0.2, num_proc=2)
 persons["train"][0]  # image, image_path, caption1, caption2, person_id, caption1_noise, ...
 ```
 

@@ -1,19 +1,21 @@
-"""WebPerson: five million images of persons from the web with two captions each, from the Hub or a copy on disk.
+"""WebPerson: images of persons from the web with two captions each, from the Hub or a copy on disk or in a bucket.
 
 ```python
 import dataset_scripts  # registers the name
 from datasets import load_dataset
 
-load_dataset("webperson")  # five million rows from the Hub
-load_dataset("webperson", "1m", split="train", streaming=True)  # one million rows, without storing files
-load_dataset("webperson", revision="main")  # or a tag or commit
+load_dataset("webperson", "1m")  # one million rows from the Hub, as without "1m"
+load_dataset("webperson", "5m", split="train", streaming=True)  # five million rows, some 200 GB, without storing files
+load_dataset("webperson", "1m", revision="main")  # or a tag or commit
 load_dataset("webperson", data_dir="datasets/WebPerson")  # a copy, the authors' JSON, or output of the pipeline
+load_dataset("webperson", data_dir="s3://bucket/webperson")  # a copy or output of the pipeline in a bucket
 ```
 
 The only split is `train`. Columns are `image`, `image_path`, `caption1`, `caption2`; output of the construction
 pipeline keeps its additional columns. Source: the card of `Kaichengalex/WebPerson-5M`.
 """
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +33,7 @@ from .releases.webperson_files import (
     download_files,
     find_local_files,
     find_published_files,
+    find_remote_files,
     read_annotations,
     resolve_commit,
 )
@@ -38,6 +41,7 @@ from .releases.webperson_files import (
 
 VERSION = "1.0.0"  # raise it if any row changes: it is part of the cache's name
 _PIPELINE_COLUMN = "row_id"  # only in output of the construction pipeline
+_is_announced = False  # whether this process has said what the bare name means
 
 
 @dataclass
@@ -52,7 +56,8 @@ class WebPersonConfig(ParquetConfig):
             published or as written by the construction pipeline (`data/train-*.parquet`, or else all files below the
             folder except in the pipeline's `work`), or one JSON file, the authors' list of
             `{"<path>": {"caption1": ..., "caption2": ...}}`, with the images in `images`. The JSON file is read into
-            memory. The name of the configuration, `1m` or `5m`, then has no effect.
+            memory. At a URL, such as `s3://bucket/folder`, only Parquet files are read. The name of the configuration,
+            `1m` or `5m`, then has no effect.
         on_missing_images (`str`, *optional*, defaults to `"error"`): what to do if images of the JSON file are missing
             on disk. `"skip"` skips their rows with a warning. After adding the images, load with
             `download_mode="force_redownload"`.
@@ -75,7 +80,10 @@ class WebPersonConfig(ParquetConfig):
         if self.data_dir is not None:
             if self.revision is not None:
                 raise ValueError(f"a folder has no revisions: remove revision={self.revision!r} or `data_dir`")
-            self.data_files = find_local_files(self.data_dir)
+            is_url = "://" in self.data_dir
+            self.data_files = (
+                find_remote_files(self.data_dir, download_config) if is_url else find_local_files(self.data_dir)
+            )
         else:
             self.commit = resolve_commit(self.repo_id, self.revision, download_config.token)
             self.data_files = find_published_files(self.repo_id, self.commit, download_config)
@@ -102,10 +110,10 @@ class WebPerson(Parquet):
 
     BUILDER_CONFIG_CLASS = WebPersonConfig
     BUILDER_CONFIGS = [
-        WebPersonConfig(name="5m", repo_id="Kaichengalex/WebPerson-5M"),
         WebPersonConfig(name="1m", repo_id="Kaichengalex/WebPerson-1M"),
+        WebPersonConfig(name="5m", repo_id="Kaichengalex/WebPerson-5M"),
     ]
-    DEFAULT_CONFIG_NAME = "5m"
+    DEFAULT_CONFIG_NAME = "1m"
     config: WebPersonConfig
 
     def _create_builder_config(
@@ -115,6 +123,8 @@ class WebPerson(Parquet):
         # also makes it copy the configuration, whose files would otherwise be found only once per process.
         if self.repo_id and options.get("data_dir") is not None:
             raise ValueError(f"give repo_id={self.repo_id!r} or data_dir={options['data_dir']!r}, not both")
+        if config_name is None and not self.repo_id and options.get("data_dir") is None:
+            _announce_default()
         return super()._create_builder_config(config_name, custom_features, repo_id=self.repo_id, **options)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
@@ -160,3 +170,15 @@ class WebPerson(Parquet):
             yield source
         else:
             yield from super()._generate_more_gen_kwargs(**source)
+
+
+def _announce_default() -> None:
+    global _is_announced
+    if not _is_announced:
+        _is_announced = True
+        warnings.warn(
+            "webperson without a configuration means its configuration `1m`, of one million rows; name the "
+            "configuration `5m` for all five million, some 200 GB",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -49,6 +49,8 @@ def main(arguments: argparse.Namespace) -> None:
     # 3. The pipeline report
     print(format_report(report.counts))
     print(f"Persons kept and dropped: {config.root / REVIEW_FILE}")
+    for failure in report.set_aside:
+        print(f"Not in the data set: shard {failure.number} of stage {failure.stage}: {failure.reason}")
     if not config.captioners:
         print(f"{report.persons:,} persons found in {config.root}; add captioners to caption them")
         return

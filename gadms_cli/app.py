@@ -6,7 +6,7 @@ from typing import cast
 
 import typer
 
-from .construction import build_webperson
+from .construction import build_webperson, merge_webperson
 from .conversion import convert, export
 from .evaluation import aggregate
 from .explain import explain
@@ -40,6 +40,7 @@ app.command()(export)
 app.command()(aggregate)
 app.command("inspect")(inspect_dataset)
 app.command("build-webperson")(build_webperson)
+app.command("merge-webperson")(merge_webperson)
 
 publish = typer.Typer(help="Publish a model or a data set on the Hub, with its card.", no_args_is_help=True)
 publish.command("model")(publish_model)

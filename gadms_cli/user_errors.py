@@ -24,7 +24,8 @@ _NOTE = b"\nStopping after this image. Once more to stop at once: the work of th
 
 @contextmanager
 def user_errors(*errors: type[Exception]) -> Iterator[None]:
-    """Print errors and `UserWarning`s as one line each on standard error. Errors exit with code 2.
+    """Print errors and `UserWarning`s as one line each on standard error. Errors exit with code 2, or with that of
+    their attribute `exit_code`.
 
     Args:
         errors (`type[Exception]`): caught in addition to `ValueError`, `OSError` and `ImportError`.
@@ -36,7 +37,7 @@ def user_errors(*errors: type[Exception]) -> Iterator[None]:
             yield
         except caught as error:
             _print(f"Error: {' '.join(str(error).split())}")
-            raise typer.Exit(2) from error
+            raise typer.Exit(getattr(error, "exit_code", 2)) from error
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

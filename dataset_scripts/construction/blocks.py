@@ -99,7 +99,17 @@ class Filter(Block):
 
 
 class BlockError(RuntimeError):
-    """A block failed. This is an error of the program or its settings, not of a row, and ends the run."""
+    """A block failed. This is an error of the program or of a shard, not of a row; a run tries the shard again."""
+
+
+class SettingsError(BlockError):
+    """No row can pass with these settings. It ends the run at once."""
+
+
+class OutageError(BlockError):
+    """Something that the run needs, such as a server or a cluster, is away. It ends the run, which can be resumed."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
 def selected_rows(block: Block, table: pa.Table) -> pa.Array:
@@ -126,7 +136,8 @@ def run_batch(block: Block, table: pa.Table) -> pa.Table:
         `origins` rejected rows come last.
 
     Raises:
-        BlockError: if the block fails, or if its outcome does not match the rows or its declared columns.
+        BlockError: if the block fails, or if its outcome does not match the rows or its declared columns. A
+            `SettingsError` or `OutageError` of the block keeps its class.
     """
     rows = table.num_rows
     outcome = Outcome({name: [] for name in block.adds})
@@ -137,7 +148,8 @@ def run_batch(block: Block, table: pa.Table) -> pa.Table:
         except Exception as error:
             ids = table["row_id"]
             place = f"block `{block.name}` failed on rows {ids[0]} to {ids[-1]}"
-            raise BlockError(f"{place}: {type(error).__name__}: {error}") from error
+            kind = next((kind for kind in (SettingsError, OutageError) if isinstance(error, kind)), BlockError)
+            raise kind(f"{place}: {type(error).__name__}: {error}") from error
     verdicts: Sequence[Verdict] = [True] * rows if outcome.verdicts is None else outcome.verdicts
     notes = [None] * rows if outcome.notes is None else outcome.notes
     _require_count(block, "verdicts", verdicts, rows)

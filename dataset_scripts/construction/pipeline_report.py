@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from modeling_gadms.media.drawing import FAINT_INK, INK, PAPER, Font, font_for, shorten
 
 
-IMAGES, PERSONS = "images", "persons"
+IMAGES, PERSONS, SHARDS = "images", "persons", "shards"
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class BlockCounts:
     """What one block did: `seen` = `kept` + the sum of `dropped`."""
 
     block: str
-    unit: str  # what is counted, `images` or `persons`
+    unit: str  # what is counted: images, persons or shards
     seen: int  # rows that entered the block
     kept: int  # rows that left it
     dropped: dict[str, int] = field(default_factory=dict)  # dropped rows by reason
@@ -60,6 +60,13 @@ def count_rows(table: pa.Table, blocks: Sequence[tuple[str, str]]) -> tuple[Bloc
         )
         for name, unit in blocks
     )
+
+
+def shard_counts(stage: str, shards: int, set_aside: int) -> tuple[BlockCounts, ...]:
+    """Counts of the shards of a stage, if some are set aside: their rows are in no other count."""
+    if not set_aside:
+        return ()
+    return (BlockCounts(f"shards of {stage}", SHARDS, shards, shards - set_aside, {"set aside": set_aside}),)
 
 
 def sum_counts(shards: Iterable[Sequence[BlockCounts]]) -> tuple[BlockCounts, ...]:
@@ -106,7 +113,8 @@ def format_report(counts: Sequence[BlockCounts]) -> str:
         for row in rows
     ]
     if any(block.noted for block in counts):
-        lines += ["", "~ noted, not dropped: a failed caption is requested again while attempts remain"]
+        meaning = "a failed caption is requested again while attempts remain; removed: parts of a caption"
+        lines += ["", f"~ noted, not dropped: {meaning}"]
     return "\n".join(lines)
 
 

@@ -20,6 +20,7 @@ from modeling_gadms.publishing.upload_folder import (
 )
 from modeling_gadms.training.data import DatasetColumns
 
+from ..construction.storage import Location, location, matching
 from ..inspection.splits import Inspection, choose_columns, inspect_splits
 from ..loading import BENCHMARKS, load_splits
 from .dataset_card import SYNTHETIC, DatasetCardSettings, DatasetFacts, render_dataset_card
@@ -61,7 +62,7 @@ def publish_dataset(
     the images inside. Other files in the repository are kept.
 
     Args:
-        source (`str`): the folder of a run, or a name or folder that `load_splits` takes.
+        source (`str`): the folder of a run or its URL, or a name or folder that `load_splits` takes.
         repo_id (`str`): `namespace/name`.
         dataset_args (`dict`, *optional*): arguments of `load_splits`.
         card ([`DatasetCardSettings`], *optional*): licence and other statements of the publisher. The card of a run
@@ -87,10 +88,10 @@ def publish_dataset(
     check_repo_id(repo_id)
     if dry_run is None:
         check_push_target(repo_id, **target)
-    arguments, card, folder = dataset_args or {}, card or DatasetCardSettings(), Path(source)
+    arguments, card, folder = dataset_args or {}, card or DatasetCardSettings(), location(source)
     is_run = (folder / REPORT).is_file() or (folder / "work" / "markers").is_dir()
     excluded: list[Excluded] = []
-    with new_upload_folder(dry_run, beside=folder if is_run else None) as upload:
+    with new_upload_folder(dry_run, beside=folder if is_run and isinstance(folder, Path) else None) as upload:
         if is_run:
             if arguments or captions or person_id or card != DatasetCardSettings():
                 raise ValueError(
@@ -126,7 +127,7 @@ def publish_dataset(
         return publish_upload_folder(
             upload,
             repo_id,
-            sources=[folder] if folder.exists() else [],
+            sources=[folder] if isinstance(folder, Path) and folder.exists() else [],
             excluded=excluded,
             dry_run=dry_run,
             replace=_REPLACED,
@@ -134,9 +135,9 @@ def publish_dataset(
         )
 
 
-def _copy_run(root: Path, repo_id: str, upload: Path) -> list[Excluded]:
+def _copy_run(root: Location, repo_id: str, upload: Path) -> list[Excluded]:
     """Copy what a construction run publishes. Returns: the entries of its folder that are not published."""
-    shards = sorted((root / "data").glob("train-*.parquet"))
+    shards = matching(root / "data", "train-*.parquet")
     missing = [name for name in _RUN_FILES if not (root / name).is_file()] + ([] if shards else ["data"])
     if missing:
         raise ValueError(f"{root} is not a finished run: {missing[0]} is missing. Run the pipeline to its end first")
@@ -144,17 +145,22 @@ def _copy_run(root: Path, repo_id: str, upload: Path) -> list[Excluded]:
     for shard in shards:
         _link_or_copy(shard, upload / "data" / shard.name)
     for name in _RUN_FILES:
-        shutil.copyfile(root / name, upload / name)
+        (upload / name).write_bytes((root / name).read_bytes())
     # The card names the folder of the run, as it was written before the name on the Hub was known.
     text = (upload / CARD).read_text(encoding="utf-8")
     text = re.sub(r'load_dataset\("[^"]*", split="train"', f'load_dataset("{repo_id}", split="train"', text)
     (upload / CARD).write_text(text, encoding="utf-8", newline="\n")
-    others = [path for path in sorted(root.iterdir()) if path.name not in (*_RUN_FILES, "data")]
+    others = sorted(
+        (path for path in root.iterdir() if path.name not in (*_RUN_FILES, "data")), key=lambda path: path.name
+    )
     return [Excluded(f"{path.name}/" if path.is_dir() else path.name, "not what a run publishes") for path in others]
 
 
-def _link_or_copy(file: Path, target: Path) -> None:
+def _link_or_copy(file: Location, target: Path) -> None:
     """Hard links save the disk space of a copy, which can be hundreds of gigabytes."""
+    if not isinstance(file, Path):
+        file.download(target)
+        return
     try:
         os.link(file.resolve(), target)
     except OSError:

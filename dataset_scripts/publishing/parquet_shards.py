@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 from datasets.table import embed_table_storage
 from tqdm.auto import tqdm
 
+from ..construction.storage import Location
+
 
 SHARD_BYTES = 400_000_000
 """Size of a shard before compression. Not stated: chosen near the shard size of `Dataset.push_to_hub`."""
@@ -25,12 +27,12 @@ class WrittenSplit:
     Attributes:
         rows (`int`): number of rows.
         num_bytes (`int`): uncompressed size.
-        files (`tuple[Path, ...]`): its shards, in order.
+        files (`tuple[Location, ...]`): its shards, in order.
     """
 
     rows: int
     num_bytes: int
-    files: tuple[Path, ...]
+    files: tuple[Location, ...]
 
 
 def write_shards(

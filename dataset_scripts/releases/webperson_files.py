@@ -5,11 +5,11 @@ import json
 import warnings
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 import datasets
 import pyarrow as pa
-from datasets.data_files import DataFilesDict
+from datasets.data_files import DataFilesDict, DataFilesList
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from tqdm.contrib.concurrent import thread_map
@@ -111,13 +111,10 @@ def find_local_files(data_dir: str) -> DataFilesDict:
     if not root.is_dir():
         raise FileNotFoundError(f"data_dir={data_dir!r} is not a folder ({root})")
     files = sorted(root.glob(_PATTERNS[0])) or [
-        file
-        for file in sorted(root.glob(_PATTERNS[1]))
-        # Exclude the pipeline's `work` folder, with unfinished and rejected rows, and hidden caches of tools.
-        if (place := file.relative_to(root).parts)[0] != "work" and not any(part.startswith(".") for part in place)
+        file for file in sorted(root.glob(_PATTERNS[1])) if _is_published(file.relative_to(root))
     ]
     if files:
-        _warn_of_missing_shards(root, files)
+        _warn_of_missing_shards(str(root), {file.name for file in files})
     else:
         files = sorted(root.glob("*.json"))
         if len(files) > 1:
@@ -133,11 +130,48 @@ def find_local_files(data_dir: str) -> DataFilesDict:
     return DataFilesDict.from_patterns({"train": [glob.escape(str(file)) for file in files]})
 
 
-def _warn_of_missing_shards(root: Path, files: list[Path]) -> None:
+def find_remote_files(url: str, download_config: datasets.DownloadConfig) -> DataFilesDict:
+    """Find the Parquet files of a folder in an object store.
+
+    Args:
+        url (`str`): such as `s3://bucket/folder`. Credentials come from the environment.
+        download_config (`DownloadConfig`): with the `storage_options` of `load_dataset`, if any.
+
+    Returns:
+        `DataFilesDict`: one split, `train`. Missing shards cause a warning, as in [`find_local_files`].
+
+    Raises:
+        FileNotFoundError: if there are none.
+        ImportError: if the package of the protocol is missing.
+        OSError: if the store does not answer, or refuses access.
+    """
+    url = url.rstrip("/")
+    for pattern in _PATTERNS:
+        try:
+            found = DataFilesDict.from_patterns({"train": [f"{url}/{pattern}"]}, download_config=download_config)
+        except ImportError as error:
+            raise ImportError(f"{url}: {error}") from error
+        except Exception as error:  # of any library behind fsspec
+            raise OSError(f"{url} cannot be listed ({type(error).__name__}: {error})") from error
+        origins = dict(zip(found["train"], found["train"].origin_metadata, strict=True))
+        files = [file for file in origins if _is_published(PurePosixPath(file.removeprefix(f"{url}/")))]
+        if files:
+            _warn_of_missing_shards(url, {PurePosixPath(file).name for file in files})
+            return DataFilesDict({"train": DataFilesList(files, [origins[file] for file in files])})
+    raise FileNotFoundError(
+        f"{url} holds no WebPerson: there are no Parquet files (data/train-*.parquet), or there is no such bucket"
+    )
+
+
+def _is_published(place: PurePath) -> bool:
+    """Whether a file is in neither the pipeline's `work` folder, with rejected rows, nor a hidden cache of a tool."""
+    return place.parts[0] != "work" and not any(part.startswith(".") for part in place.parts)
+
+
+def _warn_of_missing_shards(root: str, names: set[str]) -> None:
     """Warn of gaps in names such as `train-00003-of-00010.parquet`."""
     missing: list[str] = []
-    names = {file.name for file in files}
-    for total in {file.stem.rpartition("-of-")[2] for file in files if "-of-" in file.stem}:
+    for total in {PurePath(name).stem.rpartition("-of-")[2] for name in names if "-of-" in name}:
         if total.isdecimal():
             shards = [f"train-{number:0{len(total)}d}-of-{total}.parquet" for number in range(int(total))]
             missing += [shard for shard in shards if shard not in names]

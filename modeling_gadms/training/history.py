@@ -149,7 +149,7 @@ def dataset_name(name: str, arguments: dict[str, Any], near: Path) -> DatasetNam
     if name == "webperson":
         if arguments.get("data_dir"):
             return DatasetName(text, None)  # a copy, or a data set built by the pipeline
-        return DatasetName(text, arguments.get("repo_id") or _WEBPERSON.get(arguments.get("name") or "5m"))
+        return DatasetName(text, arguments.get("repo_id") or _WEBPERSON.get(arguments.get("name") or "1m"))
     return DatasetName(text, name)
 
 

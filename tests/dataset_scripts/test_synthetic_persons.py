@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import pytest
 
+import dataset_scripts  # noqa: F401, makes the name known
 from dataset_scripts.synthetic_persons import (
     PersonSampler,
     SyntheticPersons,
@@ -51,6 +52,13 @@ def test_the_splits_have_the_columns_and_sizes_asked_for(persons):
     }  # fmt: skip
     assert persons["train"].features["person_id"] == datasets.Value("int64")
     assert all(value == datasets.Value("string") for value in persons["train"].features["attributes"].values())
+
+
+def test_load_dataset_draws_the_same_rows_by_bare_name(persons, tmp_path):
+    loaded = datasets.load_dataset("synthetic_persons", cache_dir=str(tmp_path), caption_noise=0.3, **SMALL)
+    assert digest(loaded) == digest(persons)
+    with pytest.raises(TypeError, match="num_persons"):
+        datasets.load_dataset("synthetic_persons", cache_dir=str(tmp_path), num_persons=3)
 
 
 def test_images_are_rgb_of_the_stated_size(persons):

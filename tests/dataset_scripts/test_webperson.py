@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 import dataset_scripts  # noqa: F401, makes the name known
+from dataset_scripts import webperson
 from dataset_scripts.construction.run.stages import published_features
 from tests.hub_server import HubServer
 from tests.waiting import PATIENCE_SECONDS
@@ -110,8 +112,8 @@ class Reader:
 @pytest.fixture(scope="module")
 def hub() -> Iterator[HubServer]:
     with HubServer() as server:
-        server.commit("Kaichengalex/WebPerson-5M", {"README.md": CARD, **shards(4)})
-        server.commit("Kaichengalex/WebPerson-1M", {"README.md": CARD, **shards(1, "one")})
+        server.commit("Kaichengalex/WebPerson-1M", {"README.md": CARD, **shards(4)})
+        server.commit("Kaichengalex/WebPerson-5M", {"README.md": CARD, **shards(1, "five")})
         yield server
 
 
@@ -161,10 +163,25 @@ def other_reader(hub: HubServer, decoys: Path, tmp_path_factory: pytest.TempPath
 # ---- From the Hub, by bare name
 
 
-def test_the_bare_name_has_two_configurations_and_means_five_million(reader):
-    assert reader.ask("config_names", path="webperson") == ["5m", "1m"]
+def test_the_bare_name_has_two_configurations_and_means_one_million(reader):
+    assert reader.ask("config_names", path="webperson") == ["1m", "5m"]
     assert reader.ask("rows", path="webperson", split="train") == paths(0, 24)
-    assert reader.ask("rows", path="webperson", name="1m", split="train") == paths(0, 6, "one")
+    assert reader.ask("rows", path="webperson", name="5m", split="train") == paths(0, 6, "five")
+
+
+def test_the_bare_name_says_once_that_it_means_one_million(tmp_path, monkeypatch):
+    monkeypatch.setattr(webperson, "find_published_files", lambda *_: {"train": []})
+    monkeypatch.setattr(webperson, "resolve_commit", lambda *_: "c0ffee")
+    monkeypatch.setattr(webperson, "_is_announced", False)
+    with pytest.warns(UserWarning, match=r"means its configuration `1m`.*name the configuration `5m`") as heard:
+        assert datasets.load_dataset_builder("webperson", cache_dir=str(tmp_path)).config.name == "1m"
+        datasets.load_dataset_builder("webperson", cache_dir=str(tmp_path))
+    assert len(heard) == 1
+    monkeypatch.setattr(webperson, "_is_announced", False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        datasets.load_dataset_builder("webperson", "5m", cache_dir=str(tmp_path))
+        datasets.load_dataset_builder("webperson", repo_id="me/mirror", cache_dir=str(tmp_path))
 
 
 def test_columns_are_as_published(reader):
@@ -209,10 +226,10 @@ def test_a_stream_gives_every_row_and_stores_nothing(reader, tmp_path):
 
 
 def test_the_files_of_a_builder_are_addresses_of_one_commit(reader, hub):
-    commit = hub.repositories["dataset", "Kaichengalex/WebPerson-5M"].refs["main"]
+    commit = hub.repositories["dataset", "Kaichengalex/WebPerson-1M"].refs["main"]
     made = reader.ask("builder", path="webperson")
     assert made["class"] == "WebPerson"
-    place = f"hf://datasets/Kaichengalex/WebPerson-5M@{commit}/data"
+    place = f"hf://datasets/Kaichengalex/WebPerson-1M@{commit}/data"
     assert made["files"] == {"train": [f"{place}/train-{number:05d}-of-00004.parquet" for number in range(4)]}
     assert commit in made["cache"]
 
@@ -428,7 +445,7 @@ def test_a_repository_that_is_not_there_is_told_with_the_way_out(reader):
 
 def test_a_revision_that_is_not_there_is_told(reader):
     kind, message = reader.error("rows", path="webperson", revision="v9")
-    assert (kind, "WebPerson-5M, revision v9, does not exist" in message) == ("FileNotFoundError", True)
+    assert (kind, "WebPerson-1M, revision v9, does not exist" in message) == ("FileNotFoundError", True)
 
 
 def test_a_repository_without_parquet_is_told(reader, hub):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from dataset_scripts.construction.blocks import BlockError
 from dataset_scripts.construction.captions.chat.types import ChatConfigurationError, ChatOutageError
-from dataset_scripts.construction.run.stages import LostRowsError
+from dataset_scripts.construction.run.stages import CaptionStage, LostRowsError
 from dataset_scripts.construction.shards import lock_folder
 from dataset_scripts.publishing import dataset as publishing
 from gadms_cli.construction import build_webperson
@@ -36,10 +36,10 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["build-webperson", *map(str, arguments)])
 
 
-def refusal(*arguments: object) -> str:
-    """What a refused command says: exit code 2, one line of error and no traceback."""
+def refusal(*arguments: object, code: int = 2) -> str:
+    """What a refused command says: its exit code, one line of error and no traceback."""
     result = run(*arguments)
-    assert result.exit_code == 2, (result.output, result.exception)
+    assert result.exit_code == code, (result.output, result.exception)
     errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
     assert len(errors) == 1 and "Traceback" not in result.output
     return errors[0]
@@ -164,14 +164,38 @@ def test_a_detector_that_is_not_there_is_one_line(settings):
 
 
 @pytest.mark.parametrize(
-    "error", [ChatConfigurationError("no such model"), ChatOutageError("40 requests\nin a row"), RuntimeError("boom")]
+    ("error", "code"),
+    [
+        (ChatConfigurationError("no such model"), 2),
+        (ChatOutageError("40 requests\nin a row"), 75),  # try again
+        (RuntimeError("boom"), 2),
+    ],
 )
-def test_what_a_captioner_raises_is_one_line(settings, monkeypatch, error):
+def test_what_a_captioner_raises_is_one_line(settings, monkeypatch, error, code):
     def answer(request, number):
         raise error
 
     answer_with(monkeypatch, ScriptedChat(answer))
-    assert " ".join(str(error).split()) in refusal("--config", settings)
+    assert " ".join(str(error).split()) in refusal("--config", settings, code=code)
+
+
+def test_a_run_without_a_shard_is_not_called_complete_and_not_pushed(settings, chat, monkeypatch, tmp_path):
+    def read(self, number, of=CaptionStage.read):
+        if number == 1:
+            raise OSError("a bad sector")
+        return of(self, number)
+
+    monkeypatch.setattr(CaptionStage, "read", read)
+    monkeypatch.setattr(hub, "check_push_target", lambda *_, **__: None)
+    result = run("--config", settings, "--push", "me/street")
+    assert result.exit_code == 3, (result.output, result.exception)
+    told = result.stderr
+    assert (
+        "Set aside: shard 1 of stage captions, after 3 attempts. shard 1 cannot be read: OSError: a bad sector" in told
+    )
+    assert f"{tmp_path / 'out'} is not complete (2 persons), and is not pushed" in told
+    assert "shards of captions" in result.stdout
+    assert "Load it" not in result.stdout
 
 
 @pytest.mark.parametrize("kind", [BlockError, LostRowsError])

@@ -8,10 +8,13 @@ from .chat.types import ChatProblem as ChatProblem
 from .chat.types import ChatReply as ChatReply
 from .chat.types import ChatRequest as ChatRequest
 from .chat.types import ChatSettings as ChatSettings
+from .cleaning import Review as Review
+from .cleaning import clean_caption as clean_caption
+from .cleaning import review_reply as review_reply
+from .judge import JudgeSettings as JudgeSettings
 from .match import MatchSettings as MatchSettings
 from .rules import CaptionProblem as CaptionProblem
 from .rules import CaptionRules as CaptionRules
-from .rules import clean_caption as clean_caption
 from .rules import find_problem as find_problem
 from .templates import Template as Template
 from .templates import TemplateSet as TemplateSet

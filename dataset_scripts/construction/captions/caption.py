@@ -4,10 +4,13 @@ Rows that already have their caption skip the blocks of later attempts and are n
 last attempt is rejected with the last reason; earlier failures are counted as notes.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,10 +18,11 @@ import pyarrow.compute as pc
 from ..blocks import Batch, Block, Outcome, rows_of, stable_id
 from .chat.clients import build_chat
 from .chat.journal import JournalledChat
-from .chat.types import ChatSettings
+from .chat.types import ChatModel, ChatReply, ChatRequest, ChatSettings
+from .cleaning import review_reply
 from .prompts import caption_request, prompt_hash
-from .rules import CaptionRules, clean_caption, find_problem
-from .templates import TemplateSet, draw_template
+from .rules import CaptionRules
+from .templates import Template, TemplateSet, draw_template
 
 
 @dataclass(frozen=True)
@@ -59,15 +63,27 @@ class Attempt:
     def slot(self) -> int:
         return int(self.column.removeprefix("caption"))
 
-    def outcome(self, columns: Batch, failures: Sequence[tuple[str, str] | None]) -> Outcome:
-        """Outcome for rows whose caption failed, with reason and detail, or not: only the last attempt rejects."""
+    def outcome(
+        self, columns: Batch, failures: Sequence[tuple[str, str] | None], remarks: Sequence[str | None] | None = None
+    ) -> Outcome:
+        """Outcome for rows whose caption failed, with reason and detail, or not: only the last attempt rejects.
+
+        `remarks` are notes on captions that did not fail.
+        """
+        remarks = remarks or [None] * len(failures)
         if self.number < self.of:
-            return Outcome(columns, notes=[failure and failure[0] for failure in failures])
-        return Outcome(columns, verdicts=[(False, *failure) if failure else True for failure in failures])
+            notes = [failure[0] if failure else remark for failure, remark in zip(failures, remarks, strict=True)]
+            return Outcome(columns, notes=notes)
+        return Outcome(columns, [(False, *failure) if failure else True for failure in failures], remarks)
 
 
 _shared_chat = cache(build_chat)
 """One model per process, for all attempts: a local captioner fills the memory of a GPU."""
+
+
+def captioner_of(settings: ChatSettings) -> ChatModel:
+    """The captioner of this process with these settings, which all blocks share."""
+    return _shared_chat(settings)
 
 
 class AttemptBlock(Block):
@@ -115,6 +131,9 @@ class AskCaptioner(AttemptBlock):
     step = "caption"
     batch_size = None  # a whole shard: requests overlap, and a batch waits for its slowest
     has_model = True
+    companions: Sequence["AskCaptioner"] = ()
+    """First attempts at other columns, started with this one where they share a process: while the last replies of one
+    captioner are awaited, the other is busy. The companion finds the replies in its journal."""
 
     def __init__(self, attempt: Attempt, settings: CaptionSettings, captioner: ChatSettings, journal: Path):
         super().__init__(attempt)
@@ -125,18 +144,28 @@ class AskCaptioner(AttemptBlock):
         self.adds = {f"{name}{slot}": pa.string() for name in names}
 
     def prepare(self) -> None:
-        self._templates = {template.id: template for template in load_templates(self.settings).templates}
+        self._template_set = load_templates(self.settings)
+        self._templates = {template.id: template for template in self._template_set.templates}
         self._chat = _shared_chat(self.captioner)
+        self._started: dict[Path, Future[list[ChatReply]]] = {}
+        self._stopped = threading.Event()
 
     def __call__(self, batch: Batch) -> Outcome:
+        for companion in self.companions:
+            companion.start(batch["shard"][0], batch["row_id"], batch["crop"])
         requests = [
-            caption_request(crop, self._templates[template], self.settings.max_words, self._seed(row_id))
+            self._request(row_id, crop, self._templates[template])
             for _, row_id, crop, template in rows_of(batch, self.reads)
         ]
-        # All rows of a batch are of one shard.
-        path = journal_path(self.journal, batch["shard"][0], self.attempt.column)
-        sampling = f"{self.captioner.max_tokens} {self.captioner.temperature} {self.captioner.top_p}"
-        replies = JournalledChat(self._chat, path, sampling, keeps_problems=True).complete(requests)
+        path = self._journal_of(batch["shard"][0])  # all rows of a batch are of one shard
+        if (started := self._started.pop(path, None)) is not None:
+            started.result()
+        try:
+            replies = self._ask(requests, path)
+        except BaseException:
+            for companion in self.companions:
+                companion.stop()
+            raise
         slot, rows = self.attempt.slot, len(requests)
         columns: Batch = {
             f"reply{slot}": [reply.text for reply in replies],
@@ -147,6 +176,35 @@ class AskCaptioner(AttemptBlock):
         failures = [(reply.problem.value, reply.detail) if reply.problem else None for reply in replies]
         return self.attempt.outcome(columns, failures)
 
+    def start(self, shard: int, row_ids: Sequence[str], crops: Sequence[bytes]) -> None:
+        """Begin to request captions in a thread, if this block is prepared in this process and its chat allows it."""
+        path = self._journal_of(shard)
+        if not hasattr(self, "_chat") or not getattr(self._chat, "is_concurrent", False) or path in self._started:
+            return
+        slot, seed = self.attempt.slot, self.settings.seed
+        requests = [
+            self._request(row_id, crop, draw_template(self._template_set, row_id, slot, 0, seed))
+            for row_id, crop in zip(row_ids, crops, strict=True)
+        ]
+        self._started[path] = in_thread(self._ask, requests, path, self._stopped)
+
+    def stop(self) -> None:
+        """End what `start` began, with the next reply."""
+        if hasattr(self, "_chat"):
+            self._stopped.set()
+
+    def _ask(
+        self, requests: Sequence[ChatRequest], path: Path, stopped: threading.Event | None = None
+    ) -> list[ChatReply]:
+        sampling = f"{self.captioner.max_tokens} {self.captioner.temperature} {self.captioner.top_p}"
+        return JournalledChat(self._chat, path, sampling, keeps_problems=True, stopped=stopped).complete(requests)
+
+    def _journal_of(self, shard: int) -> Path:
+        return journal_path(self.journal, shard, self.attempt.column)
+
+    def _request(self, row_id: str, crop: bytes, template: Template) -> ChatRequest:
+        return caption_request(crop, template, self.settings.max_words, self._seed(row_id))
+
     def _seed(self, row_id: str) -> int:
         attempt = self.attempt
         digest = stable_id(row_id, f"{attempt.slot} {attempt.number} {self.settings.seed}")
@@ -154,7 +212,7 @@ class AskCaptioner(AttemptBlock):
 
 
 class VerifyCaption(AttemptBlock):
-    """Takes a reply as the caption if it breaks no rule."""
+    """Takes a reply as the caption if, cleaned, it breaks no rule. What was removed is noted, by kind."""
 
     step = "verify"
 
@@ -170,14 +228,28 @@ class VerifyCaption(AttemptBlock):
         return answered if waiting is None else pc.and_(answered, waiting)
 
     def __call__(self, batch: Batch) -> Outcome:
-        captions: list[str | None] = []
-        failures: list[tuple[str, str] | None] = []
-        for reply in batch[f"reply{self.attempt.slot}"]:
-            caption = clean_caption(reply)
-            problem = find_problem(caption, self.rules)
-            captions.append(None if problem else caption)
-            failures.append((problem.value, reply) if problem else None)
-        return self.attempt.outcome({self.attempt.column: captions}, failures)
+        reviews = [review_reply(reply, self.rules) for reply in batch[f"reply{self.attempt.slot}"]]
+        captions = [None if review.problem else review.caption for review in reviews]
+        failures = [
+            (review.problem.value, reply) if review.problem else None
+            for review, reply in zip(reviews, batch[f"reply{self.attempt.slot}"], strict=True)
+        ]
+        remarks = [f"removed: {' + '.join(review.removed)}" if review.removed else None for review in reviews]
+        return self.attempt.outcome({self.attempt.column: captions}, failures, remarks)
+
+
+def in_thread(work: Callable[..., list[ChatReply]], *arguments: Any) -> Future[list[ChatReply]]:
+    """Call a function in a thread that does not keep the program from ending, as those of an executor do."""
+    future: Future[list[ChatReply]] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(*arguments))
+        except BaseException as error:  # of any kind: it is raised where the result is awaited
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def load_templates(settings: CaptionSettings) -> TemplateSet:

@@ -2,18 +2,26 @@
 
 The paper states rules for the prompt but no verification. All rules and numbers here are chosen, so that valid
 captions are hardly ever rejected and each typical failure of a captioner has its own reason. A rejected caption is
-requested again with another template.
+requested again with another template. `cleaning` removes what can be removed exactly, before the rules are applied.
+`benchmarks/caption_rules/` measures them on labelled captions.
 """
 
 import functools
+import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from . import words
-from .words import folded, is_foreign_letter
+from . import faults, words
+from .phrases import WORD, Caption, Mention, is_head, names, sentences_of
+from .words import is_foreign_letter
+
+
+RULES_VERSION = 2
+"""Part of the fingerprint of captions; raised when other captions pass with the same settings."""
 
 
 class CaptionProblem(StrEnum):
@@ -35,11 +43,26 @@ class CaptionProblem(StrEnum):
     HEDGES = "hedges"
     """"Seems", "possibly", "appears to be": the prompt asks to omit uncertain facts."""
     UNSEEN = "mentions what cannot be seen"
+    ABSENT = "tells what is absent"
+    """"No bag", "without a hat", "is not carrying anything"."""
     PROTECTED = "names a protected trait"
-    """Ethnicity, religion, health, sexual orientation or a name: not visible, and harmful when guessed."""
+    """Ethnicity, nationality, skin, religion, health, sexual orientation or an age in years: not visible, and harmful
+    when guessed. "Young" and "elderly" are accepted."""
+    IDENTITY = "names somebody"
+    """A name, fame, or a likeness to somebody. Names of brands on things are accepted."""
+    ROLE = "guesses a role"
+    """A profession or another role, such as "a doctor" or "a tourist". "A doctor's coat" is accepted."""
+    SEVERAL = "describes several persons"
+    ARTEFACT = "describes no living person"
+    """A statue, a mannequin, a drawing or a cartoon."""
+    FLATTERY = "judges looks"
+    """Praise or blame of looks, and sexualisation."""
+    FEELING = "guesses a feeling"
+    """A feeling, mood or trait of character. A smile is accepted."""
+    PICTURE = "talks about the picture"
     SCENE = "describes the scene"
-    """The text describes the background, or has more sentences about the surroundings than about the person. A mention
-    such as "walks on a street" is accepted."""
+    """Background, place, weather or light, or a sentence about the surroundings alone. Where the person walks or sits
+    ("on a street", "on a bench") is accepted."""
     NO_PERSON = "names no person"
     NO_GARMENT = "names no garment"
 
@@ -54,8 +77,8 @@ class CaptionRules:
             is above the limit in the prompt, which captioners exceed slightly.
         min_latin_share (`float`, *optional*, defaults to 0.95): share of letters in Latin script. Below 1 because of
             prints on shirts.
-        min_function_share (`float`, *optional*, defaults to 0.2): share of words that are common in English
-            descriptions ("a", "with", "and", "wears"). Valid captions have 0.2 to 0.55; most other languages, keyword
+        min_function_share (`float`, *optional*, defaults to 0.15): share of words that are common in English
+            descriptions ("a", "with", "and", "wears"). Valid captions have 0.17 to 0.55; most other languages, keyword
             lists and noise have less than 0.1.
         min_english (`float`, *optional*, defaults to 0.5): probability of English according to py3langid. Valid
             captions have 0.9 or more.
@@ -70,7 +93,7 @@ class CaptionRules:
     min_words: int = 8
     max_words: int = 80
     min_latin_share: float = 0.95
-    min_function_share: float = 0.2
+    min_function_share: float = 0.15
     min_english: float = 0.5
     max_repeated_words: int = 7
     max_cycles: int = 2
@@ -88,26 +111,20 @@ class CaptionRules:
             raise ValueError(f"min_words ({self.min_words}) must not exceed max_words ({self.max_words})")
 
 
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+")
-_LABEL = re.compile(r"^(?:image |new |final )?(?:caption|description)\s*:\s*", re.IGNORECASE)
-_QUOTES = (('"', '"'), ("“", "”"), ("'", "'"), ("‘", "’"))
-# Quoted text, such as a print that reads "Do you like it?", is not the captioner's own words.
-_QUOTED = re.compile(r"\"[^\"]{1,60}\"|(?<![\w'])'(?:[^']|(?<=\w)'(?=\w)){1,60}'(?!\w)")
 _DANGLING = re.compile(r"\b(?:a|an|the|and|or|of|his|is|are|wears|wearing|very)[.!?][\"')]*$")
 _ENDED = re.compile(r"[^\s.…][.!?][\"'”’)]*$")
-
-
-def clean_caption(text: str) -> str:
-    """Remove a leading label ("Caption:", "Description:") and enclosing quotes, and collapse white space.
-
-    The words of the caption stay unchanged.
-
-    >>> clean_caption('Caption: "A man in a  red coat."')
-    'A man in a red coat.'
-    """
-    text = _unquoted(" ".join(text.split()))
-    return _unquoted(_LABEL.sub("", text, count=1))
+_REACH = 5
+"""Words from a garment to what is depicted on it, such as "a sweater with a little green palm tree"."""
+_REPEATED_GARMENTS = 3
+"""Mentions of one garment with its colour ("grey coat") that are too many."""
+_CAPITALS = re.compile(r"\b[A-Z][a-zà-ÿ'-]+(?: [A-Z][a-zà-ÿ'-]+)*")
+_COMMON = words.FUNCTION | words.GARMENT | words.PERSON | words.COLOR | words.ROLE | words.RELATIVE | words.CARRIED
+_BEFORE_A_NAME = words.word_set("is was be like as resembling suspect mr mrs ms dr star")
+_AFTER_A_NAME = re.compile(
+    r" ?[.,;]|$| (?:wears?|wearing|is|stands?|holds?|walks?|poses?|sits|carries|looks|smiles|pairs|waves|has|in|and"
+    r"|who|with|dressed|appears)\b"
+)
+_PERSONAL = re.compile(r" (?:wears|walks|poses|pairs|is wearing|is dressed|smiles)\b")
 
 
 def find_problem(caption: str, rules: CaptionRules) -> CaptionProblem | None:
@@ -119,121 +136,196 @@ def find_problem(caption: str, rules: CaptionRules) -> CaptionProblem | None:
     Raises:
         ImportError: if the extra `construction` is not installed.
     """
-    text = _Text(caption)
+    text = Caption(caption)
     return next((problem for problem, applies in _CHECKS.items() if applies(text, rules)), None)
 
 
-class _Text:
-    """A caption in the forms that the checks need, each computed on first use."""
-
-    def __init__(self, caption: str) -> None:
-        self.caption = caption
-        self.folded = folded(caption)
-
-    @functools.cached_property
-    def said(self) -> str:
-        return _QUOTED.sub('""', self.folded)
-
-    @functools.cached_property
-    def words(self) -> list[str]:
-        return _WORD.findall(self.folded)
-
-    @functools.cached_property
-    def sentences(self) -> list[tuple[str, ...]]:
-        return [tuple(_WORD.findall(sentence)) for sentence in _SENTENCE_END.split(self.folded) if sentence]
+def has_problem(problem: CaptionProblem, text: Caption, rules: CaptionRules) -> bool:
+    """Whether a caption, or a clause of one, has one particular problem."""
+    return _CHECKS[problem](text, rules)
 
 
-def _is_prompt_text(text: _Text, rules: CaptionRules) -> bool:
+def _is_prompt_text(text: Caption, rules: CaptionRules) -> bool:
     found = (words.MARKUP.search(text.folded), words.COMMAND.search(text.said), words.TALK.search(text.said))
-    return any(found) or not text.caption.isprintable()
+    return any(found) or len(words.LABEL.findall(text.said)) > 1 or not text.text.isprintable()
 
 
-def _is_not_english(text: _Text, rules: CaptionRules) -> bool:
+def _is_not_english(text: Caption, rules: CaptionRules) -> bool:
     # A text of no words is too short, or in another script.
     return (
-        _latin_share(text.caption) < rules.min_latin_share
+        _latin_share(text.text) < rules.min_latin_share
         or sum(word in words.FUNCTION for word in text.words) / len(text.words) < rules.min_function_share
-        or _english_probability(text.caption) < rules.min_english
+        or _english_probability(text.text) < rules.min_english
     )
 
 
-def _is_too_short(text: _Text, rules: CaptionRules) -> bool:
+def _is_too_short(text: Caption, rules: CaptionRules) -> bool:
     # Words of scripts without spaces cannot be counted: "not English" is the better reason.
-    return len(text.words) < rules.min_words and _latin_share(text.caption) >= rules.min_latin_share
+    return len(text.words) < rules.min_words and _latin_share(text.text) >= rules.min_latin_share
 
 
-def _is_cut_off(text: _Text, rules: CaptionRules) -> bool:
+def _is_cut_off(text: Caption, rules: CaptionRules) -> bool:
     # Checked before case folding: "the letter A." ends a sentence, "with a." does not.
-    return not _ENDED.search(text.caption) or bool(_DANGLING.search(text.caption))
+    return not _ENDED.search(text.text) or bool(_DANGLING.search(text.text))
 
 
-def _repeats(text: _Text, rules: CaptionRules) -> bool:
+def _repeats(text: Caption, rules: CaptionRules) -> bool:
     run = rules.max_repeated_words + 1
     runs = [tuple(text.words[start : start + run]) for start in range(len(text.words) - run + 1)]
+    garments = Counter(
+        pair for pair in itertools.pairwise(text.words) if pair[0] in words.COLOR and names(pair[1:], words.GARMENT)
+    )
     return (
         len(set(text.sentences)) < len(text.sentences)
         or len(set(runs)) < len(runs)
         or any(_cycles(text.words, size, rules.max_cycles) for size in range(1, 5))
+        or max(garments.values(), default=0) >= _REPEATED_GARMENTS
     )
 
 
-def _describes_scene(text: _Text, rules: CaptionRules) -> bool:
-    if words.BACKGROUND.search(text.said):
+def _names_a_protected_trait(text: Caption, rules: CaptionRules) -> bool:
+    return bool(faults.PROTECTED.search(text.content) or faults.PROTECTED_AGE.search(text.content))
+
+
+def _names_somebody(text: Caption, rules: CaptionRules) -> bool:
+    if faults.IDENTITY.search(text.content):
         return True
-    about_scene = about_person = 0
-    for sentence in text.sentences:
-        if _names(sentence, words.PERSON | words.GARMENT):
-            about_person += 1
-        elif _names(sentence, words.SCENERY):
-            about_scene += 1
-    return about_scene > about_person
+    return not text.text.isupper() and any(map(_has_a_name, sentences_of(text.cased_content)))
 
 
-def _pattern(pattern: re.Pattern[str]) -> Callable[[_Text, CaptionRules], bool]:
+def _has_a_name(sentence: str) -> bool:
+    """Whether a name stands where a person does: "Ann Lee wears", "the singer Adele in", but not "Adidas shoes"."""
+    for run in _CAPITALS.finditer(sentence):
+        name = [word for word in run[0].split() if word.casefold() not in _COMMON]
+        before = sentence[: run.start()].casefold().split()
+        after = sentence[run.end() :].casefold()
+        if not name or not _AFTER_A_NAME.match(after):
+            continue
+        if before:
+            is_name = before[-1] in _BEFORE_A_NAME or names(before[-1:], words.ROLE)
+        else:
+            # A sentence begins with a capital: a single word must be a known name, or do what only persons do.
+            is_name = len(name) > 1 or name[0].casefold() in faults.GIVEN_NAMES or bool(_PERSONAL.match(after))
+            is_name = is_name and len(name) == len(run[0].split())
+        if is_name:
+            return True
+    return False
+
+
+def _guesses_a_role(text: Caption, rules: CaptionRules) -> bool:
+    return bool(faults.ROLE.search(text.content)) or any(
+        token in words.ROLE or (token.removesuffix("s") in words.ROLE and token not in words.ROLE_VERBS)
+        for token in text.heads(words.ROLE)
+    )
+
+
+def _describes_several(text: Caption, rules: CaptionRules) -> bool:
+    spoken = {token for position, token in enumerate(text.tokens) if is_head(text.tokens, position)}
+    return bool(
+        faults.TOGETHER.search(text.content)
+        or text.heads(words.RELATIVE)
+        or (spoken & words.MALE and spoken & words.FEMALE)
+        or any(mention.noun in words.PERSONS for mention in text.mentions)
+        or any(
+            (mention.determiner in words.ANOTHER or mention.noun in words.SOMEBODY)
+            and not _is_same_person(text, first, mention)
+            for first, mention in itertools.pairwise(text.mentions)
+        )
+    )
+
+
+def _is_same_person(text: Caption, first: Mention, second: Mention) -> bool:
+    """Whether two mentions are of one person: "the person is a woman", "this person, a woman"."""
+    before = text.tokens[second.start - 1]
+    in_apposition = before == "," and second.start - 2 == first.end and first.determiner in ("this", "the")
+    return before in words.EQUATES or in_apposition
+
+
+def _describes_an_artefact(text: Caption, rules: CaptionRules) -> bool:
+    if faults.ARTEFACT.search(text.content):
+        return True
+    for position, token in enumerate(text.tokens):
+        following = text.tokens[position + 1 : position + 2]
+        if token in faults.LIKENESS and not names(following, words.GARMENT | words.CARRIED):
+            return True  # "a drawing of a woman", "an anime girl"
+        if names((token,), words.PERSON | words.GARMENT) and is_head(text.tokens, position):
+            return False
+    return False
+
+
+def _describes_scene(text: Caption, rules: CaptionRules) -> bool:
+    if faults.SCENE.search(text.content) or _is_placed(text.tokens) or _names_a_place(text.tokens):
+        return True
+    about_person = words.PERSON | words.GARMENT | words.CARRIED
+    sentences = [WORD.findall(sentence) for sentence in sentences_of(text.content)]
+    return any(names(sentence, words.SCENERY) and not names(sentence, about_person) for sentence in sentences)
+
+
+def _is_placed(tokens: Sequence[str]) -> bool:
+    """Whether the person is beside or under something that is not worn or carried: "under a glass shelter"."""
+    for position, token in enumerate(tokens[:-1]):
+        if token in words.BESIDE and tokens[position + 1] in words.ARTICLES:
+            phrase = list(itertools.takewhile(_is_in_a_phrase, tokens[position + 2 : position + 8]))
+            if phrase and not names(phrase, words.OWN):
+                return True
+    return False
+
+
+def _names_a_place(tokens: Sequence[str]) -> bool:
+    """Whether a noun of a place is a head, except a toy, or what is depicted ("a sweater with a palm tree")."""
+    for position, token in enumerate(tokens):
+        if not names((token,), words.PLACE) or not is_head(tokens, position) or tokens[position - 1] in words.TOY:
+            continue
+        before = tokens[max(position - _REACH, 0) : position]
+        joined = max((place for place, word in enumerate(before) if word in ("with", "of")), default=0)
+        is_depicted = joined and names(before[joined - 1 : joined], words.GARMENT | words.CARRIED)
+        if not is_depicted or names(tokens[position + 1 : position + 2], words.BESIDE | words.AROUND):
+            return True
+    return False
+
+
+def _is_in_a_phrase(token: str) -> bool:
+    return token[0].isalnum() and token not in words.FUNCTION
+
+
+def _said(pattern: re.Pattern[str]) -> Callable[[Caption, CaptionRules], bool]:
     return lambda text, rules: bool(pattern.search(text.said))
 
 
-_CHECKS: dict[CaptionProblem, Callable[[_Text, CaptionRules], bool]] = {
-    CaptionProblem.REFUSAL: _pattern(words.REFUSAL),
+def _content(pattern: re.Pattern[str]) -> Callable[[Caption, CaptionRules], bool]:
+    return lambda text, rules: bool(pattern.search(text.content))
+
+
+_CHECKS: dict[CaptionProblem, Callable[[Caption, CaptionRules], bool]] = {
+    CaptionProblem.REFUSAL: _said(words.REFUSAL),
     CaptionProblem.PROMPT_TEXT: _is_prompt_text,
-    CaptionProblem.PLACEHOLDER: _pattern(words.PLACEHOLDER),
+    CaptionProblem.PLACEHOLDER: _said(words.PLACEHOLDER),
     CaptionProblem.TOO_SHORT: _is_too_short,
     CaptionProblem.NOT_ENGLISH: _is_not_english,
     CaptionProblem.TOO_LONG: lambda text, rules: len(text.words) > rules.max_words,
     CaptionProblem.CUT_OFF: _is_cut_off,
-    CaptionProblem.GARBLED: _pattern(words.GARBLED),
+    CaptionProblem.GARBLED: _said(words.GARBLED),
     CaptionProblem.REPEATS: _repeats,
-    CaptionProblem.HEDGES: _pattern(words.HEDGE),
-    CaptionProblem.UNSEEN: _pattern(words.UNSEEN),
-    CaptionProblem.PROTECTED: _pattern(words.PROTECTED),
+    CaptionProblem.HEDGES: _content(faults.HEDGE),
+    CaptionProblem.UNSEEN: _content(faults.UNSEEN),
+    CaptionProblem.ABSENT: _content(faults.ABSENT),
+    CaptionProblem.PROTECTED: _names_a_protected_trait,
+    CaptionProblem.IDENTITY: _names_somebody,
+    CaptionProblem.ROLE: _guesses_a_role,
+    CaptionProblem.SEVERAL: _describes_several,
+    CaptionProblem.ARTEFACT: _describes_an_artefact,
+    CaptionProblem.FLATTERY: _content(faults.FLATTERY),
+    CaptionProblem.FEELING: _content(faults.FEELING),
+    CaptionProblem.PICTURE: _content(faults.PICTURE),
     CaptionProblem.SCENE: _describes_scene,
-    CaptionProblem.NO_PERSON: lambda text, rules: not _names(text.words, words.PERSON),
-    CaptionProblem.NO_GARMENT: lambda text, rules: not _names(text.words, words.GARMENT),
+    CaptionProblem.NO_PERSON: lambda text, rules: not names(text.words, words.PERSON | words.ROLE | words.RELATIVE),
+    CaptionProblem.NO_GARMENT: lambda text, rules: not names(text.words, words.GARMENT),
 }
-
-
-def _unquoted(text: str) -> str:
-    for first, last in _QUOTES:
-        inner = text[1:-1]
-        is_quoted = len(text) > 1 and text.startswith(first) and text.endswith(last)
-        if is_quoted and first not in inner and last not in inner:  # `"Hope" and "Love"` is not one quotation
-            return inner.strip()
-    return text
 
 
 def _latin_share(text: str) -> float:
     letters = [character for character in text if character.isalpha() or is_foreign_letter(character)]
     return 1 - sum(map(is_foreign_letter, letters)) / len(letters) if letters else 1.0
-
-
-def _names(tokens: Sequence[str], known: frozenset[str]) -> bool:
-    """Whether any token is known, allowing for plural and possessive endings and for compounds."""
-    for token in tokens:
-        stem = token.removesuffix("'s").removesuffix("'")
-        for form in (stem, stem.rpartition("-")[2]):
-            if form in known or form.removesuffix("s") in known or form.removesuffix("es") in known:
-                return True
-    return False
 
 
 def _cycles(tokens: Sequence[str], size: int, most: int) -> bool:

@@ -1,7 +1,7 @@
 """Caption templates: sentences with placeholders that show the captioner how to structure a description.
 
-The paper mines 1,000 templates from the captions of existing data sets. `templates_en.json` contains 120 templates
-written for this package, so that captioning needs neither mining nor other data sets.
+The paper mines 1,000 templates from the captions of existing data sets. `templates_en.json` contains 420 templates
+written for this package (`template_grammar.py`), so that captioning needs neither mining nor other data sets.
 """
 
 import hashlib

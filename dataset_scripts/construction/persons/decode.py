@@ -1,11 +1,9 @@
 """Block `decode`: reject files that are not usable images."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from PIL import Image
-
-from modeling_gadms.media.images import MAX_PIXELS, UnreadableImageError, load_image
+from modeling_gadms.media.images import UnreadableImageError, load_image
 
 from ..blocks import Filter, Verdict
 
@@ -27,19 +25,3 @@ class DecodeImages(Filter):
         except UnreadableImageError as error:
             return False, error.reason.value, error.detail
         return True
-
-
-def load_in_groups(contents: Iterable[bytes]) -> Iterator[list[Image.Image]]:
-    """Decode valid images in groups of at most `MAX_PIXELS` pixels, so that a batch of large ones fits into memory."""
-    group: list[Image.Image] = []
-    pixels = 0
-    for content in contents:
-        image = load_image(content)
-        size = image.width * image.height
-        if group and pixels + size > MAX_PIXELS:
-            yield group
-            group, pixels = [], 0
-        group.append(image)
-        pixels += size
-    if group:
-        yield group

@@ -5,7 +5,7 @@ import pyarrow as pa
 from modeling_gadms.media.detection import PersonBox
 
 from ..blocks import Batch, Block, Outcome
-from .decode import load_in_groups
+from .batches import ROWS_PER_CALL, StoredImages
 from .detectors import DetectorSettings, build_detector
 
 
@@ -16,7 +16,10 @@ box, so that their verdicts can be verified from the row."""
 
 
 class DetectPersons(Block):
-    """Makes one row per person, in the order of the detector. An image without persons is rejected."""
+    """Makes one row per person, in the order of the detector. An image without persons is rejected.
+
+    `batch_size` and `threads` are those of `build_detector`.
+    """
 
     name = "detect"
     reads = ("image", "image_id")
@@ -28,16 +31,16 @@ class DetectPersons(Block):
         "detector": pa.string(),
     }
     has_model = True
+    batch_size = ROWS_PER_CALL
 
-    def __init__(self, settings: DetectorSettings):
-        self.settings = settings
-        self.batch_size = settings.batch_size or 16
+    def __init__(self, settings: DetectorSettings, batch_size: int | None = None, threads: int = 1):
+        self.settings, self.model_batch_size, self.threads = settings, batch_size, threads
 
     def prepare(self) -> None:
-        self._detector = build_detector(self.settings)
+        self._detector = build_detector(self.settings, self.model_batch_size, self.threads)
 
     def __call__(self, batch: Batch) -> Outcome:
-        found = [boxes for images in load_in_groups(batch["image"]) for boxes in self._detector(images)]
+        found = self._detector(StoredImages(batch["image"]))
         persons = [(origin, number, box) for origin, boxes in enumerate(found) for number, box in enumerate(boxes)]
         return Outcome(
             columns={

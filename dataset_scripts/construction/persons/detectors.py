@@ -17,12 +17,13 @@ from modeling_gadms.media.detection import (
     intersection_area,
 )
 
+from .batches import in_batches, in_decoded_batches, noting_sizes, overlapped
 from .pretrained import (
+    GPU_BATCH,
     Imported,
     check_settings,
     device_and_batch_size,
     files_identity,
-    in_batches,
     load_pretrained,
     packaged_file,
 )
@@ -60,8 +61,8 @@ class DetectorSettings:
         revision (`str`, *optional*): branch, tag or commit of the model on the Hub.
         min_confidence (`float`): boxes below it are discarded and not recorded as rejected. Not stated: chosen. The
             paper's threshold of 0.85 is applied by the block `box`.
-        batch_size (`int`, *optional*): images per forward pass; by default 1 on a CPU and 16 on a GPU. Ignored by
-            kinds that process images one at a time.
+        dtype (`str`): of matrix products and convolutions of a model of transformers: `"float32"`, `"bfloat16"` or
+            `"float16"`. The last two are faster on a GPU and change boxes a little.
         device (`str`): `"auto"` (a CUDA GPU if available), `"cpu"`, `"cuda:1"`, ...
         weights, graph (`str`, *optional*): files of SSD-MobileNetV2; by default those of the extra `construction`.
         options (`dict`): keyword arguments of a custom class.
@@ -74,7 +75,7 @@ class DetectorSettings:
     model: str | None = None
     revision: str | None = None
     min_confidence: float = 0.5
-    batch_size: int | None = None
+    dtype: str = "float32"
     device: str = "auto"
     weights: str | None = None
     graph: str | None = None
@@ -101,32 +102,43 @@ class TransformersDetector:
         ValueError: if it lacks weights or has no person label.
     """
 
-    def __init__(self, settings: DetectorSettings):
+    def __init__(self, settings: DetectorSettings, batch_size: int | None = None, threads: int = 1):
         from transformers import AutoModelForObjectDetection
 
-        self._device, self._batch_size = device_and_batch_size(settings.device, settings.batch_size)
+        device, self._batch_size = device_and_batch_size(settings.device, batch_size)
+        self._threads = threads
         self._min_confidence = settings.min_confidence
-        self._model, self._processor, self.identity = load_pretrained(
-            AutoModelForObjectDetection, settings.model or DEFAULT_MODEL, settings.revision, self._device
+        self._network, self.identity = load_pretrained(
+            AutoModelForObjectDetection, settings.model or DEFAULT_MODEL, settings.revision, device, settings.dtype
         )
-        self._person_labels = _person_labels(self._model.config.id2label, self.identity)
+        self._person_labels = _person_labels(self._network.model.config.id2label, self.identity)
 
-    def __call__(self, images: list[Image.Image]) -> list[list[PersonBox]]:
-        return [boxes for batch in in_batches(images, self._batch_size) for boxes in self._detect(batch)]
+    def __call__(self, images: Sequence[Image.Image]) -> list[list[PersonBox]]:
+        def prepare(batch: Sequence[Image.Image]) -> tuple[Any, list[tuple[int, int]]]:
+            sizes: list[tuple[int, int]] = []
+            return self._network.prepare(noting_sizes(batch, sizes)), sizes
 
-    def _detect(self, images: Sequence[Image.Image]) -> list[list[PersonBox]]:
+        def run(prepared: tuple[Any, list[tuple[int, int]]]) -> tuple[Any, list[tuple[int, int]]]:
+            inputs, sizes = prepared
+            return self._network.run(inputs), sizes
+
+        batches = in_batches(images, self._batch_size)
+        return overlapped(batches, prepare, run, self._boxes, self._threads)
+
+    def _boxes(self, outputs: tuple[Any, list[tuple[int, int]]]) -> list[list[PersonBox]]:
         import torch
 
-        inputs = self._processor(images=[image.convert("RGB") for image in images], return_tensors="pt")
+        raw, sizes = outputs
         with torch.inference_mode():
-            outputs = self._model(**inputs.to(self._device))
-        sizes = [(image.height, image.width) for image in images]
-        # Processors drop scores equal to the threshold, but `min_confidence` is inclusive: `_tidy` applies it.
-        found = self._processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
+            raw.logits, raw.pred_boxes = raw.logits.float(), raw.pred_boxes.float()
+            # Processors drop scores equal to the threshold, but `min_confidence` is inclusive: `_tidy` applies it.
+            found = self._network.processor.post_process_object_detection(
+                raw, threshold=0.0, target_sizes=[(height, width) for width, height in sizes]
+            )
         results = []
-        for image, raw in zip(images, found, strict=True):
-            boxes = _boxes_of(self._person_labels, raw["boxes"], raw["scores"], raw["labels"])
-            results.append(_without_duplicates(_tidy(boxes, image.size, self._min_confidence)))
+        for size, each in zip(sizes, found, strict=True):
+            boxes = _boxes_of(self._person_labels, each["boxes"], each["scores"], each["labels"])
+            results.append(_without_duplicates(_tidy(boxes, size, self._min_confidence)))
         return results
 
 
@@ -149,9 +161,9 @@ class SsdDetector:
         self._min_confidence = settings.min_confidence
         self.identity = files_identity(graph.stem, [weights])
 
-    def __call__(self, images: list[Image.Image]) -> list[list[PersonBox]]:
-        found = self._detector(images)
-        return [_tidy(boxes, image.size, self._min_confidence) for image, boxes in zip(images, found, strict=True)]
+    def __call__(self, images: Iterable[Image.Image]) -> list[list[PersonBox]]:
+        # One at a time, in one thread: so does the network.
+        return [_tidy(self._detector([image])[0], image.size, self._min_confidence) for image in images]
 
 
 class UltralyticsDetector:
@@ -168,7 +180,7 @@ class UltralyticsDetector:
         ValueError: if the model has no person label or is not a detector.
     """
 
-    def __init__(self, settings: DetectorSettings):
+    def __init__(self, settings: DetectorSettings, batch_size: int | None = None, threads: int = 1):
         try:
             from ultralytics import YOLO
         except ImportError as error:
@@ -176,7 +188,8 @@ class UltralyticsDetector:
                 "The kind ultralytics needs the library ultralytics, which is licensed under the AGPL-3.0. If you "
                 "can accept that: pip install ultralytics. If not, use the kind transformers (Apache-2.0)"
             ) from error
-        self._device, self._batch_size = device_and_batch_size(settings.device, settings.batch_size)
+        self._device, self._batch_size = device_and_batch_size(settings.device, batch_size)
+        self._threads = threads
         self._min_confidence = settings.min_confidence
         self._model = YOLO(settings.model)
         # The path of weights that Ultralytics downloaded by name.
@@ -185,24 +198,22 @@ class UltralyticsDetector:
         self.identity = files_identity(name, [weights]) if weights.is_file() else name
         self._person_labels = _person_labels(self._model.names, self.identity)
 
-    def __call__(self, images: list[Image.Image]) -> list[list[PersonBox]]:
-        return [boxes for batch in in_batches(images, self._batch_size) for boxes in self._detect(batch)]
+    def __call__(self, images: Sequence[Image.Image]) -> list[list[PersonBox]]:
+        batches = (images[part] for part in in_decoded_batches(images, self._batch_size))
+        return overlapped(batches, _decoded, self._predict, self._boxes, self._threads)
 
-    def _detect(self, images: Sequence[Image.Image]) -> list[list[PersonBox]]:
+    def _predict(self, images: list[Image.Image]) -> list[tuple[Any, tuple[int, int]]]:
         # With rect=True the padding of an image would depend on the other images of the batch.
-        found = self._model.predict(
-            [image.convert("RGB") for image in images],
-            conf=self._min_confidence,
-            device=self._device,
-            rect=False,
-            verbose=False,
-        )
+        found = self._model.predict(images, conf=self._min_confidence, device=self._device, rect=False, verbose=False)
+        return [(result, image.size) for image, result in zip(images, found, strict=True)]
+
+    def _boxes(self, found: list[tuple[Any, tuple[int, int]]]) -> list[list[PersonBox]]:
         results = []
-        for image, result in zip(images, found, strict=True):
+        for result, size in found:
             if result.boxes is None:
                 raise ValueError(f"{self.identity} returns no boxes: it is not a detection model")
             boxes = _boxes_of(self._person_labels, result.boxes.xyxy, result.boxes.conf, result.boxes.cls)
-            results.append(_tidy(boxes, image.size, self._min_confidence))
+            results.append(_tidy(boxes, size, self._min_confidence))
         return results
 
 
@@ -211,34 +222,48 @@ class WholeImageDetector:
 
     identity = "whole_image"
 
-    def __call__(self, images: list[Image.Image]) -> list[list[PersonBox]]:
+    def __call__(self, images: Iterable[Image.Image]) -> list[list[PersonBox]]:
         return [[PersonBox(0.0, 0.0, float(image.width), float(image.height), 1.0)] for image in images]
 
 
 class ImportedDetector(Imported):
     """A custom detector; its boxes are checked, clipped to the image and sorted by confidence."""
 
-    def __init__(self, settings: DetectorSettings):
+    def __init__(self, settings: DetectorSettings, batch_size: int | None = None, threads: int = 1):
         super().__init__(settings.kind, settings.options)
+        self._batch_size, self._threads = batch_size or GPU_BATCH, threads
         self._min_confidence = settings.min_confidence
 
-    def __call__(self, images: list[Image.Image]) -> list[list[PersonBox]]:
+    def __call__(self, images: Sequence[Image.Image]) -> list[list[PersonBox]]:
+        batches = (images[part] for part in in_decoded_batches(images, self._batch_size))
+        return overlapped(batches, _decoded, self._run, self._boxes, self._threads)
+
+    def _run(self, images: list[Image.Image]) -> list[tuple[list[PersonBox], tuple[int, int]]]:
         found = self._made(images)
         if len(found) != len(images):
             raise ValueError(f"{self._path} returned {len(found)} lists of boxes for {len(images)} images")
-        for boxes in found:
+        return [(boxes, image.size) for image, boxes in zip(images, found, strict=True)]
+
+    def _boxes(self, found: list[tuple[list[PersonBox], tuple[int, int]]]) -> list[list[PersonBox]]:
+        for boxes, _ in found:
             for box in boxes:
                 if not isinstance(box, PersonBox):
                     raise TypeError(
                         f"{self._path} must return PersonBox of modeling_gadms.media.detection, not {box!r}"
                     )
-        return [_tidy(boxes, image.size, self._min_confidence) for image, boxes in zip(images, found, strict=True)]
+        return [_tidy(boxes, size, self._min_confidence) for boxes, size in found]
 
 
 def build_detector(
-    settings: DetectorSettings,
+    settings: DetectorSettings, batch_size: int | None = None, threads: int = 1
 ) -> TransformersDetector | SsdDetector | UltralyticsDetector | WholeImageDetector | ImportedDetector:
     """Load the detector that the settings name.
+
+    Args:
+        settings (`DetectorSettings`): which detector.
+        batch_size (`int`, *optional*): images per forward pass; by default 1 for a model on a CPU, else 16. Detectors
+            that process images one at a time ignore it.
+        threads (`int`, *optional*, defaults to 1): threads that decode and resize images beside the model.
 
     Returns:
         A `PersonDetector`: for each image the boxes of its persons, clipped to the image, most confident first. Its
@@ -249,12 +274,14 @@ def build_detector(
     """
     if settings.kind == "whole_image":
         return WholeImageDetector()
-    built_in: dict[str, type[Any]] = {
-        "transformers": TransformersDetector,
-        "ssd_mobilenet": SsdDetector,
-        "ultralytics": UltralyticsDetector,
-    }
-    return built_in.get(settings.kind, ImportedDetector)(settings)
+    if settings.kind == "ssd_mobilenet":
+        return SsdDetector(settings)
+    built_in: dict[str, type[Any]] = {"transformers": TransformersDetector, "ultralytics": UltralyticsDetector}
+    return built_in.get(settings.kind, ImportedDetector)(settings, batch_size, threads)
+
+
+def _decoded(images: Iterable[Image.Image]) -> list[Image.Image]:
+    return [image.convert("RGB") for image in images]
 
 
 def _person_labels(names: dict[int, str], model: str) -> set[int]:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ..blocks import Batch, Block, Filter, Outcome, Verdict
+from ..storage import Location, read_table
 
 
 DUPLICATE = "duplicate"
@@ -86,11 +87,11 @@ class DropDuplicates(Filter):
     name = "duplicates"
     reads = ("row_id",)
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Location):
         self.path = path
 
     def prepare(self) -> None:
-        table = pq.read_table(self.path)
+        table = read_table(self.path)
         self._duplicates = dict(zip(table["row_id"].to_pylist(), table["duplicate_of"].to_pylist(), strict=True))
 
     def judge(self, row: Mapping[str, Any]) -> Verdict:
@@ -137,16 +138,16 @@ def find_duplicates(hashes: np.ndarray, colours: np.ndarray, settings: Duplicate
     return original
 
 
-def write_duplicates(tables: Sequence[Path], path: Path, settings: DuplicateSettings) -> None:
+def write_duplicates(tables: Sequence[Location], path: Path, settings: DuplicateSettings) -> None:
     """Compare the persons of all shards, and write the duplicates of earlier ones.
 
     Args:
-        tables (`Sequence[Path]`): Parquet files with `row_id`, `perceptual_hash` and `colour_grid`, in order.
+        tables (`Sequence[Location]`): Parquet files with `row_id`, `perceptual_hash` and `colour_grid`, in order.
         path (`Path`): Parquet file to write, with `DUPLICATE_SCHEMA`.
         settings (`DuplicateSettings`): the thresholds.
     """
     columns = ["row_id", "perceptual_hash", "colour_grid"]
-    table = pa.concat_tables([pq.read_table(shard, columns=columns) for shard in tables])
+    table = pa.concat_tables([read_table(shard, columns) for shard in tables])
     row_ids = table["row_id"].to_pylist()
     hashes = np.array([int(code, 16) for code in table["perceptual_hash"].to_pylist()], np.uint64)
     grids = b"".join(bytes.fromhex(grid) for grid in table["colour_grid"].to_pylist())

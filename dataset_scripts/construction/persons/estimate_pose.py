@@ -1,12 +1,9 @@
 """Block `pose`: estimate the 17 COCO keypoints of each person."""
 
-from itertools import groupby
-from operator import itemgetter
-
 import pyarrow as pa
 
 from ..blocks import Batch, Block, Outcome, rows_of
-from .decode import load_in_groups
+from .batches import ROWS_PER_CALL, StoredImages
 from .detect import stored_box
 from .pose import Pose, PoseSettings, build_pose_estimator
 
@@ -16,29 +13,27 @@ KEYPOINTS = pa.list_(pa.list_(pa.float64(), 3), 17)
 
 
 class EstimatePose(Block):
-    """Adds the keypoints, in pixels of the upright source image."""
+    """Adds the keypoints, in pixels of the upright source image.
+
+    `batch_size` and `threads` are those of `build_pose_estimator`.
+    """
 
     name = "pose"
-    reads = ("image", "image_id", "box", "confidence")
+    reads = ("image", "box", "confidence")
     adds = {"keypoints": KEYPOINTS, "pose_estimator": pa.string()}
     has_model = True
+    batch_size = ROWS_PER_CALL
 
-    def __init__(self, settings: PoseSettings):
-        self.settings = settings
-        self.batch_size = settings.batch_size or 16
+    def __init__(self, settings: PoseSettings, batch_size: int | None = None, threads: int = 1):
+        self.settings, self.model_batch_size, self.threads = settings, batch_size, threads
 
     def prepare(self) -> None:
-        self._estimator = build_pose_estimator(self.settings)
+        self._estimator = build_pose_estimator(self.settings, self.model_batch_size, self.threads)
 
     def __call__(self, batch: Batch) -> Outcome:
         boxes = [stored_box(box, confidence) for box, confidence in rows_of(batch, ("box", "confidence"))]
-        # The rows of one image are consecutive, so that each is decoded once.
-        rows = [list(rows) for _, rows in groupby(rows_of(batch, ("image_id", "image")), key=itemgetter(0))]
-        remaining = iter(rows)
-        poses: list[Pose] = []
-        for images in load_in_groups(content for (_, content), *_ in rows):
-            persons = [image for image in images for _ in next(remaining)]
-            poses += self._estimator(persons, boxes[len(poses) :][: len(persons)])
+        # The rows of one image are consecutive, so that each is decoded once in a batch.
+        poses = self._estimator(StoredImages(batch["image"]), boxes)
         keypoints = [[[round(x, 2), round(y, 2), round(score, 4)] for x, y, score in pose.keypoints] for pose in poses]
         return Outcome({"keypoints": keypoints, "pose_estimator": [self._estimator.identity] * len(keypoints)})
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,12 +11,13 @@ from PIL import Image
 
 from modeling_gadms.media.detection import PersonBox
 
+from .batches import in_batches, in_decoded_batches, noting_sizes, overlapped
 from .pretrained import (
+    GPU_BATCH,
     Imported,
     check_settings,
     device_and_batch_size,
     files_identity,
-    in_batches,
     load_pretrained,
     packaged_file,
 )
@@ -97,8 +98,8 @@ class PoseSettings:
             the import path of a custom class, `"my_package.my_module:MyEstimator"`.
         model (`str`, *optional*): Hub name or folder of a ViTPose model; by default `DEFAULT_MODEL`.
         revision (`str`, *optional*): branch, tag or commit of the model on the Hub.
-        batch_size (`int`, *optional*): persons per forward pass; by default 1 on a CPU and 16 on a GPU. Ignored by
-            MoveNet, which processes persons one at a time.
+        dtype (`str`): of matrix products and convolutions of ViTPose: `"float32"`, `"bfloat16"` or `"float16"`. The
+            last two are faster on a GPU and change keypoints a little.
         device (`str`): `"auto"` (a CUDA GPU if available), `"cpu"`, `"cuda:1"`, ... MoveNet always runs on the CPU.
         weights (`str`, *optional*): a `.tflite` file of a single-pose MoveNet; by default the packaged Lightning.
         options (`dict`): keyword arguments of a custom class.
@@ -110,7 +111,7 @@ class PoseSettings:
     kind: str = "vitpose"
     model: str | None = None
     revision: str | None = None
-    batch_size: int | None = None
+    dtype: str = "float32"
     device: str = "auto"
     weights: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -131,44 +132,65 @@ class VitPoseEstimator:
         ValueError: if it lacks weights or does not have the COCO keypoints.
     """
 
-    def __init__(self, settings: PoseSettings):
+    def __init__(self, settings: PoseSettings, batch_size: int | None = None, threads: int = 1):
         try:
             import scipy  # noqa: F401  the image processor needs it, but would fail only at the first image
         except ImportError as error:
             raise ImportError('Poses by ViTPose need SciPy: pip install "gadms[construction]"') from error
         from transformers import VitPoseForPoseEstimation
 
-        self._device, self._batch_size = device_and_batch_size(settings.device, settings.batch_size)
-        self._model, self._processor, self.identity = load_pretrained(
-            VitPoseForPoseEstimation, settings.model or DEFAULT_MODEL, settings.revision, self._device
+        device, self._batch_size = device_and_batch_size(settings.device, batch_size)
+        self._threads = threads
+        self._network, self.identity = load_pretrained(
+            VitPoseForPoseEstimation, settings.model or DEFAULT_MODEL, settings.revision, device, settings.dtype
         )
-        if self._model.config.num_labels != len(KEYPOINT_NAMES):
+        config = self._network.model.config
+        if config.num_labels != len(KEYPOINT_NAMES):
             raise ValueError(
-                f"{self.identity} has {self._model.config.num_labels} keypoints: "
+                f"{self.identity} has {config.num_labels} keypoints: "
                 f"choose a model with the {len(KEYPOINT_NAMES)} of COCO"
             )
-        self._has_experts = self._model.config.backbone_config.num_experts > 1
+        self._has_experts = config.backbone_config.num_experts > 1
 
-    def __call__(self, images: list[Image.Image], boxes: list[PersonBox]) -> list[Pose]:
-        persons = list(zip(images, boxes, strict=True))
-        return [pose for batch in in_batches(persons, self._batch_size) for pose in self._estimate(batch)]
+    def __call__(self, images: Sequence[Image.Image], boxes: Sequence[PersonBox]) -> list[Pose]:
+        batches = zip(in_batches(images, self._batch_size), in_batches(boxes, self._batch_size), strict=True)
+        return overlapped(batches, self._prepare, self._run, self._poses, self._threads)
 
-    def _estimate(self, persons: Sequence[tuple[Image.Image, PersonBox]]) -> list[Pose]:
+    def _prepare(self, batch: tuple[Sequence[Image.Image], Sequence[PersonBox]]) -> "_Persons":
+        images, boxes = batch
+        places = [[[box.left, box.top, box.width, box.height]] for box in boxes]  # one person per image
+        sizes: list[tuple[int, int]] = []
+        return _Persons(self._network.prepare(noting_sizes(images, sizes), boxes=places), places, sizes)
+
+    def _run(self, persons: "_Persons") -> "_Persons":
         import torch
 
-        images = [image.convert("RGB") for image, _ in persons]
-        boxes = [[[box.left, box.top, box.width, box.height]] for _, box in persons]  # one person per image
-        inputs = self._processor(images=images, boxes=boxes, return_tensors="pt").to(self._device)
+        experts: dict[str, Any] = {}
         if self._has_experts:
-            inputs["dataset_index"] = torch.full((len(persons),), _COCO_EXPERT, device=self._device)
+            experts["dataset_index"] = torch.full((len(persons.boxes),), _COCO_EXPERT, device=self._network.device)
+        return replace(persons, tensors=self._network.run(persons.tensors, **experts))
+
+    def _poses(self, persons: "_Persons") -> list[Pose]:
+        import torch
+
+        outputs = persons.tensors
         with torch.inference_mode():
-            outputs = self._model(**inputs)
-        found = self._processor.post_process_pose_estimation(outputs, boxes=boxes)
+            outputs.heatmaps = outputs.heatmaps.float()
+            found = self._network.processor.post_process_pose_estimation(outputs, boxes=persons.boxes)
         poses = []
-        for (image, _), (person,) in zip(persons, found, strict=True):
+        for size, (person,) in zip(persons.sizes, found, strict=True):
             points = torch.cat([person["keypoints"], person["scores"][:, None]], dim=1)  # (17, 3)
-            poses.append(Pose.in_image(points.tolist(), image.size))
+            poses.append(Pose.in_image(points.tolist(), size))
         return poses
+
+
+@dataclass(frozen=True)
+class _Persons:
+    """Persons of a batch on their way through ViTPose: first its inputs, then its outputs."""
+
+    tensors: Any
+    boxes: list[list[list[float]]]
+    sizes: list[tuple[int, int]]
 
 
 class MoveNetEstimator:
@@ -203,7 +225,7 @@ class MoveNetEstimator:
             raise ValueError(f"{weights} is not a single-pose MoveNet: its input and output have the shapes {shapes}")
         self.identity = files_identity(weights.stem, [weights])
 
-    def __call__(self, images: list[Image.Image], boxes: list[PersonBox]) -> list[Pose]:
+    def __call__(self, images: Iterable[Image.Image], boxes: Iterable[PersonBox]) -> list[Pose]:
         return [self._estimate(image, box) for image, box in zip(images, boxes, strict=True)]
 
     def _estimate(self, image: Image.Image, box: PersonBox) -> Pose:
@@ -224,27 +246,51 @@ class MoveNetEstimator:
 class ImportedPoseEstimator(Imported):
     """A custom estimator; it must return one pose per box."""
 
-    def __init__(self, settings: PoseSettings):
+    def __init__(self, settings: PoseSettings, batch_size: int | None = None, threads: int = 1):
         super().__init__(settings.kind, settings.options)
+        self._batch_size, self._threads = batch_size or GPU_BATCH, threads
 
-    def __call__(self, images: list[Image.Image], boxes: list[PersonBox]) -> list[Pose]:
+    def __call__(self, images: Sequence[Image.Image], boxes: Sequence[PersonBox]) -> list[Pose]:
+        batches = ((images[part], boxes[part]) for part in in_decoded_batches(images, self._batch_size))
+        return overlapped(batches, _decoded, self._run, self._poses, self._threads)
+
+    def _run(self, batch: tuple[list[Image.Image], list[PersonBox]]) -> list[tuple[Pose, tuple[int, int]]]:
+        images, boxes = batch
         found = self._made(images, boxes)
         if len(found) != len(boxes):
             raise ValueError(f"{self._path} returned {len(found)} poses for {len(boxes)} boxes")
-        for pose in found:
+        return [(pose, image.size) for image, pose in zip(images, found, strict=True)]
+
+    def _poses(self, found: list[tuple[Pose, tuple[int, int]]]) -> list[Pose]:
+        for pose, _ in found:
             if not isinstance(pose, Pose):
                 raise TypeError(
                     f"{self._path} must return Pose of dataset_scripts.construction.persons.pose, not {pose!r}"
                 )
         # A custom estimator may not have set the score of keypoints outside the image to 0.
-        return [Pose.in_image(pose.keypoints, image.size) for image, pose in zip(images, found, strict=True)]
+        return [Pose.in_image(pose.keypoints, size) for pose, size in found]
 
 
-def build_pose_estimator(settings: PoseSettings) -> VitPoseEstimator | MoveNetEstimator | ImportedPoseEstimator:
+def _decoded(batch: tuple[Iterable[Image.Image], Sequence[PersonBox]]) -> tuple[list[Image.Image], list[PersonBox]]:
+    images, boxes = batch
+    return list(images), list(boxes)
+
+
+def build_pose_estimator(
+    settings: PoseSettings, batch_size: int | None = None, threads: int = 1
+) -> VitPoseEstimator | MoveNetEstimator | ImportedPoseEstimator:
     """Load the estimator that the settings name: a `PoseEstimator` whose `identity` is recorded with its poses.
+
+    Args:
+        settings (`PoseSettings`): which estimator.
+        batch_size (`int`, *optional*): persons per forward pass; by default 1 for a model on a CPU, else 16. MoveNet
+            ignores it.
+        threads (`int`, *optional*, defaults to 1): threads that decode and resize images beside the model.
 
     Raises:
         ImportError, OSError, TypeError, ValueError: see the classes of this file.
     """
-    built_in: dict[str, type[Any]] = {"vitpose": VitPoseEstimator, "movenet": MoveNetEstimator}
-    return built_in.get(settings.kind, ImportedPoseEstimator)(settings)
+    if settings.kind == "movenet":
+        return MoveNetEstimator(settings)
+    estimator: type[Any] = VitPoseEstimator if settings.kind == "vitpose" else ImportedPoseEstimator
+    return estimator(settings, batch_size, threads)

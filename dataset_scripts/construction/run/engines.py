@@ -7,21 +7,26 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import datasets
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from ..blocks import Block, BlockError, run_batch, run_shard
+from ..blocks import Block, BlockError, OutageError, SettingsError, run_batch, run_shard
+from ..failures import Failure, FailureLog
+
+
+LOST_PROCESS = "its process died, perhaps for lack of memory: take smaller shards, or fewer at a time"
 
 
 class Stage(Protocol):
@@ -47,8 +52,11 @@ class Resources:
     """Resources of a block. They do not affect results, except for last bits that depend on a GPU's batch size.
 
     Args:
-        batch_size (`int`, *optional*): rows per call; by default the block's own.
-        num_cpus, num_gpus (`float`, *optional*): reserved by Ray for each copy of the block.
+        batch_size (`int`, *optional*): images or persons per forward pass of a detector or pose estimator, by default
+            1 on a CPU and 16 on a GPU; rows per call of another block, by default its own.
+        num_cpus (`float`, *optional*): reserved by Ray for each copy of the block. On either engine a detector or pose
+            estimator prepares its images in as many threads (rounded up) beside the model.
+        num_gpus (`float`, *optional*): reserved by Ray for each copy of the block.
         concurrency (`int`, *optional*): copies of the block under Ray; by default 1 for a block with a model, and one
             per processor for others.
 
@@ -66,49 +74,179 @@ class Resources:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"`{name}` must be {least} or more, not {value}")
+        if self.num_gpus and self.num_gpus > 1 and self.num_gpus % 1:
+            raise ValueError(f"`num_gpus` must be a part of one GPU or a whole number, not {self.num_gpus}")
 
 
-def run_local(stage: Stage, numbers: Sequence[int], *, workers: int = 1, progress: bool = True) -> None:
-    """Run shards on this machine with `datasets.map`; each worker process takes whole shards.
+Attempt = tuple[int, Exception | None]
+"""Number of a shard, and why it failed; `None` if it is finished."""
+Engine = Callable[[Stage, Sequence[int], bool], Generator[Attempt]]
+"""Runs shards; the last argument tells whether they have failed before."""
 
-    With one worker the shards run in-process, with a progress bar per block. Worker processes exit when this process
-    ends, for any reason, and as soon as a shard fails.
+
+def run_shards(
+    engine: Engine,
+    stage: Stage,
+    numbers: Sequence[int],
+    log: FailureLog,
+    *,
+    max_failed: int,
+    has_finished: bool = False,
+    progress: bool = True,
+) -> list[Failure]:
+    """Run the unfinished shards of a stage. Those that fail are tried again at the end, `ATTEMPTS` times in all.
+
+    Args:
+        engine (`Engine`), stage (`Stage`), numbers (`Sequence[int]`): what runs which shards.
+        log (`FailureLog`): counts the attempts. Shards that an earlier run set aside are not tried.
+        max_failed (`int`): how many shards may be set aside.
+        has_finished (`bool`, *optional*, defaults to `False`): whether an earlier run has finished shards.
+        progress (`bool`, *optional*, defaults to `True`): show a progress bar.
+
+    Returns:
+        `list[Failure]`: the shards of the stage that are set aside, in order.
 
     Raises:
-        BlockError: if a block fails or a worker dies.
+        BlockError: if too many shards fail, or all: the cause is then hardly in the shards. The attempts of this run
+            are forgotten.
+        SettingsError, OutageError, ImportError, OSError, ValueError, ...: what ends the run at once, as it was raised.
     """
-    bar = partial(tqdm, total=len(numbers), desc=stage.name, unit="shard", disable=not progress)
-    if workers == 1 or len(numbers) <= 1:
+    set_aside = {failure.number: failure for failure in log.all() if failure.is_set_aside}
+    failed: dict[int, Failure] = {}
+    if len(set_aside) > max_failed:
+        raise BlockError(
+            f"{len(set_aside)} shards of stage {stage.name} are set aside, more than `run.max_failed_shards` "
+            f"({max_failed}): remove {log.folder} to try them again"
+        )
+    pending = [number for number in numbers if number not in set_aside]
+    is_retry = False
+    with tqdm(total=len(pending), desc=stage.name, unit="shard", disable=not progress) as bar:
+        while pending:
+            with closing(engine(stage, pending, is_retry)) as attempts:
+                for number, error in attempts:
+                    if error is None:
+                        has_finished = True
+                        failed.pop(number, None)
+                        log.forget(number)
+                        bar.update()
+                        continue
+                    if type(error) is not BlockError:
+                        raise error
+                    failed[number] = log.record(number, str(error))
+                    if failed[number].is_set_aside:
+                        set_aside[number] = failed[number]
+                    if len(set_aside if has_finished else set_aside | failed) > max_failed:
+                        _give_up(stage, failed, log, f"more than `run.max_failed_shards` ({max_failed})")
+            pending = [number for number in pending if number in failed and number not in set_aside]
+            is_retry = True
+    if failed and not has_finished:
+        _give_up(stage, failed, log, "and none was finished")
+    return [set_aside[number] for number in sorted(set_aside)]
+
+
+def _give_up(stage: Stage, failed: Mapping[int, Failure], log: FailureLog, why: str) -> NoReturn:
+    for number in failed:
+        log.forget(number)
+    last = list(failed.values())[-1]
+    raise BlockError(f"{len(failed)} shards of stage {stage.name} failed, {why}. Shard {last.number}: {last.reason}")
+
+
+def run_local(
+    stage: Stage, numbers: Sequence[int], is_retry: bool = False, *, workers: int = 1, progress: bool = True
+) -> Generator[Attempt]:
+    """Run shards on this machine with `datasets.map`; each worker process takes whole shards.
+
+    With one worker the shards run in-process, with a progress bar per block. A worker that dies is replaced. Worker
+    processes exit when this process ends, for any reason, and when the iterator is closed. Retries (`is_retry`) have
+    one worker, and so the memory of all.
+
+    Yields:
+        `tuple[int, Exception | None]`: each shard with its error, as they end. A `BlockError` is a failed attempt at
+        this shard, as is a worker that died with it; any other error is one of loading, which every shard would meet.
+    """
+    if workers == 1:
         with _one_thread(), _progress_bars(progress):
-            for block in stage.blocks if numbers else ():
-                block.prepare()
-            for number in bar(numbers):
-                _run_local_shard(stage, number)
+            is_prepared = False
+            for number in numbers:
+                try:
+                    if not is_prepared:
+                        for block in stage.blocks:
+                            block.prepare()
+                        is_prepared = True
+                    _run_local_shard(stage, number)
+                    error = None
+                except Exception as raised:
+                    error = raised
+                yield number, error
         return
+    yield from _run_in_workers(stage, numbers, 1 if is_retry else min(workers, len(numbers)))
+
+
+def _run_in_workers(stage: Stage, numbers: Sequence[int], workers: int) -> Generator[Attempt]:
+    # A pool for each worker: when a process dies, the shard that it worked on is known.
     context = get_context("spawn")
     lifeline, our_end = context.Pipe(duplex=False)
-    workers = min(workers, len(numbers))
-    with lifeline, our_end, ProcessPoolExecutor(workers, context, _start_worker, (stage, lifeline)) as pool:
+
+    def start() -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, context, _start_worker, (stage, lifeline))
+
+    waiting = deque(numbers)
+    idle = [start() for _ in range(workers)]
+    busy: dict[Future[None], tuple[ProcessPoolExecutor, int]] = {}
+    with lifeline, our_end:
         try:
-            with _quiet_children():
-                futures = [pool.submit(_run_in_worker, number) for number in numbers]
-            for future in bar(as_completed(futures)):
-                future.result()
-        except BaseException as error:
-            our_end.close()  # otherwise the pool would wait until the workers have finished their shards
-            if isinstance(error, BrokenProcessPool):
-                raise BlockError(
-                    f"a worker process of stage {stage.name} died, perhaps for lack of memory. Finished shards are "
-                    "kept: run again to resume, with fewer `workers` or smaller shards"
-                ) from error
+            while waiting or busy:
+                with _quiet_children():
+                    while waiting and idle:
+                        pool, number = idle.pop(), waiting.popleft()
+                        try:
+                            future = pool.submit(_run_in_worker, number)
+                        except BrokenProcessPool:  # its process was killed while it was idle
+                            pool = start()
+                            future = pool.submit(_run_in_worker, number)
+                        busy[future] = pool, number
+                for future in wait(busy, return_when=FIRST_COMPLETED).done:
+                    pool, number = busy.pop(future)
+                    error: BaseException | None = future.exception()
+                    if isinstance(error, BrokenProcessPool):
+                        pool.shutdown()
+                        pool = start()
+                        error = BlockError(LOST_PROCESS)
+                    idle.append(pool)
+                    yield number, error  # type: ignore[misc]  # not a BaseException: workers ignore Ctrl-C
+        except BaseException:
+            our_end.close()  # otherwise the pools would wait until the workers have finished their shards
             raise
+        finally:
+            for pool in (*idle, *(pool for pool, _ in busy.values())):
+                pool.shutdown()
 
 
 def _run_local_shard(stage: Stage, number: int) -> None:
-    table = stage.read(number)
+    table = read_shard(stage, number)
     for block in stage.blocks:
         table = run_shard(block, table, partial(_map, description=f"  shard {number}: {block.name}"))
-    stage.finish(number, table)
+    finish_shard(stage, number, table)
+
+
+def read_shard(stage: Stage, number: int) -> pa.Table:
+    """Read a shard; an error is one of the shard, a `BlockError`, unless it says that it is not."""
+    try:
+        return stage.read(number)
+    except (SettingsError, OutageError):
+        raise
+    except Exception as error:
+        raise BlockError(f"shard {number} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def finish_shard(stage: Stage, number: int, table: pa.Table) -> None:
+    """Finish a shard; for errors see `read_shard`."""
+    try:
+        stage.finish(number, table)
+    except (SettingsError, OutageError):
+        raise
+    except Exception as error:
+        raise BlockError(f"shard {number} cannot be finished: {type(error).__name__}: {error}") from error
 
 
 def _map(block: Block, selected: pa.Table, description: str) -> pa.Table:
@@ -163,11 +301,14 @@ def _die_with_parent(lifeline: Connection) -> None:
 
 
 def portable(error: Exception) -> Exception:
-    """Return the error if it pickles, else a `BlockError` with its text."""
+    """Return the error if it pickles, else one of the same kind with its text.
+
+    Errors of shards are `BlockError`s, which pickle. Another is one of loading.
+    """
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return BlockError(f"{type(error).__name__}: {error}")
+        return SettingsError(f"{type(error).__name__}: {error}")
     return error
 
 

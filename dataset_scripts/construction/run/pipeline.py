@@ -2,26 +2,28 @@
 
     fetch -> read -> decode -> detect -> box -> pose -> keypoints -> crop -> quality -> signature    (shard by shard)
     compare all persons                                                                              (all shards)
-    duplicates -> template -> caption -> verify -> match, repeated for failed captions -> publish    (shard by shard)
+    duplicates -> template -> caption -> verify -> match -> judge, repeated for failures -> publish  (shard by shard)
 
 To resume a run, run it again: finished shards are skipped.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from functools import partial
+from typing import Any
 
-import pyarrow.parquet as pq
 from tqdm.auto import tqdm
-
-from modeling_gadms.encoders.atomic_files import atomic_file, file_digest, write_atomically
 
 from ..blocks import Block
 from ..captions.caption import AskCaptioner, Attempt, DrawTemplate, VerifyCaption, load_templates
+from ..captions.judge import JudgeCaption
 from ..captions.match import MatchCaption
-from ..captions.prompts import prompt_hash
+from ..captions.prompts import judge_prompt_hash, prompt_hash
+from ..captions.rules import RULES_VERSION
+from ..failures import Failure, FailureLog
 from ..persons.criteria import BoxCriteria, PoseCriteria
 from ..persons.crop import CropPersons
 from ..persons.decode import DecodeImages
@@ -29,18 +31,29 @@ from ..persons.detect import DetectPersons
 from ..persons.duplicates import DUPLICATE, DropDuplicates, MeasureSignature, write_duplicates
 from ..persons.estimate_pose import EstimatePose
 from ..persons.quality import MeasureQuality
-from ..pipeline_report import PERSONS, BlockCounts, sum_counts
+from ..pipeline_report import PERSONS, BlockCounts, shard_counts, sum_counts
 from ..shards import RunFolderError, StageFolder, fingerprint, lock_folder, remove_leftovers
 from ..sources.fetch import fetch_images
 from ..sources.opt_out import DropOptedOut
 from ..sources.opt_out_list import OptOutList
 from ..sources.planning import Plan, SourceSettings, plan_shards
-from .card import write_card, write_report
+from ..storage import Location, atomic_file, file_digest, location, read_footer, write_atomically
+from .card import CardFacts, write_card, write_report
 from .config import BuildConfig
-from .engines import Resources, run_local
+from .engines import Engine, Resources, run_local, run_shards
+from .facts import RunFacts, without_secrets
 from .ray_engine import run_ray
 from .review import draw_review
-from .stages import CaptionStage, LostRowsError, PersonStage, data_file, journal_folder, persons_file, stage_counts
+from .stages import (
+    CaptionStage,
+    LostRowsError,
+    PersonStage,
+    data_file,
+    journal_folder,
+    persons_file,
+    read_markers,
+    stage_counts,
+)
 
 
 DUPLICATES_FILE = "work/duplicates.parquet"
@@ -54,25 +67,28 @@ class BuildReport:
     """Result of a run.
 
     Attributes:
-        root (`Path`): folder of the run, which `load_dataset` can load.
+        root (`Path` or `RemotePath`): folder of the run, which `load_dataset` can load.
         counts (`tuple[BlockCounts, ...]`): counts per block, over all shards.
         persons (`int`): persons in the data set; without captioners, persons ready to be captioned.
+        set_aside (`tuple[Failure, ...]`): shards that failed too often, which are left out. The data set is then not
+            complete.
     """
 
-    root: Path
+    root: Location
     counts: tuple[BlockCounts, ...]
     persons: int
+    set_aside: tuple[Failure, ...] = ()
 
 
 def person_blocks(config: BuildConfig) -> list[Block]:
     """Blocks of the stage `persons`. Cheap filters come before expensive models."""
-    opt_out = [DropOptedOut(Path(config.run.opt_out))] if config.run.opt_out else []
+    opt_out = [DropOptedOut(location(config.run.opt_out))] if config.run.opt_out else []
     blocks: list[Block] = [
         *opt_out,
         DecodeImages(),
-        DetectPersons(config.detector),
+        DetectPersons(config.detector, *_beside_model(DetectPersons.name, config)),
         BoxCriteria(config.criteria),
-        EstimatePose(config.pose),
+        EstimatePose(config.pose, *_beside_model(EstimatePose.name, config)),
         PoseCriteria(config.criteria),
         CropPersons(config.crop, config.criteria.keypoint_score),
         MeasureQuality(config.quality),
@@ -94,6 +110,10 @@ def caption_blocks(config: BuildConfig) -> list[Block]:
             ]
             if config.match.model:
                 blocks.append(MatchCaption(attempt, config.match))
+            if config.judge.enabled:
+                blocks.append(JudgeCaption(attempt, config.judge, captioner, journal_folder(config.root)))
+    if asking := [block for block in blocks if isinstance(block, AskCaptioner) and block.attempt.number == 1]:
+        asking[0].companions = asking[1:]
     return _with_batch_sizes(blocks, config)
 
 
@@ -110,8 +130,9 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
     Raises:
         RunFolderError: if the output folder is in use, or contains a run with other settings or sources.
         FileNotFoundError, ValueError: if a source is missing or empty.
-        BlockError: if a block fails: an error of the program, its settings or the server of a captioner.
-        ImportError, ChatConfigurationError: if a model cannot be loaded or a captioner cannot be reached.
+        BlockError: if too many shards fail, or all.
+        SettingsError, ImportError: if a model cannot be loaded, or a captioner accepts no request.
+        OutageError: if a captioner, the cluster or an object store is away: run again later.
     """
     _check_resources(config)
     with lock_folder(config.root):
@@ -122,50 +143,61 @@ def build_webperson(config: BuildConfig, *, progress: bool = True) -> BuildRepor
         numbers = range(len(plan.shards))
 
         persons = _person_stage(plan, config)
-        counts, _ = _run(persons, numbers, config, progress)
+        counts, set_aside, _ = _run(persons, numbers, config, progress)
+        found = _without(numbers, set_aside)
+        # What is a duplicate, and so which persons are captioned, depends on the shards that were compared.
+        compared = fingerprint(persons.folder.fingerprint, found) if set_aside else persons.folder.fingerprint
 
         with tqdm(total=1, desc="duplicates", unit="comparison", disable=not progress) as bar:
-            _compare_persons(config, len(numbers), persons.folder.fingerprint)
+            _compare_persons(config, found, compared)
             bar.update()
 
         if not (config.root / REVIEW_FILE).is_file():
             write_review(config.root)
         if not config.captioners:
-            duplicates = pq.read_metadata(config.root / DUPLICATES_FILE).num_rows
+            duplicates = read_footer(config.root / DUPLICATES_FILE).num_rows
             remaining = counts[-1].kept - duplicates
             dropped = {DUPLICATE: duplicates} if duplicates else {}
             counts.append(BlockCounts(DropDuplicates.name, PERSONS, counts[-1].kept, remaining, dropped))
-            return BuildReport(config.root, tuple(counts), remaining)
+            counts = [*shard_counts(persons.name, len(numbers), len(set_aside)), *counts]
+            return BuildReport(config.root, tuple(counts), remaining, tuple(set_aside))
 
-        captions = _caption_stage(plan, config, persons.folder.fingerprint)
-        caption_counts, captioned = _run(captions, numbers, config, progress)
-        counts += caption_counts
-        # Journals can remain if a crash came right after a shard was finished.
-        shutil.rmtree(journal_folder(config.root), ignore_errors=True)
+        captions = _caption_stage(plan, config, compared)
+        caption_counts, uncaptioned, captioned = _run(captions, found, config, progress)
+        captioned_shards = _without(found, uncaptioned)
+        if not uncaptioned:
+            # Journals can remain if a crash came right after a shard was finished.
+            shutil.rmtree(journal_folder(config.root), ignore_errors=True)
+        rows = _published(config, captioned_shards, len(numbers))
+        _check_rows(counts, caption_counts, rows, config, uncaptioned)
 
-        report = BuildReport(config.root, tuple(counts), _published(counts, config, len(numbers)))
+        counts = [
+            *shard_counts(persons.name, len(numbers), len(set_aside)),
+            *counts,
+            *shard_counts(captions.name, len(found), len(uncaptioned)),
+            *caption_counts,
+        ]
+        report = BuildReport(config.root, tuple(counts), rows, (*set_aside, *uncaptioned))
         if captioned or not (config.root / "README.md").is_file():
             write_review(config.root)
         write_report(config.root, report.counts)
-        write_card(config, report.counts)
+        write_card(config.root, CardFacts.of(config), report.counts)
+        if not report.set_aside:  # only a complete run can be merged with others
+            settings = _person_settings(config) | _caption_settings(config) | {"card": asdict(config.card)}
+            fingerprints = {stage.name: stage.folder.fingerprint for stage in (persons, captions)}
+            RunFacts(without_secrets(settings), fingerprints, CardFacts.of(config)).write(config.root)
         return report
 
 
-def write_review(root: Path) -> None:
+def write_review(root: Location) -> None:
     """Write `work/review.png`: persons kept and dropped, with the reasons."""
     with atomic_file(root / REVIEW_FILE) as part:
         draw_review(root).save(part)
 
 
 def _person_stage(plan: Plan, config: BuildConfig) -> PersonStage:
-    settings = fingerprint(
-        FORMAT,
-        plan.digest,
-        config.run.images_per_shard,
-        config.run.thumbnail_height,
-        file_digest(Path(config.run.opt_out)) if config.run.opt_out else None,
-        *(asdict(section) for section in (config.detector, config.pose, config.criteria, config.crop, config.quality)),
-    )
+    run = config.run
+    settings = fingerprint(plan.digest, run.images_per_shard, run.thumbnail_height, _person_settings(config))
     folder = StageFolder(config.root, "persons", settings)
     return PersonStage(
         folder, plan.shards, tuple(person_blocks(config)), config.run.thumbnail_height, config.crop.blur_faces
@@ -173,41 +205,79 @@ def _person_stage(plan: Plan, config: BuildConfig) -> PersonStage:
 
 
 def _caption_stage(plan: Plan, config: BuildConfig, persons: str) -> CaptionStage:
-    settings = fingerprint(
-        persons,
-        asdict(config.duplicates),
-        {name: _without_transport(asdict(captioner)) for name, captioner in config.captioners.items()},
-        asdict(load_templates(config.captions)),
-        asdict(config.captions),
-        prompt_hash(config.captions.max_words),
-        asdict(config.rules),
-        asdict(config.match),
-    )
-    folder = StageFolder(config.root, "captions", settings)
+    folder = StageFolder(config.root, "captions", fingerprint(persons, _caption_settings(config)))
     columns, blocks = tuple(config.captioners), tuple(caption_blocks(config))
     return CaptionStage(folder, len(plan.shards), columns, blocks, config.run.thumbnail_height)
+
+
+def _person_settings(config: BuildConfig) -> dict[str, Any]:
+    """Everything that persons depend on, apart from the sources."""
+    sections = ("detector", "pose", "criteria", "crop", "quality")
+    return {
+        "format": FORMAT,
+        "opt_out": file_digest(location(config.run.opt_out)) if config.run.opt_out else None,
+        **{name: asdict(getattr(config, name)) for name in sections},
+    }
+
+
+def _caption_settings(config: BuildConfig) -> dict[str, Any]:
+    """Everything that captions depend on, apart from the persons."""
+    return {
+        **{name: asdict(getattr(config, name)) for name in ("duplicates", "captions", "rules", "match")},
+        "captioners": {name: _without_transport(asdict(captioner)) for name, captioner in config.captioners.items()},
+        "templates": fingerprint(asdict(load_templates(config.captions))),
+        "prompt": prompt_hash(config.captions.max_words),
+        "rules_version": RULES_VERSION,
+        "judge": asdict(config.judge) | {"prompt": judge_prompt_hash()} if config.judge.enabled else None,
+    }
 
 
 def _without_transport(captioner: dict) -> dict:
     """The settings of a captioner that affect its replies: address and rate limits may change in a resumed run."""
     transport = {"base_url", "api_key_env", "concurrency", "requests_per_minute", "timeout_seconds", "max_retries"}
+    transport |= {"python", "tensor_parallel_size", "gpu_memory_utilization"}
     return {name: value for name, value in captioner.items() if name not in transport}
 
 
 def _run(
     stage: PersonStage | CaptionStage, numbers: Sequence[int], config: BuildConfig, progress: bool
-) -> tuple[list[BlockCounts], int]:
-    """Process the unfinished shards. Returns the counts of all shards, and how many were processed."""
-    finished = {number: marker for number in numbers if (marker := stage.folder.read_marker(number))}
+) -> tuple[list[BlockCounts], list[Failure], int]:
+    """Process the unfinished shards.
+
+    Returns:
+        The counts of all finished shards, the shards that are set aside, and how many were to be processed.
+    """
+    finished = read_markers(stage.folder, numbers)
     pending = [number for number in numbers if number not in finished]
     if config.run.engine == "ray":
-        run_ray(stage, pending, config.resources, progress=progress)
+        engine: Engine = partial(run_ray, resources=config.resources)
     else:
-        run_local(stage, pending, workers=config.run.workers, progress=progress)
-    return list(sum_counts(stage_counts(stage.folder, len(numbers), finished))), len(pending)
+        engine = partial(run_local, workers=config.run.workers, progress=progress)
+    log = FailureLog(config.root, stage.name)
+    for failure in log.all():
+        if failure.number in finished:  # by a run that was killed before it could forget
+            log.forget(failure.number)
+    set_aside = run_shards(
+        engine,
+        stage,
+        pending,
+        log,
+        max_failed=config.run.max_failed_shards,
+        has_finished=bool(finished),
+        progress=progress,
+    )
+    for failure in set_aside:
+        stage.discard(failure.number)
+    counts = list(sum_counts(stage_counts(stage.folder, _without(numbers, set_aside), finished)))
+    return counts, set_aside, len(pending)
 
 
-def _compare_persons(config: BuildConfig, shards: int, persons: str) -> None:
+def _without(numbers: Sequence[int], set_aside: Sequence[Failure]) -> list[int]:
+    left_out = {failure.number for failure in set_aside}
+    return [number for number in numbers if number not in left_out]
+
+
+def _compare_persons(config: BuildConfig, shards: Sequence[int], persons: str) -> None:
     path, marker = config.root / DUPLICATES_FILE, config.root / "work" / "duplicates.json"
     settings = fingerprint(persons, asdict(config.duplicates))
     if marker.is_file():
@@ -216,7 +286,7 @@ def _compare_persons(config: BuildConfig, shards: int, persons: str) -> None:
         if done["fingerprint"] == settings and path.is_file() and file_digest(path) == done["sha256"]:
             return
     with atomic_file(path) as part:
-        write_duplicates([config.root / persons_file(number) for number in range(shards)], part, config.duplicates)
+        write_duplicates([config.root / persons_file(number) for number in shards], part, config.duplicates)
         digest = file_digest(part)
     write_atomically(marker, json.dumps({"fingerprint": settings, "sha256": digest}))
 
@@ -231,7 +301,7 @@ def _fetched(source: SourceSettings, config: BuildConfig) -> SourceSettings:
     return replace(source, kind="tars", path=str(folder))
 
 
-def _check_plan(plan: Plan, root: Path) -> None:
+def _check_plan(plan: Plan, root: Location) -> None:
     path = root / "work" / "plan.json"
     now = {"digest": plan.digest, "shards": len(plan.shards)}
     if not path.is_file():
@@ -261,19 +331,34 @@ def _check_resources(config: BuildConfig) -> None:
             )
 
 
+def _beside_model(name: str, config: BuildConfig) -> tuple[int | None, int]:
+    """Batch size of a detector or pose estimator, and the threads that prepare its images."""
+    chosen = config.resources.get(name, Resources())
+    return chosen.batch_size, max(1, math.ceil(chosen.num_cpus or 1))
+
+
 def _with_batch_sizes(blocks: list[Block], config: BuildConfig) -> list[Block]:
     for block in blocks:
         chosen = config.resources.get(block.name)
-        if chosen and chosen.batch_size:
+        if chosen and chosen.batch_size and not isinstance(block, DetectPersons | EstimatePose):
             block.batch_size = chosen.batch_size
     return blocks
 
 
-def _published(counts: Sequence[BlockCounts], config: BuildConfig, shards: int) -> int:
-    """Rows of the published files, which must be those that the account leaves."""
-    rows = sum(pq.read_metadata(config.root / data_file(number, shards)).num_rows for number in range(shards))
-    compared = next(place for place, block in enumerate(counts) if block.block == DropDuplicates.name)
-    remaining = counts[compared - 1].kept - sum(sum(block.dropped.values()) for block in counts[compared:])
-    if rows != remaining or counts[compared - 1].kept != counts[compared].seen:
+def _published(config: BuildConfig, numbers: Sequence[int], shards: int) -> int:
+    """Rows of the published files."""
+    return sum(read_footer(config.root / data_file(number, shards)).num_rows for number in numbers)
+
+
+def _check_rows(
+    persons: Sequence[BlockCounts],
+    captions: Sequence[BlockCounts],
+    rows: int,
+    config: BuildConfig,
+    uncaptioned: Sequence[Failure],
+) -> None:
+    """Check that the published rows are those that the counts leave: all persons, but those of shards set aside."""
+    lost = sum(read_footer(config.root / persons_file(failure.number)).num_rows for failure in uncaptioned)
+    remaining = persons[-1].kept - lost - sum(sum(block.dropped.values()) for block in captions)
+    if rows != remaining or captions[0].seen != persons[-1].kept - lost:
         raise LostRowsError(f"{config.root}: {remaining} persons remain by the counts, but {rows} rows are published")
-    return rows

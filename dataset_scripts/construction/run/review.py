@@ -2,13 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
-import pyarrow.dataset
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from modeling_gadms.media.drawing import FAINT_INK, INK, PAPER, font_for, paste_on_card, shorten
+
+from ..storage import Location, matching, read_footer, read_table
 
 
 PERSONS_PER_ROW = 12
@@ -16,7 +15,7 @@ _CELL = (84, 176)
 _GAP, _MARGIN, _LABEL = 8, 28, 44
 
 
-def draw_review(root: Path) -> Image.Image:
+def draw_review(root: Location) -> Image.Image:
     """Draw examples of the persons of a run that has finished the stage `persons`, in mode RGB.
 
     A row of kept persons, then one row of dropped persons per block and reason, most frequent first.
@@ -49,16 +48,22 @@ def draw_review(root: Path) -> Image.Image:
     return sheet
 
 
-def _kept(root: Path) -> tuple[list[bytes], int]:
+def _kept(root: Location) -> tuple[list[bytes], int]:
     """Evenly spaced crops of the run, and the number of persons before captioning."""
-    persons = pyarrow.dataset.dataset(sorted((root / "work" / "persons").glob("*.parquet")))
-    total = persons.count_rows()
+    files = matching(root / "work" / "persons", "*.parquet")
+    rows = [read_footer(file).num_rows for file in files]
+    total = sum(rows)
     chosen = range(0, total, max(1, total // PERSONS_PER_ROW))[:PERSONS_PER_ROW]
-    return persons.take(list(chosen), columns=["crop"])["crop"].to_pylist(), total
+    crops, first = [], 0
+    for file, count in zip(files, rows, strict=True):
+        if own := [number - first for number in chosen if first <= number < first + count]:
+            crops += read_table(file, ["crop"])["crop"].take(own).to_pylist()
+        first += count
+    return crops, total
 
 
-def _dropped(root: Path) -> Iterator[tuple[str, str, bytes]]:
-    for file in sorted((root / "work" / "rejects").glob("*.parquet")):
-        for row in pq.read_table(file, columns=["rejected_by", "reason", "thumbnail"]).to_pylist():
+def _dropped(root: Location) -> Iterator[tuple[str, str, bytes]]:
+    for file in matching(root / "work" / "rejects", "*.parquet"):
+        for row in read_table(file, ["rejected_by", "reason", "thumbnail"]).to_pylist():
             if row["thumbnail"]:
                 yield row["rejected_by"], row["reason"], row["thumbnail"]

@@ -3,26 +3,28 @@
 Between the stages the persons of all shards are compared to find duplicates.
 """
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import ImageFilter
 
 from modeling_gadms.media.detection import crop_window
 from modeling_gadms.media.images import UnreadableImageError, load_image, to_jpeg
 
-from ..blocks import ROW_SCHEMA, TRAIL, Block, in_order, join
+from ..blocks import ROW_SCHEMA, TRAIL, Block, in_order, join, stable_id
 from ..captions.caption import journal_path
 from ..persons.detect import BOX, DetectPersons, stored_box
 from ..persons.estimate_pose import KEYPOINTS
 from ..pipeline_report import IMAGES, PERSONS, BlockCounts, count_rows
 from ..shards import Marker, StageFolder
 from ..sources.planning import SOURCE_SCHEMA, Shard, read_shard
+from ..storage import Location, read_footer, read_table
 
 
 REJECT_SCHEMA = pa.schema(
@@ -79,6 +81,11 @@ class PersonStage:
             count_rows(table, self._units()),
         )
 
+    def discard(self, number: int) -> None:
+        """Remove what an attempt left of a shard that is set aside."""
+        for name in (persons_file(number), rejects_file(self.name, number)):
+            (self.folder.root / name).unlink(missing_ok=True)
+
     def _units(self) -> list[tuple[str, str]]:
         """Units of the counts: images up to and including the detector, then persons."""
         names = [*_SOURCE_STEPS, *(block.name for block in self.blocks)]
@@ -98,7 +105,7 @@ class CaptionStage:
     name: str = "captions"
 
     def read(self, number: int) -> pa.Table:
-        table = pq.read_table(self._persons(number))
+        table = read_table(self._persons(number))
         rows = table.num_rows
         start = {
             "shard": pa.array([number] * rows, pa.int32()),
@@ -111,7 +118,7 @@ class CaptionStage:
 
     def finish(self, number: int, table: pa.Table) -> None:
         table = in_order(table)
-        expected = pq.read_metadata(self._persons(number)).num_rows
+        expected = read_footer(self._persons(number)).num_rows
         if table["position"].to_pylist() != list(range(expected)):
             raise LostRowsError(f"shard {number}: {expected} persons were read, but {table.num_rows} rows remain")
         _check_passage(table, (), self.blocks, number)
@@ -127,10 +134,16 @@ class CaptionStage:
             },
             count_rows(table, [(block.name, PERSONS) for block in self.blocks]),
         )
-        for column in self.columns:
-            journal_path(journal_folder(self.folder.root), number, column).unlink(missing_ok=True)
+        journals = journal_folder(self.folder.root)
+        for journal in journals.glob(journal_path(journals, number, "*").name):  # of captions and of their judge
+            journal.unlink()
 
-    def _persons(self, number: int) -> Path:
+    def discard(self, number: int) -> None:
+        """Remove what an attempt left of a shard that is set aside, but for the journals of its captions."""
+        for name in (data_file(number, self.shards), rejects_file(self.name, number)):
+            (self.folder.root / name).unlink(missing_ok=True)
+
+    def _persons(self, number: int) -> Location:
         return self.folder.root / persons_file(number)
 
 
@@ -144,9 +157,15 @@ def rejects_file(stage: str, number: int) -> str:
     return f"work/rejects/{stage}-{number:05d}.parquet"
 
 
-def journal_folder(root: Path) -> Path:
-    """Folder of the journals of unfinished shards."""
-    return root / "work" / "journal"
+def journal_folder(root: Location) -> Path:
+    """Folder of the journals of unfinished shards.
+
+    Journals are appended to, which object stores do not offer: those of such a run are in the user's cache folder.
+    """
+    if isinstance(root, Path):
+        return root / "work" / "journal"
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches / "gadms" / "journals" / stable_id(str(root))
 
 
 def data_file(number: int, shards: int) -> str:
@@ -278,8 +297,22 @@ def _check_passage(table: pa.Table, sources: Sequence[str], blocks: Sequence[Blo
             raise LostRowsError(f"shard {number}: row {row_id} went through {names}, rejected by {rejected_by}")
 
 
-def stage_counts(folder: StageFolder, shards: int, known: Mapping[int, Marker]) -> list[tuple[BlockCounts, ...]]:
-    """Block counts of all shards of a stage.
+def read_markers(folder: StageFolder, numbers: Iterable[int]) -> dict[int, Marker]:
+    """Read the markers of the finished ones of some shards. The files of several shards are verified at a time.
+
+    Raises:
+        RunFolderError: see `StageFolder.read_marker`.
+    """
+    numbers = list(numbers)
+    with ThreadPoolExecutor() as pool:  # to compute a digest releases the interpreter's lock
+        markers = pool.map(folder.read_marker, numbers)
+        return {number: marker for number, marker in zip(numbers, markers, strict=True) if marker}
+
+
+def stage_counts(
+    folder: StageFolder, numbers: Sequence[int], known: Mapping[int, Marker]
+) -> list[tuple[BlockCounts, ...]]:
+    """Block counts of finished shards of a stage.
 
     `known` are markers that were read before: reading a marker reads all files of its shard.
 
@@ -287,7 +320,7 @@ def stage_counts(folder: StageFolder, shards: int, known: Mapping[int, Marker]) 
         LostRowsError: if a shard has no marker.
         RunFolderError: see `StageFolder.read_marker`.
     """
-    markers = [known.get(number) or folder.read_marker(number) for number in range(shards)]
-    if missing := [number for number, marker in enumerate(markers) if marker is None]:
+    markers = {**known, **read_markers(folder, [number for number in numbers if number not in known])}
+    if missing := [number for number in numbers if number not in markers]:
         raise LostRowsError(f"stage {folder.stage} ended without shards {missing[:10]}")
-    return [marker.counts for marker in markers if marker]
+    return [markers[number].counts for number in numbers]

@@ -30,11 +30,12 @@ import pyarrow.parquet
 from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
-from modeling_gadms.encoders.atomic_files import move_into_place, write_atomically
+from modeling_gadms.encoders.atomic_files import move_into_place
 from modeling_gadms.media.guarded_fetch import FetchError
 from modeling_gadms.media.images import IMAGE_FORMATS
 
 from ..shards import RunFolderError, lock_folder, remove_leftovers
+from ..storage import Location, local_copies, location, matching, write_atomically
 from .fetch_process import Downloaded, Downloader
 from .fetch_settings import FetchProblem, FetchReport, FetchSettings
 from .opt_out_list import OptOutList
@@ -51,15 +52,15 @@ _NOT_OF_THE_RUN = ("python", "processes", "threads", "timeout_seconds", "retries
 
 
 def fetch_images(
-    table: str | Path, folder: str | Path, settings: FetchSettings, opt_out: OptOutList | None = None
+    table: str | Location, folder: str | Location, settings: FetchSettings, opt_out: OptOutList | None = None
 ) -> FetchReport:
     """Fetch the images of a table of URLs into WebDataset tars.
 
     The same call resumes an interrupted one; finished tars are not fetched again.
 
     Args:
-        table (`str` or `Path`): a Parquet file, a folder of them, or a CSV file.
-        folder (`str` or `Path`): folder for the tars; created if missing.
+        table (`str` or `Path`): a Parquet file, a folder of them, or a CSV file; or its URL, which is copied first.
+        folder (`str` or `Path`): folder for the tars, created if missing; or its URL.
         settings (`FetchSettings`): how to fetch.
         opt_out (`OptOutList`, *optional*): URLs that must not be fetched.
 
@@ -72,27 +73,48 @@ def fetch_images(
         RunFolderError: if `folder` contains the tars of another run, or another process is fetching into it.
         FetchFailedError: if img2dataset fails.
     """
-    folder = Path(folder)
-    rows = UrlTable.open(table, settings.url_column, settings.id_column)
-    if not Path(settings.python).is_file():
+    table, folder = location(table), location(folder)
+    with local_copies(*_table_files(table)) as files:
+        path = table if isinstance(table, Path) else files[0] if table.is_file() else files[0].parent
+        rows = UrlTable.open(path, settings.url_column, settings.id_column)
+        if not Path(settings.python).is_file():
+            raise FileNotFoundError(
+                f"There is no Python at {settings.python}: create the environment of img2dataset with `make "
+                "fetch-env`, or set `python` to an interpreter that has img2dataset 1.47.0"
+            )
+        with lock_folder(folder):
+            remove_leftovers(folder)
+            beside = folder if isinstance(folder, Path) else None
+            for left in beside.glob(f"{_WORK_PREFIX}*") if beside else ():
+                shutil.rmtree(left, ignore_errors=True)
+            # A new name each time: processes of a killed run may still be writing.
+            with tempfile.TemporaryDirectory(prefix=_WORK_PREFIX, dir=beside, ignore_cleanup_errors=True) as work:
+                _check_same_run(folder, rows, settings, opt_out)
+                return _Run(folder, Path(work), rows, settings, opt_out).run()
+
+
+def _table_files(table: Location) -> list[Location]:
+    """The files of a table in an object store, which are read as local copies.
+
+    Raises:
+        FileNotFoundError: if there are none.
+    """
+    if isinstance(table, Path):
+        return []
+    files: list[Location] = [table] if table.is_file() else matching(table, "*.parquet")
+    if not files:
         raise FileNotFoundError(
-            f"There is no Python at {settings.python}: create the environment of img2dataset with `make fetch-env`, "
-            "or set `python` to an interpreter that has img2dataset 1.47.0"
+            f"{table} is not a table of URLs: name a Parquet or CSV file, or a folder of Parquet files"
         )
-    with lock_folder(folder):
-        remove_leftovers(folder)
-        for left in folder.glob(f"{_WORK_PREFIX}*"):
-            shutil.rmtree(left, ignore_errors=True)
-        # A new name each time: processes of a killed run may still be writing.
-        with tempfile.TemporaryDirectory(prefix=_WORK_PREFIX, dir=folder, ignore_cleanup_errors=True) as work:
-            _check_same_run(folder, rows, settings, opt_out)
-            return _Run(folder, Path(work), rows, settings, opt_out).run()
+    return files
 
 
 class _Run:
     """One call of `fetch_images`: orders tars from the downloader and finishes them."""
 
-    def __init__(self, folder: Path, work: Path, table: UrlTable, settings: FetchSettings, opt_out: OptOutList | None):
+    def __init__(
+        self, folder: Location, work: Path, table: UrlTable, settings: FetchSettings, opt_out: OptOutList | None
+    ):
         self.folder = folder
         self.work = work
         self.table = table
@@ -137,7 +159,7 @@ class _Run:
         while ordered:
             yield finish_next()
 
-    def _path(self, tar: int, suffix: str) -> Path:
+    def _path(self, tar: int, suffix: str) -> Location:
         return self.folder / f"{tar:0{self.digits}d}{suffix}"
 
     def _finished(self, tar: int) -> FetchReport | None:
@@ -170,8 +192,8 @@ class _Run:
         in_order = {problem: counts[problem] for problem in FetchProblem if counts[problem]}
         report = FetchReport(len(rows), len(rows) - len(failed), in_order)
         sizes = {".tar": tar_file.stat().st_size, FAILED_SUFFIX: failed_file.stat().st_size}
-        move_into_place(tar_file, self._path(tar, ".tar"))
-        move_into_place(failed_file, self._path(tar, FAILED_SUFFIX))
+        _put(tar_file, self._path(tar, ".tar"))
+        _put(failed_file, self._path(tar, FAILED_SUFFIX))
         counted = {"failed": report.failed, "fetched": report.fetched, "first_row": rows[0].row, "seen": report.seen}
         write_atomically(self._path(tar, ".done.json"), json.dumps({"bytes": sizes} | counted, indent=1))
         return report
@@ -197,7 +219,14 @@ class _Run:
         }  # fmt: skip
 
 
-def _check_same_run(folder: Path, table: UrlTable, settings: FetchSettings, opt_out: OptOutList | None) -> None:
+def _put(file: Path, place: Location) -> None:
+    if isinstance(place, Path):
+        move_into_place(file, place)
+    else:
+        place.upload(file)
+
+
+def _check_same_run(folder: Location, table: UrlTable, settings: FetchSettings, opt_out: OptOutList | None) -> None:
     """Write `fetch.json`, or compare with the existing one."""
     values = {name: value for name, value in asdict(settings).items() if name not in _NOT_OF_THE_RUN}
     values |= {"table": table.digest, "rows": table.rows, "opt_out": opt_out.digest if opt_out is not None else None}

@@ -1,8 +1,7 @@
 """Block `opt-out`: reject images whose URL is on the opt-out list, whatever source they come from."""
 
-from pathlib import Path
-
 from ..blocks import Batch, Block, Outcome, Verdict
+from ..storage import Location
 from .opt_out_list import OptOutList, WebAddress
 
 
@@ -19,7 +18,7 @@ class DropOptedOut(Block):
     name = "opt-out"
     reads = ("url",)
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Location):
         self.path = path
 
     def prepare(self) -> None:

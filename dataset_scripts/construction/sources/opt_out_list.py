@@ -4,10 +4,11 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import idna
+
+from ..storage import Location, local_copies, location
 
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -97,7 +98,7 @@ class OptOutList:
     _lengths: dict[str, tuple[int, ...]] = field(repr=False)
 
     @classmethod
-    def load(cls, path: str | Path) -> "OptOutList":
+    def load(cls, path: str | Location) -> "OptOutList":
         """Read a UTF-8 text file with one entry per line. A `#` at the start of a line or after a space begins a
         comment.
 
@@ -111,7 +112,7 @@ class OptOutList:
         urls: dict[str, str] = {}
         prefixes: dict[str, str] = {}
         lengths: dict[str, set[int]] = {}
-        for number, entry in _entries(Path(path)):
+        for number, entry in _entries(location(path)):
             try:
                 if "*" in entry[:-1]:
                     raise ValueError("an asterisk is allowed only at the end")
@@ -155,9 +156,9 @@ class OptOutList:
         return None
 
 
-def _entries(path: Path) -> Iterator[tuple[int, str]]:
+def _entries(path: Location) -> Iterator[tuple[int, str]]:
     # "utf-8-sig" skips the byte order mark that editors on Windows write.
-    with path.open(encoding="utf-8-sig") as lines:
+    with local_copies(path) as (file,), file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             entry = re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip()
             if entry:

@@ -1,21 +1,25 @@
 """Split the sources of a run (image folders, WebDataset tars, videos) into shards, and read the images of a shard."""
 
+import errno
 import hashlib
 import json
+import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
-from modeling_gadms.media.folders import list_images
+from modeling_gadms.media.folders import list_images, passed_over_kind
 from modeling_gadms.media.images import to_jpeg
 from modeling_gadms.media.video import count_frames, read_frames
 
 from ..blocks import ROW_SCHEMA, stable_id
+from ..storage import Location, RemotePath, local_copies, location, matching
 from .items import MAX_FILE_BYTES, SourceItem, SourceProblem, plain_text
 from .tars import failures_beside, read_tar
 
@@ -23,6 +27,8 @@ from .tars import failures_beside, read_tar
 SourceKind = Literal["folder", "tars", "video", "urls"]
 FRAME_QUALITY = 95
 """JPEG quality of video frames, with full colour resolution: the loss is negligible beside that of the video."""
+_CONCURRENT_READS = 16
+"""Image files that are read from an object store at a time, where each takes some tens of milliseconds. Chosen."""
 _TAR_ROOM = 1_000_000_000  # positions reserved per tar; positions only order rows
 
 SOURCE_SCHEMA = pa.schema(
@@ -45,7 +51,8 @@ class SourceSettings:
     Args:
         kind (`str`): `"folder"` (image files, recursively, in sorted order), `"tars"` (a WebDataset tar, or a folder
             of them), `"video"`, or `"urls"` (a table of URLs, which is fetched into tars first).
-        path (`str`): the folder or file.
+        path (`str`): the folder or file, or its URL, such as `s3://bucket/folder`. Tars, videos and tables at a URL
+            are copied into the temporary folder (`TMPDIR`) while they are read.
         name (`str`, *optional*): part of row ids instead of the path, so that ids do not depend on where the source
             is stored; by default the last part of the path.
         every (`int`, *optional*, defaults to 1): for a video, use every n-th frame.
@@ -139,7 +146,7 @@ def plan_shards(sources: Sequence[SourceSettings], images_per_shard: int) -> Pla
     shards: list[Shard] = []
     digest, position = hashlib.sha256(), 0
     for source in sources:
-        if not Path(source.path).exists():
+        if not location(source.path).exists():
             raise FileNotFoundError(f"the source {source.path} does not exist")
         if source.kind == "urls":
             raise ValueError(
@@ -192,79 +199,131 @@ def read_shard(shard: Shard) -> pa.Table:
 
 
 def _plan_folder(source: SourceSettings, images_per_shard: int, position: int) -> _Planned:
-    root = Path(source.path)
-    # Special files are rows with a reason, as every file is.
-    names = [file.relative_to(root).as_posix() for file in list_images(root, with_special_files=True)[0]]
+    sizes = _image_sizes(location(source.path))
+    names = list(sizes)
     shards = []
     for start in range(0, len(names), images_per_shard):
         files = tuple(names[start : start + images_per_shard])
         shards.append(Shard(0, source, start, start + len(files), position + start, len(files), files))
-    return shards, len(names), [(name, _size(root / name)) for name in names]
+    return shards, len(names), list(sizes.items())
+
+
+def _image_sizes(root: Location) -> dict[str, int | None]:
+    """Sizes of the image files below a folder by name, in the order of `list_images`."""
+    if isinstance(root, Path):
+        # Special files are rows with a reason, as every file is.
+        files = list_images(root, with_special_files=True)[0]
+        return {file.relative_to(root).as_posix(): _size(file) for file in files}
+    if root.is_file():
+        raise NotADirectoryError(f"{root} is not a folder of images: give an existing folder")
+    sizes = root.files()
+    images = [name for name in sizes if passed_over_kind(name) is None]
+    return {name: sizes[name] for name in sorted(images, key=_walking_order)}
+
+
+def _walking_order(name: str) -> list[tuple[bool, str]]:
+    """Key that sorts as `list_images` walks: the files of a folder before its subfolders."""
+    *folders, file = name.split("/")
+    return [*((True, folder) for folder in folders), (False, file)]
 
 
 def _plan_tars(source: SourceSettings, images_per_shard: int, position: int) -> _Planned:
-    path = Path(source.path)
-    tars = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+    path = location(source.path)
+    tars = matching(path, "*.tar") if path.is_dir() else [path]
     shards = [
         Shard(0, source, start, start + 1, position + start * _TAR_ROOM, None, (tar.name,))
         for start, tar in enumerate(tars)
     ]
-    content = [(tar.name, _size(tar), _size(failures_beside(tar))) for tar in tars]
+    with ThreadPoolExecutor(_CONCURRENT_READS) as pool:
+        sizes = list(pool.map(_size, (file for tar in tars for file in (tar, failures_beside(tar)))))
+    content = [(tar.name, *sizes[2 * number : 2 * number + 2]) for number, tar in enumerate(tars)]
     return shards, len(tars) * _TAR_ROOM, content
 
 
 def _plan_video(source: SourceSettings, images_per_shard: int, position: int) -> _Planned:
-    frames = count_frames(source.path)
+    with local_copies(location(source.path)) as (video,):
+        frames, size = count_frames(video), _size(video)
     shards = []
     for start in range(0, frames, images_per_shard * source.every):
         stop = min(start + images_per_shard * source.every, frames)
         expected = len(range(start, stop, source.every))
         shards.append(Shard(0, source, start, stop, position + start // source.every, expected))
-    return shards, len(range(0, frames, source.every)), [frames, _size(Path(source.path))]
+    return shards, len(range(0, frames, source.every)), [frames, size]
 
 
 _PLANNERS = {"folder": _plan_folder, "tars": _plan_tars, "video": _plan_video}
 _WHAT = {"folder": "image file", "tars": "*.tar file", "video": "frame"}
 
 
-def _size(path: Path) -> int | None:
+def _size(path: Location) -> int | None:
     try:
         return path.stat().st_size
-    except OSError:  # such as a dangling link: reading it gives a row with the reason
+    except FileNotFoundError:
         return None
+    except OSError:  # such as a link in a circle: reading it gives a row with the reason
+        if isinstance(path, Path):
+            return None
+        raise
 
 
 def _read_folder(shard: Shard) -> Iterator[SourceItem]:
-    for name in shard.files:
-        item, path = SourceItem(name), Path(shard.source.path, name)
-        try:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may block forever
-                item.problem, item.detail = SourceProblem.NOT_A_FILE, "a pipe, a device or a folder"
-            elif status.st_size > MAX_FILE_BYTES:
-                item.problem, item.detail = SourceProblem.TOO_LARGE, f"{status.st_size:,} bytes"
-            else:
-                item.image = path.read_bytes()
-        except OSError as error:
-            item.problem, item.detail = SourceProblem.UNREADABLE, error.strerror
-        yield item
+    root = location(shard.source.path)
+    if isinstance(root, Path):
+        yield from (_read_file(name, root / name) for name in shard.files)
+        return
+    with ThreadPoolExecutor(_CONCURRENT_READS) as pool:
+        yield from pool.map(lambda name: _read_object(name, root / name), shard.files)
+
+
+def _read_file(name: str, path: Path) -> SourceItem:
+    item = SourceItem(name)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may block forever
+            item.problem, item.detail = SourceProblem.NOT_A_FILE, "a pipe, a device or a folder"
+        elif status.st_size > MAX_FILE_BYTES:
+            item.problem, item.detail = SourceProblem.TOO_LARGE, f"{status.st_size:,} bytes"
+        else:
+            item.image = path.read_bytes()
+    except OSError as error:
+        item.problem, item.detail = SourceProblem.UNREADABLE, error.strerror
+    return item
+
+
+def _read_object(name: str, path: RemotePath) -> SourceItem:
+    """Read an image of an object store. Only a missing one becomes a row: a store that fails ends the run."""
+    item = SourceItem(name)
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            item.problem, item.detail = SourceProblem.TOO_LARGE, f"{size:,} bytes"
+        else:
+            item.image = path.read_bytes()
+    except FileNotFoundError:
+        item.problem, item.detail = SourceProblem.UNREADABLE, os.strerror(errno.ENOENT)
+    return item
 
 
 def _read_tars(shard: Shard) -> Iterator[SourceItem]:
-    root = Path(shard.source.path)
+    root = location(shard.source.path)
     for name in shard.files:
-        yield from read_tar(root if root.name == name and not root.is_dir() else root / name)
+        tar = root if root.name == name and not root.is_dir() else root / name
+        with local_copies(tar, failures_beside(tar), missing_ok=True) as copies:
+            if copies[0].name != name:
+                raise FileNotFoundError(f"{tar} is no longer there")
+            yield from read_tar(copies[0])
 
 
 def _read_video(shard: Shard) -> Iterator[SourceItem]:
     source = shard.source
-    for frame in read_frames(source.path, source.every, shard.start, shard.stop):
-        item = SourceItem(f"frame {frame.index}", frame=frame.index, time_seconds=frame.time_seconds)
-        if frame.image is None:
-            item.problem = SourceProblem.UNDECODABLE_FRAME
-        else:
-            item.image = to_jpeg(frame.image, FRAME_QUALITY, full_colour=True)
-        yield item
+    with local_copies(location(source.path)) as (video,):
+        for frame in read_frames(video, source.every, shard.start, shard.stop):
+            item = SourceItem(f"frame {frame.index}", frame=frame.index, time_seconds=frame.time_seconds)
+            if frame.image is None:
+                item.problem = SourceProblem.UNDECODABLE_FRAME
+            else:
+                item.image = to_jpeg(frame.image, FRAME_QUALITY, full_colour=True)
+            yield item
 
 
 def _trail(item: SourceItem) -> list[dict[str, str | None]]:

@@ -10,12 +10,14 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modeling_gadms.media.images import IMAGE_SUFFIXES
 
+from ..storage import Location, RemotePath
 from .items import MAX_FILE_BYTES, SourceItem, SourceNote, SourceProblem
 
 
@@ -27,6 +29,7 @@ FAILED_SUFFIX = ".failed.parquet"
 """Suffix of the file beside a fetched tar that lists the failed rows of the URL table, with their reasons."""
 _FAILED_SCHEMA = pa.schema([pa.field(name, pa.string()) for name in ("key", "url", "reason", "detail")])
 _CHUNK = 2**20
+Place = TypeVar("Place", Path, RemotePath, Location)
 
 
 def read_tar(path: Path) -> list[SourceItem]:
@@ -62,7 +65,7 @@ def read_tar(path: Path) -> list[SourceItem]:
     return sorted(items, key=lambda item: item.name)
 
 
-def failures_beside(tar: Path) -> Path:
+def failures_beside(tar: Place) -> Place:
     """The file of failed rows beside a fetched tar."""
     return tar.with_name(tar.stem + FAILED_SUFFIX)
 

@@ -10,8 +10,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ import psutil
 import pyarrow as pa
 
 from dataset_scripts.construction.blocks import ROW_SCHEMA, Batch, Block, Outcome, in_order
-from dataset_scripts.construction.run.engines import run_local
+from dataset_scripts.construction.captions.chat.types import ChatConfigurationError, ChatOutageError
+from dataset_scripts.construction.failures import Failure, FailureLog
+from dataset_scripts.construction.persons.pretrained import device_and_batch_size
+from dataset_scripts.construction.run.engines import Engine, run_local, run_shards
 from dataset_scripts.construction.run.ray_engine import run_ray
 
 
@@ -52,6 +56,9 @@ class CountingStage:
     def rows(self, number: int) -> list[dict[str, Any]]:
         """What was written of a shard."""
         return json.loads((self.folder / f"{number}.json").read_text())
+
+    def discard(self, number: int) -> None:
+        (self.folder / f"{number}.json").unlink(missing_ok=True)
 
     def finished(self) -> list[int]:
         return sorted(int(path.stem) for path in self.folder.glob("*.json"))
@@ -109,13 +116,22 @@ class TwoWordsError(Exception):
 
 
 class Failing(Block):
-    """Fails as it is told, and says so in a file: when it is prepared, when it is called, or with its process."""
+    """Fails as it is told, and says so in a file: when it is prepared, when it is called, or with its process; the
+    last two only for rows of some shards, if they are named, and so many times, if there is a number."""
 
     name = "failing"
-    reads = ("row_id",)
+    reads = ("shard",)
 
-    def __init__(self, how: str, log: Path, *, has_model: bool = True):
-        self.how, self.log, self.has_model = how, log, has_model
+    def __init__(
+        self,
+        how: str,
+        log: Path,
+        *,
+        has_model: bool = True,
+        shards: tuple[int, ...] | None = None,
+        times: int | None = None,
+    ):
+        self.how, self.log, self.has_model, self.shards, self.times = how, log, has_model, shards, times
 
     def prepare(self) -> None:
         if self.how == "prepare":
@@ -124,15 +140,26 @@ class Failing(Block):
             self._fail(TwoWordsError("heads", "tails"))
 
     def __call__(self, batch: Batch) -> Outcome:
-        if self.how == "call":
-            self._fail(KeyError("colour"))
-        if self.how == "die":
-            self._fail(None)
+        shard = batch["shard"][0]
+        is_due = self.shards is None or shard in self.shards
+        if is_due and (self.times is None or self.failures().count(shard) < self.times):
+            if self.how == "call":
+                self._fail(KeyError("colour"), shard)
+            if self.how == "outage":
+                self._fail(ChatOutageError("the server is gone"), shard)
+            if self.how == "settings":
+                self._fail(ChatConfigurationError("no such model"), shard)
+            if self.how == "die":
+                self._fail(None, shard)
         return Outcome()
 
-    def _fail(self, error: Exception | None) -> None:
+    def failures(self) -> list[int]:
+        """The shards that failed, in order; -1 is for loading."""
+        return [int(line) for line in self.log.read_text().split()] if self.log.exists() else []
+
+    def _fail(self, error: Exception | None, shard: int = -1) -> None:
         with self.log.open("a") as log:
-            log.write("failed\n")
+            log.write(f"{shard}\n")
         if error:
             raise error
         os._exit(3)
@@ -167,6 +194,45 @@ class SlowButForOne(Slow):
         raise KeyError("colour")
 
 
+class Device(Block):
+    """Notes what Ray gave its process: the GPUs by number, and what CUDA is told."""
+
+    reads = ("row_id",)
+
+    def __init__(self, name: str, *, has_model: bool = True):
+        self.name, self.has_model = name, has_model
+        self.adds = {f"{name} gpus": pa.list_(pa.string()), f"{name} visible": pa.string()}
+
+    def __call__(self, batch: Batch) -> Outcome:
+        import ray
+
+        rows = len(batch["row_id"])
+        gpus = [str(number) for number in ray.get_gpu_ids()]
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return Outcome({f"{self.name} gpus": [gpus] * rows, f"{self.name} visible": [seen] * rows})
+
+
+class Loading(Block):
+    """Notes the device on which a network of its process would be."""
+
+    name = "loading"
+    reads = ("row_id",)
+    has_model = True
+    adds = {"device": pa.string()}
+
+    def prepare(self) -> None:
+        self._device, _ = device_and_batch_size("auto", None)
+
+    def __call__(self, batch: Batch) -> Outcome:
+        return Outcome({"device": [self._device] * len(batch["row_id"])})
+
+
+def run(engine: Engine, stage: CountingStage, numbers: Sequence[int], **settings: Any) -> list[Failure]:
+    """Run shards as the pipeline does; returns those that are set aside."""
+    log = FailureLog(stage.folder, stage.name)
+    return run_shards(engine, stage, numbers, log, **({"max_failed": 10, "progress": False} | settings))
+
+
 def pids(log: Path) -> set[int]:
     """Processes that said in a file that they are there."""
     return set(map(int, log.read_text().split())) if log.exists() else set()
@@ -194,10 +260,8 @@ def with_environment(name: str, value: str) -> dict[int, psutil.Process]:
 
 def main(engine: str, folder: str, seconds: str) -> None:
     stage = CountingStage(Path(folder), (1, 1), (Slow(float(seconds), Path(folder, "pids")),))
-    if engine == "ray":
-        run_ray(stage, [0, 1], {}, progress=False)
-    else:
-        run_local(stage, [0, 1], workers=2, progress=False)
+    engines = {"ray": partial(run_ray, resources={}), "workers": partial(run_local, workers=2, progress=False)}
+    run(engines[engine], stage, [0, 1])
 
 
 if __name__ == "__main__":

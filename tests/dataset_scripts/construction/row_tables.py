@@ -1,6 +1,7 @@
 """Rows as blocks see them, pictures of persons to put into them, and stand-ins for what a run asks."""
 
 import io
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from dataset_scripts.construction.persons.quality import QualitySettings
 from dataset_scripts.construction.run.config import BuildConfig, RunSettings
 from dataset_scripts.construction.sources.planning import SourceSettings
 from modeling_gadms.media.detection import PersonBox
+from tests.waiting import PATIENCE_SECONDS
 
 
 def new_rows(
@@ -145,6 +147,22 @@ class ScriptedChat:
             if on_reply:
                 on_reply(place, replies[-1])
         return replies
+
+
+class MeetingChat(ScriptedChat):
+    """Answers calls in pairs: none before the next has come from another thread."""
+
+    is_concurrent = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met = threading.Barrier(2)
+        self.threads: list[int] = []
+
+    def complete(self, requests: Sequence[ChatRequest], on_reply: OnReply | None = None) -> list[ChatReply]:
+        self.threads.append(threading.get_ident())
+        self.met.wait(PATIENCE_SECONDS)
+        return super().complete(requests, on_reply)
 
 
 def answer_with(monkeypatch: pytest.MonkeyPatch, chat: ScriptedChat) -> ScriptedChat:

@@ -66,6 +66,7 @@ class ScriptedServer(ThreadingHTTPServer):
         self.api_key = api_key
         self.log: list[dict] = []
         self.max_in_flight = 0
+        self.connections = 0
         self.closing = threading.Event()
         self._in_flight = 0
         self._arrivals: Counter[str] = Counter()
@@ -113,6 +114,10 @@ class ScriptedServer(ThreadingHTTPServer):
                 self._log_file.flush()
         return behaviour
 
+    def process_request(self, request, client_address) -> None:
+        self.connections += 1
+        super().process_request(request, client_address)
+
     def handle_error(self, request, client_address) -> None:
         # A client that gives up in the middle of a reply is what many tests are about.
         if not isinstance(sys.exception(), ConnectionError):
@@ -151,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.api_key and self.headers["Authorization"] != f"Bearer {self.server.api_key}":
             return failed(401, "invalid API key")
         try:
-            question = _read_question(json.loads(content))
+            question = read_question(json.loads(content))
         except (ValueError, LookupError, TypeError) as error:
             return failed(400, f"not a chat request: {error!r}")
         if question.body["model"] != MODEL:
@@ -182,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _read_question(body: dict) -> Question:
+def read_question(body: dict) -> Question:
     messages = {message["role"]: message["content"] for message in body["messages"]}
     parts = messages["user"]
     if isinstance(parts, str):

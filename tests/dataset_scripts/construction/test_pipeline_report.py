@@ -123,7 +123,7 @@ verify 1, attempt 2          persons           33           22       11      66.
   - names a protected trait                                           5
   ~ hedges                                                          (4)
 
-~ noted, not dropped: a failed caption is requested again while attempts remain"""
+~ noted, not dropped: a failed caption is requested again while attempts remain; removed: parts of a caption"""
     )
 
 

@@ -50,7 +50,8 @@ def test_a_finished_shard_holds_its_tables_and_a_marker_with_digests_and_account
     for name, table in TABLES.items():
         assert pq.read_table(finished.root / name).equals(table)
     digests = {name: hashlib.sha256((finished.root / name).read_bytes()).hexdigest() for name in TABLES}
-    assert finished.read_marker(3) == Marker("f1", digests, COUNTS)
+    sizes = {name: (finished.root / name).stat().st_size for name in TABLES}
+    assert finished.read_marker(3) == Marker("f1", digests, COUNTS, sizes)
     assert files_below(finished.root) == sorted([*TABLES, "work/markers/persons/00003.json"])
 
 

@@ -582,8 +582,8 @@ def test_a_folder_is_told_from_a_name_on_the_hub(tmp_path, name, expected):
 @pytest.mark.parametrize(
     ("dataset", "arguments", "expected"),
     [
-        ("webperson", {}, ("Kaichengalex/WebPerson-5M",)),
-        ("webperson", {"name": "1m"}, ("Kaichengalex/WebPerson-1M",)),
+        ("webperson", {}, ("Kaichengalex/WebPerson-1M",)),
+        ("webperson", {"name": "5m"}, ("Kaichengalex/WebPerson-5M",)),
         ("webperson", {"repo_id": "me/mirror"}, ("me/mirror",)),
         ("webperson", {"data_dir": "copy"}, ()),
         ("synthetic_persons", {}, ("synthetic_persons",)),

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 from tqdm.auto import tqdm
 
-from .types import OUTAGE_PROBLEMS, ChatModel, ChatProblem, ChatReply, ChatRequest
+from .types import OUTAGE_PROBLEMS, ChatModel, ChatProblem, ChatReply, ChatRequest, ChatStoppedError
 
 
 _LINE_START = b'{"key": "'
@@ -31,16 +32,27 @@ class JournalledChat:
         settings (`str`, *optional*): anything else that a reply depends on, such as the temperature. Entries that were
             written with other settings are ignored.
         keeps_problems (`bool`): whether problems are kept too, so that the next run does not repeat those requests.
+        stopped (`threading.Event`, *optional*): once set, by another thread, the next reply ends `complete` with
+            `ChatStoppedError`.
 
     Raises:
         ValueError: if the file is not such a journal; names the line.
     """
 
-    def __init__(self, model: ChatModel, path: str | Path, settings: str = "", *, keeps_problems: bool = False):
+    def __init__(
+        self,
+        model: ChatModel,
+        path: str | Path,
+        settings: str = "",
+        *,
+        keeps_problems: bool = False,
+        stopped: threading.Event | None = None,
+    ):
         self.model = model
         self.path = Path(path)
         self.settings = settings
         self.keeps_problems = keeps_problems
+        self.stopped = stopped
         self.name, self.revision = model.name, model.revision
         self._settled = _read_journal(self.path)
 
@@ -60,6 +72,8 @@ class JournalledChat:
         with self.path.open("a", encoding="utf-8") as journal, tqdm(total=len(keys), unit="reply") as progress:
 
             def arrived(number: int, reply: ChatReply) -> None:
+                if self.stopped is not None and self.stopped.is_set():
+                    raise ChatStoppedError("the run has ended")
                 progress.update()
                 unsettled.append((keys[number], reply))
                 if reply.problem not in OUTAGE_PROBLEMS:

@@ -4,15 +4,18 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import pickle
+import threading
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from row_tables import GOOD, ScriptedChat, answer_with, column, jpeg, new_rows, run_blocks, trails
+from row_tables import GOOD, MeetingChat, ScriptedChat, answer_with, column, jpeg, new_rows, run_blocks, trails
 from scripted_replies import caption as written
 from scripted_replies import refused
 from scripted_server import MODEL, scripted_server
+from scripted_server import __file__ as scripted_server_file
 
 from dataset_scripts.construction.blocks import Block, BlockError, in_order, run_shard
 from dataset_scripts.construction.captions import caption
@@ -27,10 +30,11 @@ from dataset_scripts.construction.captions.caption import (
     public_name,
 )
 from dataset_scripts.construction.captions.chat.clients import build_chat
-from dataset_scripts.construction.captions.chat.types import ChatProblem, ChatReply, ChatSettings
+from dataset_scripts.construction.captions.chat.types import ChatProblem, ChatReply, ChatSettings, ChatStoppedError
 from dataset_scripts.construction.captions.prompts import prompt_hash
 from dataset_scripts.construction.captions.rules import CaptionRules
 from dataset_scripts.construction.captions.templates import Template, TemplateError, TemplateSet
+from tests.waiting import PATIENCE_SECONDS
 
 
 CHAT = ChatSettings("openai", "scripted", base_url="http://127.0.0.1:9/v1")
@@ -70,6 +74,15 @@ def captioned(tmp_path, monkeypatch):
         return table.to_pydict()
 
     return run
+
+
+def run_blocks_together(blocks: list[Block], table: pa.Table) -> pa.Table:
+    """As the local engine: all blocks are prepared before the first runs."""
+    for block in blocks:
+        block.prepare()
+    for block in blocks:
+        table = run_shard(block, table)
+    return table
 
 
 def is_of(number: int):
@@ -115,6 +128,14 @@ def test_a_second_attempt_asks_only_for_what_failed_and_with_another_template(ca
     assert template_in(chat.asked[3]) != template_in(chat.asked[1])
     texts = {template.id: template.text for template in load_templates(CaptionSettings()).templates}
     assert texts[rows["template1"][1]] == template_in(chat.asked[3])
+
+
+def test_what_is_removed_from_a_caption_is_noted_by_kind_in_any_attempt(captioned):
+    wordy = f"The image shows {GOOD[0].lower()}{GOOD[1:]} The background is blurred."
+    for attempts in (1, 2):
+        rows = captioned(ScriptedChat(lambda request, number: wordy), 1, attempts=attempts)
+        assert rows["caption1"] == [GOOD] and rows["rejected_by"] == [None]
+        assert rows["trail"][0][-1] == {"block": "verify 1", "note": "removed: opening + scene"}
 
 
 def test_rows_that_have_their_caption_pass_a_second_attempt_uncounted(tmp_path, monkeypatch):
@@ -258,6 +279,52 @@ def test_one_model_is_loaded_for_all_attempts(tmp_path):
     assert len(blocks) == 3 and len({id(block._chat) for block in blocks}) == 1
 
 
+def two_columns(folder: Path) -> list[Block]:
+    first, second = (blocks_of(folder, 1, f"caption{slot}") for slot in (1, 2))
+    first[1].companions = [second[1]]
+    return [*first, *second]
+
+
+def test_both_captions_are_in_flight_together_and_asked_for_once(tmp_path, monkeypatch):
+    chat = answer_with(monkeypatch, MeetingChat())
+    rows = in_order(run_blocks_together(two_columns(tmp_path / "together"), new_rows(3, crops(3))))
+    assert len(chat.asked) == 6 and len(set(chat.threads)) == 2
+    answer_with(monkeypatch, ScriptedChat())
+    assert rows.equals(in_order(run_blocks(two_columns(tmp_path / "alone"), new_rows(3, crops(3)))))
+
+
+def test_a_chat_for_one_call_at_a_time_is_not_called_together(tmp_path, monkeypatch):
+    chat = answer_with(monkeypatch, ScriptedChat())
+    run_blocks_together(two_columns(tmp_path), new_rows(3, crops(3)))
+    assert len({request.seed for request in chat.asked[:3]} & {request.seed for request in chat.asked[3:]}) == 0
+    assert len(chat.asked) == 6
+
+
+def test_an_error_of_one_caption_stops_the_other(tmp_path, monkeypatch):
+    started, failed = threading.Event(), threading.Event()
+
+    class Failing(ScriptedChat):
+        is_concurrent = True
+
+        def complete(self, requests, on_reply=None):
+            if threading.current_thread() is threading.main_thread():
+                assert started.wait(PATIENCE_SECONDS)
+                raise RuntimeError("no such model")
+            started.set()
+            assert failed.wait(PATIENCE_SECONDS)
+            return super().complete(requests, on_reply)
+
+    chat = answer_with(monkeypatch, Failing())
+    blocks = two_columns(tmp_path)
+    with pytest.raises(BlockError, match="no such model"):
+        run_blocks_together(blocks, new_rows(3, crops(3)))
+    failed.set()
+    (started_ask,) = blocks[4]._started.values()
+    with pytest.raises(ChatStoppedError):
+        started_ask.result(PATIENCE_SECONDS)
+    assert len(chat.asked) == 1 and not journal_path(tmp_path, 0, "caption2").read_text()
+
+
 def test_no_row_asks_nothing(captioned):
     chat = ScriptedChat()
     rows = captioned(chat, 0)
@@ -349,6 +416,30 @@ def test_a_server_is_asked_and_asked_again(tmp_path, monkeypatch):
     images = [entry["image_sha256"] for entry in server.log]
     assert images[3:] == images[:2] and len({entry["seed"] for entry in server.log}) == 5
     assert images[0] == hashlib.sha256(jpeg(0)).hexdigest()
+
+
+def test_vllm_and_a_server_are_asked_alike_and_failed_captions_again_as_a_batch(tmp_path, monkeypatch):
+    room = Path(scripted_server_file).parent
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(room / "vllm_stand_in"), str(room)]))
+    monkeypatch.setenv("VLLM_STAND_IN", json.dumps({"log": str(tmp_path / "log")}))
+    short = CaptionRules(max_words=22)
+    rows = {}
+    with scripted_server(written) as server:
+        kinds = {"openai": {"base_url": server.base_url}, "vllm": {}}
+        for kind, options in kinds.items():
+            monkeypatch.setattr(caption, "_shared_chat", functools.cache(build_chat))
+            blocks = blocks_of(tmp_path / kind, 3, chat=ChatSettings(kind, MODEL, **options))
+            for number in (2, 5, 8):
+                blocks[number] = VerifyCaption(blocks[number].attempt, short)
+            rows[kind] = in_order(run_blocks(blocks, new_rows(12, crops(12))))
+    assert rows["vllm"].equals(rows["openai"])
+    log = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    steps = [step for row in rows["vllm"]["trail"].to_pylist() for step in row]
+    asked = [sum(step["block"].startswith(f"caption 1{attempt}") for step in steps) for attempt in ("", ", attempt 3")]
+    calls = [entry["call"] for entry in log if "call" in entry]
+    assert len(calls) == 3 and calls[0] == 12 > calls[1] > 0 and sum(calls) == asked[0] and calls[2] == asked[1]
+    assert len([entry for entry in log if "pid" in entry]) == 1  # one engine for all attempts
 
 
 def test_the_rules_of_the_run_judge(tmp_path, monkeypatch):

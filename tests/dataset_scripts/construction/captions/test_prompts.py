@@ -29,7 +29,8 @@ def test_a_request_holds_the_image_the_template_and_the_seed():
         "Nothing of the background",
         'Do not write "seems"',
         "Follow the template",
-        "leave that part of the sentence out",
+        "leave that part of the sentence out, with the words that join it",
+        "with its article",
         "at most 60 words",
         "one paragraph",
         "Use English",
@@ -44,7 +45,7 @@ def test_the_system_prompt_states_the_rule(rule):
 
 def test_the_system_prompt_is_the_same_for_all_rows_of_a_run():
     requests = [caption_request(b"x", template, 60, 0) for template in TemplateSet.load().templates]
-    assert len({request.system for request in requests}) == 1 and len({request.text for request in requests}) == 120
+    assert len({request.system for request in requests}) == 1 and len({request.text for request in requests}) == 420
 
 
 def test_nothing_is_left_to_fill_in_but_the_template():

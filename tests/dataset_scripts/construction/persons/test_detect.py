@@ -90,7 +90,7 @@ def test_more_than_a_hundred_persons_have_names_of_their_own(block):
 
 
 def test_large_images_are_not_all_in_memory_at_once_and_boxes_stay_with_their_image(block, monkeypatch):
-    monkeypatch.setattr("dataset_scripts.construction.persons.decode.MAX_PIXELS", 3000)
+    monkeypatch.setattr("dataset_scripts.construction.persons.batches.MAX_PIXELS", 3000)
     outcome = block(batch(picture(1), picture(2), picture(3, size=(40, 70)), picture(0), picture(1)))
     assert block._detector._made.calls == [[(30, 40), (30, 40)], [(40, 70)], [(30, 40), (30, 40)]]
     assert outcome.origins == [0, 1, 1, 2, 2, 2, 4]
@@ -107,8 +107,3 @@ def test_rows_of_the_source_become_rows_of_persons(block):
     assert kept == [(1, 0, "id1-00"), (2, 0, "id2-00"), (2, 1, "id2-01")]
     assert [row["row_id"] for row in table.to_pylist() if row["reason"] == NO_PERSON] == ["id0"]
     assert set(ROW_SCHEMA.names) < set(table.column_names)
-
-
-@pytest.mark.parametrize("chosen, expected", [(None, 16), (3, 3)])
-def test_the_batch_is_that_of_the_settings(chosen, expected):
-    assert DetectPersons(DetectorSettings(kind="whole_image", batch_size=chosen)).batch_size == expected

@@ -88,7 +88,7 @@ def scripted(detector_folder):
                     boxes[row, query] = torch.tensor(box)
             return SimpleNamespace(logits=logits, pred_boxes=boxes)
 
-        detector._model = network
+        detector._network.model = network
         return detector
 
     return make
@@ -167,12 +167,18 @@ def test_the_real_network_agrees_with_the_pipeline_of_transformers(detector_fold
             assert any(np.abs(place - corners(box)).max() <= 1 for place in clipped)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_batches_change_nothing(detector_folder, batch_size):
+@pytest.mark.parametrize(("batch_size", "threads", "seen"), [(None, 1, [1] * 5), (2, 3, [2, 2, 1]), (5, 1, [5])])
+def test_the_network_sees_batches_of_the_chosen_size_which_change_nothing(detector_folder, batch_size, threads, seen):
     images = noise_images(5)
-    settings = {"model": str(detector_folder), "min_confidence": 0.0}
-    alone = [build_detector(DetectorSettings(**settings))([image])[0] for image in images]
-    together = build_detector(DetectorSettings(**settings, batch_size=batch_size))(images)
+    settings = DetectorSettings(model=str(detector_folder), min_confidence=0.0)
+    alone = [build_detector(settings)([image])[0] for image in images]
+    detector = build_detector(settings, batch_size, threads)
+    shapes = []
+    detector._network.model.register_forward_pre_hook(
+        lambda _, __, given: shapes.append(tuple(given["pixel_values"].shape)), with_kwargs=True
+    )
+    together = detector(images)
+    assert shapes == [(count, 3, 64, 64) for count in seen]
     assert [len(boxes) for boxes in together] == [len(boxes) for boxes in alone]
     for one, other in zip(sum(alone, []), sum(together, []), strict=True):
         assert corners(one) == pytest.approx(corners(other), abs=1e-3)
@@ -182,6 +188,29 @@ def test_on_a_cpu_images_are_computed_one_at_a_time_and_on_a_gpu_together():
     assert pretrained.device_and_batch_size("cpu", None) == ("cpu", 1)
     assert pretrained.device_and_batch_size("cuda:1", None) == ("cuda:1", pretrained.GPU_BATCH)
     assert pretrained.device_and_batch_size("cpu", 3) == ("cpu", 3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch finds the GPU")
+def test_a_reserved_gpu_that_cannot_be_used_is_refused_unless_the_cpu_is_asked_for(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(ValueError, match="GPU 0 is reserved .*finds no GPU: install .* or set `device: cpu`"):
+        pretrained.device_and_batch_size("auto", None)
+    assert pretrained.device_and_batch_size("cpu", None) == ("cpu", 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as Ray sets it without a GPU
+    assert pretrained.device_and_batch_size("auto", None) == ("cpu", 1)
+
+
+def test_half_precision_changes_boxes_a_little(detector_folder):
+    images = noise_images(2)
+    settings = {"model": str(detector_folder), "min_confidence": 0.0}
+    full = build_detector(DetectorSettings(**settings))(images)
+    detector = build_detector(DetectorSettings(**settings, dtype="bfloat16"))
+    dtypes = set()
+    detector._network.model.model.encoder.register_forward_hook(lambda _, __, out: dtypes.add(out[0][0].dtype))
+    half = detector(images)
+    assert dtypes == {torch.bfloat16}
+    sure = [(boxes[0].confidence, others[0].confidence) for boxes, others in zip(full, half, strict=True)]
+    assert all(one != other and one == pytest.approx(other, abs=0.02) for one, other in sure)
 
 
 def test_no_image_gives_no_list(detector_folder):
@@ -338,8 +367,8 @@ def test_the_identity_of_ultralytics_holds_the_digest_of_weights_at_hand_and_not
 
 
 def test_ultralytics_sees_an_image_the_same_way_whatever_is_beside_it(ultralytics):
-    settings = DetectorSettings(kind="ultralytics", model="yolo11l.pt", batch_size=2, device="cpu", min_confidence=0.4)
-    assert len(build_detector(settings)(noise_images(3))) == 3
+    settings = DetectorSettings(kind="ultralytics", model="yolo11l.pt", device="cpu", min_confidence=0.4)
+    assert len(build_detector(settings, 2)(noise_images(3))) == 3
     assert [size for size, _ in ultralytics.calls] == [2, 1]
     assert all(
         call == {"conf": 0.4, "device": "cpu", "rect": False, "verbose": False} for _, call in ultralytics.calls
@@ -447,9 +476,8 @@ def test_a_class_of_the_user_that_breaks_the_protocol_is_told_so(users_module):
         ({"min_confidence": 1.5}, r"min_confidence must lie between 0 and 1, not 1\.5"),
         ({"kind": None}, "kind must be one of .* not None"),
         ({"min_confidence": "high"}, "min_confidence must lie between 0 and 1, not 'high'"),
-        ({"batch_size": "4"}, "batch_size must be at least 1, not '4'"),
-        ({"batch_size": True}, "batch_size must be at least 1, not True"),
-        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, float16, not 'int8'"),
+        ({"kind": "whole_image", "dtype": "float16"}, "dtype is float16, but only models of transformers use it"),
         ({"device": ""}, "device must be auto or"),
         ({"kind": "ultralytics"}, "model must name the weights for Ultralytics"),
         (

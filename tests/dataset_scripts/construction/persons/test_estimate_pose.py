@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
-from dataset_scripts.construction.persons import decode
+from dataset_scripts.construction.persons import batches
 from dataset_scripts.construction.persons.estimate_pose import EstimatePose, stored_pose
 from dataset_scripts.construction.persons.pose import Pose, PoseSettings
 from modeling_gadms.media.images import load_image
@@ -76,7 +76,7 @@ def test_keypoints_are_stored_in_hundredths_and_scores_in_ten_thousandths(block)
 
 def test_an_image_is_decoded_once_for_all_its_persons(block, monkeypatch):
     decoded = []
-    monkeypatch.setattr(decode, "load_image", lambda content: decoded.append(content) or load_image(content))
+    monkeypatch.setattr(batches, "load_image", lambda content: decoded.append(content) or load_image(content))
     block(batch(("a", 1), ("a", 2), ("a", 3), ("b", 1)))
     assert decoded == [PICTURES["a"], PICTURES["b"]]
 
@@ -85,7 +85,7 @@ def test_large_images_are_not_all_in_memory_at_once(block, monkeypatch):
     persons = [("a", 1), ("a", 2), ("b", 3), ("c", 4), ("c", 5)]
     expected = block(batch(*persons)).columns
     block._estimator._made.calls.clear()
-    monkeypatch.setattr(decode, "MAX_PIXELS", 50 * 40 + 60 * 40)
+    monkeypatch.setattr(batches, "MAX_PIXELS", 50 * 40 + 60 * 40)
     assert block(batch(*persons)).columns == expected
     assert block._estimator._made.calls == [[(50, 1), (50, 2), (60, 3)], [(70, 4), (70, 5)]]
 
@@ -100,8 +100,3 @@ def test_a_stored_pose_is_read_as_it_was_stored():
     pose = stored_pose(keypoints)
     assert [list(point) for point in pose.keypoints] == keypoints
     assert sum(pose.visible(0.5)) == 7
-
-
-@pytest.mark.parametrize("chosen, expected", [(None, 16), (3, 3)])
-def test_the_batch_is_that_of_the_settings(chosen, expected):
-    assert EstimatePose(PoseSettings(kind="movenet", batch_size=chosen)).batch_size == expected

@@ -72,7 +72,7 @@ def with_heatmaps(estimator, *heatmaps: torch.Tensor):
     def network(pixel_values):
         return SimpleNamespace(heatmaps=torch.stack([remaining.pop(0).expand(17, 64, 48) for _ in pixel_values]))
 
-    estimator._model = network
+    estimator._network.model = network
     return estimator
 
 
@@ -98,7 +98,7 @@ def test_the_peak_of_a_heat_map_becomes_a_place_in_the_image(vitpose_folder, pea
 
 
 def test_a_bright_dot_is_found_where_it_was_drawn_from_any_box_around_it(vitpose_folder):
-    estimator = build_pose_estimator(PoseSettings(model=str(vitpose_folder), batch_size=2))
+    estimator = build_pose_estimator(PoseSettings(model=str(vitpose_folder)), 2)
 
     def brightest(pixel_values):  # (persons, 3, 256, 192), a quarter of which is a heat map
         maps = []
@@ -109,7 +109,7 @@ def test_a_bright_dot_is_found_where_it_was_drawn_from_any_box_around_it(vitpose
             maps.append(gaussian(column * 47 / 191, row * 63 / 255).expand(17, 64, 48))
         return SimpleNamespace(heatmaps=torch.stack(maps))
 
-    estimator._model = brightest
+    estimator._network.model = brightest
     images, boxes, places = dots()
     for pose, place in zip(estimator(images, boxes), places, strict=True):
         assert pose.keypoints[NOSE][:2] == pytest.approx(place, abs=1.5)
@@ -118,14 +118,14 @@ def test_a_bright_dot_is_found_where_it_was_drawn_from_any_box_around_it(vitpose
 def test_persons_of_one_image_and_of_several_come_in_their_order(vitpose_folder):
     first, second = Image.new("RGB", (300, 200)), Image.new("L", (500, 400))
     boxes = [BOX, PersonBox(200, 70, 260, 170, 0.9), PersonBox(330, 270, 390, 370, 0.9)]
-    estimator = build_pose_estimator(PoseSettings(model=str(vitpose_folder), batch_size=2))
+    estimator = build_pose_estimator(PoseSettings(model=str(vitpose_folder)), 2)
     with_heatmaps(estimator, *[gaussian(23.5, 31.5)] * 3)
     poses = estimator([first, first, second], boxes)
     assert [pose.keypoints[0][0] for pose in poses] == pytest.approx([100, 230, 360], abs=0.2)
 
 
 def test_scores_are_kept_between_zero_and_one(vitpose_folder):
-    estimator = build_pose_estimator(PoseSettings(model=str(vitpose_folder), batch_size=3))
+    estimator = build_pose_estimator(PoseSettings(model=str(vitpose_folder)), 3)
     flat, not_a_number = torch.full((64, 48), -0.1), torch.full((64, 48), math.nan)
     with_heatmaps(estimator, gaussian(23, 31, height=1.2), flat, not_a_number)
     poses = estimator([Image.new("RGB", (300, 200))] * 3, [BOX] * 3)
@@ -135,8 +135,8 @@ def test_scores_are_kept_between_zero_and_one(vitpose_folder):
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_batches_change_nothing(vitpose_folder, batch_size):
     images, boxes, _ = dots()
-    alone = build_pose_estimator(PoseSettings(model=str(vitpose_folder), batch_size=1))
-    together = build_pose_estimator(PoseSettings(model=str(vitpose_folder), batch_size=batch_size))
+    alone = build_pose_estimator(PoseSettings(model=str(vitpose_folder)), 1)
+    together = build_pose_estimator(PoseSettings(model=str(vitpose_folder)), batch_size)
     expected = [alone([image], [box])[0].keypoints for image, box in zip(images, boxes, strict=True)]
     found = [pose.keypoints for pose in together(images, boxes)]
     assert np.allclose(found, expected, atol=1e-3)
@@ -145,8 +145,8 @@ def test_batches_change_nothing(vitpose_folder, batch_size):
 def test_of_several_experts_that_for_coco_is_asked(tmp_path):
     estimator = build_pose_estimator(PoseSettings(model=str(save_vitpose(tmp_path / "plus", num_experts=3))))
     asked = []
-    network = estimator._model
-    estimator._model = lambda **inputs: asked.append(inputs["dataset_index"].tolist()) or network(**inputs)
+    network = estimator._network.model
+    estimator._network.model = lambda **inputs: asked.append(inputs["dataset_index"].tolist()) or network(**inputs)
     assert len(estimator([Image.new("RGB", (300, 200))], [BOX])) == 1
     assert asked == [[0]]
 
@@ -341,7 +341,7 @@ def test_a_class_of_the_user_that_breaks_the_protocol_is_told_so(users_module):
     ("fields", "message"),
     [
         ({"kind": "openpose"}, "kind must be one of vitpose, movenet, .* not 'openpose'"),
-        ({"batch_size": -1}, "batch_size must be at least 1, not -1"),
+        ({"dtype": "half"}, "dtype must be one of float32, bfloat16, float16, not 'half'"),
         ({"kind": "movenet", "model": "some/model"}, "model is 'some/model', but the kind movenet does not use it"),
         ({"weights": "a.tflite"}, r"weights is 'a\.tflite', but the kind vitpose"),
     ],

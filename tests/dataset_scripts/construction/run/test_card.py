@@ -20,7 +20,7 @@ from dataset_scripts.construction.captions.chat.types import ChatProblem, ChatRe
 from dataset_scripts.construction.persons.crop import CropSettings
 from dataset_scripts.construction.persons.detectors import DetectorSettings
 from dataset_scripts.construction.pipeline_report import BlockCounts, format_report
-from dataset_scripts.construction.run.card import write_card, write_report
+from dataset_scripts.construction.run.card import CardFacts, write_card, write_report
 from dataset_scripts.construction.run.config import BuildConfig
 from dataset_scripts.construction.run.pipeline import build_webperson
 from dataset_scripts.publishing.dataset_card import DatasetCardSettings
@@ -86,7 +86,8 @@ def written_card(run: Run, tmp_path: Path, opt_out: str | None = None, **section
     """The card of the same data, with sections of the configuration replaced."""
     shutil.copytree(run.root / "data", tmp_path / "other" / "data")
     settings = dataclasses.replace(run.config.run, output=str(tmp_path / "other"), opt_out=opt_out)
-    write_card(dataclasses.replace(run.config, run=settings, **sections), [])
+    config = dataclasses.replace(run.config, run=settings, **sections)
+    write_card(config.root, CardFacts.of(config), [])
     return (tmp_path / "other" / "README.md").read_text(encoding="utf-8")
 
 

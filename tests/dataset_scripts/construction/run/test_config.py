@@ -9,6 +9,7 @@ import yaml
 
 from dataset_scripts.construction.run import config as config_module
 from dataset_scripts.construction.run.config import BuildConfig, RunSettings, load_build_config
+from dataset_scripts.construction.run.engines import Resources
 from dataset_scripts.publishing.dataset_card import DatasetCardSettings
 
 
@@ -36,7 +37,7 @@ def test_the_example_loads_with_the_papers_thresholds():
     assert (config.criteria.min_aspect, config.criteria.max_aspect) == (2, 4)
     assert list(config.captioners) == ["caption1", "caption2"]
     assert config.captioners["caption1"].model == "Qwen/Qwen2.5-VL-7B-Instruct"
-    assert config.resources["detect"].num_gpus == 0.4
+    assert config.resources["detect"] == Resources(batch_size=64, num_cpus=2, num_gpus=0.7)
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLE.parent.glob("build_*.yaml")), ids=lambda path: path.name)
@@ -54,6 +55,20 @@ def test_sections_that_are_left_out_have_their_defaults(load):
 
 def test_a_section_without_content_has_its_defaults(load):
     assert load(crop=None, captioners=None, resources=None) == load()
+
+
+def test_a_captioner_may_have_several_servers_or_none(load):
+    override = "captioners.caption1.base_url=[http://one/v1, http://two/v1]"
+    assert load(override, captioners={"caption1": SERVER}).captioners["caption1"].base_urls == (
+        "http://one/v1",
+        "http://two/v1",
+    )
+    # The overrides of the guide.
+    changes = ("kind=vllm", "base_url=null", "python=.venv-vllm/bin/python", "max_model_len=8192")
+    engine = load_build_config(EXAMPLE, [f"captioners.caption1.{change}" for change in changes]).captioners["caption1"]
+    assert (engine.kind, engine.base_urls, engine.max_model_len) == ("vllm", (), 8192)
+    with pytest.raises(ValueError, match=r"base_url.*caption1.*\[7\]"):
+        load("captioners.caption1.base_url=[7]", captioners={"caption1": SERVER})
 
 
 def test_a_source_is_named_by_its_key(load):

@@ -49,7 +49,8 @@ class Runs:
         self.config = folder / "run.yaml"
         self.config.write_text(CONFIG)
         self.mark = uuid.uuid4().hex
-        self.environment = os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", "GADMS_TEST": self.mark}
+        paths = os.pathsep.join([str(HERE), str(HERE.parents[2])])  # the helpers, and this checkout
+        self.environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "GADMS_TEST": self.mark}
         self.server = self._start("crash_server.py", str(folder / "requests.jsonl"))
         self.worker = self._start("crash_worker.py", "serve")
         self.url = f"http://127.0.0.1:{self.server.stdout.readline().strip()}/v1"

@@ -7,28 +7,35 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
-from row_tables import GOOD, ScriptedChat, answer_with, build_config, jpeg, write_persons
+from row_tables import GOOD, MeetingChat, ScriptedChat, answer_with, build_config, jpeg, write_persons
 from run_folders import contents, published_rows, rejected_rows
 
-from dataset_scripts.construction.blocks import BlockError
+from dataset_scripts.construction.blocks import BlockError, OutageError
 from dataset_scripts.construction.captions.caption import CaptionSettings
-from dataset_scripts.construction.captions.chat.types import ChatConfigurationError, ChatProblem, ChatReply
+from dataset_scripts.construction.captions.chat.types import (
+    ChatConfigurationError,
+    ChatOutageError,
+    ChatProblem,
+    ChatReply,
+)
+from dataset_scripts.construction.captions.judge import JudgeSettings
 from dataset_scripts.construction.captions.match import MatchSettings
 from dataset_scripts.construction.captions.rules import CaptionRules
 from dataset_scripts.construction.captions.templates import SHIPPED
+from dataset_scripts.construction.failures import FailureLog
 from dataset_scripts.construction.persons.criteria import CriteriaSettings
 from dataset_scripts.construction.persons.crop import CropSettings
 from dataset_scripts.construction.persons.detectors import DetectorSettings
 from dataset_scripts.construction.persons.duplicates import DuplicateSettings
 from dataset_scripts.construction.persons.pose import PoseSettings
 from dataset_scripts.construction.persons.quality import QualitySettings
+from dataset_scripts.construction.pipeline_report import BlockCounts
 from dataset_scripts.construction.run import pipeline
 from dataset_scripts.construction.run.config import BuildConfig
 from dataset_scripts.construction.run.engines import Resources
 from dataset_scripts.construction.run.pipeline import BuildReport, build_webperson, caption_blocks, person_blocks
-from dataset_scripts.construction.run.stages import LostRowsError
+from dataset_scripts.construction.run.stages import CaptionStage, LostRowsError, PersonStage
 from dataset_scripts.construction.shards import RunFolderError, lock_folder
 from dataset_scripts.construction.sources.planning import SourceSettings
 from dataset_scripts.publishing.dataset_card import DatasetCardSettings
@@ -85,6 +92,15 @@ def test_a_caption_that_failed_is_asked_for_once_more(config, chat):
     assert noted == {"caption 1": {"cut off": 2}}
 
 
+def test_both_captioners_of_a_shard_are_asked_at_a_time(config, monkeypatch):
+    chat = answer_with(monkeypatch, MeetingChat())
+    captioner = config.captioners["caption1"]
+    build(replace(config, captioners={"caption1": captioner, "caption2": replace(captioner, model="other")}))
+    assert len(chat.asked) == 2 * PERSONS and len(chat.threads) == 2 * 3  # shards
+    assert len({request.seed for request in chat.asked}) == 2 * PERSONS
+    assert [row["caption2"] for row in published_rows(config.root)] == [GOOD] * PERSONS
+
+
 def test_persons_that_repeat_an_earlier_one_of_any_shard_are_not_captioned(config, chat):
     (Path(config.sources["street"].path) / "person9.jpg").write_bytes(jpeg(0, (60, 150)))
     report = build(replace(config, duplicates=DuplicateSettings()))
@@ -116,11 +132,10 @@ def test_persons_without_captioners_are_counted_without_duplicates(config):
 
 
 def test_an_account_that_the_published_files_belie_is_an_error(config):
-    report = build(config)
-    shard = config.root / "data" / "train-00000-of-00003.parquet"
-    pq.write_table(pq.read_table(shard)[1:], shard)
+    counts = build(config).counts
+    captions = next(place for place, block in enumerate(counts) if block.block == "duplicates")
     with pytest.raises(LostRowsError, match=f"{PERSONS} persons remain by the counts, but {PERSONS - 1} rows"):
-        pipeline._published(report.counts, config, 3)
+        pipeline._check_rows(counts[:captions], counts[captions:], PERSONS - 1, config, [])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -281,13 +296,14 @@ PERSON_SETTINGS = {
     "criteria": CriteriaSettings(min_shorter_side=49),
     "crop": CropSettings(padding=0.2),
     "detector": DetectorSettings("whole_image", min_confidence=0.2),
-    "pose": PoseSettings("row_tables:StandingPose", batch_size=2),
+    "pose": PoseSettings("movenet"),
     "quality": QualitySettings(0, 1),
 }
 CAPTION_SETTINGS = {
     "captions": CaptionSettings(seed=1),
     "rules": CaptionRules(min_words=6),
     "match": MatchSettings(min_similarity=0.1),
+    "judge": JudgeSettings(enabled=True),
 }
 
 
@@ -363,9 +379,13 @@ def test_persons_are_compared_again_with_other_settings_until_they_are_captioned
 # Resources.
 # ---------------------------------------------------------------------------------------------------------------------
 def test_batch_sizes_reach_the_blocks(config):
-    sizes = {"decode": 3, "detect": 5, "pose": 7, "crop": 2, "signature": 1, "verify 1, attempt 2": 4}
-    config = replace(config, resources={name: Resources(batch_size=size) for name, size in sizes.items()})
+    sizes = {"decode": 3, "crop": 2, "signature": 1, "verify 1, attempt 2": 4}
+    of_models = {"detect": Resources(batch_size=5, num_cpus=0.5), "pose": Resources(batch_size=7, num_cpus=3)}
+    resources = {name: Resources(batch_size=size) for name, size in sizes.items()} | of_models
+    config = replace(config, resources=resources)
     blocks = [*person_blocks(config), *caption_blocks(config)]
+    models = {block.name: (block.model_batch_size, block.threads) for block in blocks if block.name in of_models}
+    assert models == {"detect": (5, 1), "pose": (7, 3)}
     assert {block.name: block.batch_size for block in blocks if block.name in sizes} == sizes
     untouched = [*person_blocks(replace(config, resources={})), *caption_blocks(replace(config, resources={}))]
     for block, other in zip(blocks, untouched, strict=True):
@@ -429,12 +449,80 @@ def test_a_captioner_without_its_key_is_named_and_the_persons_are_kept(config, m
 def test_an_outage_of_the_captioner_is_an_error_and_keeps_what_was_answered(config, monkeypatch, chat):
     def answer(request, number):
         if number == 6:
-            raise ConnectionError("the server is gone")
+            raise ChatOutageError("the server is gone")
         return GOOD
 
     chat.answer = answer
-    with pytest.raises(BlockError, match="block `caption 1` failed on rows .*the server is gone"):
+    with pytest.raises(OutageError, match="block `caption 1` failed on rows .*the server is gone"):
         build(config)
     assert len(chat.asked) == 7
     assert build(config).persons == PERSONS
     assert len(chat.asked) == 7 + PERSONS - 6
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """A function that makes a shard of a stage unreadable."""
+
+    def poison(stage: type, *numbers: int) -> None:
+        read = stage.read
+
+        def read_or_fail(self, number):
+            if number in numbers:
+                raise OSError("a bad sector")
+            return read(self, number)
+
+        monkeypatch.setattr(stage, "read", read_or_fail)
+
+    return poison
+
+
+def test_a_run_goes_on_without_a_shard_of_persons_and_tells(config, poisoned):
+    poisoned(PersonStage, 1)
+    report = build(config)
+    (failure,) = report.set_aside
+    assert (failure.stage, failure.number, failure.attempts) == ("persons", 1, 3)
+    assert failure.reason == "shard 1 cannot be read: OSError: a bad sector"
+    counts = {block.block: block for block in report.counts}
+    assert counts["shards of persons"] == BlockCounts("shards of persons", "shards", 3, 2, {"set aside": 1})
+    assert 0 < report.persons < PERSONS
+    assert report.persons == len(published_rows(config.root))
+    files = [file.name for file in sorted((config.root / "data").iterdir())]
+    assert files == ["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"]  # one sees that one is missing
+    assert "shards of persons" in (config.root / "README.md").read_text(encoding="utf-8")
+    before = contents(config.root)
+    assert build(config) == report and contents(config.root) == before
+
+
+def test_a_shard_of_persons_that_comes_after_captions_have_begun_is_refused(config, poisoned, monkeypatch, chat):
+    """Persons of other shards may be duplicates of its persons, and have captions: a run never mixes the two."""
+    poisoned(PersonStage, 1)
+    build(config)
+    monkeypatch.undo()
+    answer_with(monkeypatch, chat)
+    FailureLog(config.root, "persons").forget(1)
+    with pytest.raises(RunFolderError, match="stage captions .* was made with other settings"):
+        build(config)
+
+
+def test_a_run_goes_on_without_a_shard_of_captions_and_takes_it_later(config, chat, poisoned, tmp_path, monkeypatch):
+    poisoned(CaptionStage, 2)
+    report = build(config)
+    assert [(failure.stage, failure.number) for failure in report.set_aside] == [("captions", 2)]
+    assert report.persons == len(published_rows(config.root)) < PERSONS
+    assert BlockCounts("shards of captions", "shards", 3, 2, {"set aside": 1}) in report.counts
+    assert not (config.root / "work" / "run.json").exists(), "it could be merged"
+    monkeypatch.undo()
+    answer_with(monkeypatch, chat)
+    FailureLog(config.root, "captions").forget(2)
+    assert build(config).persons == PERSONS
+    whole = with_run(config, output=str(tmp_path / "whole" / "run"))
+    build(whole)
+    assert contents(config.root) == contents(whole.root)
+
+
+def test_a_run_without_any_finished_shard_stops(config, poisoned):
+    poisoned(PersonStage, 0, 1, 2)
+    with pytest.raises(BlockError, match="3 shards of stage persons failed, and none was finished.*a bad sector"):
+        build(config)
+    assert not (config.root / "work" / "failures").exists()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ from scripted_replies import (
 from scripted_server import MODEL, scripted_server
 from tiny_llava import save_tiny_llava, transformers_server
 
-from dataset_scripts.construction.captions.chat import openai_server
+from dataset_scripts.construction.captions.chat import openai_server, servers
 from dataset_scripts.construction.captions.chat.openai_server import OpenAIChat
 from dataset_scripts.construction.captions.chat.types import (
     ChatConfigurationError,
@@ -332,6 +333,82 @@ def test_retries_count_for_the_limit():
     times = [entry["time"] for entry in server.log]
     # Two turns of 0.2 s, against back-offs of a millisecond.
     assert len(times) == 3 and times[2] - times[0] > 0.2
+
+
+def chat_of_all(*addresses: str, **settings) -> OpenAIChat:
+    return OpenAIChat(ChatSettings("openai", MODEL, base_url=addresses, **({"timeout_seconds": 120} | settings)))
+
+
+@pytest.fixture
+def nobody() -> str:
+    """The address of a port where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
+
+
+def test_requests_go_to_the_server_with_the_fewest_in_flight():
+    with scripted_server(always(slow(0.3))) as busy, scripted_server(always(slow(0.02))) as idle:
+        replies = chat_of_all(busy.base_url, idle.base_url, concurrency=4).complete(questions(40))
+    assert all(reply.text for reply in replies) and len(busy.log) + len(idle.log) == 40
+    # A turn for each in order would give both twenty.
+    assert 2 <= len(busy.log) < 12
+    assert busy.max_in_flight <= 3
+
+
+def test_a_server_that_is_not_there_costs_no_reply_and_is_left_out_and_counted(nobody, caplog):
+    with scripted_server(echo) as one, scripted_server(echo) as other:
+        chat = chat_of_all(nobody, one.base_url, other.base_url, max_retries=0)
+        replies = chat.complete(questions(30))
+        assert chat.complete(questions(30)) == replies
+    assert [reply.text for reply in replies] == [f"question {index}" for index in range(30)]
+    assert len(one.log) + len(other.log) == 60 and min(len(one.log), len(other.log)) > 10
+    assert chat.servers.failures == {nobody: 1} and f"{nobody} is left out for 5 s" in caplog.text
+
+
+@pytest.mark.parametrize("behaviour", [failed(503, retry_after="0.01"), slow(600)], ids=["away", "silent"])
+def test_a_retry_goes_to_another_server(behaviour):
+    with scripted_server(always(behaviour)) as bad, scripted_server(echo) as good:
+        chat = chat_of_all(bad.base_url, good.base_url, max_retries=1, timeout_seconds=2, concurrency=2)
+        replies = chat.complete(questions(20))
+    assert all(reply.text for reply in replies)
+    assert len(bad.log) == chat.servers.failures[bad.base_url] == 1
+
+
+def test_if_all_servers_are_gone_the_error_names_them_with_their_counts(nobody):
+    with scripted_server(echo) as server:
+        gone = server.base_url
+    chat = chat_of_all(nobody, gone, max_retries=0, concurrency=1)
+    with pytest.raises(
+        ChatOutageError, match=f"{nobody} .left out 1 times., {gone} .left out 1 times. did not answer"
+    ):
+        chat.complete(questions(60))
+
+
+def test_a_server_comes_back_after_its_pause(nobody, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(servers.time, "monotonic", lambda: clock[0])
+    both = servers.Servers(["one", "two"])
+    for pause in (5, 10, 20):
+        both.failed("one", "reset")
+        both.failed("one", "reset")  # of another request in flight: the same failure
+        assert both.choose() == "two" and both.choose(["two"]) is None
+        clock[0] += pause
+        assert both.choose() == "one"
+    both.answered("one")
+    both.failed("one", "reset")
+    both.failed("two", "reset")
+    assert both.choose() == "one" and both.failures == {"one": 4, "two": 1}  # both are left out: the first to return
+
+
+def test_connections_outlive_a_call_and_calls_share_the_limit():
+    with scripted_server(always(slow(0.1))) as server:
+        chat = chat_of(server, concurrency=3)
+        with ThreadPoolExecutor(2) as pool:
+            both = list(pool.map(chat.complete, [questions(6), questions(6)]))
+        chat.complete(questions(3))
+        assert [len(replies) for replies in both] == [6, 6] and server.max_in_flight == 3
+        assert server.connections == 3
 
 
 def test_it_works_below_a_running_event_loop():

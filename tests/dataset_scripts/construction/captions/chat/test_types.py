@@ -22,7 +22,7 @@ SERVER = ChatSettings("openai", "qwen", base_url="http://localhost:8000/v1")
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("kind", "vllm"),
+        ("kind", "onnx"),
         ("model", " "),
         ("model", None),
         ("revision", ""),
@@ -34,6 +34,13 @@ SERVER = ChatSettings("openai", "qwen", base_url="http://localhost:8000/v1")
         ("base_url", "http://localhost:port/v1"),
         ("base_url", "http://[::1/v1"),
         ("base_url", "https://user:secret@host/v1"),
+        ("base_url", ()),
+        ("base_url", ("http://one/v1", "two")),
+        ("base_url", ("http://one/v1", "http://one/v1")),
+        ("python", ""),
+        ("tensor_parallel_size", 0),
+        ("gpu_memory_utilization", 1.1),
+        ("max_model_len", 0),
         ("api_key_env", ""),
         ("concurrency", 0),
         ("concurrency", 2.5),
@@ -71,8 +78,9 @@ def test_the_error_of_a_number_tells_its_range():
 
 
 def test_an_in_process_model_takes_no_address():
-    with pytest.raises(ValueError, match="base_url must be omitted"):
-        ChatSettings("transformers", "qwen", base_url="http://localhost:8000/v1")
+    for kind in ("transformers", "vllm"):
+        with pytest.raises(ValueError, match="base_url must be omitted"):
+            ChatSettings(kind, "qwen", base_url="http://localhost:8000/v1")
 
 
 def test_the_kind_chooses_the_client():
