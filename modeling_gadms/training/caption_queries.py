@@ -175,8 +175,8 @@ def draw_query(caption: str, rng: np.random.Generator, *, max_statements: int = 
     """
     subject, statements = _parsed(caption)
     if not statements:
-        words = content_words(" ".join(re.findall(r"[\w'-]+", caption.lower())))
-        return Query(caption, (words or frozenset((caption,)),))  # without words, it would fit every image
+        own_words = content_words(" ".join(re.findall(r"[\w'-]+", caption.lower())))
+        return Query(caption, (own_words or frozenset((caption,)),))  # without words, it would fit every image
     most = min(max_statements, len(statements))
     count = 1 if rng.random() < 0.5 else int(rng.integers(1, most + 1))
     drawn = [statements[place] for place in rng.permutation(len(statements))[:count]]

@@ -160,10 +160,10 @@ def test_a_long_description_is_answered_with_a_warning_of_one_line(gallery, tmp_
 
 
 def test_what_is_no_model_of_ours_is_refused(person_folder, tmp_path):
-    (tmp_path / "clip").mkdir()
-    (tmp_path / "clip" / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
     common = ["index", "--source", person_folder, "--gallery", tmp_path / "g", "--model"]
-    assert "holds a model of type 'bert', not one of the supported dual encoders" in refusal(*common, tmp_path / "clip")
+    assert "holds a model of type 'bert', not one of the supported" in refusal(*common, tmp_path / "bert")
     (tmp_path / "empty").mkdir()
     assert str(tmp_path / "empty") in refusal(*common, tmp_path / "empty")
 
