@@ -179,7 +179,8 @@ def test_failures_of_shards_are_counted_and_forgotten(folder, tmp_path):
         ]
         for number in (3, 4, 12):
             log.forget(number)
-        assert list(log.all()) == [] and not (root / "work" / "failures").exists()
+        assert list(log.all()) == []
+    assert folder.files() == {} and not (tmp_path / "disk" / "work" / "failures").exists()
 
 
 def test_errors_of_a_store_reach_other_processes(bucket, store):
