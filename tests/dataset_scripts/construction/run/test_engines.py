@@ -94,6 +94,9 @@ class Way:
     run: Callable[..., None]
     has_model: bool = True
 
+    def __str__(self) -> str:
+        return self.name
+
 
 with_ray = partial(run, partial(run_ray, resources={}))
 in_process = partial(run, partial(run_local, progress=False))
