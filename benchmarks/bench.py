@@ -29,6 +29,7 @@ BENCHMARKS = ("training_step", "ranking", "encoding", "gallery", "cost_model", "
 SKIPPED = {
     "construction": "no small version: 18 minutes",
     "adapters, finetuning": "train models: 45 minutes and more",
+    "image_fit": "trains models: 8 minutes, no ratio to guard",
     "exports, exclusion": "need the model of `make demo`",
     "streaming": "compares with other libraries, no ratio to guard",
     "serving": "its small version is one of the tests",
