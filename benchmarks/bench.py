@@ -27,6 +27,7 @@ from benchmarks.measuring import ROOT, machine, module_of, read_results, to_json
 
 BENCHMARKS = ("training_step", "ranking", "encoding", "gallery", "cost_model", "cost_growth", "startup")
 SKIPPED = {
+    "backbones": "one step of each, no ratio to guard",
     "construction": "no small version: 18 minutes",
     "adapters, finetuning": "train models: 45 minutes and more",
     "image_fit": "trains models: 8 minutes, no ratio to guard",
