@@ -61,7 +61,7 @@ def report(results: dict[str, Any]) -> str:
             "the token embeddings saves much memory. The size of ViT-B/16 with random weights, images of 384x128, "
             f"{results['pairs']} pairs with captions of {results['caption_tokens']} tokens, which SigLIP pads to 64; "
             "float32, 2 threads, AdamW. Peak memory is that of a process of its own, without the libraries; time is "
-            "that of the second of two steps.",
+            "that of the second of two steps, on a machine that was busy with other work: compare memory, not times.",
             table([*columns, "s"], rows),
             f"Sharing saves {saved['clip']:.0%} of the memory with CLIP's 49,409 tokens, and {saved['siglip2']:.0%} "
             "with SigLIP 2's 256,001: weight, gradient and two averages of Adam of the second matrix. Above 65,536 "

@@ -28,6 +28,7 @@ from dataset_scripts.synthetic_persons import PersonSampler
 from modeling_gadms.encoders.encoding import encode_captions, encode_images
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.metrics.person_retrieval.ranking import rank_metrics
+from modeling_gadms.training.muon import MuonAdamW
 from modeling_gadms.training.tokenizer import train_tokenizer
 
 
@@ -44,9 +45,9 @@ MAX_LENGTH = 40
 class Sizes:
     """How much is drawn and trained."""
 
-    persons: int = 1200
+    persons: int = 3000
     tested: int = 400
-    steps: int = 400
+    steps: int = 1000
     batch: int = 48
     width: int = 96
     layers: int = 3
@@ -105,8 +106,15 @@ def train(drawn: Drawn, trained: str, sizes: Sizes, seed: int, folder: Path) -> 
     vision = {**layers, "image_size": SIDE, "patch_size": 8}
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=sizes.width)).train()
     images = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=sizes.steps, pct_start=0.1)
+    matrices = [parameter for name, parameter in model.named_parameters() if ".layers." in name and parameter.ndim == 2]
+    known = set(map(id, matrices))
+    others = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    # From random weights, Muon needs several times fewer steps than AdamW.
+    groups = [{"params": others, "lr": 2e-3}, {"params": matrices, "lr": 0.02, "muon": True}]
+    optimizer = MuonAdamW(groups, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [group["lr"] for group in groups], total_steps=sizes.steps, pct_start=0.1, cycle_momentum=False
+    )
     loss = torch.zeros(())
     for _ in range(sizes.steps):
         chosen = rng.choice(len(drawn.images), sizes.batch, replace=False)
