@@ -27,9 +27,11 @@ from benchmarks.measuring import ROOT, machine, module_of, read_results, to_json
 
 BENCHMARKS = ("training_step", "ranking", "encoding", "gallery", "cost_model", "cost_growth", "startup")
 SKIPPED = {
+    "backbones": "one step of each, no ratio to guard",
     "construction": "no small version: 18 minutes",
     "captioners": "waits for servers, no ratio to guard",
     "adapters, finetuning": "train models: 45 minutes and more",
+    "image_fit": "trains models: 8 minutes, no ratio to guard",
     "exports, exclusion": "need the model of `make demo`",
     "streaming": "compares with other libraries, no ratio to guard",
     "serving": "its small version is one of the tests",

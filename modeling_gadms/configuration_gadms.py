@@ -146,7 +146,7 @@ class GADMSConfig(PreTrainedConfig):
         tie_word_embeddings (`bool`, *optional*):
             Whether the token head predicts with the token embeddings instead of a matrix of its own. By default only
             for vocabularies of more than 65,536 tokens, where that matrix would be the largest of the model: for
-            SigLIP 2's 256,000 tokens it has 197 million weights.
+            SigLIP 2's 256,000 tokens it has 197 million weights (`benchmarks/backbones`).
         initializer_factor (`float`, *optional*, defaults to 1.0):
             Factor on the standard deviations of random weights, as in CLIP.
 
