@@ -106,7 +106,9 @@ def train(drawn: Drawn, trained: str, sizes: Sizes, seed: int, folder: Path) -> 
     vision = {**layers, "image_size": SIDE, "patch_size": 8}
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=sizes.width)).train()
     images = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
-    matrices = [parameter for name, parameter in model.named_parameters() if ".layers." in name and parameter.ndim == 2]
+    matrices = [
+        parameter for name, parameter in model.named_parameters() if ".layers." in name and parameter.ndim == 2
+    ]
     known = set(map(id, matrices))
     others = [parameter for parameter in model.parameters() if id(parameter) not in known]
     # From random weights, Muon needs several times fewer steps than AdamW.
