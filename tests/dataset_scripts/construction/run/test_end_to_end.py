@@ -184,12 +184,15 @@ def test_the_account_names_every_reply_of_the_server(captioned):
         if block.block.startswith(("caption", "verify")):
             counted.update(block.dropped)
             counted.update(block.noted)
-    assert counted == expected
+    # The second captioner is asked while the first one is: once in vain for a person whom the first one fails.
+    counts = {block.block: block for block in report.counts}
+    in_vain = counts["caption 1"].seen - counts["template 2"].kept
+    unused = expected - counted
+    assert not counted - expected and sum(unused.values()) <= in_vain
     # What a retry heals, and what was right at once, is captions: two for each person kept, one for some dropped.
     healed = sum(asked[name] for name in ("rate_limited", "server_error", "dropped"))
     captions = len(log) - healed - sum(expected.values())
-    firsts = sum(block.kept for block in report.counts if block.block == "template 2")
-    assert captions == firsts + report.persons
+    assert captions == counts["template 2"].kept + report.persons + in_vain - sum(unused.values())
 
 
 def test_the_published_folder_loads_in_every_way(captioned, tmp_path, monkeypatch):

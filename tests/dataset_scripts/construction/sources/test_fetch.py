@@ -465,6 +465,14 @@ def test_a_killed_run_is_continued_and_gives_the_same_bytes(tmp_path, settings, 
     assert not [path.name for path in folder.glob(".*")]
 
 
+def command_of(process: psutil.Process) -> str:
+    """Command line of a process; empty for one of an earlier test that has ended and was not waited for."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.ZombieProcess:
+        return ""
+
+
 @pytest.mark.parametrize("end", ["its parent ends", "it is killed"])
 def test_no_process_outlives_the_one_that_fetches(tmp_path, settings, server, end):
     path = f"picture/{end.replace(' ', '-')}?delay=0.2&seed="
@@ -472,7 +480,7 @@ def test_no_process_outlives_the_one_that_fetches(tmp_path, settings, server, en
         downloader.order(0, [UrlRow(row, "", None, request=server.url(f"{path}{row}")) for row in range(1000)])
         while not any(f"/{path}" in request.path for request in server.requests):
             time.sleep(0.02)
-        [script] = [child for child in psutil.Process().children() if "guarded" in " ".join(child.cmdline())]
+        [script] = [child for child in psutil.Process().children() if "guarded" in command_of(child)]
         started = [script, *script.children(recursive=True)]
         assert len(started) >= 2
         if end == "it is killed":
@@ -489,11 +497,7 @@ def test_a_worker_that_is_killed_ends_the_run_with_an_error(tmp_path, settings, 
     def kill_worker() -> None:
         while not any(request.path.startswith("/picture/worker") for request in server.requests):
             time.sleep(0.02)
-        workers = [
-            child
-            for child in psutil.Process().children(recursive=True)
-            if any("spawn_main" in word for word in child.cmdline())
-        ]
+        workers = [child for child in psutil.Process().children(recursive=True) if "spawn_main" in command_of(child)]
         for worker in workers:
             worker.kill()
 
