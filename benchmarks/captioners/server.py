@@ -13,6 +13,7 @@ import math
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 
@@ -24,10 +25,11 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
 
-def main(mean: float, capacity: int) -> None:
-    choice = {"index": 0, "message": {"role": "assistant", "content": TEXT}, "finish_reason": "stop"}
-    reply = json.dumps({"id": "0", "object": "chat.completion", "choices": [choice]}).encode()
-    places = threading.Semaphore(capacity)
+def completion_handler(text: str, wait: Callable[[bytes], None]) -> type[http.server.BaseHTTPRequestHandler]:
+    """A handler that answers every question with `text`, after `wait` of the question's body has returned."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    completion = {"id": "0", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+    reply = json.dumps(completion).encode()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"  # connections stay open
@@ -35,10 +37,7 @@ def main(mean: float, capacity: int) -> None:
         disable_nagle_algorithm = True
 
         def do_POST(self) -> None:  # noqa: N802, the name is the library's
-            content = self.rfile.read(int(self.headers["Content-Length"]))
-            drawn = (int.from_bytes(hashlib.sha256(content).digest()[:4]) + 1) / 2**32  # uniform, above 0
-            with places:
-                time.sleep(mean * (1 - 5 * math.log(drawn)) / 6)
+            wait(self.rfile.read(int(self.headers["Content-Length"])))
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(reply)))
@@ -48,7 +47,18 @@ def main(mean: float, capacity: int) -> None:
         def log_message(self, format: str, *values: Any) -> None:
             pass
 
-    with Server(("127.0.0.1", 0), Handler) as server:
+    return Handler
+
+
+def main(mean: float, capacity: int) -> None:
+    places = threading.Semaphore(capacity)
+
+    def wait(content: bytes) -> None:
+        drawn = (int.from_bytes(hashlib.sha256(content).digest()[:4]) + 1) / 2**32  # uniform, above 0
+        with places:
+            time.sleep(mean * (1 - 5 * math.log(drawn)) / 6)
+
+    with Server(("127.0.0.1", 0), completion_handler(TEXT, wait)) as server:
         sys.stdout.write(f"{server.server_port}\n")
         sys.stdout.flush()
         server.serve_forever()

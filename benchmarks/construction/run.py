@@ -36,6 +36,7 @@ from typing import Any
 import psutil
 import yaml
 
+from benchmarks.captioners.server import completion_handler
 from benchmarks.construction.frames import FRAME_SIZE, FrameSampler, write_frames
 from benchmarks.construction.report import draw_memory, report, summary
 from benchmarks.measuring import (
@@ -312,28 +313,8 @@ def read_events(folder: Path, workers: int) -> Run:
 @contextmanager
 def answering_server() -> Iterator[str]:
     """A server on this machine that answers every question at once with the same caption; its base URL."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": CAPTION}, "finish_reason": "stop"}
-    reply = json.dumps(
-        {"id": "0", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-    ).encode()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"  # connections stay open
-        # Head and body of a reply would wait for each other's acknowledgement.
-        disable_nagle_algorithm = True
-
-        def do_POST(self) -> None:  # noqa: N802, the name is the library's
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(reply)))
-            self.end_headers()
-            self.wfile.write(reply)
-
-        def log_message(self, format: str, *values: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    handler = completion_handler(CAPTION, lambda question: None)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/v1"
         server.shutdown()

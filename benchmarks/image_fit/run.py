@@ -28,7 +28,7 @@ from dataset_scripts.synthetic_persons import PersonSampler
 from modeling_gadms.encoders.encoding import encode_captions, encode_images
 from modeling_gadms.encoders.loading import load_model_and_processor
 from modeling_gadms.metrics.person_retrieval.ranking import rank_metrics
-from modeling_gadms.training.muon import MuonAdamW
+from modeling_gadms.training.muon import MuonAdamW, is_layer_matrix
 from modeling_gadms.training.tokenizer import train_tokenizer
 
 
@@ -106,11 +106,8 @@ def train(drawn: Drawn, trained: str, sizes: Sizes, seed: int, folder: Path) -> 
     vision = {**layers, "image_size": SIDE, "patch_size": 8}
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=sizes.width)).train()
     images = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
-    matrices = [
-        parameter for name, parameter in model.named_parameters() if ".layers." in name and parameter.ndim == 2
-    ]
-    known = set(map(id, matrices))
-    others = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    matrices = [parameter for name, parameter in model.named_parameters() if is_layer_matrix(name, parameter)]
+    others = [parameter for name, parameter in model.named_parameters() if not is_layer_matrix(name, parameter)]
     # From random weights, Muon needs several times fewer steps than AdamW.
     groups = [{"params": others, "lr": 2e-3}, {"params": matrices, "lr": 0.02, "muon": True}]
     optimizer = MuonAdamW(groups, weight_decay=0.05)

@@ -13,6 +13,11 @@ MUON_MOMENTUM = 0.95
 _COEFFICIENTS, _ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 
 
+def is_layer_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is a matrix in a layer of an encoder, and no adapter's: those that Muon is for."""
+    return parameter.ndim == 2 and ".layers." in name and "lora_" not in name
+
+
 class MuonAdamW(torch.optim.AdamW):
     """AdamW in which groups with `muon=True` are updated by Muon: by their momentum, made nearly orthogonal.
 

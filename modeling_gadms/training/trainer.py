@@ -31,7 +31,7 @@ from .callbacks import (
 )
 from .caption_queries import fitting_images
 from .data import ImageCaptionPairs, PairCollator
-from .muon import MuonAdamW
+from .muon import MuonAdamW, is_layer_matrix
 from .streaming import BatchStream, StreamedPairs
 
 
@@ -521,8 +521,8 @@ class GADMSTrainer(Trainer):
             parts: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
                 name = names[id(parameter)]
-                is_matrix = parameter.ndim == 2 and ".layers." in name and "lora_" not in name
-                parts[muon_rate is not None and is_matrix, bool(NEW_MODULES & set(name.split(".")))].append(parameter)
+                by_muon = muon_rate is not None and is_layer_matrix(name, parameter)
+                parts[by_muon, bool(NEW_MODULES & set(name.split(".")))].append(parameter)
             group["params"] = parts.pop((False, False), [])
             for (by_muon, is_new), parameters in parts.items():
                 rate = cast(float, muon_rate if by_muon else group["lr"]) * (factor if is_new else 1.0)

@@ -252,15 +252,9 @@ def test_oracle_encodes_as_clip():
     torch.testing.assert_close(projected, tower.text_projection(outputs.last_hidden_state)[0])
 
 
-def test_oracle_gradient_is_the_slope_of_the_similarity():
-    """Finite differences of eq. 2's gradient: move the EOS attention output of one layer, measure the cosine."""
-    tower = Tower().double()
-    input_ids, _ = pad_batch(RAGGED[:1])
-    image = random_images(1)[0].double()
-    embedding, _, layers = encode(tower.raw_weights(), input_ids[0].tolist(), NUM_HEADS)
-    index, channel, step = 1, 5, 1e-5
-    similarity = F.cosine_similarity(embedding, image, dim=0)
-    (gradient,) = torch.autograd.grad(similarity, layers[index].output)
+def slope_of_similarity(tower, input_ids: torch.Tensor, image: torch.Tensor, index: int, channel: int) -> torch.Tensor:
+    """Central difference over a channel of what the attention of a layer gives the last position to project."""
+    step = 1e-5
 
     def moved(amount: float) -> torch.Tensor:
         def add(module, arguments):
@@ -274,7 +268,19 @@ def test_oracle_gradient_is_the_slope_of_the_similarity():
         handle.remove()
         return F.cosine_similarity(embedding, image, dim=0)
 
-    slope = (moved(step) - moved(-step)) / (2 * step)
+    return (moved(step) - moved(-step)) / (2 * step)
+
+
+def test_oracle_gradient_is_the_slope_of_the_similarity():
+    """Finite differences of eq. 2's gradient: move the EOS attention output of one layer, measure the cosine."""
+    tower = Tower().double()
+    input_ids, _ = pad_batch(RAGGED[:1])
+    image = random_images(1)[0].double()
+    embedding, _, layers = encode(tower.raw_weights(), input_ids[0].tolist(), NUM_HEADS)
+    index, channel = 1, 5
+    similarity = F.cosine_similarity(embedding, image, dim=0)
+    (gradient,) = torch.autograd.grad(similarity, layers[index].output)
+    slope = slope_of_similarity(tower, input_ids, image, index, channel)
     torch.testing.assert_close(gradient[-1, channel], slope, rtol=1e-6, atol=1e-9)
 
 
@@ -758,21 +764,8 @@ def test_gradient_of_siglip_is_the_slope_of_the_similarity_where_the_caption_is_
     input_ids = torch.tensor([siglip_row(RAGGED[1])])
     embedding, _, layers = encode(tower.raw_weights(), input_ids[0].tolist(), NUM_HEADS)
     (gradient,) = torch.autograd.grad(F.cosine_similarity(embedding, image, dim=0), layers[index].output)
-    channel, step = 5, 1e-5
-
-    def moved(amount: float) -> torch.Tensor:
-        def add(module, arguments):
-            shifted = arguments[0].clone()
-            shifted[0, -1, channel] += amount
-            return (shifted,)
-
-        handle = tower.text_model.encoder.layers[index].self_attn.out_proj.register_forward_pre_hook(add)
-        with torch.no_grad():
-            embedding = tower.text_projection(tower.text_model(input_ids).pooler_output)[0]
-        handle.remove()
-        return F.cosine_similarity(embedding, image, dim=0)
-
-    slope = (moved(step) - moved(-step)) / (2 * step)
+    channel = 5
+    slope = slope_of_similarity(tower, input_ids, image, index, channel)
     torch.testing.assert_close(gradient[-1, channel], slope, rtol=1e-6, atol=1e-9)
     if index == NUM_LAYERS - 1:  # what the definition says: nothing is read anywhere else
         assert not gradient[:-1].any()
